@@ -1,0 +1,63 @@
+# The commands of maedfer_lab. The first use of any of them makes .venv; later uses are instant.
+
+PYTHON ?= python3
+EXTRAS := notebooks,flops,sample,dev
+PY := .venv/bin/python
+STAMP := .venv/.ready
+
+# The stamp holds the folder it was made in: a half-made .venv has none, and one that was copied
+# along or whose Python is gone is made anew.
+READY := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c pass 2>/dev/null && echo yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab figures lint python-usable always
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
+	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make figures     draw figures/*.png again from figures/*.json"
+	@echo "make test        run all tests"
+	@echo "make lint        check style and types"
+	@echo "The first use of any of them makes .venv: about 3 minutes, 6 GB. Python: make PYTHON=python3.12 ..."
+
+reproduce: $(STAMP)
+	@$(PY) -m maedfer_lab.evidence.notebooks
+
+test: $(STAMP)
+	@echo "All tests, the notebooks at the smoke profile among them: about 10 minutes on two cores; results are printed here."
+	@$(PY) -m pytest -q
+
+lab: $(STAMP)
+	@echo "JupyterLab on notebooks/, at once, until Ctrl-C; figures are written to figures/, runs to runs/."
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+figures: $(STAMP)
+	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."
+	@$(PY) -m maedfer_lab figures
+
+lint: $(STAMP)
+	@echo "Checks style (ruff) and types (pyright): about half a minute; findings are printed here."
+	@$(PY) -m ruff check maedfer_lab tests notebooks
+	@$(PY) -m ruff format --check maedfer_lab tests notebooks
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright
+
+$(STAMP): pyproject.toml $(if $(READY),,always) | $(if $(READY),,python-usable)
+	@echo "Set-up of .venv (first use, or pyproject.toml changed): about 3 minutes, 6 GB in .venv/."
+	@rm -f $@
+	@$(if $(READY),,$(PYTHON) -m venv --clear .venv)
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv \
+	    && $(PY) -m uv pip install --python $(PY) --compile-bytecode -e '.[$(EXTRAS)]' \
+	    || { echo "uv did not manage; the same with pip, which takes longer."; \
+	         $(PY) -m pip install --prefer-binary -e '.[$(EXTRAS)]'; }
+	@echo "$(CURDIR)" > $@
+
+python-usable:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) is not installed; on Debian: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "Python 3.10 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	         "name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) lacks venv or ensurepip; on Debian: apt-get install python3-venv" >&2; exit 1; }

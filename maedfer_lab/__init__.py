@@ -1,0 +1,1 @@
+"""maedfer_lab: understand, check, run and extend MAE-DFER."""

@@ -1,0 +1,107 @@
+"""The command line: `maedfer VERB ...`, each verb typed from the function that notebooks call.
+
+Nothing of ours is imported at the top, and of the verbs' modules only the chosen one: help and
+a mistyped verb answer without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+VERBS: dict[str, tuple[str, str]] = {
+    "pretrain": (
+        "maedfer_lab.training.pretrain:pretrain_command",
+        "pre-train on synthetic faces or a folder of videos",
+    ),
+    "reconstruct": (
+        "maedfer_lab.reconstruction:reconstruct",
+        "hide most of a clip and show what the model puts back",
+    ),
+    "figures": (
+        "maedfer_lab.evidence.figures:draw_figures",
+        "draw figures/*.png again from figures/*.json",
+    ),
+}
+
+EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status.
+
+    argv: arguments without the program's name; None takes those of the process.
+    Status 0: done. 2: refused, with one line on stderr that says why (`--debug` before the verb
+    shows the traceback instead). 130: interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = args[:1] == ["--debug"]
+    verb, *rest = args[debug:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print(usage())
+        return 0
+    if verb == "--version":
+        print(f"maedfer {version('maedfer-lab')}")
+        return 0
+    if verb not in VERBS:
+        print(f"maedfer: {unknown_verb(verb)}", file=sys.stderr)
+        return 2
+    try:
+        result = run_verb(verb, rest)
+    except EXPECTED_ERRORS as error:
+        if debug:
+            raise
+        print(f"maedfer {verb}: {error or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if result is not None:
+        print(result)
+    return 0
+
+
+def run_verb(verb: str, args: Sequence[str]) -> object:
+    """Import the verb's function, read its arguments from `args`, call it, return its result."""
+    import tyro
+
+    module, _, name = VERBS[verb][0].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    inspect.unwrap(function).__doc__ = docstring_for_tyro(function)
+    return tyro.cli(function, prog=f"maedfer {verb}", args=args)
+
+
+def docstring_for_tyro(function: Callable[..., object]) -> str:
+    """Return the docstring with its `name: text` lines under a heading "Args:".
+
+    Without the heading tyro shows them as one paragraph instead of beside each option.
+    """
+    text = inspect.getdoc(function) or ""
+    names = inspect.signature(function).parameters
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.partition(":")[0] in names), None)
+    if start is None or "Args:" in lines:
+        return text
+    return "\n".join([*lines[:start], "Args:", *(f"    {line}" for line in lines[start:])])
+
+
+def usage() -> str:
+    """Return the help page: every verb with its line."""
+    verbs = "\n".join(f"  {verb:<12} {help_line}" for verb, (_, help_line) in VERBS.items())
+    return (
+        "usage: maedfer [--debug] VERB ...\n\n"
+        f"{verbs}\n\n"
+        "  maedfer VERB --help   what a verb takes\n"
+        "  maedfer --version     the installed version\n"
+        "  maedfer --debug ...   show the traceback of an error"
+    )
+
+
+def unknown_verb(verb: str) -> str:
+    """Return the sentence that refuses `verb`, lists the known ones and suggests the nearest."""
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{verb!r} is not a verb; known are {', '.join(VERBS)}{hint}"

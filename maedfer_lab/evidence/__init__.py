@@ -1,0 +1,1 @@
+"""Evidence: results with provenance, and the figures drawn from them. Never needs torch."""

@@ -1,0 +1,75 @@
+"""Figures from figures/NAME.json, without torch: `maedfer figures`, `make figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from maedfer_lab.evidence.figures_method import draw_lgi_former, draw_masking, draw_tokens
+from maedfer_lab.evidence.figures_style import (
+    STYLE,
+    caption,
+    new_figure,
+    picture_format,
+    picture_rows,
+    save_figure,
+)
+from maedfer_lab.evidence.figures_training import LiveCurve, draw_pretrain, draw_reconstruction
+from maedfer_lab.evidence.results import figures_folder, load
+
+FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
+    "01_clips_to_tokens": draw_tokens,
+    "02_masking": draw_masking,
+    "03_lgi_former": draw_lgi_former,
+    "04_pretrain": draw_pretrain,
+    "05_reconstruction": draw_reconstruction,
+}
+
+
+def draw(path: Path) -> Figure:
+    """Draw the figure of one NAME.json, write NAME.png beside it, and return it for display."""
+    if path.stem not in FIGURES:
+        raise ValueError(f"no figure is called {path.stem!r}; known: {', '.join(FIGURES)}")
+    with rc_context(STYLE):
+        figure = FIGURES[path.stem](load(path))
+    save_figure(figure, path.with_suffix(".png"))
+    return figure
+
+
+def draw_rows(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], text: str, path: Path | None = None
+) -> Figure:
+    """Draw rows of pictures with a caption; written to `path` if one is given."""
+    with rc_context(STYLE):
+        figure = new_figure(1.6 + 1.35 * len(columns), 0.9 + 1.35 * len(rows))
+        picture_rows(figure, rows, columns)
+        caption(figure, text)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def draw_figures(names: tuple[str, ...] = (), /, folder: Path | None = None) -> str:
+    """Draw figures again from their numbers.
+
+    names: such as 04_pretrain; all by default.
+    folder: where the NAME.json lie; the project's figures/ by default.
+    """
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        raise ValueError(f"no figure is called {unknown[0]!r}; known: {', '.join(FIGURES)}")
+    root = folder or figures_folder("quick")
+    paths = [root / f"{name}.json" for name in names or FIGURES]
+    present = [path for path in paths if path.exists() or names]
+    if not present:
+        raise FileNotFoundError(f"no figure's numbers lie in {root}; `make reproduce` makes them")
+    for path in present:
+        draw(path)
+    return "\n".join(str(path.with_suffix(".png")) for path in present)
+
+
+__all__ = ["FIGURES", "LiveCurve", "draw", "draw_figures", "draw_rows", "picture_format"]

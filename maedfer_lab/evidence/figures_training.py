@@ -1,0 +1,117 @@
+"""Figures of notebooks 04 (pre-training) and 05 (reconstruction), and the live loss curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+
+from maedfer_lab.evidence.figures_style import (
+    INK,
+    INTERPOLATION,
+    MODEL,
+    STYLE,
+    ZERO,
+    caption,
+    new_figure,
+    picture_rows,
+    stack,
+)
+
+BASELINES = {"zero": (ZERO, "predict zero"), "interpolation": (INTERPOLATION, "interpolation")}
+
+
+def loss_curve(
+    figure: FigureBase, log: list[dict[str, float]], baselines: dict[str, dict[str, float]]
+) -> None:
+    """Appearance and motion loss over steps, beside what needs no model."""
+    for axis, kind in zip(figure.subplots(1, 2), ("appearance", "motion"), strict=True):
+        steps = np.array([row["step"] for row in log])
+        values = np.array([row[kind] for row in log])
+        width = max(1, len(values) // 60)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axis.plot(steps, values, color=MODEL, alpha=0.2, linewidth=0.7)
+        mean = f" (mean of {width} steps)" if width > 1 else ""
+        axis.plot(steps[width - 1 :], smooth, color=MODEL, label=f"training{mean}")
+        judged = [
+            (row["step"], row[f"held_out_{kind}"]) for row in log if f"held_out_{kind}" in row
+        ]
+        if judged:
+            axis.plot(*zip(*judged, strict=True), "o-", color=INK, markersize=4, linewidth=1,
+                      label="held-out identities")  # fmt: skip
+        for name, losses in baselines.items():
+            colour, label = BASELINES[name]
+            axis.axhline(losses[kind], color=colour, linestyle="--", label=f"held-out: {label}")
+        _finish(axis, kind, values, [losses[kind] for losses in baselines.values()])
+
+
+def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> None:
+    axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
+    axis.set_ylim(0, 1.35 * max(float(np.median(values[: max(1, len(values) // 8)])), *levels))
+    axis.legend(loc="upper right" if kind == "appearance" else "lower right")
+
+
+def draw_pretrain(data: dict[str, Any]) -> Figure:
+    """Notebook 04: the run's losses."""
+    figure = new_figure(9.5, 4.4)
+    loss_curve(figure, data["log"], data["baselines"])
+    caption(
+        figure,
+        f"Pre-training of {data['name']} ({data['parameters'] / 1e6:.1f}M parameters, "
+        f"{data['minutes']:.1f} min): errors over hidden cubes, {data['hidden']:.0%} hidden. "
+        "Dashed: what can be had without a model.",
+        data,
+    )
+    return figure
+
+
+def draw_reconstruction(data: dict[str, Any]) -> Figure:
+    """Notebook 05: held-out clips, hidden and put back, and their losses."""
+    figure = new_figure(9.5, 11.2)
+    top, bottom = stack(figure, 8.0, 2.4)
+    picture_rows(top, data["rows"], data["columns"])
+    for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
+        losses = data["losses"]
+        colours = [MODEL, INTERPOLATION, ZERO]
+        names = ["model", "interpolation", "zero"]
+        values = [losses[name][kind] for name in names]
+        bars = axis.barh(["model", "interpolation", "predict zero"], values, color=colours)
+        axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+        axis.set(title=f"held-out {kind} loss", xlim=(0, 1.18 * max(values)))
+        axis.invert_yaxis()
+    caption(
+        figure,
+        f"Held-out identities, {data['hidden']:.0%} of the cubes hidden. {data['borrowed']} "
+        "Motion: odd minus even frame, orange brighter, violet darker. Losses are mean squared "
+        f"errors over the hidden cubes of {data['num_clips']} clips, in target units.",
+        data,
+    )
+    return figure
+
+
+class LiveCurve:
+    """A loss curve that redraws itself in a notebook cell; pass it as `on_log` to `pretrain`."""
+
+    def __init__(self, every: int = 5) -> None:
+        self.every, self.calls, self.handle = every, 0, None
+
+    def __call__(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
+        """Draw at every few calls."""
+        self.calls += 1
+        if self.calls % self.every == 1:
+            self.show(log, baselines)
+
+    def show(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
+        """Draw now."""
+        from IPython.display import display
+
+        with rc_context(STYLE):
+            figure = new_figure(9, 3.4)
+            loss_curve(figure, log, baselines)
+            if self.handle is None:
+                self.handle = display(figure, display_id=True)
+            else:
+                self.handle.update(figure)

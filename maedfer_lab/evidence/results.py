@@ -1,0 +1,114 @@
+"""Results with provenance: figures/NAME.json, written aside and renamed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maedfer_lab.config import data_folder, output_folder, project_folder
+
+LIBRARIES = ("maedfer-lab", "torch", "numpy")
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file beside `path`, then rename it: never a half file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except PermissionError as error:
+        raise PermissionError(
+            f"cannot write {path}: no permission; choose another place with MAEDFER_OUTPUT or --out"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def commit() -> str:
+    """Commit of the checkout, with "+" when files differ from it; "unknown" without git."""
+    folder = str(project_folder())
+    try:
+        run = [
+            subprocess.run(["git", "-C", folder, *what], capture_output=True, text=True, timeout=10)
+            for what in (
+                ["rev-parse", "--short=10", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", "maedfer_lab"],
+            )
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    if run[0].returncode:
+        return "unknown"
+    return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "")
+
+
+def provenance(*, profile: str, seed: int, device: str, **more: object) -> dict[str, Any]:
+    """Where numbers come from: profile, seed, device, commit, versions, and what else is named."""
+    data = data_folder()
+    return {
+        "profile": profile,
+        "data": "synthetic faces" if data is None else data.name,
+        "seed": seed,
+        "device": device,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        **more,
+    }
+
+
+def figures_folder(profile: str) -> Path:
+    """figures/ for results that may be shared; figures/own/ and figures/smoke/ for others.
+
+    Pictures of your own videos stay out of what git tracks.
+    """
+    folder = output_folder() / "figures"
+    if profile == "smoke":
+        return folder / "smoke"
+    return folder if data_folder() is None else folder / "own"
+
+
+def save(name: str, data: dict[str, Any], source: dict[str, Any]) -> Path:
+    """Save a notebook's numbers as NAME.json, with the `provenance` they come from."""
+    path = figures_folder(source["profile"]) / f"{name}.json"
+    lines = [  # a line per entry: small, and still to be read in a diff
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        for key, value in {"provenance": source, **data}.items()
+    ]
+    write_aside(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote."""
+    return json.loads(path.read_text())
+
+
+def pack_picture(pixels: np.ndarray) -> str:
+    """A picture (H W 3, uint8) as text for a JSON file (lossless PNG, base64)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def unpack_picture(text: str) -> np.ndarray:
+    """Inverse of `pack_picture`."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))

@@ -1,0 +1,153 @@
+"""From a clip to tubelet tokens and back; the token grid, its local regions and positions.
+
+Axis letters, here and everywhere: `b` batch, `c` colour, `T H W` pixels, `t h w` token grid,
+`n` tokens, `v` visible, `m` masked, `r` regions, `s` tokens per region, `d` encoder width,
+`e` decoder width, `a` heads, `p` values per tubelet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Shape3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Token grid of a clip: `t` x `h` x `w` tubelets; a token's index runs over w fastest."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def n(self) -> int:
+        """Number of tokens (800 for the paper's 16 x 160 x 160 clip)."""
+        return self.t * self.h * self.w
+
+    @property
+    def shape(self) -> Shape3:
+        """The grid as a tuple (t, h, w)."""
+        return self.t, self.h, self.w
+
+    @classmethod
+    def of_clip(cls, frames: int, height: int, width: int, tubelet: Shape3) -> Grid:
+        """Grid of a clip of `frames` x `height` x `width` pixels cut into `tubelet` cubes."""
+        clip = (frames, height, width)
+        axes = list(zip(clip, tubelet, strict=True))
+        if min(tubelet) < 1 or min(clip) < 1 or any(c % p for c, p in axes):
+            fit = tuple(max(p, c // p * p) if p > 0 else c for c, p in axes)
+            raise ValueError(
+                f"tubelet={tubelet} does not divide the clip (frames, height, width)={clip}; "
+                f"each axis must be a multiple of the tubelet's, as in {fit}"
+            )
+        return cls(*(c // p for c, p in axes))
+
+
+def grid_of(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Grid:
+    """Token grid of a batch of clips."""
+    _, _, frames, height, width = clip.shape
+    return Grid.of_clip(frames, height, width, tubelet)
+
+
+def patchify(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Float[Tensor, "b n p"]:
+    """Cut a clip into tubelets; values within a tubelet in the order (frame, row, column, colour).
+
+    The order of the official targets: the first frame's values come first, so that the rows of
+    the decoder's output that predict appearance and motion are contiguous.
+    """
+    pt, ph, pw = tubelet
+    grid_of(clip, tubelet)
+    return rearrange(
+        clip,
+        "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)",
+        pt=pt,
+        ph=ph,
+        pw=pw,
+    )
+
+
+def unpatchify(
+    cubes: Float[Tensor, "b n p"], grid: Grid, tubelet: Shape3
+) -> Float[Tensor, "b c T H W"]:
+    """Inverse of `patchify`."""
+    pt, ph, pw = tubelet
+    return rearrange(
+        cubes,
+        "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
+        t=grid.t,
+        h=grid.h,
+        w=grid.w,
+        pt=pt,
+        ph=ph,
+        pw=pw,
+    )
+
+
+def check_region(grid: Grid, region: Shape3) -> None:
+    """Raise unless local regions of `region` tokens (t, h, w) tile `grid`."""
+    if min(region) < 1 or any(g % r for g, r in zip(grid.shape, region, strict=True)):
+        good = [
+            tuple(
+                min((k for k in range(1, g + 1) if g % k == 0), key=lambda k, r=r: abs(k - r))
+                for g, r in zip(grid.shape, region, strict=True)
+            )
+        ]
+        raise ValueError(
+            f"region={tuple(region)} does not divide the token grid {grid.shape}; each side must "
+            f"divide the grid's, for example region={good[0]} (`region_shapes(grid)` lists all)"
+        )
+
+
+def region_shapes(grid: Grid) -> list[Shape3]:
+    """Every region shape (t, h, w) that divides the grid, smallest first."""
+    divisors = [[k for k in range(1, g + 1) if g % k == 0] for g in grid.shape]
+    shapes = [(t, h, w) for t in divisors[0] for h in divisors[1] for w in divisors[2]]
+    return sorted(shapes, key=lambda s: (s[0] * s[1] * s[2], s))
+
+
+@lru_cache(maxsize=64)
+def _region_index(grid: Grid, region: Shape3) -> Tensor:
+    check_region(grid, region)
+    t, h, w = region
+    return rearrange(
+        torch.arange(grid.n).view(grid.shape),
+        "(nt t) (nh h) (nw w) -> (nt nh nw) (t h w)",
+        t=t,
+        h=h,
+        w=w,
+    ).contiguous()
+
+
+def region_index(grid: Grid, region: Shape3) -> Int[Tensor, "r s"]:
+    """Token indices of each local region, regions and tokens within them in (t, h, w) order.
+
+    Right for any region that divides the grid, with several regions along every axis.
+    *Official:* equal to the fine-tuning partition; the pre-training partition is right only for
+    regions of full width (see `masking.split_tokens`).
+    """
+    return _region_index(grid, (region[0], region[1], region[2])).clone()
+
+
+def sincos_positions(num_tokens: int, width: int) -> Float[Tensor, "n d"]:
+    """Fixed sine-cosine positions over the token index, for any grid.
+
+    Channel j of token i is sin (even j) or cos (odd j) of i / 10000^(2 floor(j/2) / width).
+    Computed in float64 and rounded once, as the official table is: the two are bit-equal.
+    """
+    channel = np.arange(width)
+    angle = np.arange(num_tokens)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
+    table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
+    return torch.from_numpy(table.astype(np.float32))
+
+
+def take(x: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Rows of `x` named by `index`, per clip."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,235 @@
+"""From a clip and a model to pictures: what was hidden, what came back, how well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maedfer_lab.config import PretrainConfig, choose, profile
+from maedfer_lab.data.clips import centre_square_crop, clip_indices, to_tensor
+from maedfer_lab.data.video import open_video
+from maedfer_lab.evidence.results import pack_picture
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.grid import Shape3, grid_of, patchify, take, unpatchify
+from maedfer_lab.method.interpolation import (
+    interpolated_clip,
+    interpolation_baseline,
+    visible_statistics,
+)
+from maedfer_lab.method.masking import merge_tokens
+from maedfer_lab.method.targets import (
+    cube_statistics,
+    invert_target,
+    make_target,
+    reconstruction_loss,
+)
+from maedfer_lab.training.held_out import Losses, model_mask
+from maedfer_lab.training.pretrain import load_run, pretrain
+
+Statistics = Literal["visible", "true"]
+GREY = 0.5
+MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
+
+
+@dataclass(frozen=True)
+class ClipReconstruction:
+    """Clips as (T, H, W, 3) in [0, 1], motions as (T/2, H, W, 3) in [-1, 1].
+
+    original, masked: the clip, and what the encoder saw of it (the rest is grey).
+    reconstruction, interpolation: hidden cubes by the model or by interpolation, visible cubes
+        as they were.
+    motion, predicted_motion: odd minus even frames of the original and of the reconstruction.
+    error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
+        visible.
+    losses: appearance and motion over hidden cubes, in target units, of the model, of predicting
+        zero and of interpolation.
+    statistics: how hidden cubes got their mean and deviation: "visible" borrows nothing from
+        hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
+    """
+
+    original: Float[np.ndarray, "T H W 3"]
+    masked: Float[np.ndarray, "T H W 3"]
+    reconstruction: Float[np.ndarray, "T H W 3"]
+    interpolation: Float[np.ndarray, "T H W 3"]
+    error: Float[np.ndarray, "t h w"]
+    losses: dict[str, Losses]
+    statistics: str
+
+    @property
+    def motion(self) -> Float[np.ndarray, "T2 H W 3"]:
+        """Odd minus even frames of the original."""
+        return self.original[1::2] - self.original[::2]
+
+    @property
+    def predicted_motion(self) -> Float[np.ndarray, "T2 H W 3"]:
+        """Odd minus even frames of the reconstruction."""
+        return self.reconstruction[1::2] - self.reconstruction[::2]
+
+
+@torch.no_grad()
+def reconstruct_clip(
+    model: MaskedAutoencoder,
+    clip: Float[Tensor, "3 T H W"],
+    mask: Bool[Tensor, " n"],
+    statistics: Statistics = "visible",
+) -> ClipReconstruction:
+    """Hide `mask` of a clip (pixels in [0, 1]) and put together what the model predicts.
+
+    statistics: for models trained on targets in cube units (`ClipReconstruction`).
+    """
+    choose("statistics", statistics, get_args(Statistics))
+    config, target_config, grid = model.config, model.target, model.grid
+    device = next(model.parameters()).device
+    batch = clip.unsqueeze(0).to(device)
+    split = model.split(mask.unsqueeze(0)).to(device)
+    was_training = model.training
+    model.eval()
+    prediction = model.predict(batch, split)
+    model.train(was_training)
+
+    target = make_target(batch, config.tubelet, target_config)
+    hidden = take(target, split.masked)
+    known = None
+    if target_config.units == "cube":
+        known = cube_statistics(patchify(batch, config.tubelet))
+        if statistics == "visible":
+            # Visible cubes are pasted in, so only the statistics of hidden ones matter.
+            known = visible_statistics(batch, split, config.tubelet)
+    merged = merge_tokens(take(target, split.visible), prediction, split)
+    predicted = invert_target(merged, grid, config.tubelet, target_config, known)
+
+    def paste(pixels: Tensor) -> np.ndarray:
+        cubes = patchify(pixels.clamp(0, 1), config.tubelet)
+        seen = take(patchify(batch, config.tubelet), split.visible)
+        whole = merge_tokens(seen, take(cubes, split.masked), split)
+        whole = unpatchify(whole, grid, config.tubelet)
+        return rearrange(whole, "1 c T H W -> T H W c").float().cpu().numpy()
+
+    def losses(values: Tensor) -> Losses:
+        loss = reconstruction_loss(
+            values, hidden, split.masked, grid, config.tubelet, target_config
+        )
+        return {"appearance": float(loss.appearance), "motion": float(loss.motion)}
+
+    error = reduce((prediction - hidden).square(), "b m p -> b m 1", "mean")
+    error = merge_tokens(error.new_zeros(1, split.visible.shape[1], 1), error, split)
+    return ClipReconstruction(
+        original=rearrange(clip, "c T H W -> T H W c").float().cpu().numpy(),
+        masked=paste(torch.full_like(batch, GREY)),
+        reconstruction=paste(predicted),
+        interpolation=paste(interpolated_clip(batch, split, config.tubelet)),
+        error=error.view(grid.shape).cpu().numpy(),
+        losses={
+            "model": losses(prediction),
+            "zero": losses(torch.zeros_like(prediction)),
+            "interpolation": losses(
+                interpolation_baseline(batch, split, config.tubelet, target_config)
+            ),
+        },
+        statistics=statistics if target_config.units == "cube" else "none",
+    )
+
+
+def hide(
+    clip: Float[Tensor, "3 T H W"], mask: Bool[Tensor, " n"], tubelet: Shape3
+) -> Float[Tensor, "3 T H W"]:
+    """The clip with the cubes of `mask` in grey."""
+    batch = clip.unsqueeze(0)
+    cubes = torch.where(mask[:, None], GREY, patchify(batch, tubelet))
+    return unpatchify(cubes, grid_of(batch, tubelet), tubelet)[0]
+
+
+def frame_pictures(clip: Float[Tensor, "3 T H W"], frames: Sequence[int]) -> list[str]:
+    """Frames of a clip, packed for `figures.picture_rows`."""
+    return [pack_picture(_bytes(clip[:, i].permute(1, 2, 0).numpy())) for i in frames]
+
+
+def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dict[str, Any]]:
+    """Rows of a figure: one column per (reconstruction, even frame); for `figures.picture_rows`."""
+    for _, frame in items:
+        if frame % 2:
+            raise ValueError(f"frame={frame} must be even: motion is from it to the next; use 0")
+
+    def pictures(name: str) -> list[str]:
+        return [pack_picture(_bytes(getattr(r, name)[frame])) for r, frame in items]
+
+    def motions(name: str) -> list[str]:
+        return [
+            pack_picture(_bytes(GREY + MOTION_GAIN / 2 * getattr(r, name)[frame // 2]))
+            for r, frame in items
+        ]
+
+    return [
+        {"label": "original", "pictures": pictures("original")},
+        {"label": "masked input", "pictures": pictures("masked")},
+        {"label": "interpolation\n(no model)", "pictures": pictures("interpolation")},
+        {"label": "model:\nappearance", "pictures": pictures("reconstruction")},
+        {"label": "true motion", "pictures": motions("motion"), "kind": "motion"},
+        {"label": "model:\nmotion", "pictures": motions("predicted_motion"), "kind": "motion"},
+    ]
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def read_clip(path: Path, config: PretrainConfig) -> Float[Tensor, "3 T H W"]:
+    """The middle clip of a video, centre square, as the model of `config` takes it."""
+    video = open_video(path)
+    frames = video.read(clip_indices(len(video), config.model.frames, config.stride))
+    return to_tensor(centre_square_crop(frames, config.model.size_px))
+
+
+def reconstruct(
+    clip: Path,
+    /,
+    *,
+    out: Path = Path("reconstruction.png"),
+    checkpoint: Path | None = None,
+    mask_ratio: float | None = None,
+    mask_seed: int = 0,
+    statistics: Statistics = "visible",
+) -> str:
+    """Hide most of a video's middle clip and draw what the model puts back.
+
+    clip: a video file, or a folder of images.
+    out: the picture to write: .png, .svg or .pdf.
+    checkpoint: folder of a finished run; without one, the run of the current profile, which is
+        trained first if there is none yet (minutes).
+    mask_ratio: share of hidden tokens; the one the model was trained with by default.
+    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
+        deviation (matters for targets in cube units alone).
+    """
+    from maedfer_lab.evidence.figures import draw_rows, picture_format
+
+    picture_format(out)
+    open_video(clip)  # a wrong path should not wait for a training
+    run = load_run(checkpoint) if checkpoint is not None else pretrain_default()
+    ratio = mask_ratio if mask_ratio is not None else run.config.mask_ratio[0]
+    mask = model_mask(run.model, ratio, 1, torch.Generator().manual_seed(mask_seed))
+    result = reconstruct_clip(run.model, read_clip(clip, run.config), mask[0], statistics)
+    frames = range(0, run.config.model.frames, 2)
+    shown = [frames[round(i * (len(frames) - 1) / 4)] for i in range(5)]
+    rows = reconstruction_rows([(result, frame) for frame in shown])
+    losses = "; ".join(
+        f"{kind} loss: " + ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in
+                                     result.losses.items())
+        for kind in ("appearance", "motion")
+    )  # fmt: skip
+    note = f"{run.folder.name}, {ratio:.0%} hidden. {losses}"
+    draw_rows(rows, [f"frame {frame}" for frame in shown], note, out)
+    return f"{out}: {losses}"
+
+
+def pretrain_default() -> Any:
+    """The pre-training run of the current profile: loaded, or trained if there is none yet."""
+    current = profile()
+    return pretrain(current.pretrain, profile=current.name)

@@ -1,0 +1,121 @@
+"""Clips for pre-training: an endless, reproducible stream, and a fixed held-out set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maedfer_lab.config import ModelConfig, PretrainConfig
+from maedfer_lab.data.clips import centre_square_crop, to_tensor
+from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.folder import (
+    VideoFolder,
+    check_videos,
+    find_videos,
+    load_clips,
+    split_videos,
+)
+
+MARGIN = 1.1  # synthetic faces are drawn this much larger, for random crops
+
+
+class ClipSource(ABC):
+    """What the loop asks of its data."""
+
+    description: str
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+        """Training clip `index` of an endless stream: always the same for the same index."""
+
+    @abstractmethod
+    def held_out(self) -> Float[Tensor, "b 3 T H W"]:
+        """Clips of identities that the stream does not contain."""
+
+
+class SyntheticSource(ClipSource):
+    """Synthetic faces; each clip is drawn once, then cropped and mirrored at random."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        size_px = round(config.model.size_px * MARGIN)
+        common = {"num_frames": config.model.frames, "size_px": size_px, "seed": config.seed,
+                  "difficulty": config.difficulty}  # fmt: skip
+        self.config = config
+        self.faces = SyntheticFaces(config.num_clips, "train", **common)
+        self.unseen = SyntheticFaces(config.num_held_out, "test", **common)
+        self._drawn: dict[int, np.ndarray] = {}
+        self.description = (
+            f"synthetic faces: {config.num_clips} clips for training, {config.num_held_out} held "
+            f"out with other identities, difficulty {config.difficulty}"
+        )
+
+    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+        """One clip of the stream, drawn with replacement."""
+        rng = np.random.default_rng([self.config.seed, index])
+        choice = int(rng.integers(len(self.faces)))
+        if choice not in self._drawn:
+            self._drawn[choice] = self.faces[choice].frames
+        frames, size = self._drawn[choice], self.config.model.size_px
+        top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
+        frames = frames[:, top : top + size, left : left + size]
+        return to_tensor(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
+
+    def held_out(self) -> Float[Tensor, "b 3 T H W"]:
+        """Full frames of unseen identities."""
+        size = self.config.model.size_px
+        return torch.stack([to_tensor(centre_square_crop(c.frames, size)) for c in self.unseen])
+
+
+class FolderSource(ClipSource):
+    """Videos of a folder, shuffled anew every epoch; whole identities held out."""
+
+    def __init__(self, config: PretrainConfig, root: Path) -> None:
+        paths, unseen = split_videos(find_videos(root), root, config.held_out, config.seed)
+        model = config.model
+        self.config = config
+        self.videos = VideoFolder(
+            paths, model.frames, config.stride, model.size_px, config.seed, config.max_clips
+        )
+        self.unseen, _ = check_videos(unseen)
+        self.unseen = self.unseen[: config.num_held_out]
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self.description = (
+            f"{root.name}: {len(self.videos.paths)} videos for training, {len(self.unseen)} of "
+            "other identities held out"
+        )
+
+    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+        """One clip of the stream."""
+        epoch, place = divmod(index, len(self.videos))
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            self._order = epoch, rng.permutation(len(self.videos))
+        return self.videos.clip(int(self._order[1][place]), epoch)
+
+    def held_out(self) -> Float[Tensor, "b 3 T H W"]:
+        """The middle clip of every held-out video."""
+        model = self.config.model
+        clips = load_clips(self.unseen, model.frames, self.config.stride, model.size_px)
+        return torch.stack([to_tensor(clip) for clip in clips])
+
+
+def example_clips(
+    num: int, model: ModelConfig, data: Path | None = None, stride: int = 2
+) -> Float[Tensor, "b 3 T H W"]:
+    """A few clips to look at: synthetic faces, or the middle clips of a folder's first videos."""
+    if data is None:
+        faces = SyntheticFaces(num, "test", num_frames=model.frames, size_px=model.size_px)
+        return torch.stack([to_tensor(clip.frames) for clip in faces])
+    paths, _ = check_videos(find_videos(data)[: 4 * num], progress=False)
+    clips = load_clips(paths[:num], model.frames, stride, model.size_px)
+    return torch.stack([to_tensor(clip) for clip in clips])
+
+
+def open_source(config: PretrainConfig) -> ClipSource:
+    """Synthetic faces, or the videos of `config.data`."""
+    return SyntheticSource(config) if config.data is None else FolderSource(config, config.data)

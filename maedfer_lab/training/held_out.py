@@ -1,0 +1,91 @@
+"""Judging a masked autoencoder on clips of unseen identities, beside what needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maedfer_lab.config import Precision
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.grid import take
+from maedfer_lab.method.interpolation import interpolation_baseline
+from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
+from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
+from maedfer_lab.training.optim import mixed_precision
+
+HELD_OUT_SEED = 20_230_707  # of the masks: the same for every model, so that losses compare
+CHUNK = 8  # clips at a time
+
+Losses = dict[str, float]  # "appearance" and "motion"
+
+
+def model_mask(
+    model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
+) -> Tensor:
+    """Masks (b n) as the model needs them: equal in every region for LGI-Former, else tubes."""
+    if model.config.encoder == "lgi":
+        region = model.config.region
+        return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
+    return tube_mask(model.grid, ratio, num_clips, generator=generator)
+
+
+class HeldOut:
+    """Held-out clips with fixed masks; losses over hidden tokens, in the model's target units."""
+
+    def __init__(
+        self, model: MaskedAutoencoder, clips: Float[Tensor, "b 3 T H W"], ratio: float
+    ) -> None:
+        generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+        mask = model_mask(model, ratio, len(clips), generator)
+        self.model, self.ratio = model, ratio
+        self.parts = [
+            (clip, model.split(part))
+            for clip, part in zip(clips.split(CHUNK), mask.split(CHUNK), strict=True)
+        ]
+
+    def losses(self, precision: Precision = "float32") -> Losses:
+        """The model's held-out losses."""
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        with mixed_precision(precision, device):
+            return self._mean(lambda clip, split: self.model.predict(clip, split), device)
+
+    def baselines(self) -> dict[str, Losses]:
+        """What predicting zero and interpolating the visible cubes would give.
+
+        Zero is the mean colour of ImageNet without motion for raw targets; for targets in cube
+        units it is every cube's own mean colour.
+        """
+        config, cpu = self.model.config, torch.device("cpu")
+        values = config.tubelet[0] * config.tubelet[1] * config.tubelet[2] * 3
+
+        def zero(clip: Tensor, split: TokenSplit) -> Tensor:
+            return clip.new_zeros(len(clip), split.masked.shape[1], values)
+
+        def interpolation(clip: Tensor, split: TokenSplit) -> Tensor:
+            return interpolation_baseline(clip, split, config.tubelet, self.model.target)
+
+        return {"zero": self._mean(zero, cpu), "interpolation": self._mean(interpolation, cpu)}
+
+    @torch.no_grad()
+    def _mean(
+        self, predict: Callable[[Tensor, TokenSplit], Tensor], device: torch.device
+    ) -> Losses:
+        total, count = {"appearance": 0.0, "motion": 0.0}, 0
+        for clip, split in self.parts:
+            clip, split = clip.to(device), split.to(device)
+            loss = self._loss(clip, split, predict(clip, split))
+            for kind in total:
+                total[kind] += float(getattr(loss, kind)) * len(clip)
+            count += len(clip)
+        return {kind: value / count for kind, value in total.items()}
+
+    def _loss(self, clip: Tensor, split: TokenSplit, prediction: Tensor) -> Loss:
+        config, grid = self.model.config, self.model.grid
+        target = take(make_target(clip, config.tubelet, self.model.target), split.masked)
+        return reconstruction_loss(
+            prediction, target, split.masked, grid, config.tubelet, self.model.target
+        )

@@ -1,0 +1,86 @@
+"""Write small videos and broken files for the tests, with PyAV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def moving_frames(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """Smooth colours that drift, and a bar that grows: no two frames are alike. (T, H, W, 3)"""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    still = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    frames = np.stack([np.roll(still, 2 * i, axis=1) for i in range(num_frames)])
+    for i, frame in enumerate(frames):
+        frame[: height // 4, : 1 + i % width] = (255, i % 256, 0)
+    return frames
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    hide_first: int = 0,
+) -> Path:
+    """Encode frames at 25 per second, a key frame every 8; `hide_first` frames by an edit list."""
+    if hide_first:
+        container_options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        stream.gop_size = 8
+        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+        for picture in [*pictures, None]:
+            for packet in stream.encode(picture):
+                if hide_first:
+                    ticks = round(hide_first / 25 / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
+                container.mux(packet)
+    return path
+
+
+def turn(path: Path, degrees: int) -> Path:
+    """Ask players of an MP4 file to turn its picture counter-clockwise, as phones do."""
+    cos, sin = round(np.cos(np.radians(degrees))), round(np.sin(np.radians(degrees)))
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # four 16.16 numbers in the header of the track
+    for place, value in ((0, cos), (4, -sin), (12, sin), (16, cos)):
+        data[matrix + place : matrix + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    return path
+
+
+def write_images(folder: Path, frames: np.ndarray) -> Path:
+    """Write 0.png, 1.png, ..., 10.png: names that sort wrongly as plain text."""
+    folder.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{i}.png")
+    return folder
+
+
+def write_sound(path: Path) -> Path:
+    """Write a second of silence: a file with sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("aac", rate=44100)
+        for i in range(40):
+            silence = np.zeros((2, 1024), np.float32)
+            sound = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+            sound.rate, sound.pts = 44100, 1024 * i
+            container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    return path
+
+
+def cut(path: Path, source: Path, keep: float) -> Path:
+    """Copy the first part of a file, as a download that stopped leaves it."""
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    return path

@@ -1,0 +1,133 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maedfer_lab.config import ModelConfig
+from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.formulas import attention_pairs, lgi_block_by_loops
+
+stages = st.fixed_dictionaries(
+    {
+        "local": st.sampled_from(["self", "cross"]),
+        "inter": st.booleans(),
+        "interact": st.sampled_from(["cross", "self", "none"]),
+        "shared": st.sampled_from(["none", "local_interact", "all"]),
+        "qkv_bias": st.booleans(),
+    }
+)
+
+
+def random_block(width=24, heads=3, seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        block = LGIBlock(width, heads, **options)
+        for parameter in block.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return block
+
+
+def random_tokens(regions=4, size=5, width=24, num=2):
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(num, regions, width, generator=generator),
+        torch.randn(num, regions, size, width, generator=generator),
+    )
+
+
+@given(stages)
+@settings(max_examples=40, deadline=None)
+def test_block_equals_the_formulas_written_as_loops(options):
+    block, (rep, tokens) = random_block(**options), random_tokens()
+    got_rep, got_tokens = block(rep, tokens)
+    for i in range(len(rep)):
+        want_rep, want_tokens = lgi_block_by_loops(block, rep[i], tokens[i])
+        assert (got_rep[i] - want_rep).abs().max() < 1e-5 * want_rep.abs().max().clamp(min=1)
+        assert (got_tokens[i] - want_tokens).abs().max() < 1e-5 * want_tokens.abs().max().clamp(1)
+
+
+@given(stages)
+@settings(max_examples=20, deadline=None)
+def test_every_variant_trains(options):
+    """The official cross first stage cannot (B4)."""
+    block, (rep, tokens) = random_block(**options), random_tokens()
+    new_rep, new_tokens = block(rep.requires_grad_(), tokens.requires_grad_())
+    (new_rep.square().sum() + new_tokens.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
+@given(stages)
+@settings(max_examples=20, deadline=None)
+def test_weights_are_kept_without_changing_the_output(options):
+    block, (rep, tokens) = random_block(**options), random_tokens()
+    weights: dict[str, torch.Tensor] = {}
+    kept, plain = block(rep, tokens, weights=weights), block(rep, tokens)
+    for a, b in zip(kept, plain, strict=True):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+    assert set(weights) == {"local"} | ({"inter"} if options["inter"] else set()) | (
+        {"interact"} if options["interact"] != "none" else set()
+    )
+    for w in weights.values():
+        assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5)
+
+
+@given(stages)
+@settings(max_examples=20, deadline=None)
+def test_representative_tokens_alone_are_the_same(options):
+    block, (rep, tokens) = random_block(**options), random_tokens()
+    assert torch.allclose(block(rep, tokens, rep_only=True)[0], block(rep, tokens)[0], atol=1e-5)
+
+
+def test_shared_stages_hold_one_set_of_parameters():
+    count = {
+        shared: sum(p.numel() for p in LGIBlock(16, 2, shared=shared).parameters())
+        for shared in ("none", "local_interact", "all")
+    }
+    one = sum(p.numel() for p in Attention(16, 2).parameters())
+    assert count["none"] - count["local_interact"] == one
+    assert count["none"] - count["all"] == 2 * one
+
+
+def test_attention_without_key_bias_and_with_context():
+    attn = Attention(16, 2)
+    assert {name for name, _ in attn.named_parameters()} == {
+        "qkv.weight", "q_bias", "v_bias", "proj.weight", "proj.bias"
+    }  # fmt: skip
+    x, context = torch.randn(2, 3, 16), torch.randn(2, 7, 16)
+    assert torch.allclose(attn(x, x), attn(x), atol=1e-6)
+    assert torch.allclose(attn(x, context), attn.with_weights(x, context)[0], atol=1e-6)
+    half = attn.bfloat16()(x.bfloat16(), context.bfloat16())
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()
+
+
+def test_drop_path_drops_regions_in_stage_1_and_clips_in_stage_2():
+    """The official granularity: a whole region, or a whole clip, keeps its residual or loses it."""
+    block, (rep, tokens) = random_block(drop_path=0.5, interact="none").train(), random_tokens(8)
+    torch.nn.init.zeros_(block.mlp.fc2.weight)
+    torch.nn.init.zeros_(block.mlp.fc2.bias)
+    torch.manual_seed(0)
+    _, new = block(rep, tokens)
+    changed = (new - tokens).abs().amax(-1) > 0  # clip, region, token
+    per_region = changed.float().mean(-1)
+    assert set(per_region.flatten().tolist()) == {0.0, 1.0}
+    assert len(set(per_region[0].tolist())) == 2  # regions of one clip differ
+
+
+def test_vit_block_computes_only_the_last_tokens_when_asked():
+    block, x = ViTBlock(16, 2), torch.randn(2, 9, 16)
+    assert torch.allclose(block(x, last=4), block(x)[:, -4:], atol=1e-6)
+
+
+def test_pairs_follow_the_papers_formula():
+    pairs = attention_pairs(800, 8)
+    lgi = sum(pairs.values()) - pairs["joint (ViT)"]
+    assert lgi / 800**2 == pytest.approx(1 / 8 + 1 / 100**2 + 1 / 100, abs=0.005)
+
+
+def test_blocks_of_the_encoder_grow_their_drop_path_from_zero():
+    blocks = build_autoencoder(
+        ModelConfig(frames=8, size_px=32, tubelet=(2, 8, 8), region=(2, 2, 4), width=16, depth=3,
+                    num_heads=2, decoder_width=16, decoder_heads=2, decoder_depth=1, drop_path=0.1)
+    ).encoder.blocks  # fmt: skip
+    assert [round(b.drop_path.rate, 3) for b in blocks] == [0.0, 0.05, 0.1]  # type: ignore

@@ -1,0 +1,145 @@
+"""The command line: dispatch, refusals in one line, and no torch before a verb is chosen."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import pytest
+
+from maedfer_lab import cli
+
+
+def stretch(clip: Path, /, *, times: int = 2, mode: Literal["loop", "hold"] = "loop") -> str:
+    """Stretch a clip.
+
+    clip: what to stretch.
+    times: how often.
+    mode: what happens at the end:
+        again, or still.
+    """
+    if times < 1:
+        raise ValueError(f"times={times} must be at least 1, such as 2")
+    if times == 99:
+        raise KeyboardInterrupt
+    return f"{clip} {times} {mode}"
+
+
+def read(path: Path) -> None:
+    path.read_bytes()
+
+
+REAL_VERBS = dict(cli.VERBS)
+
+
+@pytest.fixture(autouse=True)
+def two_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("verbs_of_the_test")
+    module.__dict__.update(stretch=stretch, read=read)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    table = {
+        "stretch": (f"{module.__name__}:stretch", "make a clip longer"),
+        "read": (f"{module.__name__}:read", "read a file"),
+    }
+    monkeypatch.setattr(cli, "VERBS", table)
+
+
+def test_arguments_become_the_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stretch", "a.mp4", "--times", "3", "--mode", "hold"]) == 0
+    assert capsys.readouterr().out == "a.mp4 3 hold\n"
+
+
+def test_a_verb_without_result_prints_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").touch()
+    assert cli.main(["read", "--path", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_help_lists_every_verb(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(args) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out and line in out for verb, (_, line) in cli.VERBS.items())
+
+
+def test_help_of_a_verb_is_the_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stretch", "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "maedfer stretch" in out and "Stretch a clip." in out
+    assert any("--times" in line and "how often" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("verb", REAL_VERBS)
+def test_every_real_verb_explains_itself(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "VERBS", REAL_VERBS)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"usage: maedfer {verb}" in out and "--help" in out
+
+
+def test_unknown_verb_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["strech"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        err == "maedfer: 'strech' is not a verb; known are stretch, read; did you mean stretch?\n"
+    )
+
+
+def test_bad_arguments_exit_with_2() -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stretch", "a.mp4", "--mode", "backwards"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["stretch", "a.mp4", "--times", "0"], "times=0 must be at least 1, such as 2"),
+        (["read", "--path", "absent.mp4"], "No such file or directory: 'absent.mp4'"),
+    ],
+)
+def test_an_error_is_one_line_without_traceback(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"maedfer {args[0]}: ") and message in err and err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="times=0"):
+        cli.main(["--debug", "stretch", "a.mp4", "--times", "0"])
+
+
+def test_interrupt_has_its_own_status() -> None:
+    assert cli.main(["stretch", "a.mp4", "--times", "99"]) == 130
+
+
+def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("maedfer 0.")
+
+
+@pytest.mark.parametrize(("args", "status"), [(["--help"], 0), (["reconstrukt"], 2)])
+def test_the_program_answers_without_torch(args: list[str], status: int) -> None:
+    """Through `python -m maedfer_lab`, with the real verbs."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['maedfer', *{args!r}]\n"
+        "try: runpy.run_module('maedfer_lab', run_name='__main__')\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "slow = {'torch', 'tyro', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "reconstruct" in done.stdout + done.stderr

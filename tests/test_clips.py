@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maedfer_lab.data.clips import (
+    CROP_PLACES,
+    CROP_SCALES,
+    centre_square,
+    centre_square_crop,
+    clip_indices,
+    multi_scale_box,
+    multi_scale_crop,
+    to_tensor,
+)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 6), st.integers(0, 9))
+def test_clip_indices_follow_the_official_loop(length, num_frames, stride, seed):
+    span = num_frames * stride
+    start = int(rng(seed).integers(length - span + 1)) if length > span else 0
+    expected, offset = [], start
+    for _ in range(num_frames):
+        expected.append(offset)
+        if offset + stride < length:
+            offset += stride
+    assert clip_indices(length, num_frames, stride, rng(seed)).tolist() == expected
+
+
+def test_every_start_is_drawn_and_the_middle_is_fixed():
+    starts = {int(clip_indices(70, rng=rng(seed))[0]) for seed in range(200)}
+    assert starts == set(range(7))
+    assert clip_indices(70).tolist() == list(range(3, 67, 4))
+    assert clip_indices(1).tolist() == [0] * 16
+
+
+def test_impossible_clips_are_refused():
+    with pytest.raises(ValueError, match="num_video_frames=0 must be at least 1"):
+        clip_indices(0)
+    with pytest.raises(ValueError, match="stride=0"):
+        clip_indices(10, stride=0)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10_000))
+def test_crops_lie_inside_the_frame(height, width, seed):
+    for box in (multi_scale_box(height, width, rng(seed)), centre_square(height, width)):
+        assert min(box.top, box.left) >= 0 and min(box.height, box.width) >= 1
+        assert box.top + box.height <= height and box.left + box.width <= width
+
+
+def test_crops_take_neighbouring_scales_and_all_13_places():
+    boxes = {multi_scale_box(400, 600, rng(seed)) for seed in range(3000)}
+    sides = [int(400 * scale) for scale in CROP_SCALES]
+    shapes = {(box.height, box.width) for box in boxes}
+    assert shapes == {(h, w) for i, h in enumerate(sides) for w in sides[max(i - 1, 0) : i + 2]}
+    small = {(box.top, box.left) for box in boxes if (box.height, box.width) == (264, 264)}
+    assert small == {(136 * down // 4, 336 * right // 4) for down, right in CROP_PLACES}
+    assert len(CROP_PLACES) == 13
+
+
+def test_portrait_squares_lie_above_the_middle():
+    assert centre_square(100, 180) == (0, 40, 100, 100)
+    assert centre_square(180, 100) == (20, 0, 100, 100)
+
+
+def test_one_crop_serves_all_frames_and_the_same_seed_gives_it_again():
+    frame = rng().integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    clip = multi_scale_crop(np.stack([frame] * 3), 24, rng(1))
+    assert clip.shape == (3, 24, 24, 3)
+    assert (clip == clip[0]).all()
+    np.testing.assert_array_equal(clip, multi_scale_crop(np.stack([frame] * 3), 24, rng(1)))
+    assert not np.array_equal(clip, multi_scale_crop(np.stack([frame] * 3), 24, rng(2)))
+
+
+def test_shrinking_antialiases_and_full_size_changes_nothing():
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    frames[:, :, ::2] = 255  # columns finer than the small picture can show
+    small = centre_square_crop(frames, 16)[:, :, 1:-1].astype(int)
+    assert abs(small - 127).max() <= 8
+    np.testing.assert_array_equal(centre_square_crop(frames, 64), frames)
+
+
+def test_to_tensor_keeps_every_value():
+    frames = rng().integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
+    clip = to_tensor(frames)
+    assert clip.dtype == torch.float32 and clip.is_contiguous()
+    assert 0 <= clip.min() and clip.max() <= 1
+    np.testing.assert_array_equal((clip * 255).round().permute(1, 2, 3, 0).numpy(), frames)

@@ -1,0 +1,235 @@
+"""Synthetic faces: same bits always, balanced labels, movements where the action units say."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maedfer_lab.data.expressions import (
+    ACTION_UNITS,
+    AU_NUMBERS,
+    EXPRESSIONS,
+    PROTOTYPES,
+    event_curve,
+    onset_timeline,
+)
+from maedfer_lab.data.face_scene import render_face, sample_scene
+from maedfer_lab.data.faces import SyntheticFaces, contact_sheet
+
+# Where each region of the face lies, in fractions of the frame: top, bottom.
+REGIONS = {
+    "brows": (0.22, 0.50),
+    "eyes": (0.36, 0.58),
+    "cheeks": (0.38, 0.72),
+    "nose": (0.36, 0.80),
+    "mouth": (0.60, 0.98),
+}
+
+
+def digest(faces: SyntheticFaces, index: int) -> str:
+    return hashlib.sha256(faces[index].frames.tobytes()).hexdigest()
+
+
+def test_clips_are_the_same_bytes_in_any_order_and_number_of_threads():
+    faces = SyntheticFaces(20, num_frames=4)
+    forwards = [digest(faces, index) for index in range(6)]
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        backwards = [digest(SyntheticFaces(20, num_frames=4), i) for i in reversed(range(6))]
+    finally:
+        cv2.setNumThreads(threads)
+    assert forwards == backwards[::-1]
+    assert len(set(forwards)) == 6, "different clips must differ"
+
+
+def test_clips_are_the_same_bytes_in_another_process():
+    program = (
+        "import hashlib; from maedfer_lab.data.faces import SyntheticFaces; "
+        "print(hashlib.sha256(SyntheticFaces(9, seed=5)[7].frames.tobytes()).hexdigest())"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout.strip() == digest(SyntheticFaces(9, seed=5), 7), answer.stderr
+
+
+def test_drawing_leaves_global_randomness_alone():
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    _ = SyntheticFaces(1, num_frames=2)[0]
+    assert (before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_seed_and_split_change_the_clips():
+    faces = (SyntheticFaces(5), SyntheticFaces(5, seed=1), SyntheticFaces(5, split="test"))
+    assert len({digest(each, 0) for each in faces}) == 3
+
+
+def test_people_of_the_splits_are_different_and_have_several_clips():
+    people = {
+        split: Counter(SyntheticFaces(280, split=split).identity_of(index) for index in range(280))
+        for split in ("train", "test")
+    }
+    assert not set(people["train"]) & set(people["test"])
+    assert all(set(count.values()) == {7} for count in people.values())
+    faces = SyntheticFaces(280)
+    skins = [tuple(faces.person(who).skin) for split in people.values() for who in split]
+    assert len(set(skins)) == len(skins), "no invented person occurs twice"
+
+
+def test_classes_and_directions_are_balanced_whoever_is_shown():
+    faces = SyntheticFaces(1400)
+    labels = [faces.labels(index) for index in range(1400)]
+    assert set(Counter(labels).values()) == {100}
+    people = np.array([faces.identity_of(index) for index in range(1400)])
+    for column in np.array(labels).T:
+        assert abs(np.corrcoef(column, people)[0, 1]) < 0.08
+
+
+def test_offset_is_the_onset_backwards():
+    faces = SyntheticFaces(28, num_frames=5, size_px=48)
+    for index in range(4):
+        onset, offset = faces.clip(index, direction=0), faces.clip(index, direction=1)
+        assert (offset.frames == onset.frames[::-1]).all()
+        assert (onset.label, onset.identity) == (offset.label, offset.identity)
+        own = faces[index]
+        assert (own.frames == (onset, offset)[own.direction].frames).all()
+        assert (own.label, own.direction) == faces.labels(index)
+        assert own.expression == EXPRESSIONS[own.label]
+
+
+@settings(max_examples=40, deadline=None)
+@given(label=st.integers(0, 6), num_frames=st.integers(2, 40), seed=st.integers(0, 2**31))
+def test_onset_never_falls_and_uses_the_prototype(label, num_frames, seed):
+    timeline = onset_timeline(label, num_frames, 0.8, 0.0, np.random.default_rng(seed))
+    assert timeline.shape == (num_frames, len(AU_NUMBERS))
+    assert ((timeline >= 0.0) & (timeline <= 1.0)).all()
+    lasting = np.delete(timeline, AU_NUMBERS.index(45), axis=1)
+    assert (np.diff(lasting, axis=0) >= 0.0).all()
+    moved = {n for n, column in zip(AU_NUMBERS, timeline.T, strict=True) if column.any()} - {45}
+    if EXPRESSIONS[label] == "neutral":
+        assert len(moved) == 2
+    else:
+        assert moved == set(PROTOTYPES[EXPRESSIONS[label]])
+
+
+def test_event_curve_rises_holds_and_falls():
+    curve = event_curve(np.linspace(0, 1, 101), onset=(0.1, 0.3), offset=(0.6, 0.9))
+    assert (curve[:10] == 0).all() and (curve[30:61] == 1).all() and (curve[90:] == 0).all()
+    assert (np.diff(curve[:60]) >= 0).all() and (np.diff(curve[60:]) <= 0).all()
+
+
+def test_prototypes_are_the_usual_ones():
+    assert {name: tuple(units) for name, units in PROTOTYPES.items()} == {
+        "happiness": (6, 12),
+        "sadness": (1, 4, 15),
+        "neutral": (),
+        "anger": (4, 5, 7, 23),
+        "surprise": (1, 2, 5, 26),
+        "disgust": (9, 15, 16),
+        "fear": (1, 2, 4, 5, 20, 26),
+    }
+
+
+@pytest.mark.parametrize("number", ACTION_UNITS)
+def test_action_unit_moves_pixels_of_its_region(number):
+    faces = SyntheticFaces(7)
+    scene = sample_scene(0.0, np.random.default_rng(3))
+    rest = np.zeros((1, len(AU_NUMBERS)))
+    apex = rest.copy()
+    apex[0, AU_NUMBERS.index(number)] = 1.0
+    size = 160
+    change = np.zeros((size, size))
+    for who in range(4):
+        pair = (render_face(faces.person(who), units, scene, size)[0] for units in (rest, apex))
+        before, after = (frame.astype(float) for frame in pair)
+        change += np.abs(after - before).mean(-1) / 4
+    top, bottom = (round(size * edge) for edge in REGIONS[ACTION_UNITS[number].region])
+    assert (change > 12).sum() > 0.001 * size**2, "too little to see"
+    assert change[top:bottom].sum() > 0.75 * change.sum(), "it shows in the wrong place"
+
+
+def test_expressions_move_by_pixels_over_a_clip():
+    """A video model needs motion: the apex differs far more from rest than two noisy frames do."""
+    faces = SyntheticFaces(28, difficulty=0.0)
+    for index in range(14):
+        frames = faces[index].frames[:, 20:70, 15:65].astype(float)
+        if faces[index].expression != "neutral":
+            still = np.abs(frames[1] - frames[0]).mean()
+            assert np.abs(frames[-1] - frames[0]).mean() > max(2.0, 1.2 * still)
+
+
+def test_difficulty_adds_noise_and_takes_away_intensity():
+    def roughness(difficulty: float) -> float:
+        corner = SyntheticFaces(2, num_frames=6, difficulty=difficulty)[0].frames[:, :12, :8]
+        return corner.astype(float).std(axis=0).mean()
+
+    noises = [roughness(difficulty) for difficulty in (0.0, 0.3, 0.6, 1.0)]
+    assert noises == sorted(noises) and noises[-1] > 4 * noises[0]
+    easy, hard = (
+        np.mean([c.intensity for c in SyntheticFaces(28, num_frames=2, size_px=16, difficulty=d)])
+        for d in (0.0, 1.0)
+    )
+    assert hard < 0.7 * easy
+
+
+@pytest.mark.parametrize(("size_px", "num_frames"), [(16, 2), (33, 3), (81, 7), (224, 2)])
+def test_any_size_and_length(size_px, num_frames):
+    clip = SyntheticFaces(1, size_px=size_px, num_frames=num_frames)[0]
+    assert clip.frames.shape == (num_frames, size_px, size_px, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.frames.flags.c_contiguous
+
+
+def test_skin_is_never_green_or_blue():
+    """Red leads and blue trails on the forehead and the cheeks of everybody, in any light."""
+    faces = SyntheticFaces(60, split="test", num_frames=2, size_px=48, difficulty=1.0)
+    for clip in faces:
+        red, green, blue = clip.frames[0, 25:31, 14:34].reshape(-1, 3).mean(axis=0)
+        assert red > green > 0.95 * blue
+
+
+def test_sequence_protocol():
+    faces = SyntheticFaces(3, num_frames=2, size_px=16)
+    assert len(faces) == len(list(faces)) == 3
+    assert (faces[-1].frames == faces[np.int64(2)].frames).all()
+    with pytest.raises(IndexError, match="there are 3 clips"):
+        _ = faces[3]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"difficulty": 2.0}, "difficulty=2.0 must lie in 0 to 1"),
+        ({"difficulty": float("nan")}, "difficulty=nan"),
+        ({"size_px": 3}, "size_px=3 must be at least 16"),
+        ({"num_frames": 1}, "num_frames=1 must be at least 2"),
+        ({"split": "val"}, "split='val' is unknown; use one of train, test"),
+        ({"num_clips": 0}, "num_clips=0"),
+        ({"num_identities": 0}, "num_identities=0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_settings_are_explained(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SyntheticFaces(**{"num_clips": 10, **wrong})
+
+
+def test_bad_requests_are_explained():
+    faces = SyntheticFaces(2, num_frames=2, size_px=16)
+    with pytest.raises(ValueError, match="direction=2"):
+        faces.clip(0, direction=2)
+    with pytest.raises(ValueError, match="num_columns=0"):
+        contact_sheet(faces, num_columns=0)
+
+
+@pytest.mark.parametrize("columns", ["identities", "time"])
+def test_contact_sheet_has_a_row_per_expression(columns):
+    faces = SyntheticFaces(2, num_frames=3, size_px=32)
+    sheet = contact_sheet(faces, columns=columns, num_columns=4)
+    assert sheet.shape == (7 * 32, 4 * 32, 3)
+    assert (sheet == contact_sheet(faces, columns=columns, num_columns=4)).all()

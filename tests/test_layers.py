@@ -1,0 +1,204 @@
+"""Imports run one way: what each floor of the house may import, and who may open which door."""
+
+import ast
+import graphlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "maedfer_lab"
+ROOT = Path(__file__).parents[1]
+LONGEST_FILE = 320
+
+# What a floor may import of ours. A name stands for the module, all below it and name_*.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "": (),
+    "config": (),
+    "method": ("method", "config"),
+    "data": ("data", "config"),
+    "training": ("training", "config", "method", "data", "evidence.results"),
+    "reconstruction": (
+        "config",
+        "method",
+        "data",
+        "training",
+        "evidence.results",
+        "evidence.figures",
+    ),
+    "evidence": (),
+    "evidence.results": ("config",),
+    "evidence.figures": ("evidence.figures", "evidence.results"),
+    "evidence.notebooks": ("config", "evidence.results"),
+    "cli": (),
+    "__main__": ("cli",),
+}
+
+# Floors that know nothing but these libraries (and the standard one).
+ONLY: dict[str, tuple[str, ...]] = {
+    "": (),
+    "config": (),
+    "method": ("torch", "einops", "numpy", "jaxtyping"),
+    "evidence.results": ("numpy", "jaxtyping", "PIL"),
+    "evidence.figures": ("numpy", "jaxtyping", "PIL", "matplotlib", "seaborn", "IPython"),
+    "cli": ("tyro",),
+}
+
+# Libraries with a single door: the floors that may import them.
+DOORS: dict[str, tuple[str, ...]] = {
+    "decord": ("data.video",),
+    "av": ("data.video",),
+    "cv2": ("data",),
+    "skvideo": (),
+    "fvcore": (),
+    "matplotlib": ("evidence.figures",),
+    "seaborn": ("evidence.figures",),
+    "IPython": ("evidence.figures",),
+    "nbclient": ("evidence.notebooks",),
+    "ipywidgets": (),
+    "anywidget": (),
+}
+
+
+def covers(floor: str, module: str) -> bool:
+    return module == floor or (bool(floor) and module.startswith((f"{floor}.", f"{floor}_")))
+
+
+def floor_of(module: str, floors: dict[str, tuple[str, ...]]) -> str | None:
+    return max((floor for floor in floors if covers(floor, module)), key=len, default=None)
+
+
+def read_modules(package: Path) -> dict[str, Path]:
+    """Name within the package ("" is the package itself) -> file."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(module: str, path: Path, modules: dict[str, Path]) -> Iterator[tuple[str, bool]]:
+    """Yield (name, is it ours) for every import in the file, wherever it stands."""
+    here = f"{PACKAGE}.{module}".rstrip(".")
+    parent = here if path.name == "__init__.py" else here.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), parent)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top != PACKAGE:
+                yield top, False
+            else:
+                yield rest if rest in modules else rest.rpartition(".")[0], True
+
+
+def reads_environment(path: Path) -> bool:
+    """Does the file name os.environ or os.getenv, in any spelling?"""
+    named = {"environ", "environb", "getenv", "getenvb"}
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in named)
+        or (isinstance(node, ast.alias) and node.name in named)
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
+
+
+def violations(package: Path) -> list[str]:
+    """Every import that breaks a rule, as a sentence."""
+    modules = read_modules(package)
+    found: list[str] = []
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        floor = floor_of(module, FLOORS)
+        if floor is None:
+            found.append(f"{module} stands on no floor: add it to FLOORS in tests/test_layers.py")
+            continue
+        libraries = floor_of(module, ONLY)
+        for name, is_ours in imports_of(module, path, modules):
+            if is_ours:
+                graph.setdefault(module, set()).add(name)
+                if not any(covers(lower, name) for lower in FLOORS[floor]):
+                    found.append(f"{module} imports {name or PACKAGE}, which {floor} may not")
+                continue
+            if not any(covers(door, module) for door in DOORS.get(name, (module,))):
+                found.append(f"{module} imports {name}, whose door is {DOORS[name] or 'closed'}")
+            if libraries is not None and name not in {*ONLY[libraries], *sys.stdlib_module_names}:
+                found.append(f"{module} imports {name}; {libraries} knows only {ONLY[libraries]}")
+        if module != "config" and reads_environment(path):
+            found.append(f"{module} reads the environment, which only config may")
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        found.append(f"cycle: {' <- '.join(error.args[1])}")
+    return found
+
+
+def test_imports_run_one_way_and_through_the_doors() -> None:
+    found = violations(ROOT / PACKAGE)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("method/grid.py", f"from {PACKAGE}.data import faces", "method.grid imports data.faces"),
+        ("method/grid.py", f"def f():\n    import {PACKAGE}.data.faces", "imports data.faces"),
+        ("method/grid.py", "import timm", "method.grid imports timm"),
+        ("data/faces.py", "import av", "data.faces imports av, whose door is"),
+        ("data/video.py", "from ..method import grid", "data.video imports method.grid"),
+        ("data/video.py", "from . import faces", "cycle: "),
+        ("training/loop.py", "from matplotlib import pyplot", "training.loop imports matplotlib"),
+        ("training/loop.py", "from os import environ", "training.loop reads the environment"),
+        ("evidence/figures_loss.py", "import torch", "evidence.figures_loss imports torch"),
+        ("cli.py", f"import {PACKAGE}.config", "cli imports config"),
+        ("drawer.py", "", "drawer stands on no floor"),
+    ],
+)
+def test_a_planted_import_is_found(module: str, source: str, message: str, tmp_path: Path) -> None:
+    sound = {
+        "config.py": "import os\nhome = os.environ",
+        "method/grid.py": f"import torch\nfrom {PACKAGE} import config",
+        "data/video.py": "import av",
+        "data/faces.py": f"from {PACKAGE}.data.video import read",
+    }
+    for name, text in sound.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert violations(tmp_path) == []
+    (tmp_path / module).parent.mkdir(exist_ok=True)
+    (tmp_path / module).write_text(f"{sound.get(module, '')}\n{source}")
+    assert any(message in found for found in violations(tmp_path)), violations(tmp_path)
+
+
+def test_every_file_can_be_read_in_one_sitting() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / PACKAGE).rglob("*.py")}
+    long = {path.name: lines for path, lines in lengths.items() if lines > LONGEST_FILE}
+    assert not long, f"longer than {LONGEST_FILE} lines, split by idea: {long}"
+
+
+NOTEBOOK_LIBRARIES = "matplotlib IPython ipykernel ipywidgets jupyter_client jupyter_core"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        (PACKAGE, NOTEBOOK_LIBRARIES),
+        (f"{PACKAGE}.cli", f"torch tyro {NOTEBOOK_LIBRARIES}"),
+        (f"{PACKAGE}.config", f"torch {NOTEBOOK_LIBRARIES}"),
+        (f"{PACKAGE}.method", NOTEBOOK_LIBRARIES),
+        (f"{PACKAGE}.evidence.results", f"torch {NOTEBOOK_LIBRARIES}"),
+        (f"{PACKAGE}.evidence.figures", "torch"),
+    ],
+)
+def test_importing_is_light(module: str, unwanted: str) -> None:
+    """In a fresh interpreter, so that what other tests imported does not count."""
+    code = f"import sys, {module}; print(*set(sys.modules) & set({unwanted.split()!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "", f"importing {module} brings {done.stdout.strip()}"

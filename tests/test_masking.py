@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from maedfer_lab.method import masking
+from maedfer_lab.method.grid import Grid, region_index, region_shapes
+
+PAPER = Grid(8, 10, 10)
+grids = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
+
+
+@st.composite
+def grid_region_ratio(draw):
+    grid = draw(grids)
+    region = draw(st.sampled_from(region_shapes(grid)))
+    ratios = masking.mask_ratios(grid, region)
+    assume(ratios)
+    return grid, region, draw(st.sampled_from(ratios))
+
+
+@given(grid_region_ratio(), st.integers(0, 2**31))
+def test_region_masks_are_equal_in_every_region_and_constant_in_time(case, seed):
+    grid, region, ratio = case
+    generator = torch.Generator().manual_seed(seed)
+    mask = masking.region_tube_mask(grid, region, ratio, 3, generator=generator)
+    visible = (~mask)[:, region_index(grid, region)].sum(-1)
+    assert (visible == visible[0, 0]).all() and visible[0, 0] > 0
+    frames = mask.view(3, grid.t, -1)
+    assert (frames == frames[:, :1]).all()
+
+
+@given(grid_region_ratio(), st.integers(0, 2**31))
+def test_split_sorts_by_region_and_merge_puts_back(case, seed):
+    grid, region, ratio = case
+    generator = torch.Generator().manual_seed(seed)
+    mask = masking.region_tube_mask(grid, region, ratio, generator=generator)
+    split = masking.split_tokens(mask, grid, region)
+    region_of = torch.empty(grid.n, dtype=torch.long)
+    for i, tokens in enumerate(region_index(grid, region)):
+        region_of[tokens] = i
+    assert (region_of[split.visible[0]].diff() >= 0).all()
+    assert not mask[0, split.visible[0]].any() and mask[0, split.masked[0]].all()
+    values = torch.arange(grid.n).float()[None, :, None]
+    merged = masking.merge_tokens(values[:, split.visible[0]], values[:, split.masked[0]], split)
+    assert torch.equal(merged, values)
+
+
+def test_known_numbers_of_misplaced_tokens():
+    known = {(2, 5, 10): 40, (4, 5, 10): 60, (8, 5, 10): 70, (2, 2, 10): 64, (1, 5, 10): 0,
+             (1, 10, 10): 0, (2, 10, 10): 0, (8, 10, 10): 0}  # fmt: skip
+    assert {shape: masking.misplaced_tokens(PAPER, shape) for shape in known} == known
+
+
+def test_the_paper_hides_45_of_50_places():
+    assert masking.num_masked(0.9, 50) == 45
+    assert masking.num_masked(0.29, 100) == 29  # int(0.29 * 100) is 28
+    mask = masking.region_tube_mask(PAPER, (2, 5, 10), 0.9, 2)
+    assert (~mask).sum(1).tolist() == [80, 80]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"), [(0.93, "0.92 or 0.94"), (0.99, "0.98"), (0.0, "between"), (1.5, "0.9")]
+)
+def test_ratios_that_cannot_be_equal_are_refused_with_ones_that_can(ratio, told):
+    with pytest.raises(ValueError, match="mask_ratio=") as error:
+        masking.region_tube_mask(PAPER, (2, 5, 10), ratio)
+    assert told in str(error.value)
+
+
+def test_unequal_masks_are_refused():
+    mask = masking.tube_mask(PAPER, 0.9, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="region_tube_mask"):
+        masking.split_tokens(mask, PAPER, (2, 5, 10))
+    for bad in (torch.zeros(1, 800).bool(), torch.ones(1, 800).bool()):
+        with pytest.raises(ValueError, match="at least 1 and not all"):
+            masking.split_tokens(bad, PAPER)
+    with pytest.raises(ValueError, match="800"):
+        masking.split_tokens(torch.zeros(1, 700).bool(), PAPER)
+
+
+def test_masks_follow_their_generator():
+    draw = [
+        masking.region_tube_mask(
+            PAPER, (2, 5, 10), 0.9, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (3, 3, 4)
+    ]
+    assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])

@@ -1,0 +1,143 @@
+"""Notebooks are thin and stripped, and each runs top to bottom at the smoke profile."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from maedfer_lab.evidence.notebooks import NotebookError, find_notebooks, main, run_notebooks
+from maedfer_lab.evidence.results import figures_folder
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+MOST_CELLS, MOST_LINES = 12, 10
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+
+@pytest.fixture(scope="module")
+def shared_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all notebooks, so that a later one loads what an earlier one trained."""
+    return tmp_path_factory.mktemp("output")
+
+
+def write_notebook(path: Path, *sources: str, kernel: str = "python3") -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks_and_all_are_numbered() -> None:
+    assert NOTEBOOKS
+    assert find_notebooks(NOTEBOOKS[0].parent) == NOTEBOOKS
+
+
+@every_notebook
+def test_notebook_is_stripped(path: Path) -> None:
+    assert "widgets" not in nbformat.read(path, 4).metadata
+    for cell in code_cells(path):
+        assert not cell.outputs and cell.execution_count is None, "run nbstripout on it"
+
+
+@every_notebook
+def test_notebook_is_thin(path: Path) -> None:
+    cells = code_cells(path)
+    assert len(cells) <= MOST_CELLS
+    for cell in cells:
+        assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
+    nodes = list(ast.walk(ast.parse("\n".join(cell.source for cell in cells))))
+    assert not any(isinstance(node, DEFINITIONS) for node in nodes), "it belongs in the library"
+    imported = {
+        name.partition(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+    }
+    assert not imported & {"matplotlib", "seaborn"}, "drawing belongs in evidence.figures"
+    assert any(isinstance(node, ast.Assert) for node in nodes), "it asserts its own claim"
+
+
+@every_notebook
+def test_notebook_shows_its_figure_without_being_run(path: Path) -> None:
+    text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    shown = re.findall(rf"\.\./figures/{path.name[:2]}_\w+\.png", text)
+    assert shown, f"no picture ../figures/{path.name[:2]}_NAME.png in its text"
+    assert all((path.parent / picture).is_file() for picture in shown), shown
+
+
+@every_notebook
+def test_notebook_runs_and_leaves_its_figure(
+    path: Path, shared_output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(shared_output))
+    monkeypatch.delenv("MAEDFER_DATA", raising=False)
+    run_notebooks([path], timeout_s=300, save_to=shared_output / "executed")
+    for suffix in (".json", ".png"):
+        assert list(figures_folder("smoke").glob(f"{path.name[:2]}_*{suffix}"))
+    assert all(cell.execution_count for cell in code_cells(shared_output / "executed" / path.name))
+
+
+def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path: Path) -> None:
+    path = write_notebook(
+        tmp_path / "01_where.ipynb", "import os, sys\n[sys.prefix, os.getcwd()]", kernel="julia"
+    )
+    before = path.read_bytes()
+    run_notebooks([path], timeout_s=60, save_to=tmp_path / "executed")
+    (cell,) = code_cells(tmp_path / "executed" / path.name)
+    places = [Path(place) for place in ast.literal_eval(cell.outputs[0].data["text/plain"])]
+    assert [place.resolve() for place in places] == [Path(sys.prefix).resolve(), tmp_path.resolve()]
+    assert path.read_bytes() == before
+
+
+def test_a_failing_cell_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [
+        write_notebook(tmp_path / "01_good.ipynb", "1 + 1"),
+        write_notebook(tmp_path / "02_bad.ipynb", "print('so far')", "{}['absent']"),
+        write_notebook(tmp_path / "03_after.ipynb", "1 + 1"),
+    ]
+    with pytest.raises(NotebookError, match=r"02_bad\.ipynb") as stop:
+        run_notebooks(paths, timeout_s=60, save_to=tmp_path / "executed", report_every_s=0.1)
+    assert "{}['absent']" in str(stop.value) and "KeyError: 'absent'" in str(stop.value)
+    assert "\x1b" not in str(stop.value)
+    told = capsys.readouterr().out
+    assert "[1/3] 01_good" in told and "done in" in told and "[2/3] 02_bad" in told
+    assert "03_after" not in told
+    assert "so far" in (tmp_path / "executed" / "02_bad.ipynb").read_text()
+
+
+def test_reproduce_says_what_it_does_and_where_the_results_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("maedfer_lab", "notebooks"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path / "output"))
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 + 1")
+    assert main() == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "smoke profile: about 1 min" in first
+    assert all(str(tmp_path / "output" / name) in last for name in ("figures", "runs"))
+    assert (tmp_path / "output/runs/notebooks/smoke/01_good.ipynb").is_file()
+
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 / 0")
+    assert main() == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+    monkeypatch.setenv("MAEDFER_PROFILE", "fast")
+    assert main() == 2
+    assert "smoke, quick, full" in capsys.readouterr().err
+
+
+def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no notebook"):
+        find_notebooks(tmp_path)

@@ -1,0 +1,191 @@
+import importlib.util
+import sys
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
+from PIL import Image
+
+from maedfer_lab.data.video import VideoError, natural_key, open_video
+
+NUM_FRAMES = 40
+HAS_DECORD = importlib.util.find_spec("decord") is not None
+needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord has no wheel for this machine")
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mp4") / "talking face ü 笑.mp4"
+    faststart = {"movflags": "+faststart"}  # table first: a cut file still has it
+    return write_video(path, moving_frames(NUM_FRAMES), container_options=faststart)
+
+
+def plain_decode(path):
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("backend", [pytest.param("decord", marks=needs_decord), "pyav", "images"])
+def test_every_source_gives_the_same_frames(mp4, tmp_path, backend):
+    expected = plain_decode(mp4)
+    path = write_images(tmp_path / "frames", expected) if backend == "images" else mp4
+    reader = open_video(path, backend)
+    assert (len(reader), reader.height, reader.width) == expected.shape[:3]
+    assert reader.fps == (None if backend == "images" else 25.0)
+    for indices in ([0], range(NUM_FRAMES), [33, 2, 2, 39, 10, 9], [], [1]):
+        np.testing.assert_array_equal(reader.read(indices), expected[list(indices)])
+
+
+KINDS = {
+    "b_frames.mp4": {},
+    "open_groups.mp4": {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}},
+    "key_frames_only.mp4": {"options": {"g": "1"}},
+    "hidden_by_an_edit_list.mp4": {"hide_first": 5},
+    "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "ten_bit.mp4": {"pix_fmt": "yuv420p10le"},
+    "programme.mpg": {"codec": "mpeg1video"},
+    "transport.ts": {},
+    "old.avi": {"codec": "mpeg4"},
+    "odd.mkv": {"codec": "ffv1"},
+    "grey.mkv": {"codec": "ffv1", "pix_fmt": "gray"},
+    "alpha.mov": {"codec": "png", "pix_fmt": "rgba"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_in_any_order_are_those_of_plain_decoding(tmp_path, name):
+    width = 63 if name.startswith("odd") else 64
+    path = write_video(tmp_path / name, moving_frames(NUM_FRAMES, width=width), **KINDS[name])
+    expected = plain_decode(path)
+    assert len(expected) == NUM_FRAMES - KINDS[name].get("hide_first", 0)
+    indices = np.random.default_rng(0).integers(len(expected), size=60)
+    for backend in ("auto", "pyav"):
+        reader = open_video(path, backend)
+        assert len(reader) == len(expected)
+        np.testing.assert_array_equal(reader.read(indices), expected[indices])
+        for i in (30, 3, 31, 12):  # one at a time: the reader's own position must not matter
+            np.testing.assert_array_equal(reader.read([i])[0], expected[i])
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_written_by_a_phone_is_honoured(mp4, tmp_path, degrees):
+    path = turn(write_video(tmp_path / "phone.mp4", moving_frames(3)), degrees)
+    reader = open_video(path)
+    upright = np.rot90(plain_decode(path)[2], degrees // 90)  # counter-clockwise, as FFmpeg means
+    np.testing.assert_array_equal(reader.read([2])[0], upright)
+    assert (reader.height, reader.width) == upright.shape[:2]
+
+
+@needs_decord
+def test_decord_by_name_refuses_what_it_misreads(tmp_path):
+    path = write_video(tmp_path / "a.mpg", moving_frames(9), codec="mpeg1video")
+    with pytest.raises(VideoError, match="decord misreads this kind of file; use backend='auto'"):
+        open_video(path, "decord")
+
+
+def test_without_decord_pyav_reads(mp4, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert open_video(mp4).backend == "pyav"
+    with pytest.raises(VideoError, match="decord is not installed"):
+        open_video(mp4, "decord")
+
+
+def broken_file(kind, folder, mp4):
+    path = folder / f"{kind}.mp4"
+    if kind == "cut":
+        return cut(path, mp4, 0.6)
+    if kind == "cut_table":
+        return cut(path, write_video(folder / "whole.mp4", moving_frames(9)), 0.6)
+    if kind == "sound":
+        return write_sound(path)
+    if kind == "notes":
+        path = folder / "notes.txt"
+    if kind == "folder":
+        (folder / "folder").mkdir()
+        return folder / "folder"
+    if kind != "missing":
+        path.write_text({"empty": "", "text": "no video\n" * 99, "notes": "no video\n" * 99}[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "no such file"),
+        ("empty", r"empty \(0 bytes\)"),
+        ("text", "not a video"),
+        ("notes", "not a video"),
+        ("sound", "sound but no picture"),
+        ("folder", "no jpg or png image"),
+        ("cut", rf"frame \d+ of {NUM_FRAMES} cannot be read: the file ends early"),
+        ("cut_table", "cut off"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
+def test_broken_files_end_in_plain_words(tmp_path, mp4, kind, reason, backend):
+    path = broken_file(kind, tmp_path, mp4)
+    with pytest.raises(VideoError, match=reason if path.suffix else "folder") as error:
+        open_video(path, backend)
+    assert error.value.path == path and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
+def test_a_hole_in_the_middle_names_the_frame_and_spares_the_rest(tmp_path, mp4, backend):
+    with av.open(str(mp4)) as container:
+        packets: list[Any] = [p for p in container.demux(video=0) if p.size]
+    key = [p for p in packets if p.is_keyframe][2]
+    first = sorted(p.pts for p in packets).index(key.pts)
+    data = bytearray(mp4.read_bytes())
+    data[key.pos : key.pos + key.size] = bytes(key.size)
+    path = tmp_path / "hole.mp4"
+    path.write_bytes(data)
+    reader, expected = open_video(path, backend), plain_decode(mp4)
+    with pytest.raises(VideoError, match=f"frame {first} of {NUM_FRAMES} cannot be read"):
+        reader.read([first])
+    for good in (0, first - 1, NUM_FRAMES - 1):
+        np.testing.assert_array_equal(reader.read([good])[0], expected[good])
+
+
+@pytest.mark.parametrize("index", [-1, NUM_FRAMES])
+def test_frames_outside_are_refused(mp4, index):
+    with pytest.raises(IndexError, match=f"frame {index} .* from 0 to {NUM_FRAMES - 1}"):
+        open_video(mp4).read([0, index])
+
+
+def test_unknown_backend_lists_the_known(mp4):
+    with pytest.raises(ValueError, match=r"'opencv' is not known; .*auto, decord, pyav, images"):
+        open_video(mp4, "opencv")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
+def test_images_of_any_kind_become_rgb(tmp_path, mode):
+    grey = np.linspace(0, 255, 35).reshape(5, 7).astype(np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(grey).convert("RGB" if mode == "P" else "L").convert(mode)
+    image.save(tmp_path / "still.png")
+    frame = open_video(tmp_path / "still.png").read([0])
+    assert frame.shape == (1, 5, 7, 3)
+    if mode in ("L", "RGBA", "I;16"):
+        np.testing.assert_array_equal(frame[0], np.repeat(grey[..., None], 3, axis=-1))
+
+
+def test_images_of_two_sizes_or_broken_are_named(tmp_path):
+    folder = write_images(tmp_path / "frames", moving_frames(3))
+    Image.fromarray(moving_frames(1, 20, 20)[0]).save(folder / "1.png")
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"frame 1 \(1.png\) is 20 x 20 .* first is 64 x 48"):
+        open_video(folder).read([0, 1])
+    with pytest.raises(VideoError, match=r"frame 2 \(2.png\) is empty"):
+        open_video(folder).read([2])
+
+
+def test_natural_order(tmp_path):
+    names = ["b/1.jpg", "9.jpg", "10.jpg", "a2/x.jpg", "a10/x.jpg", "a2/X.jpg", "01.jpg", "1.jpg"]
+    in_order = sorted((tmp_path / name for name in names), key=natural_key)
+    relative = [path.relative_to(tmp_path).as_posix() for path in in_order]
+    assert relative[:4] == ["01.jpg", "1.jpg", "9.jpg", "10.jpg"]
+    assert relative[4:] == ["a2/X.jpg", "a2/x.jpg", "a10/x.jpg", "b/1.jpg"]
