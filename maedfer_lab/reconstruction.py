@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maedfer_lab.config import PretrainConfig, choose, profile
-from maedfer_lab.data.clips import centre_square_crop, clip_indices, to_tensor
+from maedfer_lab.data.clips import to_tensor
+from maedfer_lab.data.folder import load_clips
 from maedfer_lab.data.video import open_video
 from maedfer_lab.evidence.results import pack_picture
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
@@ -182,10 +183,9 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def read_clip(path: Path, config: PretrainConfig) -> Float[Tensor, "3 T H W"]:
-    """The middle clip of a video, centre square, as the model of `config` takes it."""
-    video = open_video(path)
-    frames = video.read(clip_indices(len(video), config.model.frames, config.stride))
-    return to_tensor(centre_square_crop(frames, config.model.size_px))
+    """The middle clip of a video, framed on its face, as the model of `config` takes it."""
+    model = config.model
+    return to_tensor(load_clips([path], model.frames, config.stride, model.size_px)[0])
 
 
 def reconstruct(

@@ -161,12 +161,12 @@ def test_memory_cap_changes_no_item(root):
 def test_a_video_damaged_inside_is_skipped_or_named(root, tmp_path):
     good = root / "anna" / "take 2.mp4"
     shots = write_images(tmp_path / "shots", moving_frames(8))
-    (shots / "4.png").write_bytes(b"\x89PNG damaged")
-    with pytest.warns(UserWarning, match=r"skipped 1 of 2 videos:\n.*shots: frame 4 \(4.png\)"):
+    (shots / "6.png").write_bytes(b"\x89PNG damaged")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 videos:\n.*shots: frame 6 \(6.png\)"):
         folder = small([good, shots])
     assert folder.paths == [good]
     on_demand = small([shots], cache_gb=0)
-    with pytest.raises(VideoError, match=r"4\.png"):
+    with pytest.raises(VideoError, match=r"6\.png"):
         on_demand.clip(0, 0)
 
 

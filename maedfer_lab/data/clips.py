@@ -57,12 +57,17 @@ def clip_indices(
     return start + stride * np.minimum(np.arange(num_frames), reachable)
 
 
-def multi_scale_box(height: int, width: int, rng: np.random.Generator) -> Box:
+def multi_scale_box(
+    height: int, width: int, rng: np.random.Generator, min_scale: float = 0.66
+) -> Box:
     """Draw a crop: two neighbouring scales of the short side, and one of 13 places.
 
-    *Official:* scales (1, .875, .75, .66), ``max_distort=1``, 13 fixed offsets.
+    *Official:* scales (1, .875, .75, .66), ``max_distort=1``, 13 fixed offsets. ``min_scale``
+    leaves the smaller scales out.
     """
-    steps = range(len(CROP_SCALES))
+    steps = range(sum(scale >= min_scale for scale in CROP_SCALES))
+    if not steps:
+        raise ValueError(f"min_scale={min_scale} must be at most 1; the reference's is 0.66")
     shapes = [(i, j) for i in steps for j in steps if abs(i - j) <= MAX_DISTORT]
     i, j = shapes[rng.integers(len(shapes))]
     short = min(height, width)
@@ -110,10 +115,13 @@ def crop_and_resize(
 
 
 def multi_scale_crop(
-    frames: UInt8[np.ndarray, "T H W 3"], size_px: int, rng: np.random.Generator
+    frames: UInt8[np.ndarray, "T H W 3"],
+    size_px: int,
+    rng: np.random.Generator,
+    min_scale: float = 0.66,
 ) -> UInt8[np.ndarray, "T {size_px} {size_px} 3"]:
     """Cut one random multi-scale box, the same for all frames, and resize it to a square."""
-    box = multi_scale_box(frames.shape[1], frames.shape[2], rng)
+    box = multi_scale_box(frames.shape[1], frames.shape[2], rng, min_scale)
     return crop_and_resize(frames, box, size_px, size_px)
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from .face_identity import CENTRE_X
 
-Curves = Float[np.ndarray, "T contours n 2"]
+Curves = Float[np.ndarray, "T contours points 2"]
 
 SIDES = np.array([-1.0, 1.0])
 """Left and right in the picture."""

@@ -231,7 +231,7 @@ def _strands(
     down = np.maximum(axis - (HEAD_Y - identity.head_half_height - 0.05), 0.0)[:, None]
     slope = (axis - parting)[None, :] / (down**0.7 + 0.12)
     wave = 0.012 * np.sin(14.0 * down + 3.0 * identity.parting)
-    return noise[((slope + wave) * 90.0).astype(np.int64) % num_strands]
+    return noise[np.floor((slope + wave) * 90.0).astype(np.int64) % num_strands]
 
 
 def _bump(axis: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -13,13 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maedfer_lab.data.clips import (
-    centre_square,
-    centre_square_crop,
+    Box,
     clip_indices,
     crop_and_resize,
     multi_scale_crop,
     to_tensor,
 )
+from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.identities import split_videos
 from maedfer_lab.data.video import (
     VIDEO_SUFFIXES,
@@ -125,7 +125,7 @@ class VideoFolder(torch.utils.data.Dataset):
     Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone, so a resumed run
     sees the same clips. Each video gives one clip per epoch for every ``frames * stride`` of its
     frames, at least 1 and at most ``max_clips``. A clip is a random stretch of the video, then one
-    random multi-scale crop inside the ``centre_square``.
+    random multi-scale crop inside the ``face_square``, with ``mirror`` flipped half of the time.
 
     Videos are decoded once, when the data set is made: every ``stride``-th frame, the square
     shrunk (antialiased) to 1.2 times the clip's size, as uint8. That is
@@ -143,6 +143,8 @@ class VideoFolder(torch.utils.data.Dataset):
         size_px: int = 160,
         seed: int = 0,
         max_clips: int = 16,
+        min_scale: float = 0.66,
+        mirror: bool = False,
         cache_gb: float | int = 2.0,
         progress: bool = True,
     ) -> None:
@@ -161,10 +163,12 @@ class VideoFolder(torch.utils.data.Dataset):
         if cache_gb < 0:
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
+        self.min_scale, self.mirror = min_scale, mirror
         self.epoch = 0
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
         self._cache: dict[Path, np.ndarray] = {}
+        self._boxes: dict[Path, Box] = {}
         room = cache_gb * 1e9
         damaged: Skipped = []
         for path in tqdm(
@@ -175,10 +179,10 @@ class VideoFolder(torch.utils.data.Dataset):
         ):
             # From front to back PyAV needs a quarter less time than decord, for the same frames.
             reader = open_video(path, "images" if path.is_dir() else "pyav")
-            room -= len(range(0, len(reader), stride)) * 3 * self._side_px(reader) ** 2
-            if room < 0:
-                break
             try:
+                room -= len(range(0, len(reader), stride)) * 3 * self._side_px(reader) ** 2
+                if room < 0:
+                    break
                 self._cache[path] = self._squares(reader, np.arange(0, len(reader), stride))
             except VideoError as error:
                 damaged.append((path, error.reason))
@@ -225,15 +229,21 @@ class VideoFolder(torch.utils.data.Dataset):
             squares = self._cache[path][kept]
         else:
             squares = self._squares(open_video(path), kept * self.stride)
-        return to_tensor(multi_scale_crop(squares, self.size_px, rng))
+        clip = multi_scale_crop(squares, self.size_px, rng, self.min_scale)
+        return to_tensor(clip[:, :, ::-1] if self.mirror and rng.random() < 0.5 else clip)
+
+    def _box(self, reader: VideoReader) -> Box:
+        if reader.path not in self._boxes:
+            self._boxes[reader.path] = face_square(reader)
+        return self._boxes[reader.path]
 
     def _side_px(self, reader: VideoReader) -> int:
-        return min(round(CACHE_MARGIN * self.size_px), reader.height, reader.width)
+        return min(round(CACHE_MARGIN * self.size_px), self._box(reader).height)
 
     def _squares(
         self, reader: VideoReader, indices: np.ndarray
     ) -> UInt8[np.ndarray, "T side side 3"]:
-        box, side = centre_square(reader.height, reader.width), self._side_px(reader)
+        box, side = self._box(reader), self._side_px(reader)
         squares = np.empty((len(indices), side, side, 3), np.uint8)
         step = max(1, CHUNK_BYTES // (reader.height * reader.width * 3))
         for start in range(0, len(indices), step):
@@ -245,16 +255,15 @@ class VideoFolder(torch.utils.data.Dataset):
 def load_clips(
     paths: Sequence[Path], frames: int = 16, stride: int = 4, size_px: int = 160
 ) -> UInt8[np.ndarray, "n {frames} {size_px} {size_px} 3"]:
-    """Read the middle clip of every video, ``centre_square``, for held-out measurements.
+    """Read the middle clip of every video, in its ``face_square``, for held-out measurements.
 
     Deterministic; RGB in [0, 255]; ``to_tensor(clips[i])`` is what a model takes.
     """
     clips = np.empty((len(paths), frames, size_px, size_px, 3), np.uint8)
     for path, clip in zip(paths, clips, strict=True):
         reader = open_video(path)
-        clip[:] = centre_square_crop(
-            reader.read(clip_indices(len(reader), frames, stride)), size_px
-        )
+        chosen = reader.read(clip_indices(len(reader), frames, stride))
+        clip[:] = crop_and_resize(chosen, face_square(reader), size_px, size_px)
     return clips
 
 

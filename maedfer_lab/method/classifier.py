@@ -12,28 +12,36 @@ from maedfer_lab.config import ModelConfig, choose
 from maedfer_lab.method.attention import layer_norm
 from maedfer_lab.method.encoder import Encoder, init_normal
 
-Pooling = Literal["rep", "tokens", "all", "first"]
+Tokens = Literal["rep", "tokens", "all"]
+Pooling = Literal["mean", "first"]
 
 
 class Classifier(nn.Module):
     """Dynamic facial expression classifier (Sun et al., section 3.4).
 
-    pooling: "rep", the mean of the representative tokens (as published); "tokens", of the
-        original tokens (for a ViT the only mean there is); "all", of both; "first", the first
-        token after a final LayerNorm, without mean.
+    tokens: what is read of the encoder: "rep", the representative tokens (as published);
+        "tokens", the original tokens (all that a ViT has); "all", both.
+    pooling: "mean" of these tokens, then LayerNorm; or the "first" of them, normed.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, pooling: Pooling = "rep") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        tokens: Tokens = "rep",
+        pooling: Pooling = "mean",
+    ) -> None:
         super().__init__()
+        choose("tokens", tokens, get_args(Tokens))
         choose("pooling", pooling, get_args(Pooling))
-        if config.encoder == "vit" and pooling in ("rep", "all"):
+        if config.encoder == "vit" and tokens != "tokens":
             raise ValueError(
-                f"pooling={pooling!r} needs representative tokens, which a ViT does not have; "
-                "use pooling='tokens'"
+                f"tokens={tokens!r} needs representative tokens, which a ViT does not have; use "
+                "tokens='tokens'"
             )
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1; DFEW has 7")
-        self.config, self.pooling = config, pooling
+        self.config, self.tokens, self.pooling = config, tokens, pooling
         self.encoder = Encoder(config)
         self.fc_norm = layer_norm(config.width)
         self.head = nn.Linear(config.width, num_classes)
@@ -46,17 +54,14 @@ class Classifier(nn.Module):
 
     def features(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b d"]:
         """Pooled and normalised feature of each clip; pixels in [0, 1]."""
-        encoded = self.encoder(clip, rep_only=self.pooling == "rep")
+        encoded = self.encoder(clip, rep_only=self.tokens == "rep")
         rep, tokens = encoded.rep_tokens, encoded.tokens
-        if self.pooling == "tokens" or rep is None:
-            pooled = tokens if self.pooling != "first" else tokens[:, :1]
-        elif self.pooling == "rep":
-            pooled = rep
-        elif self.pooling == "all":
-            pooled = torch.cat([rep, tokens], 1)
-        else:  # "first": the representative token of the first region leads the sequence
-            pooled = rep[:, :1]
-        return self.fc_norm(pooled.mean(1))
+        if rep is None or self.tokens == "tokens":
+            chosen = tokens
+        else:
+            chosen = rep if self.tokens == "rep" else torch.cat([rep, tokens], 1)
+        pooled = chosen[:, 0] if self.pooling == "first" else chosen.mean(1)
+        return self.fc_norm(pooled)
 
     def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b k"]:
         """Logits."""
@@ -64,11 +69,19 @@ class Classifier(nn.Module):
 
 
 def build_classifier(
-    config: ModelConfig, num_classes: int, pooling: Pooling | None = None, *, seed: int = 0
+    config: ModelConfig,
+    num_classes: int,
+    tokens: Tokens | None = None,
+    pooling: Pooling = "mean",
+    *,
+    seed: int = 0,
 ) -> Classifier:
-    """A freshly initialised classifier; the global random state is left alone."""
-    if pooling is None:
-        pooling = "rep" if config.encoder == "lgi" else "tokens"
+    """A freshly initialised classifier; the global random state is left alone.
+
+    tokens: by default representative tokens, or for a ViT the tokens there are.
+    """
+    if tokens is None:
+        tokens = "rep" if config.encoder == "lgi" else "tokens"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(config, num_classes, pooling)
+        return Classifier(config, num_classes, tokens, pooling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class ClipSource(ABC):
 
 
 class SyntheticSource(ClipSource):
-    """Synthetic faces; each clip is drawn once, then cropped and mirrored at random."""
+    """Synthetic faces; each clip is drawn once, then cropped at random."""
 
     def __init__(self, config: PretrainConfig) -> None:
         size_px = round(config.model.size_px * MARGIN)
@@ -63,7 +64,8 @@ class SyntheticSource(ClipSource):
         frames, size = self._drawn[choice], self.config.model.size_px
         top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
         frames = frames[:, top : top + size, left : left + size]
-        return to_tensor(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
+        mirrored = self.config.mirror and rng.random() < 0.5
+        return to_tensor(frames[:, :, ::-1] if mirrored else frames)
 
     def held_out(self) -> Float[Tensor, "b 3 T H W"]:
         """Full frames of unseen identities."""
@@ -72,21 +74,35 @@ class SyntheticSource(ClipSource):
 
 
 class FolderSource(ClipSource):
-    """Videos of a folder, shuffled anew every epoch; whole identities held out."""
+    """Videos of a folder, shuffled anew every epoch; whole identities held out.
+
+    Videos are decoded when the first training clip is asked for.
+    """
 
     def __init__(self, config: PretrainConfig, root: Path) -> None:
-        paths, unseen = split_videos(find_videos(root), root, config.held_out, config.seed)
-        model = config.model
+        good, skipped = check_videos(find_videos(root))
         self.config = config
-        self.videos = VideoFolder(
-            paths, model.frames, config.stride, model.size_px, config.seed, config.max_clips
-        )
-        self.unseen, _ = check_videos(unseen)
-        self.unseen = self.unseen[: config.num_held_out]
+        self.paths, unseen = split_videos(good, root, config.held_out, config.seed)
+        self.unseen = unseen[: config.num_held_out]
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
         self.description = (
-            f"{root.name}: {len(self.videos.paths)} videos for training, {len(self.unseen)} of "
-            "other identities held out"
+            f"{root.name}: {len(self.paths)} videos for training, {len(self.unseen)} of other "
+            f"identities held out, {len(skipped)} skipped"
+        )
+
+    @cached_property
+    def videos(self) -> VideoFolder:
+        """The training videos, decoded."""
+        config, model = self.config, self.config.model
+        return VideoFolder(
+            self.paths,
+            model.frames,
+            config.stride,
+            model.size_px,
+            config.seed,
+            config.max_clips,
+            config.min_crop,
+            config.mirror,
         )
 
     def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:

@@ -262,7 +262,8 @@ def pretrain_command(
     preset_name: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds.
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
     data: a folder of videos; synthetic faces without it.
-    steps, batch_size: in place of the preset's own.
+    steps: in place of the preset's own.
+    batch_size: in place of the preset's own.
     workers: processes that prepare clips.
     out: folder under which runs/ is written.
     """

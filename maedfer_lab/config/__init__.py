@@ -1,0 +1,53 @@
+"""Everything that can be set: models, recipes, presets, and the profiles of the notebooks.
+
+A leaf: imports nothing else of ours, and is the only floor that reads the environment.
+"""
+
+from maedfer_lab.config.model import (
+    EncoderKind,
+    InteractKind,
+    LocalKind,
+    ModelConfig,
+    Shape3,
+    SharedKind,
+    TargetConfig,
+    TargetUnits,
+    choose,
+)
+from maedfer_lab.config.presets import PRESETS, base, demo, preset, tiny
+from maedfer_lab.config.profiles import (
+    PROFILES,
+    Profile,
+    data_folder,
+    output_folder,
+    profile,
+    project_folder,
+)
+from maedfer_lab.config.recipe import OptimConfig, Precision, PretrainConfig, pretrain_config
+
+__all__ = [
+    "PRESETS",
+    "PROFILES",
+    "EncoderKind",
+    "InteractKind",
+    "LocalKind",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "PretrainConfig",
+    "Profile",
+    "Shape3",
+    "SharedKind",
+    "TargetConfig",
+    "TargetUnits",
+    "base",
+    "choose",
+    "data_folder",
+    "demo",
+    "output_folder",
+    "preset",
+    "pretrain_config",
+    "profile",
+    "project_folder",
+    "tiny",
+]

@@ -1,0 +1,111 @@
+"""Shape of a model and of what it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Shape3 = tuple[int, int, int]
+
+
+def choose(name: str, value: str, known: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `known`; else raise an error that lists them."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
+    return value
+
+
+def check_choices(config: object, **fields: object) -> None:
+    """Check fields of a configuration against their Literal types."""
+    for name, literal in fields.items():
+        choose(name, getattr(config, name), get_args(literal))
+
+
+EncoderKind = Literal["lgi", "vit"]
+LocalKind = Literal["self", "cross"]
+InteractKind = Literal["cross", "self", "none"]
+SharedKind = Literal["none", "local_interact", "all"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model. The defaults are the paper's LGI-Former (85M parameters, 50 GMACs).
+
+    frames, size_px, tubelet: the clip, `frames` x `size_px` x `size_px`, and its cubes (t, h, w).
+    encoder: "lgi" (LGI-Former) or "vit" (joint attention over all tokens: VideoMAE).
+    region: local region in tokens (t, h, w); any shape that divides the token grid.
+    local, inter, interact: the three stages of an LGI-Former block. `local="cross"` updates only
+        the representative token; `inter=False` leaves stage 2 out; `interact="self"` repeats the
+        local self-attention in place of stage 3, "none" leaves it out.
+    shared: attention parameters used by several stages of a block.
+    drop_path: of the last block; grows linearly from 0 at the first.
+    """
+
+    frames: int = 16
+    size_px: int = 160
+    tubelet: Shape3 = (2, 16, 16)
+    encoder: EncoderKind = "lgi"
+    region: Shape3 = (2, 5, 10)
+    width: int = 512
+    depth: int = 16
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    local: LocalKind = "self"
+    inter: bool = True
+    interact: InteractKind = "cross"
+    shared: SharedKind = "none"
+    drop_path: float = 0.0
+    decoder_width: int = 384
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    legacy_visible_order: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(
+            self, encoder=EncoderKind, local=LocalKind, interact=InteractKind, shared=SharedKind
+        )
+        for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
+            w, h = getattr(self, width), getattr(self, heads)
+            if w < 1 or h < 1 or w % h:
+                raise ValueError(
+                    f"{width}={w} must be a multiple of {heads}={h}, such as {max(1, w // h) * h}"
+                )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1); the paper uses 0.1")
+
+
+TargetUnits = Literal["cube", "pixel", "imagenet"]
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What the decoder predicts for hidden cubes, and how the loss weighs it.
+
+    units: "cube", every cube normalised by its own mean and deviation first (the official
+        code's choice, published weights have it); "pixel", raw pixels in [0, 1] (the formula as
+        the paper writes it); "imagenet", raw pixels in units of ImageNet's deviation, the same
+        formula at a scale that suits small runs.
+    motion: predict the motion of the later frames of a group instead of their pixels; False is
+        VideoMAE, which predicts the pixels of every frame.
+    motion_group: frames that share one appearance frame: 2 in the paper (even frames are
+        appearance, odd minus even is motion).
+    motion_weight: 1 - lambda of the paper: loss = lambda appearance + (1 - lambda) motion.
+    motion_scale: motion targets are multiplied by it. 1 is the paper; raw motions are small, and
+        a larger scale lets a short run on raw targets see them.
+    """
+
+    units: TargetUnits = "cube"
+    motion: bool = True
+    motion_group: int = 2
+    motion_weight: float = 0.5
+    motion_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self, units=TargetUnits)
+        if self.motion_group < 2:
+            raise ValueError(f"motion_group={self.motion_group} must be at least 2; the paper's 2")
+        if not 0 <= self.motion_weight <= 1:
+            raise ValueError(f"motion_weight={self.motion_weight} must lie in [0, 1]; try 0.5")
+        if not self.motion_scale > 0:
+            raise ValueError(f"motion_scale={self.motion_scale} must be positive; the paper's 1")

@@ -1,0 +1,81 @@
+"""Profiles of the notebooks, and the folders that the environment names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from maedfer_lab.config.model import choose
+from maedfer_lab.config.presets import base, demo, tiny
+from maedfer_lab.config.recipe import PretrainConfig
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much the notebooks do: their pre-training run and about how long each takes."""
+
+    name: str
+    pretrain: PretrainConfig
+    minutes: dict[str, float] = field(default_factory=dict)
+
+    def describe(self, notebook: str, device: str = "cpu") -> str:
+        """What a notebook says on top: profile, data, device and expected minutes."""
+        data = self.pretrain.data
+        minutes = self.minutes[notebook]
+        return (
+            f"profile {self.name} ({', '.join(PROFILES)}: set MAEDFER_PROFILE); "
+            f"data: {'synthetic faces' if data is None else data} (set MAEDFER_DATA); "
+            f"device: {device}; about {minutes:g} minute{'s' * (minutes != 1)} on two CPU cores"
+        )
+
+
+PROFILES = ("smoke", "quick", "full")
+
+
+def _profiles() -> dict[str, Profile]:
+    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5}
+    return {
+        "smoke": Profile("smoke", tiny(), dict.fromkeys(["01", "02", "03", "04", "05"], 0.3)),
+        "quick": Profile("quick", demo(), {**slow, "04": 8}),
+        "full": Profile("full", base(), {**slow, "04": 24 * 60}),
+    }
+
+
+def profile(name: str | None = None) -> Profile:
+    """The profile named by `MAEDFER_PROFILE` (default quick), on the data of `MAEDFER_DATA`."""
+    known = _profiles()
+    name = name or os.environ.get("MAEDFER_PROFILE") or "quick"
+    chosen = known[choose("MAEDFER_PROFILE", name, PROFILES)]
+    return replace(chosen, pretrain=replace(chosen.pretrain, data=data_folder()))
+
+
+def data_folder() -> Path | None:
+    """The folder of real videos named by `MAEDFER_DATA`, or None for synthetic faces."""
+    value = os.environ.get("MAEDFER_DATA")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_absolute():  # as typed in the project's folder, also from notebooks/
+        folder = project_folder() / folder
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"MAEDFER_DATA={value} is not a folder; give one with videos in it, or unset the "
+            "variable to use synthetic faces"
+        )
+    return folder.resolve()
+
+
+def project_folder() -> Path:
+    """The checkout that the working directory lies in, else the working directory itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "maedfer_lab").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return here
+
+
+def output_folder() -> Path:
+    """Where runs/ and figures/ are written: `MAEDFER_OUTPUT`, else the project's folder."""
+    value = os.environ.get("MAEDFER_OUTPUT")
+    return (project_folder() / Path(value).expanduser()).resolve() if value else project_folder()

@@ -1,0 +1,101 @@
+"""Recipes: optimisation, data and bookkeeping of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    lr: peak learning rate at batch 256; scaled by batch_size / 256, as in the paper.
+    """
+
+    steps: int = 682_300
+    batch_size: int = 160
+    lr: float = 3e-4
+    min_lr: float = 1e-5
+    warmup_steps: int = 34_115
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} must lie in [0, steps={self.steps}]; "
+                f"try {self.steps // 20}"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run; its whole content decides the name of the run's folder.
+
+    data: a folder of videos, or None for synthetic faces.
+    num_clips, difficulty: size and difficulty of the set of synthetic faces.
+    stride: frames of the video per frame of the clip.
+    mask_ratio: share of hidden tokens; of several values one is drawn for each step.
+    held_out: share of the folder's identities that is held out.
+    min_crop: smallest scale of the multi-scale crop; mirror: flip half of the clips.
+    max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
+    num_held_out: clips of unseen identities on which the run is judged, at most.
+    precision: "bf16" runs the model in mixed precision where the device has it.
+    """
+
+    name: str = "pretrain"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: Path | None = None
+    num_clips: int = 2000
+    difficulty: float = 0.3
+    stride: int = 4
+    mask_ratio: tuple[float, ...] = (0.9,)
+    held_out: float = 0.2
+    min_crop: float = 0.66
+    mirror: bool = False
+    max_clips: int = 16
+    num_held_out: int = 64
+    seed: int = 0
+    precision: Precision = "bf16"
+    eval_every: int = 5000
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        check_choices(self, precision=Precision)
+        if not self.mask_ratio:
+            raise ValueError("mask_ratio=() must hold at least one ratio, such as (0.9,)")
+        for name in (
+            "stride",
+            "eval_every",
+            "save_every",
+            "num_clips",
+            "max_clips",
+            "num_held_out",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
+    """The configuration of a run's config.json."""
+    parts = {"model": ModelConfig, "target": TargetConfig, "optim": OptimConfig}
+    nested = {name: cls(**_tuples(values[name])) for name, cls in parts.items()}
+    data = values["data"]
+    return PretrainConfig(
+        **{**_tuples(values), **nested, "data": Path(data) if data is not None else None}
+    )
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,0 +1,1 @@
+"""Data in: video readers, clips, folders of videos, framing, and drawn faces."""
