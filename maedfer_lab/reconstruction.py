@@ -13,13 +13,13 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maedfer_lab.config import PretrainConfig, choose, profile
+from maedfer_lab.config import PretrainConfig, Shape3, choose, profile
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import load_clips
 from maedfer_lab.data.video import open_video
 from maedfer_lab.evidence.results import pack_picture
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.grid import Shape3, grid_of, patchify, take, unpatchify
+from maedfer_lab.method.grid import grid_of, patchify, take, unpatchify
 from maedfer_lab.method.interpolation import (
     interpolated_clip,
     interpolation_baseline,
@@ -36,6 +36,7 @@ from maedfer_lab.training.held_out import Losses, model_mask
 from maedfer_lab.training.pretrain import load_run, pretrain
 
 Statistics = Literal["visible", "true"]
+TokenOrder = Literal["model", "right", "published"]
 GREY = 0.5
 MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
 
@@ -81,16 +82,21 @@ def reconstruct_clip(
     clip: Float[Tensor, "3 T H W"],
     mask: Bool[Tensor, " n"],
     statistics: Statistics = "visible",
+    token_order: TokenOrder = "model",
 ) -> ClipReconstruction:
     """Hide `mask` of a clip (pixels in [0, 1]) and put together what the model predicts.
 
     statistics: for models trained on targets in cube units (`ClipReconstruction`).
+    token_order: positions of visible tokens in the decoder: "right", as "published" (B1), or as
+        the "model" was trained.
     """
     choose("statistics", statistics, get_args(Statistics))
+    choose("token_order", token_order, get_args(TokenOrder))
     config, target_config, grid = model.config, model.target, model.grid
     device = next(model.parameters()).device
     batch = clip.unsqueeze(0).to(device)
-    split = model.split(mask.unsqueeze(0)).to(device)
+    legacy = None if token_order == "model" else token_order == "published"
+    split = model.split(mask.unsqueeze(0), legacy).to(device)
     was_training = model.training
     model.eval()
     prediction = model.predict(batch, split)
@@ -197,6 +203,7 @@ def reconstruct(
     mask_ratio: float | None = None,
     mask_seed: int = 0,
     statistics: Statistics = "visible",
+    token_order: TokenOrder = "model",
 ) -> str:
     """Hide most of a video's middle clip and draw what the model puts back.
 
@@ -207,6 +214,7 @@ def reconstruct(
     mask_ratio: share of hidden tokens; the one the model was trained with by default.
     statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
         deviation (matters for targets in cube units alone).
+    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
     """
     from maedfer_lab.evidence.figures import draw_rows, picture_format
 
@@ -215,7 +223,9 @@ def reconstruct(
     run = load_run(checkpoint) if checkpoint is not None else pretrain_default()
     ratio = mask_ratio if mask_ratio is not None else run.config.mask_ratio[0]
     mask = model_mask(run.model, ratio, 1, torch.Generator().manual_seed(mask_seed))
-    result = reconstruct_clip(run.model, read_clip(clip, run.config), mask[0], statistics)
+    result = reconstruct_clip(
+        run.model, read_clip(clip, run.config), mask[0], statistics, token_order
+    )
     frames = range(0, run.config.model.frames, 2)
     shown = [frames[round(i * (len(frames) - 1) / 4)] for i in range(5)]
     rows = reconstruction_rows([(result, frame) for frame in shown])

@@ -21,6 +21,7 @@ def check_choices(config: object, **fields: object) -> None:
         choose(name, getattr(config, name), get_args(literal))
 
 
+PositionKind = Literal["sequence", "grid"]
 EncoderKind = Literal["lgi", "vit"]
 LocalKind = Literal["self", "cross"]
 InteractKind = Literal["cross", "self", "none"]
@@ -38,6 +39,8 @@ class ModelConfig:
         the representative token; `inter=False` leaves stage 2 out; `interact="self"` repeats the
         local self-attention in place of stage 3, "none" leaves it out.
     shared: attention parameters used by several stages of a block.
+    positions: fixed waves over the token's number ("sequence", the official code's), or over its
+        place in t, h and w ("grid").
     drop_path: of the last block; grows linearly from 0 at the first.
     """
 
@@ -55,6 +58,7 @@ class ModelConfig:
     inter: bool = True
     interact: InteractKind = "cross"
     shared: SharedKind = "none"
+    positions: PositionKind = "sequence"
     drop_path: float = 0.0
     decoder_width: int = 384
     decoder_depth: int = 4
@@ -63,7 +67,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(
-            self, encoder=EncoderKind, local=LocalKind, interact=InteractKind, shared=SharedKind
+            self,
+            encoder=EncoderKind,
+            local=LocalKind,
+            interact=InteractKind,
+            shared=SharedKind,
+            positions=PositionKind,
         )
         for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
             w, h = getattr(self, width), getattr(self, heads)

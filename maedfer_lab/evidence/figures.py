@@ -19,7 +19,7 @@ from maedfer_lab.evidence.figures_style import (
     save_figure,
 )
 from maedfer_lab.evidence.figures_training import LiveCurve, draw_pretrain, draw_reconstruction
-from maedfer_lab.evidence.results import figures_folder, load
+from maedfer_lab.evidence.results import figures_folder, load, save
 
 FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "01_clips_to_tokens": draw_tokens,
@@ -38,6 +38,11 @@ def draw(path: Path) -> Figure:
         figure = FIGURES[path.stem](load(path))
     save_figure(figure, path.with_suffix(".png"))
     return figure
+
+
+def publish(name: str, data: dict[str, Any], source: dict[str, Any]) -> Figure:
+    """Save a notebook's numbers with their provenance, then draw their figure from the file."""
+    return draw(save(name, data, source))
 
 
 def draw_rows(
@@ -72,4 +77,4 @@ def draw_figures(names: tuple[str, ...] = (), /, folder: Path | None = None) -> 
     return "\n".join(str(path.with_suffix(".png")) for path in present)
 
 
-__all__ = ["FIGURES", "LiveCurve", "draw", "draw_figures", "draw_rows", "picture_format"]
+__all__ = ["FIGURES", "LiveCurve", "draw", "draw_figures", "draw_rows", "picture_format", "publish"]

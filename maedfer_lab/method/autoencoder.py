@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.method.attention import ViTBlock, layer_norm
 from maedfer_lab.method.encoder import Encoder, init_xavier
-from maedfer_lab.method.grid import Grid, sincos_positions, take
+from maedfer_lab.method.grid import Grid, position_table, take
 from maedfer_lab.method.masking import TokenSplit, split_tokens
 from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
 
@@ -31,7 +31,8 @@ class Decoder(nn.Module):
         width = config.decoder_width
         self.embed = nn.Linear(config.width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions", sincos_positions(grid.n, width), persistent=False)
+        positions = position_table(grid, width, config.positions)
+        self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(
             ViTBlock(width, config.decoder_heads, config.mlp_ratio, config.qkv_bias)
             for _ in range(config.decoder_depth)
@@ -90,12 +91,16 @@ class MaskedAutoencoder(nn.Module):
         """The token grid."""
         return self.encoder.grid
 
-    def split(self, mask: Bool[Tensor, "b n"]) -> TokenSplit:
-        """Visible and masked tokens of a mask, in the orders that this model works in."""
+    def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:
+        """Visible and masked tokens of a mask, in the orders that this model works in.
+
+        legacy: the published order of visible tokens or the right one, in place of the model's
+            `legacy_visible_order`.
+        """
         region = self.config.region if self.config.encoder == "lgi" else None
-        return split_tokens(
-            mask, self.grid, region, legacy_visible_order=self.config.legacy_visible_order
-        )
+        if legacy is None:
+            legacy = self.config.legacy_visible_order
+        return split_tokens(mask, self.grid, region, legacy_visible_order=legacy)
 
     def predict(
         self, clip: Float[Tensor, "b c T H W"], split: TokenSplit

@@ -15,8 +15,8 @@ from maedfer_lab.method.grid import (
     Grid,
     check_region,
     patchify,
+    position_table,
     region_index,
-    sincos_positions,
     take,
 )
 from maedfer_lab.method.targets import normalise_pixels
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         self.config = config
         self.grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
         self.embed = TubeletEmbed(config)
-        positions = sincos_positions(self.grid.n, config.width)
+        positions = position_table(self.grid, config.width, config.positions)
         self.register_buffer("positions", positions, persistent=False)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         shape = (config.width, config.num_heads, config.mlp_ratio, config.qkv_bias)

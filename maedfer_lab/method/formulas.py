@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maedfer_lab.config import Shape3
 from maedfer_lab.method.attention import Attention, LGIBlock
 
 
@@ -84,3 +85,10 @@ def attention_pairs(num_tokens: int, num_regions: int) -> dict[str, int]:
         "3 interact": num_tokens * num_regions,
         "joint (ViT)": num_tokens**2,
     }
+
+
+def pairs_share(num_tokens: int, region: Shape3) -> float:
+    """Pairs that LGI-Former needs with this region, as a share of joint attention's."""
+    pairs = attention_pairs(num_tokens, num_tokens // (region[0] * region[1] * region[2]))
+    joint = pairs.pop("joint (ViT)")
+    return sum(pairs.values()) / joint

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Shape3 = tuple[int, int, int]
+from maedfer_lab.config import PositionKind, Shape3
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,29 @@ def sincos_positions(num_tokens: int, width: int) -> Float[Tensor, "n d"]:
     angle = np.arange(num_tokens)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
     table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
     return torch.from_numpy(table.astype(np.float32))
+
+
+def grid_positions(grid: Grid, width: int) -> Float[Tensor, "n d"]:
+    """Fixed positions in three equal parts, for a token's place in t, h and w.
+
+    Not the paper's: a small run does not have to learn first which tokens lie below each other.
+    """
+    if width % 6:
+        raise ValueError(
+            f"width={width} must be a multiple of 6 for positions='grid' (sine and cosine of three "
+            f"axes), such as {width // 6 * 6 or 6}; or use positions='sequence'"
+        )
+    axes = torch.meshgrid(*(torch.arange(side) for side in grid.shape), indexing="ij")
+    parts = [
+        sincos_positions(side, width // 3)[axis.flatten()]
+        for side, axis in zip(grid.shape, axes, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+def position_table(grid: Grid, width: int, kind: PositionKind) -> Float[Tensor, "n d"]:
+    """Positions of all tokens of a grid, "sequence" or "grid"."""
+    return sincos_positions(grid.n, width) if kind == "sequence" else grid_positions(grid, width)
 
 
 def take(x: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

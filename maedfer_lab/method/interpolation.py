@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maedfer_lab.config import TargetConfig
-from maedfer_lab.method.grid import Grid, Shape3, grid_of, patchify, take
+from maedfer_lab.config import Shape3, TargetConfig
+from maedfer_lab.method.grid import Grid, grid_of, patchify, take
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.targets import CubeStatistics, cube_statistics, make_target
 

@@ -13,7 +13,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from maedfer_lab.method.grid import Grid, Shape3, check_region, region_index
+from maedfer_lab.config import Shape3
+from maedfer_lab.method.grid import Grid, check_region, region_index
 
 
 def num_masked(ratio: float, places: int, what: str = "frame of the token grid") -> int:

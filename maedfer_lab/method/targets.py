@@ -13,8 +13,8 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maedfer_lab.config import TargetConfig
-from maedfer_lab.method.grid import Grid, Shape3, grid_of, patchify, unpatchify
+from maedfer_lab.config import Shape3, TargetConfig
+from maedfer_lab.method.grid import Grid, grid_of, patchify, unpatchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

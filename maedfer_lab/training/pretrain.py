@@ -35,7 +35,7 @@ from maedfer_lab.training.optim import (
 )
 from maedfer_lab.training.runs import Run
 
-LogRow = dict[str, float]
+LogRow = dict[str, float | int]
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
 READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
 

@@ -64,7 +64,7 @@ class Run:
         path = self.folder / "checkpoint.pt"
         return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
-    def save_log(self, log: list[dict[str, float]]) -> None:
+    def save_log(self, log: list[dict[str, float | int]]) -> None:
         """Write the log as log.csv, a row per step."""
         file = io.StringIO()
         names = list(dict.fromkeys(name for row in log for name in row))
