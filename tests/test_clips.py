@@ -10,6 +10,7 @@ from maedfer_lab.data.clips import (
     centre_square,
     centre_square_crop,
     clip_indices,
+    jitter_colours,
     multi_scale_box,
     multi_scale_crop,
     to_tensor,
@@ -91,3 +92,15 @@ def test_to_tensor_keeps_every_value():
     assert clip.dtype == torch.float32 and clip.is_contiguous()
     assert 0 <= clip.min() and clip.max() <= 1
     np.testing.assert_array_equal((clip * 255).round().permute(1, 2, 3, 0).numpy(), frames)
+
+
+def test_colours_change_alike_in_all_frames_and_stay_colours():
+    still = np.tile(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8), (4, 1, 1, 1))
+    clip = to_tensor(still)
+    changed = jitter_colours(clip, 0.5, rng(1))
+    assert not torch.equal(changed, clip) and torch.equal(changed[:, 0], changed[:, 3])
+    assert 0 <= changed.min() and changed.max() <= 1
+    assert torch.equal(changed, jitter_colours(clip, 0.5, rng(1)))
+    assert torch.equal(jitter_colours(clip, 0.0, rng(1)), clip)
+    with pytest.raises(ValueError, match="strength=2"):
+        jitter_colours(clip, 2.0, rng(1))

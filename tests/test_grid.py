@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from maedfer_lab.method.grid import (
     Grid,
     check_region,
+    grid_positions,
     patchify,
     region_index,
     region_shapes,
@@ -64,3 +65,13 @@ def test_shapes_that_do_not_divide_are_refused_with_one_that_does():
         Grid.of_clip(16, 165, 170, (2, 16, 16))
     with pytest.raises(ValueError, match="tubelet"):
         patchify(torch.zeros(1, 3, 3, 4, 4), (2, 4, 4))
+
+
+def test_grid_positions_tell_axes_apart():
+    grid = Grid(2, 3, 4)
+    table = grid_positions(grid, 12).view(2, 3, 4, 12)
+    assert torch.equal(table[0, :, :, 4:], table[1, :, :, 4:])  # another time: other first third
+    assert torch.equal(table[:, 0, :, 8:], table[:, 2, :, 8:])
+    assert (table[:, :, 0, 8:] != table[:, :, 1, 8:]).any()
+    with pytest.raises(ValueError, match="width=16 must be a multiple of 6"):
+        grid_positions(grid, 16)

@@ -41,6 +41,7 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
         decoder_width=96,
         decoder_depth=2,
         decoder_heads=3,
+        positions="grid",
     )
     if encoder == "vit":  # wider and shallower by the ratio that makes ViT-B and LGI-B alike
         model = replace(model, encoder="vit", width=288, depth=3, num_heads=6)
@@ -48,10 +49,12 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
         name=f"demo-{encoder}",
         model=model,
         target=TargetConfig(units="imagenet", motion_scale=4.0),
-        optim=OptimConfig(steps=1400, batch_size=8, lr=0.064, min_lr=1e-3, warmup_steps=70),
+        optim=OptimConfig(steps=2000, batch_size=8, lr=0.064, min_lr=1e-3, warmup_steps=100),
         stride=2,
         min_crop=0.875,
         mirror=True,
+        jitter=0.4,
+        max_clips=4,
         eval_every=200,
         save_every=200,
     )

@@ -46,7 +46,8 @@ class PretrainConfig:
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
     held_out: share of the folder's identities that is held out.
-    min_crop: smallest scale of the multi-scale crop; mirror: flip half of the clips.
+    min_crop: smallest scale of the multi-scale crop; mirror: flip half of the clips;
+        jitter: strength of changes of colour (none of the three is in the reference but the crop).
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
     num_held_out: clips of unseen identities on which the run is judged, at most.
     precision: "bf16" runs the model in mixed precision where the device has it.
@@ -64,6 +65,7 @@ class PretrainConfig:
     held_out: float = 0.2
     min_crop: float = 0.66
     mirror: bool = False
+    jitter: float = 0.0
     max_clips: int = 16
     num_held_out: int = 64
     seed: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from maedfer_lab.evidence.figures_flops import draw_complexity, draw_flops
 from maedfer_lab.evidence.figures_method import draw_lgi_former, draw_masking, draw_tokens
 from maedfer_lab.evidence.figures_style import (
     STYLE,
@@ -27,6 +28,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "03_lgi_former": draw_lgi_former,
     "04_pretrain": draw_pretrain,
     "05_reconstruction": draw_reconstruction,
+    "07_flops": draw_flops,
+    "07_complexity": draw_complexity,
 }
 
 

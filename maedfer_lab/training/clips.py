@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, PretrainConfig
-from maedfer_lab.data.clips import centre_square_crop, to_tensor
+from maedfer_lab.data.clips import centre_square_crop, jitter_colours, to_tensor
 from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.folder import (
     VideoFolder,
@@ -65,7 +65,8 @@ class SyntheticSource(ClipSource):
         top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
         frames = frames[:, top : top + size, left : left + size]
         mirrored = self.config.mirror and rng.random() < 0.5
-        return to_tensor(frames[:, :, ::-1] if mirrored else frames)
+        clip = to_tensor(frames[:, :, ::-1] if mirrored else frames)
+        return jitter_colours(clip, self.config.jitter, rng)
 
     def held_out(self) -> Float[Tensor, "b 3 T H W"]:
         """Full frames of unseen identities."""
@@ -103,6 +104,7 @@ class FolderSource(ClipSource):
             config.max_clips,
             config.min_crop,
             config.mirror,
+            config.jitter,
         )
 
     def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
