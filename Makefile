@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml $(if $(READY),,always) | $(if $(READY),,python-usable)
 	@rm -f $@
 	@$(if $(READY),,$(PYTHON) -m venv --clear .venv)
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv \
-	    && $(PY) -m uv pip install --python $(PY) --compile-bytecode -e '.[$(EXTRAS)]' \
+	    && $(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode -e '.[$(EXTRAS)]' \
 	    || { echo "uv did not manage; the same with pip, which takes longer."; \
 	         $(PY) -m pip install --prefer-binary -e '.[$(EXTRAS)]'; }
 	@echo "$(CURDIR)" > $@

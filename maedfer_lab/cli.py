@@ -22,6 +22,22 @@ VERBS: dict[str, tuple[str, str]] = {
         "maedfer_lab.reconstruction:reconstruct",
         "hide most of a clip and show what the model puts back",
     ),
+    "checkpoint": (
+        "maedfer_lab.checkpoints.command:checkpoint_command",
+        "say what a checkpoint holds; write it in another format",
+    ),
+    "parity": (
+        "maedfer_lab.checkpoints.parity:parity_command",
+        "compare our models with golden archives of the official ones",
+    ),
+    "flops": (
+        "maedfer_lab.flops.report:flops_command",
+        "count parameters and multiply-adds of LGI-Former and ViT, three ways",
+    ),
+    "claims": (
+        "maedfer_lab.paper.ledger:claims_command",
+        "check every number of the paper that can be checked",
+    ),
     "figures": (
         "maedfer_lab.evidence.figures:draw_figures",
         "draw figures/*.png again from figures/*.json",

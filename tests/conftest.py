@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from making_videos import moving_frames, write_video
+
+# Tiny tensors: a second thread only makes them wait, for minutes on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

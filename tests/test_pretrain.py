@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from maedfer_lab.config import OptimConfig, base, pretrain_config, tiny
+from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.training import pretrain as loop
-from maedfer_lab.training.optim import learning_rate, make_optimiser
+from maedfer_lab.training.optim import make_optimiser
 from maedfer_lab.training.pretrain import load_run, pretrain
 from maedfer_lab.training.runs import Run, config_hash
 
@@ -41,6 +42,7 @@ def start_process(output: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: threads round differently
     )
 
 

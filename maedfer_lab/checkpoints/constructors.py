@@ -108,10 +108,14 @@ class OfficialModel:
             if self.kind == "pretrain"
             else build_classifier(self.config, self.num_classes, self.tokens, self.pooling)
         )
+        self.set_epsilon(model)
+        return model.eval()
+
+    def set_epsilon(self, model: nn.Module) -> None:
+        """Give every LayerNorm this model's epsilon."""
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = self.ln_eps
-        return model.eval()
 
 
 def official_model(
@@ -182,10 +186,10 @@ def _same(a: Any, b: Any) -> bool:
 
 def _told(state: State, kind: Kind) -> dict[str, Any]:
     """Arguments that names and shapes of the parameters tell."""
-    try:
-        config = infer_model(state, num_heads=1, decoder_heads=1)
-    except KeyError as error:
-        raise ValueError(f"parameter {error} is missing, without which nothing fits") from None
+    embed = ("encoder." if kind == "pretrain" else "") + "patch_embed.proj.weight"
+    if embed not in state:
+        raise ValueError(f"{embed} is missing, whose shape tells width, tubelet and patch")
+    config = infer_model(state, num_heads=1, decoder_heads=1)
     told = {k: v for k, v in official_arguments(config, kind).items() if k not in UNTOLD}
     if config.interact == "none":
         del told["lg_third_attn_type"]

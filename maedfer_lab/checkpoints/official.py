@@ -8,8 +8,9 @@ attention. Ours hold one `qkv.weight` everywhere; keys have no bias in either.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ LGI_PARTS = {
     "interact_context_norm": "third_attn_norm1",
     "interact_attn": "third_attn",
 }
+# Parameters of a block with as many rows as the model is wide, and as its FFN is.
+OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
 OFFICIAL_PARTS = {official: ours for ours, official in LGI_PARTS.items()}
 
 
@@ -121,36 +124,20 @@ def _official_entries(
 
 def _official_order(model: MaskedAutoencoder | Classifier) -> list[str]:
     """Our names in the order in which the official code lists the same parameters."""
-    names = list(model.state_dict())
-
-    def rank(name: str) -> tuple[int, int]:
-        parts = name.split(".")
-        place = {"rep_tokens": 1, "embed": 2, "blocks": 3}
-        if parts[0] == "encoder":
-            return place[parts[1]], 0
-        if name == "decoder.mask_token":
-            return 0, 0
-        if name == "decoder.embed.weight":
-            return 9, 0
-        return {"norm": 4, "decoder": 5, "fc_norm": 6, "head": 7}[parts[0]], 0
-
+    groups = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2,
+              "encoder.blocks": 3, "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7,
+              "decoder.embed": 9}  # fmt: skip
     # Within an attention the official code lists q_bias and v_bias before the matrices.
-    first = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
-
-    def key(item: tuple[int, str]) -> tuple[object, ...]:
-        index, name = item
-        parts = name.split(".")
-        group = rank(name)
-        if "attn" not in name:
-            return (*group, index, 0)
-        start = names.index(next(n for n in names if n.startswith(_attention_of(name))))
-        return (*group, start, first[parts[len(_attention_of(name).split(".")) - 1]], index)
-
-    return [name for _, name in sorted(enumerate(names), key=key)]
-
-
-def _attention_of(name: str) -> str:
-    return re.sub(r"(.*?\.\w*attn\.).*", r"\1", name)
+    parts = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
+    starts: dict[str, int] = {}
+    keys: dict[str, tuple[int, int, int, int]] = {}
+    for index, name in enumerate(model.state_dict()):
+        module, _, rest = name.partition(".")
+        group = groups.get(f"{module}.{rest.partition('.')[0]}", groups.get(module, 8))
+        attention, found, part = name.rpartition("attn.")
+        start = starts.setdefault(attention, index) if found else index
+        keys[name] = (group, start, parts[part.partition(".")[0]] if found else 0, index)
+    return sorted(keys, key=keys.__getitem__)
 
 
 def infer_model(
@@ -166,27 +153,39 @@ def infer_model(
 
     What they do not tell is given: clip size, region shape, numbers of heads (by default heads
     of 64 channels, as in all published models). Decoder fields keep their defaults for classifiers.
+    Sizes are those of most blocks, so that a single entry that is missing or has a wrong shape is
+    found by comparing with the model, not taken for another model. ValueError without blocks or
+    tubelet embedding.
     """
     kind = kind_of(state)
     prefix = "encoder." if kind == "pretrain" else ""
-    embed = state[f"{prefix}patch_embed.proj.weight"]
-    width, tubelet = embed.shape[0], tuple(embed.shape[2:])
-    depth = _count_blocks(state, prefix)
-    block = f"{prefix}blocks.0."
-    names = {n.removeprefix(block) for n in state if n.startswith(block)}
-    is_lgi = f"{prefix}lg_region_tokens" in state
-    attention = "first_attn" if is_lgi else "attn"
+    width, hidden = _usual_rows(state, prefix, OF_WIDTH), _usual_rows(state, prefix, OF_HIDDEN)
+    if not width or not hidden:
+        raise ValueError(
+            f"{len(state)} parameters, such as {sorted(state)[:3]}, are none of these models: a "
+            f"checkpoint names {prefix}blocks.0.norm2.weight and {prefix}patch_embed.proj.weight"
+        )
+    embed = state.get(f"{prefix}patch_embed.proj.weight")
+    if embed is None or embed.ndim != 5:
+        has = "not in the file" if embed is None else f"{tuple(embed.shape)} in the file"
+        raise ValueError(
+            f"{prefix}patch_embed.proj.weight: {has}; a model has ({width}, 3, t, h, w), and its "
+            "cubes cannot be known otherwise"
+        )
+    tubelet = embed.shape[2:]
+    names = {n.split(".", 2 + bool(prefix))[-1] for n in state if n.startswith(f"{prefix}blocks.")}
+    is_lgi = "first_attn.proj.weight" in names
     has_third = "third_attn_norm0.weight" in names
     third = "cross" if "third_attn_norm1.weight" in names else "self"
-    decoder = {}
+    decoder: dict[str, Any] = {}
     if kind == "pretrain":
-        decoder_width = state["decoder.norm.weight"].shape[0]
+        decoder_width = _usual_rows(state, "decoder.", OF_WIDTH) or ModelConfig().decoder_width
         decoder = {
             "decoder_width": decoder_width,
             "decoder_depth": _count_blocks(state, "decoder."),
             "decoder_heads": decoder_heads or max(1, decoder_width // 64),
         }
-    fc1 = state[f"{block}mlp.fc1.weight"]
+    depth = _count_blocks(state, prefix)
     return ModelConfig(
         frames=frames,
         size_px=size_px,
@@ -196,8 +195,8 @@ def infer_model(
         width=width,
         depth=depth,
         num_heads=num_heads or max(1, width // 64),
-        mlp_ratio=fc1.shape[0] / fc1.shape[1],
-        qkv_bias=f"{attention}.q_bias" in names,
+        mlp_ratio=hidden / width,
+        qkv_bias=("first_attn.q_bias" if is_lgi else "attn.q_bias") in names,
         local="cross" if "first_attn_norm1.weight" in names else "self",
         inter=not is_lgi or "second_attn_norm0.weight" in names,
         interact="cross" if not is_lgi else third if has_third else "none",
@@ -205,6 +204,13 @@ def infer_model(
         legacy_visible_order=kind == "pretrain" and is_lgi,
         **decoder,
     )
+
+
+def _usual_rows(state: State, prefix: str, pattern: str) -> int:
+    """The most frequent number of rows among the blocks' parameters whose names match, or 0."""
+    whole = re.compile(re.escape(f"{prefix}blocks.") + r"\d+\." + pattern)
+    rows = Counter(x.shape[0] for name, x in state.items() if x.ndim and whole.fullmatch(name))
+    return rows.most_common(1)[0][0] if rows else 0
 
 
 def _count_blocks(state: State, prefix: str) -> int:

@@ -50,6 +50,7 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
         model=model,
         target=TargetConfig(units="imagenet", motion_scale=4.0),
         optim=OptimConfig(steps=2000, batch_size=8, lr=0.064, min_lr=1e-3, warmup_steps=100),
+        difficulty=0.1,
         stride=2,
         min_crop=0.875,
         mirror=True,

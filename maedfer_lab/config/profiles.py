@@ -34,11 +34,13 @@ PROFILES = ("smoke", "quick", "full")
 
 
 def _profiles() -> dict[str, Profile]:
-    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5}
+    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5, "07": 1.5, "09": 0.2}
     return {
-        "smoke": Profile("smoke", tiny(), dict.fromkeys(["01", "02", "03", "04", "05"], 0.3)),
+        "smoke": Profile(
+            "smoke", tiny(), dict.fromkeys(["01", "02", "03", "04", "05", "07", "09"], 0.3)
+        ),
         "quick": Profile("quick", demo(), {**slow, "04": 8}),
-        "full": Profile("full", base(), {**slow, "04": 24 * 60}),
+        "full": Profile("full", base(), {**slow, "04": 24 * 60, "07": 3}),
     }
 
 

@@ -10,7 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from maedfer_lab.evidence.figures_flops import draw_complexity, draw_flops
+from maedfer_lab.evidence.figures_ledger import draw_folds, draw_ledger, draw_pretraining_log
 from maedfer_lab.evidence.figures_method import draw_lgi_former, draw_masking, draw_tokens
+from maedfer_lab.evidence.figures_paper import (
+    draw_accuracy_flops,
+    draw_class_recalls,
+    draw_confusion,
+)
 from maedfer_lab.evidence.figures_style import (
     STYLE,
     caption,
@@ -30,6 +36,12 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "05_reconstruction": draw_reconstruction,
     "07_flops": draw_flops,
     "07_complexity": draw_complexity,
+    "09_ledger": draw_ledger,
+    "09_accuracy_flops": draw_accuracy_flops,
+    "09_class_recalls": draw_class_recalls,
+    "09_confusion": draw_confusion,
+    "09_folds": draw_folds,
+    "09_pretraining_log": draw_pretraining_log,
 }
 
 

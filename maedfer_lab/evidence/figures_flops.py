@@ -33,7 +33,7 @@ STAGE_COLOURS = {
     "decoder_feed_forward": PALETTE[6],
 }
 TASKS = {"classify": "classifier", "pretrain": "pre-training"}
-ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 def draw_flops(data: dict[str, Any]) -> Figure:
@@ -154,13 +154,13 @@ def draw_complexity(data: dict[str, Any]) -> Figure:
     axes[1, 1].set(title="memory: the same step at its peak", ylabel="MiB")
     _models(axes[2, 0], data)
     _cheapest(axes[2, 1], data["growth"])
+    on_cpu = data["provenance"]["device"].startswith("cpu")
     caption(
         figure,
-        f"{_clips(rows)} Blocks of equal "
-        f"width {data['width']}, batch {data['batch']}, forward and backward"
-        f"{', one thread' if data['provenance']['device'] == 'cpu' else ''}; medians of "
-        f"alternating runs. Memory: {data['memory']}. The last row is by formula, at width 512. "
-        "K^b: fitted exponents.",
+        f"{_clips(rows)} Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
+        f"alternating runs{', processor time on one thread' if on_cpu else ''}. A step is forward "
+        f"and backward. Memory: {data['memory']}. K^b: fitted exponents. The last row is by "
+        "formula, at LGI-B's width of 512.",
         data,
     )
     return figure
@@ -281,10 +281,10 @@ def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
         axis.plot(tokens, [ideal(k) for k in tokens], "-", color=colour, linewidth=1, label=label)
         axis.plot(tokens, best, "o", color=colour, markersize=4.5)
         for row, size in zip(growth, best, strict=True):
-            if row["frames"] in (4, 16, 48, 128):
+            if row["frames"] in (8, 16, 48, 128):
                 axis.annotate("x".join(map(str, row["cheapest"][cost])), (row["tokens"], size),
-                              (0, 12 if cost == "all" else -8), textcoords="offset points",
-                              fontsize=8.5, ha="center", bbox=ON_WHITE, zorder=1.5,
+                              (0, 12 if cost == "all" else -9), textcoords="offset points",
+                              fontsize=8.5, ha="center", bbox=ON_WHITE, zorder=3,
                               va="bottom" if cost == "all" else "top")  # fmt: skip
     axis.axhline(100, color=GREY, linestyle="--", linewidth=1, label="the paper's 2x5x10")
     _log_tokens(axis, tokens)

@@ -153,4 +153,4 @@ def short(statement: str) -> str:
     """The part of a claim's statement that names data set, method and score."""
     subject, _, rest = statement.partition(": ")
     subject = subject.replace("(Kinetics-400)", "(K.)")
-    return f"{subject}: {rest.split()[0]}" + (", elsewhere" if "printed there" in rest else "")
+    return f"{subject}: {rest.split()[0]}" + (", elsewhere" if "printed elsewhere" in rest else "")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, PretrainConfig
-from maedfer_lab.data.clips import centre_square_crop, jitter_colours, to_tensor
+from maedfer_lab.data.clips import jitter_colours, to_tensor
 from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.folder import (
     VideoFolder,
@@ -69,9 +69,11 @@ class SyntheticSource(ClipSource):
         return jitter_colours(clip, self.config.jitter, rng)
 
     def held_out(self) -> Float[Tensor, "b 3 T H W"]:
-        """Full frames of unseen identities."""
+        """The middle of the frames of unseen identities, at the scale of training."""
         size = self.config.model.size_px
-        return torch.stack([to_tensor(centre_square_crop(c.frames, size)) for c in self.unseen])
+        first = (self.unseen.size_px - size) // 2
+        middle = slice(first, first + size)
+        return torch.stack([to_tensor(c.frames[:, middle, middle]) for c in self.unseen])
 
 
 class FolderSource(ClipSource):

@@ -1,8 +1,7 @@
-"""Learning rate, parameter groups and precision of a run."""
+"""Parameter groups and precision of a run (its learning rate: `config/schedule.py`)."""
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,19 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from maedfer_lab.config import OptimConfig, Precision
-
-
-def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Linear warm-up from 0, then cosine decay; both ends scaled by batch_size / 256.
-
-    *Official:* the same formula; its warm-up reaches the peak in its last step.
-    """
-    scale = optim.batch_size / 256
-    peak, end = optim.lr * scale, min(optim.min_lr, optim.lr) * scale
-    if step < optim.warmup_steps:
-        return peak * step / max(1, optim.warmup_steps - 1)
-    rest = max(1, optim.steps - optim.warmup_steps)
-    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (step - optim.warmup_steps) / rest))
 
 
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import EncoderKind, PretrainConfig, preset, pretrain_config
+from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
 from maedfer_lab.method.targets import Loss
@@ -29,7 +30,6 @@ from maedfer_lab.training.clips import ClipSource, open_source
 from maedfer_lab.training.held_out import HeldOut, model_mask
 from maedfer_lab.training.optim import (
     device_name,
-    learning_rate,
     make_optimiser,
     mixed_precision,
 )

@@ -1,0 +1,1 @@
+"""What the models cost: by closed formula, by two counters, and by clock and memory."""

@@ -1,0 +1,255 @@
+"""Parameters and multiply-adds of every module by closed formula. Plain integers, no torch.
+
+K tokens lie in M local regions of N = K / M; C is the width; T = M (N + 1) counts tokens and
+representative tokens. A block of LGI-Former costs, in multiply-adds per clip:
+
+    local         4 T C^2 + 2 M (N + 1)^2 C
+    inter         4 M C^2 + 2 M^2 C
+    interact      2 (K + M) C^2 + 2 K M C
+    feed forward  8 T C^2                        (hidden layer of 4 C)
+
+and a ViT block 4 K C^2 + 2 K^2 C, then 8 K C^2. A multiply-add counts as one: "GMACs"; what the
+paper calls 50G and 81G FLOPs are these. GFLOPs, as two operations each, are twice as many.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+from maedfer_lab.config import ModelConfig, Shape3, choose
+
+Task = Literal["classify", "pretrain"]
+COLOURS = 3
+LAYER_NORM_COST = 5  # what fvcore counts per normalised number
+
+
+class Work(NamedTuple):
+    """Cost of a module for one clip.
+
+    linear: multiply-adds with weights.
+    attention: multiply-adds of queries with keys and of attention weights with values.
+    layer_norm: operations that fvcore adds for LayerNorm, 5 per normalised number.
+    """
+
+    linear: int = 0
+    attention: int = 0
+    layer_norm: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, without LayerNorm."""
+        return self.linear + self.attention
+
+    def plus(self, other: Work) -> Work:
+        """Both, one after the other."""
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def macs(
+    config: ModelConfig,
+    task: Task = "classify",
+    *,
+    num_classes: int = 7,
+    mask_ratio: float = 0.9,
+    as_published: bool = False,
+) -> dict[str, int]:
+    """Multiply-adds of one clip's forward pass by module and stage; their sum is the total.
+
+    49.65e9 in sum for the paper's classifier as published. See `work` for the arguments.
+    """
+    parts = work(
+        config, task, num_classes=num_classes, mask_ratio=mask_ratio, as_published=as_published
+    )
+    return {name: part.macs for name, part in parts.items() if part.macs}
+
+
+def work(
+    config: ModelConfig,
+    task: Task = "classify",
+    *,
+    num_classes: int = 7,
+    mask_ratio: float = 0.9,
+    as_published: bool = False,
+) -> dict[str, Work]:
+    """Cost of one clip's forward pass by module and stage.
+
+    task: "classify" (all tokens, representative tokens pooled, a ViT's tokens) or "pretrain"
+        (visible tokens through the encoder, all through the decoder, without the loss).
+    mask_ratio: share of hidden tokens in pre-training.
+    as_published: as the official code runs it. It computes the last block in full though
+        representative tokens alone are pooled, embeds all cubes though hidden ones are dropped,
+        and runs the last decoder block for visible tokens that nothing reads. The results are
+        equal; our models skip that work.
+
+    Raises ValueError for a region, clip or mask ratio that does not fit the token grid.
+    """
+    choose("task", task, get_args(Task))
+    tokens, width = math.prod(token_grid(config)), config.width
+    cube = math.prod(config.tubelet) * COLOURS
+    seen = tokens if task == "classify" else _num_visible(config, mask_ratio)
+    embedded = tokens if as_published else seen
+    parts = {"embedding": Work(linear=embedded * cube * width)}
+    skips = task == "classify" and not as_published
+    for i in range(config.depth):
+        _add(parts, encoder_block(config, seen, rep_only=skips and i == config.depth - 1))
+    if task == "classify":
+        parts["norm"] = Work(layer_norm=LAYER_NORM_COST * width)
+        parts["head"] = Work(linear=width * num_classes)
+        return parts
+    narrow, masked = config.decoder_width, tokens - seen
+    parts["norm"] = Work(layer_norm=LAYER_NORM_COST * seen * width)
+    parts["decoder_embedding"] = Work(linear=seen * width * narrow)
+    for i in range(config.decoder_depth):
+        last = masked if i == config.decoder_depth - 1 and not as_published else tokens
+        block = vit_block(narrow, config.mlp_ratio, tokens, last)
+        _add(parts, {f"decoder_{name}": part for name, part in block.items()})
+    parts["decoder_norm"] = Work(layer_norm=LAYER_NORM_COST * masked * narrow)
+    parts["decoder_head"] = Work(linear=masked * narrow * cube)
+    return parts
+
+
+def encoder_block(
+    config: ModelConfig, tokens: int | None = None, *, rep_only: bool = False
+) -> dict[str, Work]:
+    """Cost of one block of the encoder by stage, for one clip.
+
+    tokens: how many go through it (all of the grid by default), equally many in each region.
+    rep_only: representative tokens alone are computed, as in a classifier's last block.
+    """
+    tokens = math.prod(token_grid(config)) if tokens is None else tokens
+    if config.encoder == "vit":
+        return vit_block(config.width, config.mlp_ratio, tokens, tokens)
+    return _lgi_block(config, num_regions(config), tokens, rep_only)
+
+
+def vit_block(width: int, mlp_ratio: float, tokens: int, last: int) -> dict[str, Work]:
+    """Cost of a block with joint attention that returns the `last` of its `tokens`."""
+    norm = LAYER_NORM_COST * tokens * width
+    return {
+        "joint": _attention(width, last, tokens)._replace(layer_norm=norm),
+        "feed_forward": _feed_forward(width, mlp_ratio, last),
+    }
+
+
+def _lgi_block(config: ModelConfig, regions: int, tokens: int, rep_only: bool) -> dict[str, Work]:
+    width, size, everything = config.width, tokens // regions, tokens + regions
+    rep_only = rep_only and config.interact != "self"  # there stage 3 changes them as well
+
+    def normed(count: int) -> int:
+        return LAYER_NORM_COST * count * width
+
+    if config.local == "cross":
+        local = _attention(width, 1, size, regions)
+    else:
+        local = _attention(width, 1 if rep_only else size + 1, size + 1, regions)
+    parts = {"local": local._replace(layer_norm=normed(everything))}
+    if config.inter:
+        parts["inter"] = _attention(width, regions, regions)._replace(layer_norm=normed(regions))
+    if config.interact != "none" and not rep_only:
+        interact = _attention(width, tokens, regions)
+        if config.interact == "self":
+            interact = _attention(width, size + 1, size + 1, regions)
+        parts["interact"] = interact._replace(layer_norm=normed(everything))
+    count = regions if rep_only else everything
+    return {**parts, "feed_forward": _feed_forward(width, config.mlp_ratio, count)}
+
+
+def _attention(width: int, queries: int, keys: int, sequences: int = 1) -> Work:
+    return Work(
+        linear=sequences * 2 * (queries + keys) * width**2,
+        attention=sequences * 2 * queries * keys * width,
+    )
+
+
+def _feed_forward(width: int, ratio: float, tokens: int) -> Work:
+    hidden = int(width * ratio)
+    return Work(2 * tokens * width * hidden, layer_norm=LAYER_NORM_COST * tokens * width)
+
+
+def _add(parts: dict[str, Work], more: dict[str, Work]) -> None:
+    for name, part in more.items():
+        parts[name] = parts.get(name, Work()).plus(part)
+
+
+def parameters(
+    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7
+) -> dict[str, int]:
+    """Number of parameters by module and stage; their sum is the model's.
+
+    84,878,343 in sum for the paper's classifier of 7 classes. LayerNorms count with the stage
+    that they precede, attention shared by several stages with the first of them.
+    """
+    choose("task", task, get_args(Task))
+    width, cube = config.width, math.prod(config.tubelet) * COLOURS
+    attention, feed_forward = _block_parameters(width, config.mlp_ratio, config.qkv_bias)
+    norm = 2 * width
+    parts = {"embedding": (cube + 1) * width}
+    if config.encoder == "vit":
+        block = {"joint": attention + norm}
+    else:
+        parts["rep_tokens"] = num_regions(config) * width
+        block = {"local": attention + norm * (2 if config.local == "cross" else 1)}
+        if config.inter:
+            block["inter"] = attention * (config.shared != "all") + norm
+        if config.interact != "none":
+            norms = norm * (2 if config.interact == "cross" else 1)
+            block["interact"] = attention * (config.shared == "none") + norms
+    block["feed_forward"] = feed_forward + norm
+    parts |= {name: config.depth * count for name, count in block.items()}
+    parts["norm"] = norm
+    if task == "classify":
+        return {**parts, "head": (width + 1) * num_classes}
+    narrow = config.decoder_width
+    attention, feed_forward = _block_parameters(narrow, config.mlp_ratio, config.qkv_bias)
+    return {
+        **parts,
+        "decoder_embedding": width * narrow,
+        "mask_token": narrow,
+        "decoder_joint": config.decoder_depth * (attention + 2 * narrow),
+        "decoder_feed_forward": config.decoder_depth * (feed_forward + 2 * narrow),
+        "decoder_norm": 2 * narrow,
+        "decoder_head": (narrow + 1) * cube,
+    }
+
+
+def _block_parameters(width: int, mlp_ratio: float, qkv_bias: bool) -> tuple[int, int]:
+    """Attention (keys without bias) and feed-forward layer, both without their LayerNorms."""
+    hidden = int(width * mlp_ratio)
+    attention = 4 * width**2 + width + (2 * width if qkv_bias else 0)
+    return attention, 2 * width * hidden + hidden + width
+
+
+def token_grid(config: ModelConfig) -> Shape3:
+    """The token grid (t, h, w) of a clip: 8 x 10 x 10 for the paper's."""
+    clip = (config.frames, config.size_px, config.size_px)
+    if any(c % p for c, p in zip(clip, config.tubelet, strict=True)):
+        raise ValueError(
+            f"tubelet={config.tubelet} does not divide the clip {clip}; the paper's (2, 16, 16) "
+            "divides 16 x 160 x 160"
+        )
+    t, h, w = (c // p for c, p in zip(clip, config.tubelet, strict=True))
+    return t, h, w
+
+
+def num_regions(config: ModelConfig) -> int:
+    """M, the number of local regions: 8 for the paper's."""
+    grid = token_grid(config)
+    if any(g % r for g, r in zip(grid, config.region, strict=True)):
+        raise ValueError(
+            f"region={config.region} does not divide the token grid {grid}; try region={grid}"
+        )
+    return math.prod(grid) // math.prod(config.region)
+
+
+def _num_visible(config: ModelConfig, mask_ratio: float) -> int:
+    """Visible tokens of a tube mask, equally many in every region (of a ViT: in every frame)."""
+    t, h, w = token_grid(config)
+    places = h * w if config.encoder == "vit" else config.region[1] * config.region[2]
+    hidden = round(mask_ratio * places)
+    if abs(mask_ratio * places - hidden) > 1e-6 or not 0 < hidden < places:
+        raise ValueError(
+            f"mask_ratio={mask_ratio} must hide a whole number of {places} places, at least 1 "
+            f"and not all; try {max(1, places * 9 // 10) / places:g}"
+        )
+    return t * h * w * (places - hidden) // places

@@ -1,0 +1,76 @@
+"""Peak memory of a piece of work: the allocator's on a GPU, live tensors on a CPU."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+METHODS = {  # by type of device: how `peak_bytes` gets its number
+    "cuda": "peak of PyTorch's allocator",
+    "cpu": "largest sum of tensors alive at once; scratch space inside kernels is not seen",
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the memory of tensors that operators make while it is active, and their peak.
+
+    Tensors from before (parameters, inputs) are not counted, nor is scratch space that an
+    operator frees before it returns.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+        self._from_before: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, then note the memory of its results, unless it is an argument's."""
+        arguments = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
+        self._from_before |= arguments - self._alive.keys()
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._alive or key in self._from_before:
+            return
+        self._alive[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+    """Most bytes that `step` holds at once, on top of what is held before it; see METHODS.
+
+    Raises ValueError for a device whose memory cannot be told.
+    """
+    if device.type not in METHODS:
+        raise ValueError(f"device={str(device)!r} must be one of {', '.join(METHODS)}")
+    if device.type == "cpu":
+        with LiveBytes() as memory:
+            step()
+        return memory.peak
+    step()  # libraries take their workspace at the first call
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,194 @@
+"""The numbers of notebook 09's figures, taken from the tables and the ledger."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maedfer_lab.paper.claim import Claim, uar_tolerance, war_tolerance
+from maedfer_lab.paper.claims_data import expected_recalls
+from maedfer_lab.paper.claims_scores import OURS, WILD
+from maedfer_lab.paper.ledger import totals
+from maedfer_lab.paper.measured import Result
+from maedfer_lab.paper.reader import Cell, Paper
+from maedfer_lab.paper.scores import class_clips, scores
+
+KINDS = {  # how a claim is checked (the end of its id) -> its row in the figure
+    "from-classes": "class columns",
+    "mean": "means over folds",
+    "from-matrix": "confusion matrices",
+    "margin": "margins",
+    "least-margin": "margins",
+    "largest-margin": "margins",
+    "printed-otherwise": "printed otherwise",
+    "formula": "parameters, FLOPs",
+    "saving": "parameters, FLOPs",
+    "equivalence": "training recipe",
+    "schedule": "training recipe",
+    "constant": "training recipe",
+    "run": "training recipe",
+    "from-voxceleb2": "training recipe",
+    "from-splits": "data sets",
+    "over-folds": "data sets",
+    "measure": "to be measured",
+}
+
+
+def accuracy_flops(paper: Paper) -> dict[str, Any]:
+    """UAR on DFEW, GMACs and millions of parameters of the paper's rows and of later methods."""
+    table, later = paper.table("dfew"), paper.table("later")
+    then = [_point(row, row["uar"]) for row in table.rows]
+    now = [
+        {**_point(row, row["dfew_uar"]), "tunable": row["params_note"].value == "tunable"}
+        for row in later.rows
+        if row["dfew_uar"].value is not None
+    ]
+    return {"then": then, "now": now, "dataset": "DFEW"}
+
+
+def _point(row: dict[str, Cell], score: Cell) -> dict[str, Any]:
+    return {
+        "method": row["method"].value,
+        "params": row["params"].value,
+        "flops": row["flops"].value,
+        "uar": score.value,
+    }
+
+
+def class_recalls(paper: Paper) -> dict[str, Any]:
+    """Recall per class of MAE-DFER, both VideoMAE and the best supervised method with classes."""
+    panels = []
+    for name in WILD:
+        table = paper.table(name)
+        labels = paper.labels[str(table.dataset)]
+        rows = [row for row in table.rows if row[labels[0]].value is not None]
+        supervised = [row for row in rows if row["pretraining"].value == "supervised"]
+        chosen = [
+            max(supervised, key=lambda row: row["uar"].number),
+            *(row for row in rows if row["pretraining"].value != "supervised"),
+        ]
+        panels.append(
+            {
+                "dataset": table.dataset,
+                "labels": labels,
+                "clips": class_clips(list(paper.splits(str(table.dataset)).values())),
+                "methods": [
+                    {"method": row["method"].value, "recalls": [row[c].number for c in labels]}
+                    for row in chosen
+                ],
+            }
+        )
+    return {"panels": panels}
+
+
+def confusion(paper: Paper) -> dict[str, Any]:
+    """The authors' confusion matrices as shares of each class, with UAR and WAR."""
+    return {
+        "matrices": [
+            {
+                "title": matrix.dataset + ("" if matrix.fold == "all" else f", fold {matrix.fold}"),
+                "labels": paper.labels[matrix.dataset],
+                "clips": [sum(row) for row in matrix.clips],
+                "shares": [[n / sum(row) for n in row] for row in matrix.clips],
+                **{name: scores(matrix.clips)[name] for name in ("uar", "war")},
+            }
+            for matrix in paper.matrices
+            if matrix.by == "authors"
+        ]
+    }
+
+
+def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
+    """Published, independent and our own results by fold, with 95 % intervals of the test sets."""
+    found: list[tuple[Any, ...]] = [
+        tuple(row[name].value for name in ("dataset", "fold", whose, "uar", "war"))
+        for table, whose in (("folds", "run"), ("reproductions", "by"))
+        for row in paper.table(table).rows
+    ]
+    wild = [paper.table(name).dataset for name in WILD]
+    found += [
+        (r.dataset, r.fold, "ours", 100 * r.scores["uar"], 100 * r.scores["war"])
+        for r in results
+        if r.method == OURS and r.dataset in wild
+    ]
+    rows = []
+    for dataset, fold, by, uar, war in found:
+        splits = paper.splits(dataset)
+        clips = class_clips([s for f, s in splits.items() if fold in (f, "all")])
+        expected = expected_recalls(paper, OURS, dataset) or []
+        rows.append(
+            {
+                "dataset": dataset,
+                "fold": "mean" if fold == "all" and len(splits) > 1 else fold,
+                "by": by,
+                "uar": uar,
+                "war": war,
+                "uar_interval": round(100 * uar_tolerance(expected, clips), 3),
+                "war_interval": round(100 * war_tolerance(war / 100, sum(clips)), 3),
+            }
+        )
+    return {"rows": rows}
+
+
+def pretraining(paper: Paper, runs: Path | None = None) -> dict[str, Any]:
+    """The published loss over clips seen; with runs of ours in a folder, if they compare.
+
+    runs: a folder of runs (runs/NAME-HASH); those whose targets are in cube units, as the
+    published ones, are taken.
+    """
+    of = paper.table("pretraining")
+    batch, steps = (of.row(q)["value"].number for q in ("clips in a batch", "steps of an epoch"))
+    return {
+        "clips": [(log.epoch + 1) * batch * steps for log in paper.pretrain_log],
+        "loss": [log.loss for log in paper.pretrain_log],
+        "learning_rate": [log.learning_rate for log in paper.pretrain_log],
+        "runs": [] if runs is None else own_runs(runs),
+    }
+
+
+def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
+    """Losses of our runs on targets in cube units, as means of at most `points` stretches."""
+    found = []
+    for path in sorted(folder.glob("*/log.csv")):
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        if config["target"]["units"] != "cube":
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            log = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        size = max(1, len(log) // points)
+        parts = [log[i : i + size] for i in range(0, len(log), size)]
+        found.append(
+            {
+                "name": config["name"],
+                "clips": [part[-1][0] * config["optim"]["batch_size"] for part in parts],
+                "loss": [sum(loss for _, loss in part) / len(part) for part in parts],
+            }
+        )
+    return found
+
+
+def ledger_totals(claims: Sequence[Claim]) -> dict[str, Any]:
+    """Claims by kind and status, and by how much the contradicted percentages are off."""
+    kinds: dict[str, dict[str, int]] = {}
+    for claim in claims:
+        kind = KINDS.get(claim.id.rpartition("/")[2], "ablations")
+        counts = kinds.setdefault(kind, {})
+        counts[claim.status] = counts.get(claim.status, 0) + 1
+    return {
+        "totals": totals(claims),
+        "kinds": kinds,
+        "contradicted": [
+            {
+                "statement": claim.statement,
+                "unit": claim.unit,
+                "value": claim.value,
+                "found": claim.found,
+                "tolerance": claim.tolerance,
+            }
+            for claim in claims
+            if claim.status == "contradicted"
+        ],
+    }

@@ -1,0 +1,82 @@
+"""The claims ledger: every numeric claim with its status, computed when asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Any, get_args
+
+from maedfer_lab.config import output_folder
+from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.paper import claims_cost, claims_data, claims_scores, claims_training
+from maedfer_lab.paper.claim import Claim, Status
+from maedfer_lab.paper.measured import read_results
+from maedfer_lab.paper.reader import Paper, paper
+
+
+def ledger(source: Paper | None = None, results: Path | None = None) -> list[Claim]:
+    """All claims, each with its status.
+
+    source: the paper's numbers; those of this package by default.
+    results: a folder of evaluation files (see `measured`); none by default.
+    """
+    source = source or paper()
+    return [
+        *claims_scores.claims(source),
+        *claims_cost.claims(source),
+        *claims_training.claims(source),
+        *claims_data.claims(source, read_results(results, source)),
+    ]
+
+
+def totals(claims: Sequence[Claim]) -> dict[str, int]:
+    """Number of claims with each status, all statuses named."""
+    counts = Counter(claim.status for claim in claims)
+    return {status: counts[status] for status in get_args(Status)}
+
+
+def as_data(claims: Sequence[Claim]) -> dict[str, Any]:
+    """The ledger for a JSON file."""
+    return {
+        "totals": totals(claims),
+        "claims": [{**asdict(claim), "agrees": claim.agrees} for claim in claims],
+    }
+
+
+def results_folder() -> Path | None:
+    """Where evaluations are looked for: results/ of the project, None if there is none."""
+    folder = output_folder() / "results"
+    return folder if folder.is_dir() else None
+
+
+def claims_command(*, json: Path | None = None, results: Path | None = None) -> str:
+    """Check every number of the paper that can be checked.
+
+    json: a file to write all entries to, each with its evidence.
+    results: folder of evaluation files; results/ of the project by default, if there is one.
+    """
+    claims = ledger(results=results or results_folder())
+    if json is not None:
+        data = as_data(claims)
+        entries = ",\n".join(dumps(entry) for entry in data["claims"])
+        text = f'{{"totals": {dumps(data["totals"])},\n"claims": [\n{entries}\n]}}\n'
+        write_aside(json, text.encode())
+    return report(claims)
+
+
+def report(claims: Sequence[Claim]) -> str:
+    """Totals, what is contradicted and by what, what was measured, and what data would settle."""
+    lines = [f"{len(claims)} numeric claims"]
+    lines += [f"  {count:4} {status}" for status, count in totals(claims).items()]
+    for status in ("contradicted", "measured", "not found"):
+        chosen = [claim for claim in claims if claim.status == status]
+        lines += ["", f"{status}:"] if chosen else []
+        lines += [f"  {c.statement}\n      {c.evidence}" for c in chosen]
+    commands = Counter(claim.command for claim in claims if claim.status == "needs data")
+    hours = {claim.command: claim.hours or 0 for claim in claims if claim.status == "needs data"}
+    lines += ["", "needs data (claims, hours on one CPU core, command):"] if commands else []
+    lines += [f"  {n:4} {hours[c]:>10,.1f} h  {c}" for c, n in commands.items()]
+    return "\n".join(lines)

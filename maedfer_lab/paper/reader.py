@@ -1,0 +1,246 @@
+"""The paper's tables, logs and splits, as printed: every cell with unit, digits and sources.
+
+Layout of data/: NAME.json hold tables (columns as [name, unit, decimals]; a row a line, its last
+entry the keys of its sources; "overrides" for single cells), sources.json says what a key means.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).with_name("data")
+TABLES = ("main", "headlines", "runs", "evaluations", "datasets", "sister", "later")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed entry.
+
+    value: a number in `unit`, a text, or None where nothing is printed.
+    unit: such as "percent", "fraction", "GMACs"; "text" for words.
+    decimals: digits printed after the point; half a unit of the last is the rounding error.
+    sources: keys of `Paper.sources`, documents that print this value.
+    """
+
+    value: float | str | None
+    unit: str
+    decimals: int
+    sources: tuple[str, ...]
+
+    @property
+    def number(self) -> float:
+        """The value, which must be a number."""
+        if isinstance(self.value, float):
+            return self.value
+        raise ValueError(f"this cell holds {self.value!r}, not a number in {self.unit}")
+
+    @property
+    def rounding(self) -> float:
+        """Largest error that rounding to the printed digits makes."""
+        return 0.5 * 10**-self.decimals
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells. `key` names the columns that tell rows apart; `dataset` the labels' owner."""
+
+    id: str
+    title: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, Cell], ...]
+    dataset: str | None = None
+
+    def row(self, *key: str) -> dict[str, Cell]:
+        """The row with these values in the key columns."""
+        for row in self.rows:
+            if row_key(self, row) == key:
+                return row
+        known = ", ".join(" / ".join(row_key(self, row)) for row in self.rows)
+        raise ValueError(f"table {self.id!r} has no row {' / '.join(key)!r}; known: {known}")
+
+
+def row_key(table: Table, row: dict[str, Cell]) -> tuple[str, ...]:
+    """What tells a row apart, such as ("DFEW", "1")."""
+    return tuple(str(row[name].value) for name in table.key)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A published confusion matrix: `clips[i][j]` clips of class i were called j.
+
+    recalls: per class in percent, where the log prints them.
+    """
+
+    dataset: str
+    fold: str
+    by: str
+    clips: tuple[tuple[int, ...], ...]
+    sources: tuple[str, ...]
+    recalls: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One epoch of the published pre-training: means over its steps."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    loss_scale: float
+    weight_decay: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """Clips per class (in label order) of one part ("train" or "test") of one fold."""
+
+    dataset: str
+    fold: str
+    part: str
+    clips_per_class: tuple[int, ...]
+
+    @property
+    def clips(self) -> int:
+        """All classes together."""
+        return sum(self.clips_per_class)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A result that the paper speaks of or would need, and that was not found in print."""
+
+    id: str
+    what: str
+    instead: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Everything that is known of the paper in numbers.
+
+    labels: class names of each data set in label order.
+    test_subjects: data set -> fold -> numbers of the subjects tested in it.
+    """
+
+    sources: dict[str, tuple[str, str]]
+    tables: dict[str, Table]
+    matrices: tuple[Matrix, ...]
+    pretrain_log: tuple[EpochLog, ...]
+    labels: dict[str, tuple[str, ...]]
+    split_counts: tuple[SplitCount, ...]
+    test_subjects: dict[str, dict[str, tuple[int, ...]]]
+    missing: tuple[Missing, ...]
+
+    def table(self, id: str) -> Table:
+        """The table called `id`; unknown names raise with the list."""
+        if id not in self.tables:
+            raise ValueError(f"no table is called {id!r}; known: {', '.join(self.tables)}")
+        return self.tables[id]
+
+    def cite(self, keys: tuple[str, ...]) -> str:
+        """The documents behind source keys, in words; places of one document together."""
+        places: dict[str, list[str]] = {}
+        for key in keys:
+            document, place = self.sources[key]
+            places.setdefault(document, []).append(place)
+        return "; ".join(f"{document}: {', '.join(p)}" for document, p in places.items())
+
+    def splits(self, dataset: str, part: str = "test") -> dict[str, SplitCount]:
+        """Fold -> clips per class of a data set."""
+        found = {s.fold: s for s in self.split_counts if (s.dataset, s.part) == (dataset, part)}
+        if not found:
+            raise ValueError(
+                f"no {part} split of {dataset!r}; known: {', '.join(self.labels)}, train or test"
+            )
+        return found
+
+
+def _table(raw: dict[str, Any]) -> Table:
+    *columns, _ = raw["columns"]
+    names, key = [column[0] for column in columns], tuple(raw["key"])
+    rows = []
+    for *values, sources in raw["rows"]:
+        row = {}
+        for (name, unit, *decimals), value in zip(columns, values, strict=True):
+            value = float(value) if isinstance(value, int) else value
+            row[name] = Cell(value, unit, _digits(value, *decimals), tuple(sources.split()))
+        if "unit" in row:  # columns of mixed units name them row by row
+            named = str(row["unit"].value)
+            row = {k: _with(c, unit=named) if c.unit == "as named" else c for k, c in row.items()}
+        rows.append(row)
+    table = Table(raw["id"], raw["title"], key, tuple(names), tuple(rows), raw.get("dataset"))
+    for change in raw.get("overrides", []):
+        row = table.row(*change["row"])
+        for name in change["columns"]:
+            known = {k: v for k, v in change.items() if k not in ("row", "columns")}
+            if "sources" in known:
+                known["sources"] = tuple(known["sources"])
+            row[name] = _with(row[name], **known)
+    return table
+
+
+def _with(cell: Cell, **changes: Any) -> Cell:
+    return Cell(**{**vars(cell), **changes})
+
+
+def _digits(value: object, decimals: int = 0) -> int:
+    """The column's digits, or more where the value has more."""
+    _, _, after = repr(value).partition(".") if isinstance(value, float) else ("", "", "")
+    return max(decimals, len(after.rstrip("0")))
+
+
+def read_paper(folder: Path = DATA) -> Paper:
+    """Read the data from a folder laid out as data/ is."""
+
+    def read(name: str) -> Any:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def tuples(values: Any) -> Any:
+        return tuple(map(tuples, values)) if isinstance(values, list) else values
+
+    tables = [_table(raw) for name in TABLES for raw in read(name)]
+    return Paper(
+        sources={key: (document, place) for key, (document, place) in read("sources").items()},
+        tables={table.id: table for table in tables},
+        matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
+        pretrain_log=tuple(
+            EpochLog(
+                epoch=int(r["epoch"]),
+                loss=float(r["loss"]),
+                learning_rate=float(r["learning_rate"]),
+                loss_scale=float(r["loss_scale"]),
+                weight_decay=float(r["weight_decay"]),
+                parameters=int(r["parameters"]),
+            )
+            for r in rows("pretrain_log")
+        ),
+        labels={dataset: tuple(names) for dataset, names in read("labels").items()},
+        split_counts=tuple(
+            SplitCount(
+                r["dataset"], r["fold"], r["part"], tuple(map(int, r["clips_per_class"].split()))
+            )
+            for r in rows("split_counts")
+        ),
+        test_subjects={
+            dataset: {fold: tuple(numbers) for fold, numbers in folds.items()}
+            for dataset, folds in read("test_subjects").items()
+        },
+        missing=tuple(Missing(**item) for item in read("missing")),
+    )
+
+
+@cache
+def paper() -> Paper:
+    """The paper as it lies in this package."""
+    return read_paper()

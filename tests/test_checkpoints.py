@@ -1,0 +1,439 @@
+"""Loading: what a file is, what of it is used, what does not fit; and the official layout."""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+
+from maedfer_lab import cli
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.official import to_official
+from maedfer_lab.checkpoints.recognising import recognise
+from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.checkpoints.settling import fitting_regions, fitting_sizes
+from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.grid import Grid
+from maedfer_lab.training.runs import Run
+
+TINY = tiny().model
+ARGS = argparse.Namespace(
+    input_size=32, num_frames=8, lg_region_size=[2, 2, 4], encoder_num_heads=2, num_heads=2,
+    decoder_num_heads=2, use_frame_diff_as_target=True, normlize_target=True,
+    target_diff_weight=None, frame_diff_group_size=2, lg_classify_token_type="region",
+)  # fmt: skip
+OWN = {"frames": 8, "size_px": 32, "region": (2, 2, 4), "num_heads": 2}
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+def pretrained_file(folder: Path, encoder: EncoderKind = "lgi", **more) -> Path:
+    model = build_autoencoder(tiny(encoder).model, seed=1)
+    path = folder / "checkpoint-49.pth"
+    content = {"model": to_official(model), "optimizer": {"state": {}}, "epoch": 49,
+               "scaler": {"scale": 1.0}, "args": ARGS, **more}  # fmt: skip
+    torch.save(content, path)
+    return path
+
+
+def finetuned_state(num_classes=7):
+    return to_official(build_classifier(TINY, num_classes))
+
+
+def write(path: Path, state, **more) -> Path:
+    torch.save({"model": state, "epoch": "best", "args": ARGS, **more}, path)
+    return path
+
+
+# --- full size --------------------------------------------------------------------------------
+
+FULL: dict[str, tuple[EncoderKind, int, int, int, str]] = {
+    "finetune": ("lgi", 7, 84_878_343, 519,
+                 "2c049d6c1cadade9fc1f59282653229c02465c0e5fc157d52402805d4c7922fc"),
+    "finetune-11": ("lgi", 11, 84_880_395, 519,
+                 "f47db678dda808431c5452119435d1e069f0cc556810697e761bd64b593e27fc"),
+    "vit": ("vit", 7, 86_232_583, 162,
+                 "b2066c841fef2e5fb671b6ca42b8d40c4c8e6f0c3a90141dcf328bc83dec3fa7"),
+    "pretrain": ("lgi", 0, 92_760_192, 575,
+                 "8fcc097c419c8af2543527698feb0c1eb825a50cd75501f6ce86d95a7a69dd5c"),
+    "pretrain-vit": ("vit", 0, 94_210_944, 218,
+                 "53b9f392687040bfc98f842af95f09a9b9d7164b9ea5c86b4257941d15503f3d"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_models_have_the_official_names_shapes_and_counts(name):
+    encoder, num_classes, num_parameters, num_keys, digest = FULL[name]
+    with init_empty_weights():
+        model = (
+            build_classifier(base(encoder).model, num_classes)
+            if num_classes
+            else build_autoencoder(base(encoder).model)
+        )
+    shapes = {key: list(x.shape) for key, x in to_official(model).items()}
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+    assert len(shapes) == num_keys
+    lines = "\n".join(f"{key} {tuple(shape)}" for key, shape in sorted(shapes.items()))
+    assert hashlib.sha256(lines.encode()).hexdigest() == digest
+    reference = REFERENCE / f"official_state_keys_{name}.json"
+    if reference.exists():
+        assert list(json.loads(reference.read_text()).items()) == list(shapes.items())
+
+
+MEASURE = """
+import resource, sys, time
+from maedfer_lab.checkpoints.loading import load_checkpoint
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+report = load_checkpoint(sys.argv[1]).report
+seconds = time.process_time() - began  # of work: the clock also counts other programs
+peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(seconds, peak - 4 * report.model_parameters, report.num_parameters)
+"""
+
+
+@pytest.mark.slow
+def test_the_full_model_loads_in_seconds_and_little_memory(tmp_path):
+    path = tmp_path / "full.pth"
+    save_official(build_classifier(base().model, 7), path)
+    runs = [subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True)
+            for _ in range(3)]  # fmt: skip
+    figures = [[float(x) for x in run.stdout.split()] for run in runs]
+    assert figures[0][2] == 84_878_343, runs[0].stderr
+    assert min(seconds for seconds, *_ in figures) < 3
+    assert max(beyond for _, beyond, _ in figures) < 2 * path.stat().st_size
+
+
+# --- what a file is, and what of it is used ----------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_an_official_pretraining_checkpoint_loads_whole(encoder, tmp_path):
+    loaded = load_checkpoint(pretrained_file(tmp_path, encoder))
+    model = build_autoencoder(tiny(encoder).model, seed=1)
+    assert loaded.model.state_dict().keys() == model.state_dict().keys()
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert loaded.model.config == replace(
+        tiny(encoder).model, legacy_visible_order=encoder == "lgi"
+    )
+    assert loaded.model.target == TargetConfig()
+    assert not loaded.model.training
+    text = str(loaded.report)
+    count = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    for part in ("pre-training checkpoint", "step 49", f"tiny ({encoder})", count, "100.0 %",
+                 "optimizer, epoch, scaler, args", "the file's args"):  # fmt: skip
+        assert part in text
+    assert ("legacy_visible_order is on" in text) is (encoder == "lgi")
+
+
+@pytest.mark.parametrize("num_classes", [7, 11])
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_a_fine_tuned_checkpoint_gives_the_same_logits(encoder, num_classes, tmp_path):
+    model = build_classifier(tiny(encoder).model, num_classes).eval()
+    loaded = load_checkpoint(write(tmp_path / "a.pth", to_official(model)))
+    clip = torch.rand(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.model(clip), model(clip))
+    assert loaded.report.num_classes == num_classes and loaded.report.epoch == "best"
+    assert not loaded.report.ignored and not loaded.report.fresh
+
+
+def test_a_classifier_of_a_pretrained_encoder_says_what_became_of_every_parameter(tmp_path):
+    path = pretrained_file(tmp_path)
+    loaded = load_checkpoint(path, as_="classifier", num_classes=5, drop_path=0.1)
+    head = loaded.model.state_dict()["head.weight"]
+    source = build_autoencoder(TINY, seed=1)
+    for name, value in source.encoder.state_dict().items():
+        assert torch.equal(loaded.model.encoder.state_dict()[name], value)
+    report = loaded.report
+    names = [*report.used.names, *(name for group in report.ignored for name in group.names)]
+    assert sorted(names) == sorted(to_official(source))
+    assert report.used.parameters + sum(g.parameters for g in report.ignored) == (
+        report.num_parameters
+    )
+    why = {name: group.why for group in report.ignored for name in group.names}
+    assert "no decoder" in why["mask_token"] and "no decoder" in why["decoder.norm.weight"]
+    assert "fc_norm" in why["encoder.norm.weight"]
+    (fresh,) = report.fresh
+    assert fresh.names == ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
+    assert 0 < head.abs().max() < 1e-3  # logits start near zero
+    assert loaded.model.config.drop_path == 0.1
+    other = load_checkpoint(path, as_="classifier", num_classes=5, seed=1)
+    assert not torch.equal(other.model.state_dict()["head.weight"], head)
+    with pytest.raises(ValueError, match="give num_classes, such as 7"):
+        load_checkpoint(path, as_="classifier")
+
+
+def test_another_number_of_classes_gets_a_fresh_head_alone(tmp_path):
+    state = finetuned_state(num_classes=7)
+    report = load_checkpoint(write(tmp_path / "a.pth", state), num_classes=11).report
+    assert report.fresh[0].names == ("head.weight", "head.bias")
+    assert report.ignored[0].names == ("head.weight", "head.bias")
+    assert "11 classes were asked for" in report.ignored[0].why
+    with pytest.raises(ValueError, match="no decoder"):
+        load_checkpoint(tmp_path / "a.pth", as_="autoencoder")
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "backbone.", "module.", "module.encoder."])
+@pytest.mark.parametrize("wrapper", [None, "model", "module"])
+def test_wrappers_and_prefixes_are_understood(wrapper, prefix):
+    state = finetuned_state()
+    named = {f"{prefix}{name}": value for name, value in state.items()}
+    weights = recognise({wrapper: named, "args": ARGS} if wrapper else named)
+    loaded = load_checkpoint(weights, **OWN)
+    assert all(torch.equal(x, to_official(loaded.model)[n]) for n, x in state.items())
+    text = str(loaded.report)
+    assert all(repr(f"{part}.") in text for part in prefix.split(".")[:-1])
+    assert ("prefix" in text) is bool(prefix)
+
+
+def test_an_encoder_alone_becomes_a_classifier():
+    state = to_official(build_autoencoder(TINY))
+    state = {name: x for name, x in state.items() if name.startswith("encoder.b")}
+    with pytest.raises(ValueError, match=r"patch_embed\.proj\.weight: not in the file"):
+        load_checkpoint(recognise(state), num_classes=7, **OWN)
+    state = {n: x for n, x in to_official(build_autoencoder(TINY)).items() if n[:8] == "encoder."}
+    report = load_checkpoint(recognise(state), num_classes=7, **OWN).report
+    assert report.part == "encoder" and report.ignored[0].names == ("norm.weight", "norm.bias")
+
+
+VARIANTS = [
+    {}, {"local": "cross"}, {"inter": False}, {"interact": "self"}, {"interact": "none"},
+    {"shared": "local_interact"}, {"shared": "all"}, {"qkv_bias": False}, {"region": (2, 4, 2)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("part", ["autoencoder", "classifier"])
+def test_round_trips_are_bit_equal_both_ways(part, changes, tmp_path):
+    config = replace(TINY, **changes)
+    target = TargetConfig(motion_group=4, motion_weight=0.3)
+    model = (
+        build_autoencoder(config, target)
+        if part == "autoencoder"
+        else build_classifier(config, 7, "all")
+    )
+    save_official(model, tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth").model
+    assert loaded.config == config
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(x, model.state_dict()[n]) for n, x in loaded.state_dict().items())
+    assert len(list(loaded.parameters())) == len(list(model.parameters()))  # sharing survives
+    written = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
+    back = to_official(loaded)
+    assert list(back) == list(written)
+    assert all(torch.equal(back[name], written[name]) for name in written)
+    if part == "autoencoder":
+        assert loaded.target == target
+    else:
+        assert loaded.tokens == "all"
+    report = load_checkpoint(tmp_path / "a.pth").report
+    assert report.num_parameters == report.model_parameters == report.used.parameters
+
+
+def test_structure_is_read_from_names_and_shapes_without_args():
+    for changes in VARIANTS:
+        config = replace(TINY, **changes)
+        state = to_official(build_classifier(config, 7))
+        loaded = load_checkpoint(recognise(state), **{**OWN, "region": config.region})
+        decoder = {"decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6}  # not in the file
+        assert loaded.model.config == replace(config, **decoder)
+
+
+def test_first_token_pooling_is_read_from_the_name_of_the_norm():
+    state = to_official(build_classifier(TINY, 7, pooling="first"))
+    assert "norm.weight" in state and "fc_norm.weight" not in state
+    loaded = load_checkpoint(recognise(state), **OWN)
+    assert loaded.model.pooling == "first"
+
+
+# --- other sizes ------------------------------------------------------------------------------
+
+
+def test_regions_that_fit_are_listed():
+    grid = Grid(8, 10, 10)
+    assert fitting_regions(8, grid) == [(1, 10, 10), (2, 5, 10), (2, 10, 5), (4, 5, 5)]
+    assert fitting_regions(7, grid) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "size_px", "region"),
+    [(8, 160, (1, 5, 10)), (16, 160, (2, 5, 10)), (32, 160, (4, 5, 10)), (16, 112, (1, 7, 7)),
+     (16, 224, (2, 7, 14)), (32, 224, (4, 7, 14)), (8, 112, (4, 1, 7))],
+)  # fmt: skip
+def test_other_clips_work_where_the_regions_keep_their_number(frames, size_px, region):
+    grid = Grid.of_clip(frames, size_px, size_px, (2, 16, 16))
+    num = grid.n // (region[0] * region[1] * region[2])
+    config = replace(base().model, width=32, depth=1, num_heads=2, region=(2, 5, 10))
+    state = to_official(build_classifier(config, 7))
+    given = {"frames": frames, "size_px": size_px, "region": region, "num_heads": 2}
+    assert region in fitting_regions(num, grid)
+    assert (frames, size_px) in fitting_sizes(num, region, (2, 16, 16))
+    if num != 8:
+        with pytest.raises(ValueError, match=rf"8 region tokens.*cuts it into {num}\."):
+            load_checkpoint(recognise(state), **given)
+        return
+    model = load_checkpoint(recognise(state), **given).model
+    assert model(torch.rand(1, 3, frames, size_px, size_px)).shape == (1, 7)
+
+
+def test_a_region_that_does_not_fit_lists_shapes_and_sizes(tmp_path):
+    config = replace(base().model, width=32, depth=1, num_heads=2)
+    save_official(build_classifier(config, 7), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="8 region tokens") as error:
+        load_checkpoint(tmp_path / "a.pth", frames=8)
+    for part in ("cuts it into 4", "(1, 5, 10)", "16 x 160 px", "Give region="):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match=r"does not divide it"):
+        load_checkpoint(tmp_path / "a.pth", size_px=112)
+    with pytest.raises(ValueError, match="tokens; at most"):
+        load_checkpoint(tmp_path / "a.pth", size_px=160 * 200)
+    report = load_checkpoint(tmp_path / "a.pth", frames=8, region=(1, 5, 10)).report
+    assert "given (the file's args says 16)" in str(report)
+
+
+# --- what does not fit ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "classifier"])
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
+def test_one_wrong_entry_is_named_with_the_nearest_preset(fault, part, tmp_path):
+    model = build_autoencoder(TINY) if part == "autoencoder" else build_classifier(TINY, 7)
+    sound = to_official(model)
+    special = ("patch_embed.proj.weight", "lg_region_tokens", "head.weight", "mask_token")
+    for name in [*list(sound)[::9], *(n for n in sound if n.endswith(special))]:
+        state = dict(sound)
+        if fault == "missing":
+            del state[name]
+        elif fault == "extra":
+            name = f"{name}_more"
+            state[name] = torch.zeros(3)
+        else:
+            state[name] = torch.zeros(3, 1, 2)
+        with pytest.raises(ValueError) as error:
+            load_checkpoint(recognise({"model": state, "args": ARGS}), **OWN)
+        said = str(error.value)
+        assert name in said or name.endswith("lg_region_tokens")
+        assert "nearest preset" in said or "patch_embed" in said or "region" in said
+
+
+def test_an_error_of_fit_says_shapes_and_preset():
+    state = finetuned_state()
+    state["blocks.1.mlp.fc1.weight"] = torch.zeros(127, 32)
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(recognise(state), **OWN)
+    said = str(error.value)
+    assert "blocks.1.mlp.fc1.weight: (127, 32) in the file; the model has (128, 32)" in said
+    assert f"tiny (lgi): {len(state) - 1} of its {len(state)} fit" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32_and_are_reported(dtype, tmp_path):
+    state = {name: x.to(dtype) for name, x in finetuned_state().items()}
+    loaded = load_checkpoint(write(tmp_path / "a.pth", state))
+    assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+    assert all(torch.equal(x, state[n].float()) for n, x in to_official(loaded.model).items())
+    assert f"{str(dtype)[6:]} were loaded as float32" in str(loaded.report)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, tmp_path):
+    state = {name: x.clone() for name, x in finetuned_state().items()}
+    state["blocks.0.norm2.bias"][3] = value
+    with pytest.raises(ValueError, match=r"blocks\.0\.norm2\.bias \(. NaN, . infinite\)"):
+        load_checkpoint(write(tmp_path / "a.pth", state))
+
+
+def test_large_but_finite_weights_are_not_called_infinite():
+    state = {name: x.clone() for name, x in finetuned_state().items()}
+    state["blocks.0.norm2.bias"].fill_(3e38)
+    assert load_checkpoint(recognise(state), **OWN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "no weights"),
+        ([1, 2], "no weights but list"),
+        ({"model": {}}, "no weights"),
+        ({"model": {"a": 1}}, "a is int; parameters are floating-point tensors"),
+        ({"a": torch.zeros(2, dtype=torch.int64)}, "a is torch.int64"),
+        ({"conv1.weight": torch.zeros(3)}, "are none of these models"),
+        ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "a stands there twice"),
+    ],
+)
+def test_what_is_no_state_dict_of_ours_is_refused(content, message, tmp_path):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message) as error:
+        load_checkpoint(tmp_path / "a.pth")
+    assert "a.pth" in str(error.value)
+
+
+def test_args_that_are_nonsense_are_refused(tmp_path):
+    args = argparse.Namespace(num_frames="many")
+    with pytest.raises(ValueError, match=r"a\.pth: its args"):
+        load_checkpoint(write(tmp_path / "a.pth", finetuned_state(), args=args))
+
+
+# --- folders and the command ------------------------------------------------------------------
+
+
+def test_a_run_folder_loads_finished_or_not(tmp_path):
+    preset = tiny()
+    run, model = Run.of(preset, tmp_path), build_autoencoder(preset.model, preset.target)
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor checkpoint\.pt"):
+        load_checkpoint(run.folder)
+    run.save_state({"model": model.state_dict(), "step": 4, "log": []})
+    assert load_checkpoint(run.folder).report.epoch == "4"
+    run.finish(model, {})
+    loaded = load_checkpoint(run.folder)
+    assert loaded.model.config == preset.model and loaded.model.target == preset.target
+    assert all(torch.equal(x, model.state_dict()[n]) for n, x in loaded.model.state_dict().items())
+    assert "tiny (lgi)" in str(loaded.report) and "config.json" in str(loaded.report)
+    classifier = load_checkpoint(run.folder / "model.safetensors", as_="classifier", num_classes=3)
+    assert "decoder.mask_token" in classifier.report.ignored[0].names
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(None, "config.json"), ("{", "not JSON"), ("{}", "fields of ModelConfig"),
+     ('{"model": {"width": "32"}}', "width='32' should be int"),
+     ('{"model": {"colour": 3}}', "colour")],
+)  # fmt: skip
+def test_a_folder_without_a_sound_config_is_refused(config, message, tmp_path):
+    run = Run.of(tiny(), tmp_path)
+    run.finish(build_autoencoder(TINY), {})
+    path = run.folder / "config.json"
+    path.unlink() if config is None else path.write_text(config)
+    for place in (run.folder, run.folder / "model.safetensors"):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load_checkpoint(place)
+
+
+def test_the_command_prints_the_report_and_converts(tmp_path, capsys):
+    path = pretrained_file(tmp_path)
+    official, folder = tmp_path / "out.pth", tmp_path / "folder"
+    command = ["checkpoint", str(path), "--num-classes", "7", "--to-official", str(official),
+               "--to-folder", str(folder)]  # fmt: skip
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "used" in out and "%" in out and str(official) in out
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    a, b = load_checkpoint(official).model, load_checkpoint(folder).model
+    assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
+
+
+def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    path.write_text("hello")
+    assert cli.main(["checkpoint", str(path), "--to-folder", str(tmp_path / "folder")]) == 2
+    assert "a.pth" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]

@@ -1,0 +1,240 @@
+"""The ledger: every claim has a status that was computed, and evidence that can be followed."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from maedfer_lab import cli
+from maedfer_lab.paper import figure_data
+from maedfer_lab.paper.claim import Claim, Status, uar_tolerance, war_tolerance
+from maedfer_lab.paper.ledger import ledger, report, totals
+from maedfer_lab.paper.measured import read_results
+from maedfer_lab.paper.reader import DATA, paper, read_paper
+
+CLAIMS = {claim.id: claim for claim in ledger()}
+
+
+def with_status(status: Status) -> set[str]:
+    return {claim.id for claim in CLAIMS.values() if claim.status == status}
+
+
+def changed(folder: Path, name: str, old: str, new: str) -> dict[str, Claim]:
+    """The ledger after one change in a copy of the data."""
+    for path in DATA.iterdir():
+        text = path.read_text()
+        if path.name == name:
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (folder / path.name).write_text(text)
+    return {claim.id: claim for claim in ledger(read_paper(folder))}
+
+
+def test_ids_are_unique_and_there_are_many() -> None:
+    assert len(CLAIMS) == len(ledger()) >= 150
+
+
+def test_every_claim_has_a_status_and_evidence_to_follow() -> None:
+    assert sum(totals(list(CLAIMS.values())).values()) == len(CLAIMS)
+    for claim in CLAIMS.values():
+        assert claim.status in get_args(Status) and claim.source and claim.statement
+        if claim.status in ("recomputed", "contradicted"):
+            assert claim.agrees is (claim.status == "recomputed")
+            assert " = " in claim.evidence and "claimed" in claim.evidence
+            assert any(c.isdigit() for c in claim.evidence.partition(" = ")[0])
+        elif claim.status == "needs data":
+            assert claim.command and f"`{claim.command}`" in claim.evidence
+            assert claim.hours and "hours" in claim.evidence
+            assert claim.tolerance or "loss" in claim.id
+        else:
+            assert claim.status == "not found" and claim.value is None
+
+
+def test_what_is_contradicted() -> None:
+    """Only inherited rows, another printing, and the number of clips; nothing of MAE-DFER's own."""
+    assert with_status("contradicted") == {
+        "dfew/resnet-18-gru/uar/from-classes",
+        "dfew/resnet-18-gru/war/from-classes",
+        "dfew/ceflnet/war/from-classes",
+        "dfew/m3dfel/uar/from-classes",
+        "dfew/m3dfel/war/from-classes",
+        "ferv39k/nr-dfernet/uar/from-classes",
+        "mafw/c3d/uar/from-classes",
+        "mafw/vit-lstm/war/from-classes",
+        "mafw/videomae-kinetics-400/uar/printed-otherwise",
+        "dfew/ial/flops/printed-otherwise",
+        "dfew/est/uar/printed-otherwise",
+        "pretraining/steps/from-voxceleb2",
+    }
+    poster = CLAIMS["mafw/videomae-kinetics-400/uar/printed-otherwise"]
+    assert poster.value == 38.43 and poster.found == pytest.approx(38.334, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("id", "found"),
+    [
+        ("dfew/mae-dfer/params/formula", 84.878343),
+        ("dfew/mae-dfer/flops/formula", 49.6518),
+        ("dfew/videomae-voxceleb2/flops/formula", 80.6879),
+        ("headline/flops/saving", 38.464),
+        ("headline/dfew/uar/margin", 6.30),
+        ("headline/enterface05/war/margin", 7.02),
+        ("folds/released/dfew/uar/mean", 63.408),
+        ("mafw/3/authors/log/uar/from-matrix", 46.08),
+        ("pretraining/log/parameters/formula", 92_760_192),
+        ("loss/lambda/equivalence", 0.5),
+    ],
+)
+def test_recomputed(id: str, found: float) -> None:
+    assert CLAIMS[id].status == "recomputed"
+    assert CLAIMS[id].found == pytest.approx(found, rel=1e-4)
+
+
+def test_learning_rates_of_all_epochs_to_1e8() -> None:
+    rates = [claim for id, claim in CLAIMS.items() if id.endswith("learning-rate/schedule")]
+    assert len(rates) == 50
+    assert all(claim.status == "recomputed" and claim.tolerance == 1e-8 for claim in rates)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "claims"),
+    [
+        ("main.json", "60.99, 18.62", "60.99, 18.92", {"dfew/mae-dfer/uar/from-classes"}),
+        ("runs.json", '"5", 65.42', '"5", 65.52', {"folds/released/dfew/uar/mean"}),
+        ("matrices.json", "[454, 7, 10", "[455, 6, 10", {"dfew/1/authors/log/happy/from-matrix"}),
+        ("headlines.json", "10.58", "10.68", {"headline/crema-d/war/margin"}),
+        ("pretrain_log.csv", "0.00018748348", "0.00018758348", {
+            "pretraining/epoch-05/learning-rate/schedule"}),
+        ("split_counts.csv", "DFEW,1,test,489", "DFEW,1,test,488", {
+            "datasets/dfew/clips/from-splits", "dfew/1/log/test-clips/from-splits"}),
+        ("evaluations.json", "7847, 84878343", "7847, 84878344", {
+            "ferv39k/all/log/parameters/formula"}),
+    ],
+)  # fmt: skip
+def test_one_changed_digit_is_contradicted(
+    file: str, old: str, new: str, claims: set[str], tmp_path: Path
+) -> None:
+    after = changed(tmp_path, file, old, new)
+    assert all(CLAIMS[id].status == "recomputed" for id in claims)
+    assert all(after[id].status == "contradicted" for id in claims), claims
+    counts = Counter(claim.status for claim in after.values())
+    assert counts["contradicted"] >= len(with_status("contradicted")) + len(claims)
+
+
+def test_an_ablation_that_is_found_leaves_the_list() -> None:
+    table = replace(paper().table("sister_ablations"), id="ablation_lambda")
+    found = replace(paper(), tables={**paper().tables, "ablation_lambda": table})
+    gone = with_status("not found") - {claim.id for claim in ledger(found)}
+    assert gone == {"not-found/ablation-lambda"}
+
+
+EVALUATION: dict[str, Any] = {
+    "kind": "evaluation",
+    "dataset": "DFEW",
+    "fold": 1,
+    "uar": 0.62,
+    "war": 0.70,
+    "n": 2341,
+    "provenance": {"commit": "abc"},
+}
+
+
+def write_results(folder: Path, *changes: dict[str, Any]) -> Path:
+    for i, change in enumerate(changes):
+        (folder / f"{i}.json").write_text(json.dumps({**EVALUATION, **change}))
+    return folder
+
+
+def test_a_result_turns_needs_data_into_measured(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, {}, {"dataset": "my faces", "fold": 7})
+    (tmp_path / "other.json").write_text("[1]")
+    after = {claim.id: claim for claim in ledger(results=folder)}
+    uar, war = (after[f"folds-released/mae-dfer/dfew/1/{s}/measure"] for s in ("uar", "war"))
+    assert uar.status == war.status == "measured"
+    assert uar.found == pytest.approx(62) and uar.agrees and "inside" in uar.evidence
+    assert war.found == pytest.approx(70) and not war.agrees and "outside" in war.evidence
+    assert after["dfew/mae-dfer/dfew/all/uar/measure"].status == "needs data"
+    assert totals(list(after.values()))["measured"] == 2
+    assert "abc" in report(list(after.values()))
+
+
+def test_the_mean_is_measured_when_all_folds_are(tmp_path: Path) -> None:
+    folds = [
+        {"fold": fold, "n": split.clips, "uar": 0.6 + int(fold) / 100, "recalls": [0.5] * 7}
+        for fold, split in paper().splits("DFEW").items()
+    ]
+    after = {claim.id: claim for claim in ledger(results=write_results(tmp_path, *folds))}
+    mean = after["dfew/mae-dfer/dfew/all/uar/measure"]
+    assert mean.status == "measured" and mean.found == pytest.approx(63)
+    assert after["dfew/mae-dfer/dfew/all/fear/measure"].found == pytest.approx(50)
+    assert after["dfew/videomae-voxceleb2/dfew/all/uar/measure"].status == "needs data"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"uar": 62.0}, r"uar=62.0 must lie in \[0, 1\]"),
+        ({"n": 100}, "fold 1 of DFEW tests 2341 clips"),
+        ({"fold": 6}, "must be one of 1, 2, 3, 4, 5"),
+        ({"provenance": {}}, "lacks provenance"),
+        ({"recalls": [0.5]}, "recalls has 1 entries; DFEW 7"),
+    ],
+)
+def test_a_bad_result_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_results(write_results(tmp_path, change), paper())
+
+
+def test_the_same_fold_twice_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"0\.json and 1\.json both tell MAE-DFER / DFEW / 1"):
+        read_results(write_results(tmp_path, {}, {}), paper())
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        ledger(results=tmp_path / "absent")
+
+
+def test_tolerances_are_binomial() -> None:
+    assert war_tolerance(0.5, 10_000) == pytest.approx(0.0098)
+    assert uar_tolerance([0.5, 0.5], [100, 100]) == pytest.approx(1.96 * 0.05 / 2**0.5)
+
+
+def test_the_verb_prints_totals_and_writes_every_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
+    file = tmp_path / "claims.json"
+    assert cli.main(["claims", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    data = json.loads(file.read_text())
+    assert out.startswith(f"{len(CLAIMS)} numeric claims") and "12 contradicted" in out
+    assert len(data["claims"]) == len(CLAIMS) == sum(data["totals"].values())
+    write_results(tmp_path, {})
+    (tmp_path / "results").mkdir()
+    write_results(tmp_path / "results", {})
+    assert cli.main(["claims"]) == 0  # results/ is looked into by itself
+    assert "2 measured" in capsys.readouterr().out
+
+
+def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path: Path) -> None:
+    for name, units in (("a", "cube"), ("b", "imagenet")):
+        (tmp_path / name).mkdir()
+        config = {"name": name, "target": {"units": units}, "optim": {"batch_size": 4}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        (tmp_path / name / "log.csv").write_text("step,loss\n1,0.9\n2,0.7\n")
+    (run,) = figure_data.pretraining(paper(), tmp_path)["runs"]
+    assert run == {"name": "a", "clips": [4, 8], "loss": [0.9, 0.7]}
+
+
+def test_figures_have_all_they_need_in_json() -> None:
+    figures = figure_data.ledger_totals(list(CLAIMS.values()))
+    assert sum(n for counts in figures["kinds"].values() for n in counts.values()) == len(CLAIMS)
+    for data in (
+        figures,
+        figure_data.accuracy_flops(paper()),
+        figure_data.class_recalls(paper()),
+        figure_data.confusion(paper()),
+        figure_data.folds(paper(), read_results(None, paper())),
+    ):
+        json.dumps(data, allow_nan=False)

@@ -1,0 +1,216 @@
+"""The list of differences from the official code, and what of it no other test pins."""
+
+import ast
+import importlib
+import inspect
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maedfer_lab.checkpoints.deviations import DEVIATIONS, NONE_NEEDED, markdown
+from maedfer_lab.checkpoints.loading import LoadAs, load_checkpoint
+from maedfer_lab.checkpoints.official import to_official
+from maedfer_lab.checkpoints.recognising import recognise
+from maedfer_lab.config import base, tiny
+from maedfer_lab.method.attention import Attention, DropPath, LGIBlock, ViTBlock
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.grid import Grid, region_index
+from maedfer_lab.method.masking import num_masked, region_tube_mask, split_tokens, tube_mask
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "official_differences.md"
+GRID = Grid(8, 10, 10)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# The list itself.
+
+
+def test_there_are_seventeen():
+    assert [d.id for d in DEVIATIONS] == [f"B{i}" for i in range(1, 18)]
+
+
+def test_the_page_is_the_list():
+    """If this fails, write the page again:
+
+    python -c "from maedfer_lab.checkpoints import deviations as d; print(d.markdown(), end='')"
+    """
+    assert PAGE.read_text() == markdown()
+
+
+@pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda d: d.id)
+def test_every_named_test_exists(deviation):
+    if not deviation.tests:
+        assert deviation.state == "not built yet"
+    for name in deviation.tests:
+        file, _, test = name.partition("::")
+        tree = ast.parse((ROOT / file).read_text())
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+
+
+@pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda d: d.id)
+def test_every_named_option_exists(deviation):
+    if deviation.option == NONE_NEEDED:
+        return
+    names = re.findall(r"`(\w+(?:\.\w+)+)`", deviation.option)
+    assert names, "an option names its code in backticks"
+    for name in names:
+        module, owner, member = name.rsplit(".", 2)
+        cls = getattr(importlib.import_module(f"maedfer_lab.{module}"), owner)
+        options = fields(cls) if is_dataclass(cls) else inspect.signature(cls).parameters.values()
+        assert member in {option.name for option in options}
+
+
+# B1 and B2: order and partition of visible tokens.
+
+
+def test_official_pretraining_weights_bring_their_order():
+    config = tiny().model
+    weights = recognise(to_official(build_autoencoder(config)))
+
+    def load(as_: LoadAs, num_classes: int | None = None):
+        return load_checkpoint(
+            weights,
+            as_=as_,
+            num_classes=num_classes,
+            frames=config.frames,
+            size_px=config.size_px,
+            region=config.region,
+            num_heads=config.num_heads,
+            decoder_heads=config.decoder_heads if as_ == "autoencoder" else None,
+        )
+
+    loaded = load("autoencoder")
+    assert loaded.model.config.legacy_visible_order
+    assert not config.legacy_visible_order and "legacy_visible_order" in str(loaded.report)
+    assert not load("classifier", 7).model.config.legacy_visible_order
+
+
+def in_other_regions(mask, region) -> int:
+    """Visible tokens that the official cut by rank puts into another region than their own."""
+    tokens = region_index(GRID, region)
+    own = torch.empty(GRID.n, dtype=torch.long)
+    own[tokens] = torch.arange(len(tokens)).unsqueeze(1).expand_as(tokens)
+    cut = split_tokens(mask, GRID, region, legacy_visible_order=True).visible[0]
+    return int((own[cut].view(len(tokens), -1) != torch.arange(len(tokens))[:, None]).sum())
+
+
+def test_cutting_by_rank_mixes_regions():
+    paper = region_tube_mask(GRID, (2, 5, 10), 0.9, generator=seeded())
+    assert in_other_regions(paper, (2, 5, 10)) == 0
+    narrow = region_tube_mask(GRID, (2, 5, 5), 0.8, generator=seeded())
+    assert in_other_regions(narrow, (2, 5, 5)) == 96  # of 160
+    tubes = [tube_mask(GRID, 0.9, generator=seeded(i)) for i in range(200)]
+    share = sum(in_other_regions(mask, (2, 5, 10)) for mask in tubes) / (200 * 80)
+    assert share == pytest.approx(0.118, abs=0.02)
+
+
+def test_every_whole_ratio_hides_what_it_says():
+    """Products of floats, cut off, would lose one place for some of them (B3)."""
+    for places in (50, 64, 100):
+        assert [num_masked(k / places, places) for k in range(1, places)] == [*range(1, places)]
+    assert int(0.29 * 100) == 28 and num_masked(0.29, 100) == 29
+
+
+# B7 and B16: work that reaches nothing.
+
+
+def test_parameters_that_cannot_matter_are_kept_and_left_alone():
+    config = tiny().model
+    model = build_classifier(config, 7)
+    dead = {n for n, _ in model.named_parameters() if n.startswith("encoder.blocks.1.interact")}
+    assert len(dead) == 9  # two norms, q and v bias, the matrices
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    model(torch.rand(2, 3, config.frames, config.size_px, config.size_px)).square().sum().backward()
+    optimiser.step()
+    kept = {n for n, p in model.named_parameters() if torch.equal(p, before[n])}
+    assert dead == kept
+    everything = build_classifier(config, 7, tokens="all")
+    clip = torch.rand(2, 3, config.frames, config.size_px, config.size_px)
+    everything(clip).square().sum().backward()
+    assert all(p.grad is not None for p in everything.parameters())
+
+
+def test_only_visible_cubes_are_embedded():
+    model = build_autoencoder(replace(base().model, depth=1, decoder_depth=1))
+    embedded, computed = [], []
+    model.encoder.embed.register_forward_hook(lambda m, i, out: embedded.append(out.shape[1]))
+    model.decoder.blocks[-1].register_forward_hook(lambda m, i, out: computed.append(out.shape[1]))
+    mask = region_tube_mask(GRID, (2, 5, 10), 0.9, generator=seeded())
+    with torch.no_grad():
+        model(torch.rand(1, 3, 16, 160, 160), mask)
+    assert embedded == [80] and computed == [720]
+
+
+# Drop path and biases, as official.
+
+
+def changed(block: torch.nn.Module, rep, tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    new_rep, new_tokens = block(rep, tokens)
+    return (new_rep - rep).abs().amax(-1) > 0, (new_tokens - tokens).abs().amax(-1) > 0
+
+
+STAGES = ["local", "inter", "interact", "ffn"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({}, ["region", "clip", "clip", "region"]),
+        ({"local": "cross"}, ["region", "clip", "clip", "region"]),
+        ({"interact": "self"}, ["region", "clip", "region", "region"]),
+    ],
+)
+def test_drop_path_acts_per_region_or_per_clip_and_draws_four_times(options, rows):
+    b, r, s, d = 6, 4, 5, 16
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for only, unit in zip(STAGES, rows, strict=True):
+            block = LGIBlock(d, 2, drop_path=0.5, **options).train()
+            sizes: list[int] = []
+            block.drop_path.register_forward_hook(lambda m, i, o, to=sizes: to.append(len(o)))
+            for stage in STAGES:  # silence all stages but one
+                last = block.mlp.fc2 if stage == "ffn" else getattr(block, f"{stage}_attn").proj
+                if stage != only:
+                    torch.nn.init.zeros_(last.weight)
+                    torch.nn.init.zeros_(last.bias)
+            rep, tokens = torch.randn(b, r, d), torch.randn(b, r, s, d)
+            is_rep_new, is_token_new = changed(block, rep, tokens)
+            assert sizes == [b * r if row == "region" else b for row in rows]
+            # Within a unit all or nothing stays; representatives go with their region's tokens.
+            both = torch.cat([is_rep_new.unsqueeze(2), is_token_new], 2).float()
+            if only == "inter" or (only == "local" and options.get("local") == "cross"):
+                both = both[:, :, :1]
+            if only == "interact" and unit == "clip":
+                both = both[:, :, 1:]
+            share = both.mean(2) if unit == "region" else both.mean((1, 2))
+            assert set(share.flatten().tolist()) == {0.0, 1.0}
+
+
+def test_stages_of_a_block_draw_independently():
+    drop = DropPath(0.5).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = torch.stack([drop(torch.ones(64, 1, 1)).flatten() for _ in range(4)])
+    assert set(draws.unique().tolist()) == {0.0, 2.0}
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_keys_have_no_bias_to_train(qkv_bias):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = (LGIBlock(16, 2, qkv_bias=qkv_bias), ViTBlock(16, 2, qkv_bias=qkv_bias))
+    for block in blocks:
+        for attn in (m for m in block.modules() if isinstance(m, Attention)):
+            names = {name for name, _ in attn.named_parameters()}
+            biases = {"q_bias", "v_bias"} if qkv_bias else set()
+            assert names == {"qkv.weight", "proj.weight", "proj.bias"} | biases

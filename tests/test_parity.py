@@ -1,0 +1,493 @@
+"""Our models against the official equations: archives, digests, and every variant by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from official_equations import classify, reconstruct
+
+from maedfer_lab import cli
+from maedfer_lab.checkpoints.archives import (
+    own_names,
+    read_archive,
+    recipe_clips,
+    recipe_mask,
+    recipe_parameters,
+    write_archive,
+)
+from maedfer_lab.checkpoints.constructors import (
+    CLASSES,
+    DEFAULTS,
+    official_arguments,
+    official_model,
+    our_config,
+)
+from maedfer_lab.checkpoints.digests import compare_digest, full_size, replay
+from maedfer_lab.checkpoints.parity import compare_folder
+from maedfer_lab.checkpoints.replay import answer_autoencoder, gradients, parse_kind
+from maedfer_lab.config import TargetConfig
+from maedfer_lab.method.attention import DropPath
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.masking import random_mask
+from maedfer_lab.method.targets import unnormalise_pixels
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "reference" / "golden"
+DIGESTS = Path(__file__).parent / "data" / "parity_digests.json"
+CLASSIFIER, AUTOENCODER = "VisionTransformer", "PretrainVisionTransformer"
+TINY = {"img_size": 16, "patch_size": 4, "mlp_ratio": 2, "qkv_bias": True, "tubelet_size": 2,
+        "lg_region_size": [2, 2, 4], "attn_type": "local_global"}  # fmt: skip
+TINY_FT = {**TINY, "embed_dim": 16, "depth": 2, "num_heads": 2, "all_frames": 8, "num_classes": 7,
+           "lg_classify_token_type": "region"}  # fmt: skip
+TINY_PT = {**TINY, "all_frames": 8, "encoder_embed_dim": 16, "encoder_depth": 2,
+           "encoder_num_heads": 2, "decoder_num_classes": 96, "decoder_embed_dim": 12,
+           "decoder_depth": 2, "decoder_num_heads": 2}  # fmt: skip
+
+
+def spec(name: str = CLASSIFIER, ratio: float = 0.75, **kwargs) -> dict:
+    tiny = TINY_FT if name == CLASSIFIER else TINY_PT
+    return {"class": name, "kwargs": {**tiny, **kwargs}, "ln_eps": 1e-6, "std": 0.2,
+            "mask": {"h": 2, "w": 4, "ratio": ratio}}  # fmt: skip
+
+
+VARIANTS = {
+    "ft_region": spec(),
+    "ft_org_share13": spec(lg_classify_token_type="org", lg_attn_param_sharing_first_third=True),
+    "ft_all_share": spec(lg_classify_token_type="all", lg_attn_param_sharing_all=True),
+    "ft_cross_first": spec(lg_first_attn_type="cross", lg_classify_token_type="all"),
+    "ft_self_third": spec(lg_third_attn_type="self", num_classes=11),
+    "ft_regions_everywhere": spec(lg_region_size=[2, 2, 2], lg_classify_token_type="org"),
+    "ft_one_stage": spec(lg_no_second=True, lg_no_third=True, use_mean_pooling=False),
+    "ft_joint": spec(attn_type="joint", use_mean_pooling=False, qkv_bias=False),
+    "pt": spec(AUTOENCODER),
+    "pt_regions_everywhere": spec(AUTOENCODER, lg_region_size=[2, 2, 2]),
+    "pt_cross_share": spec(
+        AUTOENCODER, lg_first_attn_type="cross", lg_attn_param_sharing_all=True, qkv_bias=False
+    ),
+    "pt_joint": spec(AUTOENCODER, attn_type="joint", mlp_ratio=3),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny tensors: a second thread costs more than it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("archives")
+    for name, content in VARIANTS.items():
+        write_archive(folder / f"{name}.npz", content)
+    return folder
+
+
+def altered(source: Path, folder: Path, change) -> Path:
+    """A folder with one archive whose arrays were changed by `change(arrays)`."""
+    with np.load(source) as stored:
+        arrays = dict(stored)
+    change(arrays)
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / source.name, **arrays)
+    return folder
+
+
+def status(*args) -> int:
+    try:
+        return cli.main(["parity", *map(str, args)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+# Archives of ours, out through the official names and in again.
+
+
+def test_every_variant_passes_through_an_archive(fresh):
+    report = compare_folder(fresh)
+    assert report.is_ok, report.table()
+    assert len(report.seconds) == len(VARIANTS)
+    rows = {(row.archive, row.what.split(" (")[0]) for row in report.rows}
+    for name in VARIANTS:
+        kind = {"logits", "logits64", "feature64"} if "ft" in name else {"pred", "loss_diff_w03"}
+        assert {(name, what) for what in kind | {"gradient norms", "grad_patch_embed"}} <= rows
+
+
+def test_the_verb_prints_a_table_and_writes_json(fresh, tmp_path, capsys):
+    out = tmp_path / "parity.json"
+    assert status(fresh, "--json", out) == 0
+    printed = capsys.readouterr().out
+    assert "ft_all_share" in printed and "all within tolerance" in printed
+    content = json.loads(out.read_text())
+    assert content["ok"] and {row["archive"] for row in content["comparisons"]} == set(VARIANTS)
+
+
+def scaled(name):
+    def change(arrays):
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[-1] *= 1.02
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("archive", "name"),
+    [("ft_region", "sd::head.weight"), ("ft_region", "logits64"), ("ft_all_share", "grad_norms"),
+     ("pt", "sd::decoder.norm.bias"), ("pt", "encoder_out"), ("pt", "loss_diff_g4"),
+     ("pt", "labels_plain"), ("pt_joint", "grad_patch_embed")],
+)  # fmt: skip
+def test_one_altered_number_fails(fresh, tmp_path, capsys, archive, name):
+    folder = altered(fresh / f"{archive}.npz", tmp_path / "altered", scaled(name))
+    assert status(folder) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+def test_nan_is_no_agreement(fresh, tmp_path):
+    def spoil(arrays):
+        arrays["logits"] = np.full_like(arrays["logits"], np.nan)
+
+    assert status(altered(fresh / "ft_region.npz", tmp_path / "a", spoil)) == 1
+
+
+def with_kwargs(**kwargs):
+    def change(arrays):
+        config = json.loads(str(arrays["config"]))
+        config["kwargs"] |= kwargs
+        arrays["config"] = np.array(json.dumps(config))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: a.pop("sd::blocks.1.mlp.fc2.bias"), "blocks.1.mlp.fc2.bias: not in the file"),
+        (lambda a: a.pop("sd::patch_embed.proj.weight"), "patch_embed.proj.weight is missing"),
+        (lambda a: a.update({"sd::pos_embed": np.zeros(3, "f4")}), "pos_embed: (3,) in the file"),
+        (lambda a: a.update({"sd::head.bias": np.zeros(9, "f4")}), "head.bias: (9,) in the file"),
+        (lambda a: a.update(config=np.array('{"class": "ResNet"}')), "class='ResNet'"),
+        (lambda a: a.update(config=np.array("{")), "not JSON"),
+        (lambda a: a.pop("config"), "no 'config'"),
+        (lambda a: a.pop("y"), "'y' is missing"),
+        (lambda a: a.update(x=a["x"][:, :, :4]), "clip of shape"),
+        (with_kwargs(init_values=0.1), "init_values=0.1"),
+        (with_kwargs(use_learnable_pos_emb=True), "use_learnable_pos_emb=True"),
+        (with_kwargs(keep_temporal_dim=True), "keep_temporal_dim=True"),
+        (with_kwargs(qk_scale=1.0), "qk_scale=1.0"),
+        (with_kwargs(colour="red"), "constructor argument='colour'"),
+        (with_kwargs(lg_region_size=[3, 2, 4]), "region=(3, 2, 4)"),
+        (with_kwargs(depth=3), "depth=3, but 2"),
+        (with_kwargs(num_classes=11), "num_classes=11, but 7"),
+        (with_kwargs(lg_no_third=True), "interact=none, but cross"),
+        (with_kwargs(lg_attn_param_sharing_all=True), "shared=all, but none"),
+        (lambda a: a.update({"sd::norm2": np.zeros(3, "i4")}), "norm2 has dtype int32"),
+    ],
+)
+def test_what_cannot_be_built_is_named_and_the_others_go_on(fresh, tmp_path, capsys, change, told):
+    folder = altered(fresh / "ft_region.npz", tmp_path / "a", change)
+    (folder / "text.npz").write_text("not an archive")
+    (folder / "whole.npz").write_bytes((fresh / "ft_joint.npz").read_bytes())
+    assert status(folder) == 1
+    lines = capsys.readouterr().out.splitlines()
+    refused = [line for line in lines if "cannot be built" in line]
+    assert any(told in line for line in refused) and any("text.npz" in line for line in refused)
+    assert any(line.startswith("whole") and " ok" in line for line in lines)
+
+
+def test_an_archive_is_never_unpickled(fresh, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "planted",))
+
+    change = {"y": np.array([Bomb()], dtype=object)}
+    folder = altered(fresh / "ft_region.npz", tmp_path / "a", lambda a: a.update(change))
+    assert status(folder) == 1
+    assert not (tmp_path / "planted").exists()
+
+
+def test_no_archives_are_an_error(tmp_path, capsys):
+    assert status(tmp_path / "absent") == 2
+    assert status(tmp_path) == 2
+    assert status(tmp_path, "--full") == 2
+    assert "golden archives" in capsys.readouterr().err
+
+
+def test_unknown_keys_and_partial_labels_are_named_not_dropped(fresh, tmp_path):
+    def change(arrays):
+        arrays["attention"] = np.zeros(3)
+        arrays["loss_diff_g4_w03"] = np.zeros(())
+        arrays["labels_diff"] = arrays["labels_diff"][:, :4]
+
+    report = compare_folder(altered(fresh / "pt.npz", tmp_path / "a", change))
+    left = {row.what for row in report.rows if row.verdict == "not compared"}
+    assert report.is_ok and left == {"attention", "loss_diff_g4_w03"}
+
+
+def test_what_shapes_tell_need_not_be_given(fresh, tmp_path):
+    def change(arrays):
+        config = json.loads(str(arrays["config"]))
+        untold = ("num_heads", "lg_region_size", "lg_classify_token_type")
+        config["kwargs"] = {name: config["kwargs"][name] for name in untold}
+        config["kwargs"] |= {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "init_scale": 0.001}
+        arrays["config"] = np.array(json.dumps(config))
+
+    report = compare_folder(altered(fresh / "ft_all_share.npz", tmp_path / "a", change))
+    assert report.is_ok, report.table()
+    note = report.rows[0].note
+    assert "inferred" in note and "depth=2" in note and "lg_attn_param_sharing_all=True" in note
+    assert "drop_path_rate=0.1" in note and "without effect" in note
+
+
+# Numbers of the official models themselves.
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official archives lie beside the checkout")
+def test_golden_archives_of_the_official_code():
+    report = compare_folder(GOLDEN)
+    assert report.is_ok, report.table()
+    assert len(report.seconds) >= 11
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official archives lie beside the checkout")
+@pytest.mark.parametrize("name", ["small_ft_share13", "small_pt_224"])
+def test_the_recipe_draws_the_official_archives(name):
+    archive = read_archive(GOLDEN / f"{name}.npz")
+    official = archive.official
+    drawn = recipe_parameters(official.build(), official.kind, archive.spec["std"])
+    assert all(torch.equal(drawn[n], x) for n, x in archive.state.items())
+    assert np.array_equal(recipe_clips(2, 16, 32), archive.arrays["x"])
+    if "mask" in archive.arrays:
+        want = archive.arrays["mask"]
+        assert np.array_equal(recipe_mask(2, Grid(8, 4, 4), (2, 4), 0.75), want)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_numbers_of_the_day_it_was_verified(name):
+    """Written on the day that all golden archives passed; guards later changes of numerics."""
+    rows = compare_digest(name, json.loads(DIGESTS.read_text())[name])
+    wrong = [row for row in rows if row.verdict != "ok"]
+    assert not wrong, wrong
+
+
+def test_digests_are_replayed_by_full(tmp_path, capsys):
+    entries = {name: json.loads(DIGESTS.read_text())[name] for name in ("ft_region", "pt")}
+    full = tmp_path / "full.json"
+    full.write_text(json.dumps(entries))
+    assert status(tmp_path, "--full") == 0
+    assert "feature_mean" in capsys.readouterr().out
+    entries["pt"]["pred_std"] *= 1.001
+    full.write_text(json.dumps({**entries, "ft_head": {"logits": [[0.0]]}}))
+    assert status(tmp_path, "--full") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("pred_std" in line and "differs" in line for line in lines)
+    assert any(line.startswith("ft_head") and "cannot be built" in line for line in lines)
+    full.write_text("[]")
+    assert status(tmp_path, "--full") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official archives lie beside the checkout")
+def test_full_size_models_of_the_official_code():
+    report = compare_folder(GOLDEN, full=True)
+    assert report.is_ok and len(report.seconds) >= 21, report.table()
+
+
+def test_full_size_models_are_the_published_ones():
+    for key in ("ft_region_std0.02", "ft_all_std0.05", "vit", "pt", "pt_vit"):
+        content = full_size(key)
+        config = official_model(content).config
+        assert (config.frames, config.size_px, config.tubelet) == (16, 160, (2, 16, 16))
+    assert full_size("vit_std0.05")["std"] == 0.05
+    with pytest.raises(ValueError, match="ft_region"):
+        full_size("ft_head")
+
+
+# Every variant against the official equations written out in tests/official_equations.py.
+
+divisors_of_4 = st.sampled_from([1, 2, 4])
+common = {
+    "patch_size": st.sampled_from([4, 8]),
+    "mlp_ratio": st.sampled_from([1.5, 2, 4]),
+    "qkv_bias": st.booleans(),
+    "attn_type": st.sampled_from(["joint", "local_global", "local_global", "local_global"]),
+    "lg_first_attn_type": st.sampled_from(["self", "cross"]),
+    "lg_third_attn_type": st.sampled_from(["self", "cross"]),
+    "lg_attn_param_sharing_first_third": st.booleans(),
+    "lg_attn_param_sharing_all": st.booleans(),
+    "lg_no_second": st.booleans(),
+    "lg_no_third": st.booleans(),
+    "region": st.tuples(divisors_of_4, divisors_of_4, divisors_of_4),
+}
+classifiers = st.fixed_dictionaries(
+    {**common, "use_mean_pooling": st.booleans(), "tubelet_size": st.sampled_from([1, 2, 4]),
+     "lg_classify_token_type": st.sampled_from(["org", "region", "all"])}
+)  # fmt: skip
+autoencoders = st.fixed_dictionaries({**common, "visible": st.integers(1, 3)})
+
+
+def on_a_grid_of_4(name: str, drawn: dict) -> dict:
+    """Constructor arguments for 4 x 4 x 4 tokens."""
+    drawn = dict(drawn)
+    drawn.pop("visible", None)
+    drawn["lg_region_size"] = drawn.pop("region")
+    drawn["img_size"] = 4 * drawn["patch_size"]
+    drawn["all_frames"] = 4 * drawn.get("tubelet_size", 2)
+    if name == AUTOENCODER:
+        drawn["decoder_num_classes"] = 6 * drawn["patch_size"] ** 2
+    return spec(name, **drawn)
+
+
+def double_model(content: dict):
+    """Our model in float64, its parameters under official names as leaves (shared ones once)."""
+    official = official_model(content)
+    model = official.build()
+    recipe_parameters(model, official.kind, 0.3)
+    archive = {n: x.double() for n, x in recipe_parameters(model, official.kind, 0.3).items()}
+    own = own_names(model, official.kind)
+    leaves = {n: archive[n].requires_grad_() for n in own}
+    state = {n: leaves.get(n, leaves.get(_first_name(n, leaves))) for n in archive}
+    return official, model.double(), leaves, state
+
+
+def _first_name(name: str, leaves: dict) -> str:
+    return next((n for stage in ("second_attn", "third_attn")
+                 if (n := name.replace(f"{stage}.", "first_attn.")) in leaves), name)  # fmt: skip
+
+
+def assert_close(ours, theirs, tolerance=1e-10):
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-3)
+
+
+def assert_same_gradients(model, loss, leaves, want):
+    loss.backward()
+    want.backward()
+    found = gradients(model)
+    for name, leaf in leaves.items():
+        grad = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        assert found[name].isfinite().all()
+        assert_close(found[name], grad, 1e-9)
+
+
+@given(classifiers)
+@settings(max_examples=60, deadline=None)
+def test_every_classifier_is_the_official_equations(drawn):
+    """Also gradients: the official cross first stage cannot train (B4), ours can."""
+    content = on_a_grid_of_4(CLASSIFIER, drawn)
+    official, model, leaves, state = double_model(content)
+    x = torch.from_numpy(recipe_clips(2, official.config.frames, official.config.size_px)).double()
+    assert isinstance(model, Classifier)
+    ours, want = model(unnormalise_pixels(x)), classify(state, x, content["kwargs"])
+    assert_close(ours, want)
+    assert_same_gradients(model, ours.square().sum(), leaves, want.square().sum())
+
+
+@given(autoencoders)
+@settings(max_examples=60, deadline=None)
+def test_every_autoencoder_is_the_official_equations(drawn):
+    """With any region shape the official code cuts visible tokens by rank (B1, B2)."""
+    content = on_a_grid_of_4(AUTOENCODER, drawn)
+    official, model, leaves, state = double_model(content)
+    assert isinstance(model, MaskedAutoencoder)
+    x = torch.from_numpy(recipe_clips(2, official.config.frames, official.config.size_px)).double()
+    # Masks that the official code accepts: each frame's visible tokens divide among its regions.
+    mask = torch.from_numpy(recipe_mask(2, Grid(4, 4, 4), (4, 4), 1 - drawn["visible"] / 4))
+    _, h, w = drawn["region"]
+    if drawn["attn_type"] == "local_global" and 4 * drawn["visible"] % (16 // (h * w)):
+        with pytest.raises(ValueError, match="legacy_visible_order"):
+            model.split(mask)
+        return
+    out, want = reconstruct(state, x, mask, content["kwargs"])
+    split = model.split(mask)
+    encoded = model.norm(model.encoder(unnormalise_pixels(x), split.visible).tokens)
+    pred = model.decoder(encoded, split.decoder_positions, split.masked)
+    assert_close(encoded, out)
+    assert_close(pred, want)
+    assert_same_gradients(model, pred.square().sum(), leaves, want.square().sum())
+
+
+@pytest.mark.parametrize("content", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_trains(content):
+    """Five steps in training mode, with drop path: finite gradients, keys never get a bias."""
+    official = official_model(content)
+    model = official.build(TargetConfig()).train()
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.2
+    clip = torch.rand(2, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.from_numpy(recipe_mask(2, Grid(4, 4, 4), (2, 4), 0.75))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(5):
+        if official.kind == "finetune":
+            loss = torch.nn.functional.cross_entropy(model(clip), torch.tensor([0, 1]))
+        else:
+            loss = model(clip, mask).loss.total
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimiser.step()
+    assert loss.isfinite()
+    assert not [name for name, _ in model.named_parameters() if "k_bias" in name]
+
+
+def test_losses_are_the_official_means():
+    """One mean over all outputs, also where a mask leaves frames unequally often hidden (g4)."""
+    content = spec(AUTOENCODER, attn_type="joint")
+    official = official_model(content)
+    model = official.build()
+    recipe_parameters(model, official.kind, 0.2)
+    assert isinstance(model, MaskedAutoencoder)
+    mask = random_mask(model.grid, 0.75, 2, generator=torch.Generator().manual_seed(3)).numpy()
+    kinds = ["diff", "diff_g4", "diff_raw", "plain", "diff_w03"]
+    wanted = [f"{part}_{kind}" for kind in kinds for part in ("loss", "labels")]
+    found = answer_autoencoder(model, recipe_clips(2, 8, 16), mask, wanted).outputs
+    for kind in kinds:
+        error = (found["pred"] - found[f"labels_{kind}"]) ** 2
+        want = error.mean()
+        if kind == "diff_w03":  # weights of the first and the second frame of each cube
+            want = 0.7 * error[..., :48].mean() + 0.3 * error[..., 48:].mean()
+        assert found[f"loss_{kind}"] == pytest.approx(want, rel=1e-6)
+
+
+# Names and numbers.
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_arguments_and_configuration_are_inverse(name):
+    kind = CLASSES[name]
+    for content in VARIANTS.values():
+        if content["class"] == name:
+            config = official_model(content).config
+            arguments = {**DEFAULTS[kind], **official_arguments(config, kind)}
+            assert our_config(arguments, kind) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "group"),
+    [("diff", None, 2), ("diff_w05", 0.5, 2), ("diff_w03", 0.3, 2), ("diff_w0.7", 0.7, 2),
+     ("diff_w25", 0.25, 2), ("diff_w1", 1.0, 2), ("diff_w10", 1.0, 2), ("diff_g8", None, 8),
+     ("diff_g4_raw", None, 4)],
+)  # fmt: skip
+def test_names_of_losses_are_read(name, weight, group):
+    kind = parse_kind(name)
+    assert kind is not None and kind.weight == weight and kind.target.motion_group == group
+
+
+@pytest.mark.parametrize("name", ["", "angle", "diff_", "diff_x3", "diff_g4_w03", "plain_w05"])
+def test_other_names_are_not(name):
+    assert parse_kind(name) is None
+
+
+def pinned_digests() -> dict:
+    """What tests/data/parity_digests.json holds; write it again only on purpose."""
+    return {
+        name: {"config": content, "num": 2, **replay(content).to_json()}
+        for name, content in VARIANTS.items()
+    }

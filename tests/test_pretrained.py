@@ -1,0 +1,109 @@
+"""Folders of save_pretrained: offline, complete, with sharing; and what they refuse."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maedfer_lab.checkpoints.pretrained import (
+    PretrainedAutoencoder,
+    PretrainedClassifier,
+    from_pretrained,
+    save_pretrained,
+    with_hub,
+)
+from maedfer_lab.config import TargetConfig, tiny
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a local folder needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def models():
+    config = tiny().model
+    return {
+        "autoencoder": build_autoencoder(config, TargetConfig(units="pixel", motion_scale=2.0)),
+        "classifier": build_classifier(config, 7, "all", "first"),
+        "vit": build_classifier(tiny("vit").model, 3),
+        "shared": build_classifier(replace(config, shared="all"), 5),
+    }
+
+
+@pytest.mark.parametrize("name", models())
+def test_what_was_saved_comes_back(name, tmp_path, capsys):
+    model = models()[name]
+    assert save_pretrained(model, tmp_path / "out") == tmp_path / "out"
+    back = from_pretrained(str(tmp_path / "out"))
+    assert back.config == model.config
+    assert back.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(x, model.state_dict()[n]) for n, x in back.state_dict().items())
+    for setting in ("target", "tokens", "pooling"):
+        assert getattr(back, setting, None) == getattr(model, setting, None)
+    assert not back.training
+    assert capsys.readouterr() == ("", "")
+
+
+def test_shared_parameters_stay_shared(tmp_path):
+    back = from_pretrained(save_pretrained(models()["shared"], tmp_path / "out"))
+    block = back.encoder.blocks[0]
+    assert block.local_attn is block.inter_attn is block.interact_attn
+    assert not any(p.is_meta for p in back.parameters())
+
+
+def test_the_classes_have_the_hubs_methods(tmp_path):
+    model = models()["classifier"]
+    hub = with_hub(model)
+    assert isinstance(hub, PretrainedClassifier) and hub.head.weight is model.head.weight
+    hub.save_pretrained(tmp_path)
+    again = PretrainedClassifier.from_pretrained(tmp_path, num_classes=4, drop_path=0.1)
+    assert again.head.out_features == 4 and again.config.drop_path == 0.1
+    with pytest.raises(ValueError, match="a classifier is no autoencoder"):
+        PretrainedAutoencoder.from_pretrained(tmp_path)
+
+
+def test_the_folder_says_what_it_is(tmp_path):
+    save_pretrained(models()["classifier"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["num_classes"] == 7 and config["model"]["region"] == [2, 2, 4]
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: maedfer-lab\n") and "[0, 1]" in card
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_an_incomplete_folder_is_refused(name, tmp_path):
+    save_pretrained(models()["vit"], tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        from_pretrained(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_refused_without_the_network(tmp_path):
+    for missing in (tmp_path / "none", str(tmp_path / "none")):
+        with pytest.raises(FileNotFoundError, match="none is not a folder"):
+            from_pretrained(missing)
+
+
+def test_offline_a_folder_loads_and_a_repository_does_not(tmp_path):
+    save_pretrained(models()["vit"], tmp_path)
+    code = (
+        "import sys\nfrom maedfer_lab.checkpoints.pretrained import from_pretrained\n"
+        "from_pretrained(sys.argv[1])\n"
+        "try:\n    from_pretrained('nobody/nothing')\n"
+        "except FileNotFoundError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True,
+                          text=True, env={**os.environ, "HF_HUB_OFFLINE": "1",
+                                          "HF_HOME": str(tmp_path / "hub")})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nobody/nothing is not a folder here" in done.stdout
