@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maedfer_lab.config import OptimConfig, base, pretrain_config, tiny
+from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.training import pretrain as loop
 from maedfer_lab.training.optim import make_optimiser
@@ -141,8 +141,11 @@ def test_an_unfinished_folder_is_refused(tmp_path):
 
 
 def test_the_command_takes_its_settings(tmp_path):
-    run = loop.pretrain_command("tiny", encoder="vit", steps=2, batch_size=2, out=tmp_path)
+    run = loop.pretrain_command(preset="tiny", encoder="vit", steps=2, batch_size=2, out=tmp_path)
     assert run.config.optim.steps == 2 and run.config.model.encoder == "vit"
     assert "held-out appearance loss" in str(run)
+
+
+def test_unknown_presets_are_told_the_known_ones():
     with pytest.raises(ValueError, match="base, demo, tiny"):
-        loop.pretrain_command("huge", out=tmp_path)
+        preset("huge")

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def _named_types(path: Path) -> list[str]:
 
 def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
     strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
         if opcode.name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".")
         elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:

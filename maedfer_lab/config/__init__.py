@@ -15,7 +15,7 @@ from maedfer_lab.config.model import (
     TargetUnits,
     choose,
 )
-from maedfer_lab.config.presets import PRESETS, base, demo, preset, tiny
+from maedfer_lab.config.presets import PRESETS, PresetName, base, demo, preset, tiny
 from maedfer_lab.config.profiles import (
     PROFILES,
     Profile,
@@ -36,6 +36,7 @@ __all__ = [
     "OptimConfig",
     "PositionKind",
     "Precision",
+    "PresetName",
     "PretrainConfig",
     "Profile",
     "Shape3",

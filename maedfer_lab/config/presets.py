@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, get_args
 
 from maedfer_lab.config.model import EncoderKind, ModelConfig, TargetConfig, choose
 from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
@@ -91,6 +91,7 @@ def tiny(encoder: EncoderKind = "lgi") -> PretrainConfig:
     )
 
 
+PresetName = Literal["base", "demo", "tiny"]
 PRESETS = {"base": base, "demo": demo, "tiny": tiny}
 
 

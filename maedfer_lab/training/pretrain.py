@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import EncoderKind, PretrainConfig, preset, pretrain_config
+from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig, pretrain_config
+from maedfer_lab.config import preset as named_preset
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
@@ -246,9 +247,8 @@ def delayed_interrupt() -> Iterator[threading.Event]:
 
 
 def pretrain_command(
-    preset_name: str = "demo",
-    /,
     *,
+    preset: PresetName = "demo",
     encoder: EncoderKind = "lgi",
     data: Path | None = None,
     steps: int | None = None,
@@ -257,17 +257,18 @@ def pretrain_command(
     workers: int = 0,
     out: Path | None = None,
 ) -> PretrainedRun:
-    """Pre-train a preset (base, demo or tiny) on synthetic faces or a folder of videos.
+    """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
 
-    preset_name: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds.
+    preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds.
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
     data: a folder of videos; synthetic faces without it.
     steps: in place of the preset's own.
     batch_size: in place of the preset's own.
+    seed: of weights, masks and clips.
     workers: processes that prepare clips.
     out: folder under which runs/ is written.
     """
-    config = preset(preset_name, encoder)
+    config = named_preset(preset, encoder)
     optim = config.optim
     if steps is not None:
         optim = replace(optim, steps=steps, warmup_steps=min(optim.warmup_steps, steps // 20))
@@ -275,4 +276,4 @@ def pretrain_command(
         optim = replace(optim, batch_size=batch_size)
     data = data.expanduser().resolve() if data is not None else None
     config = replace(config, optim=optim, data=data, seed=seed)
-    return pretrain(config, output=out, profile=f"preset {preset_name}", workers=workers)
+    return pretrain(config, output=out, profile=f"preset {preset}", workers=workers)
