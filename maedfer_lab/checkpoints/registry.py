@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -84,19 +83,13 @@ class TimmClassifier(Classifier):
 
     def forward_features(self, x: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b n d"]:
         """The tokens that the head reads, before pooling."""
-        encoded = self.encoder(x, rep_only=self.tokens == "rep")
-        if encoded.rep_tokens is None or self.tokens == "tokens":
-            return encoded.tokens
-        if self.tokens == "rep":
-            return encoded.rep_tokens
-        return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
+        return self.read_tokens(x)
 
     def forward_head(
         self, x: Float[Tensor, "b n d"], pre_logits: bool = False
     ) -> Float[Tensor, "b k"]:
         """Logits of these tokens, or the pooled features that the last layer would read."""
-        pooled = x[:, 0] if self.pooling == "first" else x.mean(1)
-        feature = self.head_drop(self.fc_norm(pooled))
+        feature = self.head_drop(self.pool(x))
         return feature if pre_logits else self.head(feature)
 
     def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b k"]:

@@ -52,16 +52,22 @@ class Classifier(nn.Module):
             self.head.weight.mul_(0.001)
             self.head.bias.mul_(0.001)
 
+    def read_tokens(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b n d"]:
+        """The tokens that are pooled; pixels in [0, 1]."""
+        encoded = self.encoder(clip, rep_only=self.tokens == "rep")
+        if encoded.rep_tokens is None or self.tokens == "tokens":
+            return encoded.tokens
+        if self.tokens == "rep":
+            return encoded.rep_tokens
+        return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
+
+    def pool(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """One normalised feature per clip."""
+        return self.fc_norm(tokens[:, 0] if self.pooling == "first" else tokens.mean(1))
+
     def features(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b d"]:
         """Pooled and normalised feature of each clip; pixels in [0, 1]."""
-        encoded = self.encoder(clip, rep_only=self.tokens == "rep")
-        rep, tokens = encoded.rep_tokens, encoded.tokens
-        if rep is None or self.tokens == "tokens":
-            chosen = tokens
-        else:
-            chosen = rep if self.tokens == "rep" else torch.cat([rep, tokens], 1)
-        pooled = chosen[:, 0] if self.pooling == "first" else chosen.mean(1)
-        return self.fc_norm(pooled)
+        return self.pool(self.read_tokens(clip))
 
     def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b k"]:
         """Logits."""
