@@ -1,1 +1,34 @@
-"""maedfer_lab: understand, check, run and extend MAE-DFER."""
+"""maedfer_lab: understand, check, run and extend MAE-DFER.
+
+The names below are loaded when they are first used, so that importing the package is quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_HOMES = {
+    "maedfer_lab.config": ("ModelConfig", "PretrainConfig", "TargetConfig", "base", "demo", "tiny"),
+    "maedfer_lab.method.autoencoder": ("MaskedAutoencoder", "build_autoencoder"),
+    "maedfer_lab.method.classifier": ("Classifier", "build_classifier"),
+    "maedfer_lab.method.masking": ("region_tube_mask", "tube_mask"),
+    "maedfer_lab.data.faces": ("SyntheticFaces",),
+    "maedfer_lab.data.folder": ("VideoFolder", "sample_clip"),
+    "maedfer_lab.training.pretrain": ("load_run", "pretrain"),
+    "maedfer_lab.reconstruction": ("reconstruct_clip",),
+    "maedfer_lab.checkpoints.loading": ("load_checkpoint",),
+    "maedfer_lab.checkpoints.pretrained": ("from_pretrained", "save_pretrained"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("maedfer-lab")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'maedfer_lab' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -86,3 +86,14 @@ def test_every_command_is_explained_and_needs_no_other_first() -> None:
     for command in commands:
         assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE)
         assert re.search(rf'^\t@echo "make {command} ', makefile, re.MULTILINE)
+
+
+def test_the_shop_window_opens_and_names_nothing_that_is_not_there():
+    import maedfer_lab
+
+    names = [name for name in dir(maedfer_lab) if not name.startswith("_")]
+    assert {"pretrain", "load_checkpoint", "reconstruct_clip", "demo"} <= set(names)
+    for name in [*names, "__version__"]:
+        assert getattr(maedfer_lab, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = maedfer_lab.nothing
