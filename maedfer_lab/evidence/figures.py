@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from maedfer_lab.evidence.figures_ablations import draw_ablations
 from maedfer_lab.evidence.figures_flops import draw_complexity, draw_flops
 from maedfer_lab.evidence.figures_ledger import draw_folds, draw_ledger, draw_pretraining_log
 from maedfer_lab.evidence.figures_method import draw_lgi_former, draw_masking, draw_tokens
@@ -42,6 +43,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "09_confusion": draw_confusion,
     "09_folds": draw_folds,
     "09_pretraining_log": draw_pretraining_log,
+    "10_ablations": draw_ablations,
 }
 
 

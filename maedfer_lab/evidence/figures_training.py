@@ -50,8 +50,8 @@ def loss_curve(
 
 def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> None:
     axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
-    axis.set_ylim(0, 1.35 * max(float(np.median(values[: max(1, len(values) // 8)])), *levels))
-    axis.legend(loc="upper right" if kind == "appearance" else "lower right")
+    axis.set_ylim(0, 1.7 * max(float(np.median(values)), *levels))
+    axis.legend(loc="upper right")
 
 
 def draw_pretrain(data: dict[str, Any]) -> Figure:
