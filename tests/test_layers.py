@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "config": ("config",),
     "method": ("method", "config"),
     "data": ("data", "config"),
-    "training": ("training", "config", "method", "data", "evidence.results"),
+    "training": ("training", "config", "method", "data", "flops.formula", "evidence.results"),
     "checkpoints": ("checkpoints", "config", "method", "training.runs", "evidence.results"),
     "flops": ("flops", "config", "method", "evidence.results"),
     "flops.formula": ("config",),

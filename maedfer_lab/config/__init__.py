@@ -24,12 +24,21 @@ from maedfer_lab.config.profiles import (
     profile,
     project_folder,
 )
-from maedfer_lab.config.recipe import OptimConfig, Precision, PretrainConfig, pretrain_config
+from maedfer_lab.config.recipe import (
+    AblationConfig,
+    FinetuneConfig,
+    OptimConfig,
+    Precision,
+    PretrainConfig,
+    pretrain_config,
+)
 
 __all__ = [
     "PRESETS",
     "PROFILES",
+    "AblationConfig",
     "EncoderKind",
+    "FinetuneConfig",
     "InteractKind",
     "LocalKind",
     "ModelConfig",

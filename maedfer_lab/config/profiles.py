@@ -6,17 +6,19 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
 from maedfer_lab.config.model import choose
 from maedfer_lab.config.presets import base, demo, tiny
-from maedfer_lab.config.recipe import PretrainConfig
+from maedfer_lab.config.recipe import AblationConfig, PretrainConfig
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much the notebooks do: their pre-training run and about how long each takes."""
+    """How much the notebooks do: their runs and about how long each takes."""
 
     name: str
     pretrain: PretrainConfig
+    ablations: AblationConfig
     minutes: dict[str, float] = field(default_factory=dict)
 
     def describe(self, notebook: str, device: str = "cpu") -> str:
@@ -35,13 +37,17 @@ PROFILES = ("smoke", "quick", "full")
 
 def _profiles() -> dict[str, Profile]:
     slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5, "07": 1.5, "09": 0.2}
-    return {
-        "smoke": Profile(
-            "smoke", tiny(), dict.fromkeys(["01", "02", "03", "04", "05", "07", "09"], 0.3)
+    known = (
+        Profile("smoke", tiny(), smoke_ablations(), dict.fromkeys([*slow, "04", "10"], 0.3)),
+        Profile("quick", demo(), quick_ablations(), {**slow, "04": 8, "10": 2.5}),
+        Profile(
+            "full",
+            base(),
+            full_ablations(),
+            {**slow, "04": 24 * 60, "07": 3, "10": 24 * 60},
         ),
-        "quick": Profile("quick", demo(), {**slow, "04": 8}),
-        "full": Profile("full", base(), {**slow, "04": 24 * 60, "07": 3}),
-    }
+    )
+    return {profile.name: profile for profile in known}
 
 
 def profile(name: str | None = None) -> Profile:

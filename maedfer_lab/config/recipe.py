@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,3 +101,63 @@ def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One supervised training of a classifier on synthetic faces, judged on other identities.
+
+    init: the pre-training run whose encoder is the start; None starts from scratch.
+    num_clips, difficulty: size and difficulty of the training set; its clips are cropped at
+        random and half of them mirrored.
+    num_test: clips of unseen identities on which the classifier is judged, once, at the end.
+    """
+
+    name: str = "finetune"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: PretrainConfig | None = None
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            steps=400, batch_size=16, lr=0.016, warmup_steps=40, betas=(0.9, 0.999)
+        )
+    )
+    num_clips: int = 700
+    num_test: int = 140
+    difficulty: float = 0.1
+    seed: int = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices(self, precision=Precision)
+        for name in ("num_clips", "num_test"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1; try 140")
+        if self.init is not None:
+            ours, theirs = (replace(m, drop_path=0.0) for m in (self.model, self.init.model))
+            if ours != theirs:
+                raise ValueError(
+                    f"model={ours} must be the model of init, {theirs}, but for drop_path; use "
+                    "model=init.model"
+                )
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which variants are compared, under one budget of pre-training and fine-tuning.
+
+    pretrain, finetune: the reference's recipes; a variant changes one thing of `pretrain`, and
+        `finetune` then gets its model, its encoder and the seed.
+    variants: names (`training.ablations.variants` lists them); the first is the reference.
+    seeds: each stands for another initialisation, other masks and other synthetic people.
+    """
+
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} must hold at least one entry, and none twice")

@@ -19,8 +19,8 @@ from maedfer_lab.evidence.figures_style import (
 
 PANELS = {
     "uar": ("UAR on unseen people (%)", 100),
-    "appearance": ("appearance loss / interpolation's", 1),
-    "motion": ("motion loss / interpolation's", 1),
+    "appearance": ("appearance loss / best without model", 1),
+    "motion": ("motion loss / best without model", 1),
 }
 
 
@@ -49,9 +49,10 @@ def draw_ablations(data: dict[str, Any]) -> Figure:
         figure,
         f"Small scale: {rows[0]['pretrain_steps']} steps of pre-training and "
         f"{rows[0]['finetune_steps']} of fine-tuning on synthetic faces; {spread}. Where an "
-        "interval meets the shaded one of the first row, no difference is shown. Losses: held-out, "
-        "divided by that of interpolating the visible cubes (dashed). Cost: multiply-adds of the "
-        "classifier by formula, and seconds of one seed.",
+        "interval meets the shaded one of the first row, no difference is shown (diamonds: apart). "
+        "Losses: held-out, "
+        "divided by the best that needs no model, zero or interpolation (dashed). Cost: "
+        "multiply-adds of the classifier by formula, its parameters, and seconds of one seed.",
         data,
     )
     return figure
@@ -68,13 +69,11 @@ def _panel(axis: Axes, rows: list[dict[str, Any]], name: str, scale: float) -> N
         values = scale * np.array(row[name]["values"])
         axis.plot(values, np.full(len(values), y + 0.22), ".", color=GREY, markersize=4)
         half = scale * (row[name]["half"] or 0)
-        apart = row["verdicts"].get(name, "").endswith("er")  # higher or lower
+        apart = row["verdicts"].get(name) in ("higher", "lower")
         axis.errorbar(scale * row[name]["mean"], y, xerr=half, fmt="o" if not apart else "D",
                       color=MODEL if apart else INK, markersize=5, capsize=3)  # fmt: skip
 
 
 def _label(row: dict[str, Any]) -> str:
-    cost = (
-        f"{1000 * row['gmacs']:.1f} MMACs, {row['parameters'] / 1e6:.2f}M, {row['seconds']:.0f} s"
-    )
+    cost = f"{row['gmacs']:.4f} GMACs, {row['parameters'] / 1e6:.2f}M, {row['seconds']:.0f} s"
     return f"{row['variant']}\n({cost})"

@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from maedfer_lab.config import PretrainConfig, output_folder
+from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
 from maedfer_lab.evidence.results import write_aside
 
+RunConfig = PretrainConfig | FinetuneConfig
 
-def config_hash(config: PretrainConfig) -> str:
+
+def config_hash(config: RunConfig) -> str:
     """Ten hexadecimal digits of the whole configuration."""
     text = json.dumps(asdict(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -38,7 +40,7 @@ class Run:
     folder: Path
 
     @classmethod
-    def of(cls, config: PretrainConfig, output: Path | None = None) -> Run:
+    def of(cls, config: RunConfig, output: Path | None = None) -> Run:
         """The run of `config` under `output` (default: the project's folder)."""
         root = (output or output_folder()) / "runs"
         run = cls(root / f"{config.name}-{config_hash(config)}")

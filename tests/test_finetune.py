@@ -1,0 +1,176 @@
+"""Scores by hand, fine-tuning, and the arithmetic of ablations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from maedfer_lab.config import FinetuneConfig, OptimConfig, demo, profile, tiny
+from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
+from maedfer_lab.flops.formula import macs, parameters
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.training import finetune as loop
+from maedfer_lab.training.ablations import (
+    NO_DIFFERENCE,
+    ablate,
+    interval,
+    recipe,
+    variants,
+    verdict,
+    vit_of_equal_cost,
+)
+from maedfer_lab.training.finetune import finetune
+from maedfer_lab.training.metrics import confusion_matrix, recalls, uar, war
+from maedfer_lab.training.pretrain import pretrain
+
+PRETRAIN = replace(tiny(), optim=replace(tiny().optim, steps=2, warmup_steps=1), eval_every=2)
+EASY = FinetuneConfig(
+    model=PRETRAIN.model,
+    optim=OptimConfig(steps=60, batch_size=8, lr=0.096, warmup_steps=5, betas=(0.9, 0.999)),
+    num_clips=14,
+    num_test=14,
+    difficulty=0.0,
+)
+SHORT = replace(EASY, optim=replace(EASY.optim, steps=3, warmup_steps=1))
+
+
+def test_uar_and_war_differ_where_classes_are_skewed():
+    labels, guesses = np.array([0] * 9 + [1]), np.array([0] * 10)
+    confusion = confusion_matrix(labels, guesses, 3)
+    assert confusion.tolist() == [[9, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert war(confusion) == pytest.approx(0.9)
+    assert uar(confusion) == pytest.approx(0.5), "a class without clips does not count"
+    assert np.isnan(recalls(confusion)[2])
+
+
+@given(arrays(np.int64, (3, 3), elements=st.integers(1, 50)), st.integers(2, 9))
+def test_repeating_the_clips_of_a_class_leaves_uar_alone(confusion, times):
+    repeated = confusion * np.array([[times], [1], [1]])
+    assert uar(repeated) == pytest.approx(uar(confusion))
+    assert min(recalls(confusion)) - 1e-12 <= war(confusion) <= max(recalls(confusion)) + 1e-12
+
+
+def test_scores_refuse_what_has_none():
+    with pytest.raises(ValueError, match="num_classes=2"):
+        confusion_matrix(np.array([0, 2]), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match="no clip"):
+        war(np.zeros((2, 2), dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory):
+    return finetune(EASY, output=tmp_path_factory.mktemp("easy"))
+
+
+def test_finetuning_lowers_its_loss_and_reports_its_scores(easy):
+    loss, result = easy.result["loss"], easy.result
+    assert np.mean(loss[-10:]) < np.mean(loss[:10])
+    confusion = np.array(result["confusion"])
+    assert confusion.sum() == EASY.num_test
+    assert (result["uar"], result["war"]) == (uar(confusion), war(confusion))
+    assert f"UAR {result['uar']:.1%}" in str(easy)
+
+
+def test_a_finished_finetuning_loads_and_is_the_same(easy, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trained again"))
+    again = finetune(EASY, output=easy.folder.parents[1])
+    assert again.result == easy.result
+    for name, value in easy.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_finetuning_starts_from_the_pretrained_encoder(tmp_path, monkeypatch):
+    met = {}
+
+    def look(model, _):
+        met.update({name: x.clone() for name, x in model.encoder.state_dict().items()})
+        return [{"step": 1, "lr": 0.0, "loss": 0.0}]
+
+    monkeypatch.setattr(loop, "train", look)
+    result = finetune(replace(SHORT, init=PRETRAIN), output=tmp_path).result
+    before = pretrain(PRETRAIN, output=tmp_path)
+    fresh = build_classifier(PRETRAIN.model, 7).encoder.state_dict()
+    for name, value in before.model.encoder.state_dict().items():
+        assert torch.equal(met[name], value)
+    assert any(not torch.equal(met[name], value) for name, value in fresh.items())
+    assert result["pretraining"]["held_out"] == before.result["held_out"]
+
+
+def test_the_same_seed_gives_the_same_training(tmp_path):
+    losses = [finetune(SHORT, output=tmp_path / name).result["loss"] for name in "ab"]
+    assert losses[0] == losses[1]
+
+
+def test_a_start_with_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"model=init\.model"):
+        replace(EASY, init=replace(PRETRAIN, model=replace(PRETRAIN.model, width=48)))
+    replace(EASY, init=PRETRAIN, model=replace(PRETRAIN.model, drop_path=0.1))
+
+
+def test_interval_by_hand():
+    found = interval([0.1, 0.2, 0.3])  # deviation 0.1, t of 2 degrees 4.303
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["half"] == pytest.approx(4.303 * 0.1 / 3**0.5)
+    assert interval([0.5])["half"] is None
+    with pytest.raises(ValueError, match="use 1 to 10"):
+        interval([])
+
+
+def test_overlapping_intervals_show_no_difference():
+    wide, narrow, far = ({"mean": m, "half": h} for m, h in ((0.5, 0.2), (0.8, 0.1), (0.9, 0.1)))
+    assert verdict(narrow, wide) == NO_DIFFERENCE
+    assert verdict(far, wide) == "higher" and verdict(wide, far) == "lower"
+    assert verdict(far, {"mean": 0.0, "half": None}) == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize("config", [smoke_ablations(), quick_ablations(), full_ablations()])
+def test_every_variant_of_a_profile_changes_one_thing_and_fits(config):
+    known = variants(config.pretrain)
+    assert set(config.variants) <= known.keys()
+    assert known[config.variants[0]] == config.pretrain, "the first one is the reference"
+    changed = [start for start in known.values() if start is not None]
+    assert len(set(changed)) == len(changed)
+    for start in changed:
+        assert sum(macs(start.model, "pretrain", mask_ratio=start.mask_ratio[0]).values())
+        recipe(config, start, 0)
+
+
+def test_the_vit_costs_the_same_within_a_tenth():
+    for model in (demo().model, quick_ablations().pretrain.model):
+        vit = vit_of_equal_cost(model)
+        assert sum(macs(vit).values()) == pytest.approx(sum(macs(model).values()), rel=0.1)
+
+
+def test_rows_hold_scores_verdicts_and_exact_cost(tmp_path, monkeypatch):
+    config = smoke_ablations()
+    short = OptimConfig(steps=2, batch_size=4, warmup_steps=1)
+    config = replace(
+        config,
+        pretrain=replace(config.pretrain, optim=short),
+        finetune=replace(config.finetune, optim=short),
+        variants=("joint, lambda 0.5", "no pre-training"),
+        seeds=(0, 1),
+    )
+    found = ablate(config, output=tmp_path)
+    joint, scratch = found.rows
+    model = config.pretrain.model
+    assert joint["parameters"] == sum(parameters(model).values())
+    assert joint["gmacs"] * 1e9 == pytest.approx(sum(macs(model).values()))
+    assert scratch["motion"] is None and scratch["pretrain_steps"] == 0
+    assert len(joint["uar"]["values"]) == 2 and joint["motion"]["half"] > 0
+    assert joint["verdicts"] == {} and set(scratch["verdicts"]) == {"uar", "war"}
+    assert "no pre-training: uar" in found.compare() and "joint" in str(found)
+
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trained again"))
+    assert ablate(config, output=tmp_path).rows == found.rows
+    with pytest.raises(ValueError, match=r"\['nothing'\].*joint, lambda 0\.5"):
+        ablate(replace(config, variants=("nothing",)), output=tmp_path)
+
+
+def test_profiles_carry_their_ablations():
+    assert len(profile("smoke").ablations.variants) == 2
+    assert set(profile("full").ablations.variants) == variants(demo()).keys()
