@@ -17,7 +17,7 @@ from maedfer_lab.config import PretrainConfig, Shape3, choose, profile
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import load_clips
 from maedfer_lab.data.video import open_video
-from maedfer_lab.evidence.results import pack_picture
+from maedfer_lab.evidence.results import check_writable, pack_picture
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
 from maedfer_lab.method.grid import grid_of, patchify, take, unpatchify
 from maedfer_lab.method.interpolation import (
@@ -209,8 +209,9 @@ def reconstruct(
 
     clip: a video file, or a folder of images.
     out: the picture to write: .png, .svg or .pdf.
-    checkpoint: folder of a finished run; without one, the run of the current profile, which is
-        trained first if there is none yet (minutes).
+    checkpoint: folder of a finished run, or any pre-training checkpoint, official ones too;
+        without one, the run of the current profile, which is trained first if there is none yet
+        (minutes).
     mask_ratio: share of hidden tokens; the one the model was trained with by default.
     statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
         deviation (matters for targets in cube units alone).
@@ -220,26 +221,40 @@ def reconstruct(
 
     picture_format(out)
     open_video(clip)  # a wrong path should not wait for a training
-    run = load_run(checkpoint) if checkpoint is not None else pretrain_default()
-    ratio = mask_ratio if mask_ratio is not None else run.config.mask_ratio[0]
-    mask = model_mask(run.model, ratio, 1, torch.Generator().manual_seed(mask_seed))
-    result = reconstruct_clip(
-        run.model, read_clip(clip, run.config), mask[0], statistics, token_order
-    )
-    frames = range(0, run.config.model.frames, 2)
-    shown = [frames[round(i * (len(frames) - 1) / 4)] for i in range(5)]
+    check_writable(out)
+    model, config, name = load_model(checkpoint)
+    ratio = mask_ratio if mask_ratio is not None else config.mask_ratio[0]
+    mask = model_mask(model, ratio, 1, torch.Generator().manual_seed(mask_seed))
+    result = reconstruct_clip(model, read_clip(clip, config), mask[0], statistics, token_order)
+    frames = range(0, config.model.frames, 2)
+    columns = min(5, len(frames))
+    shown = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
     rows = reconstruction_rows([(result, frame) for frame in shown])
     losses = "; ".join(
         f"{kind} loss: " + ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in
                                      result.losses.items())
         for kind in ("appearance", "motion")
     )  # fmt: skip
-    note = f"{run.folder.name}, {ratio:.0%} hidden. {losses}"
+    note = f"{name}, {ratio:.0%} hidden. {losses}"
     draw_rows(rows, [f"frame {frame}" for frame in shown], note, out)
     return f"{out}: {losses}"
 
 
-def pretrain_default() -> Any:
-    """The pre-training run of the current profile: loaded, or trained if there is none yet."""
-    current = profile()
-    return pretrain(current.pretrain, profile=current.name)
+def load_model(checkpoint: Path | None) -> tuple[MaskedAutoencoder, PretrainConfig, str]:
+    """A masked autoencoder, the recipe it was trained with as far as known, and its name.
+
+    checkpoint: as in `reconstruct`.
+    """
+    if checkpoint is None:
+        current = profile()
+        run = pretrain(current.pretrain, profile=current.name)
+        return run.model, run.config, run.folder.name
+    if (checkpoint / "result.json").exists():
+        run = load_run(checkpoint)
+        return run.model, run.config, run.folder.name
+    from maedfer_lab.checkpoints.loading import load_checkpoint
+
+    model = load_checkpoint(checkpoint, as_="autoencoder").model
+    assert isinstance(model, MaskedAutoencoder)
+    recipe = PretrainConfig(name=checkpoint.stem, model=model.config, target=model.target)
+    return model.eval(), recipe, checkpoint.name

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maedfer_lab.config import ModelConfig, TargetConfig, base, demo, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.autoencoder import build_autoencoder, check_batch
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import region_shapes, sincos_positions
 from maedfer_lab.method.masking import region_tube_mask
@@ -132,6 +132,7 @@ def test_the_same_seed_builds_the_same_model_and_leaves_the_global_state():
         (lambda c: c * 255, "must be finite and lie in"),
         (lambda c: c - 0.5, "must be finite and lie in"),
         (lambda c: torch.where(c > 0.99, torch.nan, c), "must be finite and lie in"),
+        (lambda c: c.numpy(), "not a tensor"),
     ],
 )
 def test_unfit_clips_are_refused(spoil, told):
@@ -162,3 +163,21 @@ def test_videomae_is_a_configuration():
     model = build_autoencoder(preset.model, TargetConfig(motion=False))
     loss = model(clips(preset.model), masks(model)).loss
     assert loss.motion == 0 and loss.total == loss.appearance
+
+
+def test_wrong_types_numbers_and_masks_are_told():
+    model = build_autoencoder(tiny().model)
+    clip, mask = clips(tiny().model), masks(model)
+    with pytest.raises(ValueError, match=r"float64 does not fit.*clip\.to\(torch\.float32\)"):
+        model(clip.double(), mask)
+    with pytest.raises(ValueError, match=r"1 masks do not fit a batch of 2.*num_clips=2"):
+        check_batch(len(clip), len(mask[:1]))
+    for wrong in ({"depth": -1}, {"mlp_ratio": 0.0}, {"frames": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ModelConfig(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"region": (2, 5)}, {"tubelet": (2, 16)}):
+        with pytest.raises(ValueError, match="three numbers"):
+            ModelConfig(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"mask_ratio": (1.0,)}, {"mask_ratio": 0.75}, {"difficulty": 9.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            replace(tiny(), **wrong)

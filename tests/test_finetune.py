@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from making_videos import moving_frames, write_video
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, demo, profile, tiny
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
+from maedfer_lab.data.labelled import labelled_folder
 from maedfer_lab.flops.formula import macs, parameters
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.training import finetune as loop
@@ -174,3 +176,41 @@ def test_rows_hold_scores_verdicts_and_exact_cost(tmp_path, monkeypatch):
 def test_profiles_carry_their_ablations():
     assert len(profile("smoke").ablations.variants) == 2
     assert set(profile("full").ablations.variants) == variants(demo()).keys()
+
+
+def labelled(root, people=3):
+    """Two classes with a short video per person."""
+    for label, name in enumerate(("calm", "wild")):
+        for person in range(people):
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            frames = moving_frames(24, seed=10 * label + person)
+            write_video(folder / f"person {person}.mp4", frames)
+    return root
+
+
+def test_a_labelled_folder_can_be_learned_from(tmp_path):
+    root = labelled(tmp_path / "videos")
+    folder = labelled_folder(root)
+    assert folder.classes == ("calm", "wild")
+    assert not {p for p, _ in folder.train} & {p for p, _ in folder.test}
+    assert {label for _, label in folder.test} == {0, 1}
+    config = FinetuneConfig(
+        name="own", model=tiny().model, optim=OptimConfig(2, 2, warmup_steps=0), data=root
+    )
+    run = finetune(config, output=tmp_path)
+    assert run.result["classes"] == ["calm", "wild"] and run.model.head.out_features == 2
+    assert sum(map(sum, run.result["confusion"])) == len(folder.test)
+    assert run.result["provenance"]["data"] == "videos"
+    again = finetune(config, output=tmp_path)
+    assert again.result == run.result
+
+
+def test_labelled_folders_that_cannot_be_judged_are_told(tmp_path):
+    with pytest.raises(ValueError, match="at least two"):
+        labelled_folder(labelled(tmp_path / "videos") / "calm")
+    rows = ["file,identity", *(f"{c}/person {i}.mp4,one{c}" for c in ("calm",) for i in range(3)),
+            *(f"wild/person {i}.mp4,two" for i in range(3))]  # fmt: skip
+    (tmp_path / "videos" / "MANIFEST.csv").write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="no video of class"):
+        labelled_folder(tmp_path / "videos")

@@ -25,6 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "flops": ("flops", "config", "method", "evidence.results"),
     "flops.formula": ("config",),
     "reconstruction": (
+        "checkpoints",
         "config",
         "method",
         "data",

@@ -87,3 +87,11 @@ def test_masks_follow_their_generator():
         for seed in (3, 3, 4)
     ]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+
+
+def test_masks_of_numbers_are_refused():
+    mask = masking.region_tube_mask(PAPER, (2, 5, 10), 0.9)
+    for wrong in (mask.byte(), mask.float()):
+        with pytest.raises(ValueError, match=r"mask has dtype.*mask\.bool\(\)"):
+            # beneath the shape checks of the tests, which would speak first
+            getattr(masking.split_tokens, "__wrapped__", masking.split_tokens)(wrong, PAPER)

@@ -491,3 +491,10 @@ def pinned_digests() -> dict:
         name: {"config": content, "num": 2, **replay(content).to_json()}
         for name, content in VARIANTS.items()
     }
+
+
+def test_sharing_with_a_stage_that_is_not_there_changes_nothing(tmp_path):
+    """An archive that says so could not be built, though its model is an ordinary one."""
+    content = spec(lg_no_third=True, lg_attn_param_sharing_first_third=True)
+    write_archive(tmp_path / "odd.npz", content, seed=0)
+    assert compare_folder(tmp_path).is_ok

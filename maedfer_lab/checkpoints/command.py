@@ -7,6 +7,7 @@ from pathlib import Path
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import Shape3
+from maedfer_lab.method.classifier import Pooling, Tokens
 
 
 def checkpoint_command(
@@ -17,6 +18,10 @@ def checkpoint_command(
     frames: int | None = None,
     size_px: int | None = None,
     region: Shape3 | None = None,
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+    tokens: Tokens | None = None,
+    pooling: Pooling | None = None,
     to_official: Path | None = None,
     to_folder: Path | None = None,
 ) -> str:
@@ -27,6 +32,10 @@ def checkpoint_command(
     frames: of a clip, where the file does not say or another number is wanted.
     size_px: of a clip, likewise.
     region: local region in tokens (t h w), likewise.
+    num_heads: of the encoder's attention, likewise (by default heads of 64 channels).
+    decoder_heads: of the decoder's attention, likewise.
+    tokens: what a classifier reads: representative tokens, tokens, or all; likewise.
+    pooling: of these tokens, likewise.
     to_official: write the model here in the official layout (.pth).
     to_folder: write the model into this folder: model.safetensors, config.json, a model card.
     """
@@ -37,6 +46,10 @@ def checkpoint_command(
         frames=frames,
         size_px=size_px,
         region=region,
+        num_heads=num_heads,
+        decoder_heads=decoder_heads,
+        tokens=tokens,
+        pooling=pooling,
     )
     lines = [str(loaded.report)]
     if to_official is not None:

@@ -181,7 +181,8 @@ def _nearest_preset(weights: Weights, have: Shapes) -> str:
             want = _entries(weights, make(encoder).model)
             fits = sum(have.get(n) == shape for n, shape in want.items())
             found.append((fits / len(want), f"{name} ({encoder}): {fits} of its {len(want)} fit"))
-    return max(found)[1]
+    share, text = max(found)
+    return text if share >= 0.5 else "none; give its sizes (frames, size_px, region, num_heads)"
 
 
 # --- filling the model ------------------------------------------------------------------------

@@ -45,6 +45,8 @@ def read_file(path: Path) -> FileContent:
     Raises ValueError, naming the file, where it is empty, damaged, no checkpoint, declares more
     than it holds, or names a type that is not allowed (the type is named; nothing was executed).
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; give a checkpoint such as checkpoint.pth")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; give a checkpoint such as checkpoint.pth")
     num_bytes = path.stat().st_size
@@ -119,7 +121,8 @@ def _refusal(name: str) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    said = str(error).strip().splitlines()
+    # The unpickler's own text would advise to load the file unsafely.
+    said = [] if "weights_only" in str(error).lower() else str(error).strip().splitlines()
     return ValueError(
         f"{path} cannot be read as a checkpoint; it seems damaged or cut short; copy or download "
         f"it again ({type(error).__name__}{': ' + said[0][:160] if said else ''})"

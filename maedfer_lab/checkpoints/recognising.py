@@ -184,6 +184,8 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
             if value is not None:
                 told[ours] = int(value[0] if isinstance(value, list | tuple) else value)
         if (region := arguments.get("lg_region_size")) is not None:
+            if len(region) != 3:
+                raise ValueError(f"lg_region_size={region} must be three numbers, as (2, 5, 10)")
             t, h, w = region
             told["region"] = (int(t), int(h), int(w))
         if arguments.get("lg_classify_token_type") in CLASSIFIED:

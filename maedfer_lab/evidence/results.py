@@ -23,13 +23,7 @@ LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
 def write_aside(path: Path, content: bytes) -> None:
     """Write `content` to a temporary file beside `path`, then rename it: never a half file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except PermissionError as error:
-        raise PermissionError(
-            f"cannot write {path}: no permission; choose another place with MAEDFER_OUTPUT or --out"
-        ) from error
+    handle, name = _beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -40,6 +34,24 @@ def write_aside(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Raise, before hours of work, if `path` could not be written."""
+    handle, name = _beside(path)
+    os.close(handle)
+    Path(name).unlink()
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise type(error)(
+            f"cannot write {path} ({error.strerror}); choose a place of yours with --out or "
+            "MAEDFER_OUTPUT"
+        ) from error
 
 
 def commit() -> str:

@@ -67,6 +67,15 @@ class Reconstruction:
     loss: Loss
 
 
+def check_batch(num_clips: int, num_masks: int) -> None:
+    """Raise unless there is a mask for each clip, and a clip."""
+    if num_clips < 1 or num_masks != num_clips:
+        raise ValueError(
+            f"{num_masks} masks do not fit a batch of {num_clips} clips; make one for each, at "
+            f"least one: region_tube_mask(..., num_clips={max(1, num_clips)})"
+        )
+
+
 class MaskedAutoencoder(nn.Module):
     """Masked autoencoder with either encoder: MAE-DFER with "lgi", VideoMAE with "vit".
 
@@ -118,6 +127,7 @@ class MaskedAutoencoder(nn.Module):
         clip: pixels in [0, 1].
         mask: True = masked; kept on the CPU it is sorted there and no step waits for the device.
         """
+        check_batch(len(clip), len(mask))
         split = self.split(mask).to(clip.device)
         prediction = self.predict(clip, split)
         target = take(make_target(clip, self.config.tubelet, self.target), split.masked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,16 @@ from maedfer_lab.method.grid import (
 from maedfer_lab.method.targets import normalise_pixels
 
 
-def check_clip(clip: Tensor, config: ModelConfig) -> None:
+def check_clip(clip: Any, config: ModelConfig) -> None:
     """Raise unless `clip` is a float tensor (b, 3, frames, size_px, size_px) in [0, 1].
 
     Values are looked at where that costs nothing (tensors on the CPU); on an accelerator the
     look would make every step wait.
     """
+    if not isinstance(clip, Tensor):
+        raise ValueError(
+            f"clip is a {type(clip).__name__}, not a tensor; use torch.as_tensor(clip).float()"
+        )
     want = (3, config.frames, config.size_px, config.size_px)
     if clip.ndim != 5 or tuple(clip.shape[1:]) != want:
         hint = "; add the batch axis: clip[None]" if clip.ndim == 4 else ""
@@ -134,6 +139,11 @@ class Encoder(nn.Module):
         weights: a list to append each block's attention weights to.
         """
         check_clip(clip, self.config)
+        dtype = self.embed.proj.weight.dtype
+        if clip.dtype != dtype and not torch.is_autocast_enabled(clip.device.type):
+            raise ValueError(
+                f"clip of dtype {clip.dtype} does not fit the model's {dtype}; use clip.to({dtype})"
+            )
         if index is None:
             index = self.all_tokens.expand(len(clip), -1)
         cubes = take(patchify(normalise_pixels(clip), self.config.tubelet), index)

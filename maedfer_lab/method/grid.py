@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maedfer_lab.config import PositionKind, Shape3
+from maedfer_lab.config.model import check_triple
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Grid:
     def of_clip(cls, frames: int, height: int, width: int, tubelet: Shape3) -> Grid:
         """Grid of a clip of `frames` x `height` x `width` pixels cut into `tubelet` cubes."""
         clip = (frames, height, width)
+        check_triple("tubelet", tubelet)
         axes = list(zip(clip, tubelet, strict=True))
         if min(tubelet) < 1 or min(clip) < 1 or any(c % p for c, p in axes):
             fit = tuple(max(p, c // p * p) if p > 0 else c for c, p in axes)
@@ -93,6 +95,7 @@ def unpatchify(
 
 def check_region(grid: Grid, region: Shape3) -> None:
     """Raise unless local regions of `region` tokens (t, h, w) tile `grid`."""
+    check_triple("region", region)
     if min(region) < 1 or any(g % r for g, r in zip(grid.shape, region, strict=True)):
         good = [
             tuple(

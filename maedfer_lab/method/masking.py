@@ -132,6 +132,8 @@ def split_tokens(
         the visible tokens into regions by their rank, not by their place, and its decoder adds
         the positions in grid order to tokens in region order.
     """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask has dtype {mask.dtype}; True is masked: use mask.bool()")
     if mask.shape[1] != grid.n:
         raise ValueError(f"mask has {mask.shape[1]} tokens; the grid {grid.shape} has {grid.n}")
     counts = (~mask).sum(1)

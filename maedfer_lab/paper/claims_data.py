@@ -122,9 +122,13 @@ def plan(paper: Paper, method: str, dataset: str, folds: tuple[str, ...]) -> tup
     )
     hours = test * seconds["evaluate"] / 3600
     if method == OURS and dataset not in LAB:
-        return f"maedfer evaluate {on}", hours, f"{dataset} and the published fine-tuned weights"
+        return (
+            f"(planned) maedfer evaluate {on}",
+            hours,
+            f"{dataset} and the published fine-tuned weights",
+        )
     hours += train * FINETUNING_EPOCHS * seconds["finetune"] / 3600
-    command = f"maedfer finetune {on} --encoder {encoder} && maedfer evaluate {on}"
+    command = f"(planned) maedfer finetune {on} --encoder {encoder} && maedfer evaluate {on}"
     if method == OURS:
         return command, hours, f"{dataset}, the published pre-trained weights; settings unknown"
     if "Kinetics" in method:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a classifier on labelled synthetic faces. Finished runs load, others start anew."""
+"""Fine-tuning: a classifier on labelled faces. Finished runs load, others start anew."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from maedfer_lab.config import FinetuneConfig
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.data.expressions import EXPRESSIONS
 from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.folder import load_clips
+from maedfer_lab.data.labelled import labelled_folder
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
 from maedfer_lab.training.clips import MARGIN
@@ -46,7 +48,7 @@ class FinetunedRun:
         return (
             f"{self.config.optim.steps} steps in {self.result['seconds']:.0f} s; UAR "
             f"{self.result['uar']:.1%}, WAR {self.result['war']:.1%} on "
-            f"{self.config.num_test} clips of unseen people; {self.folder}"
+            f"{sum(map(sum, self.result['confusion']))} clips of unseen people; {self.folder}"
         )
 
 
@@ -63,7 +65,8 @@ def finetune(
     unseen identities, the training loss of each step, seconds, and what pre-training gave.
     """
     run = Run.of(config, output)
-    model = build_classifier(config.model, len(EXPRESSIONS), seed=config.seed)
+    classes = class_names(config)
+    model = build_classifier(config.model, len(classes), seed=config.seed)
     if run.is_finished:
         run.load_model(model)
         return FinetunedRun(config, run.folder, model.eval(), run.load_result())
@@ -80,12 +83,12 @@ def finetune(
     log = train(model.to(device), config)
     labels, guesses = judge(model, config)
     seconds = round(time.monotonic() - began, 1)
-    confusion = confusion_matrix(labels, guesses, len(EXPRESSIONS))
+    confusion = confusion_matrix(labels, guesses, len(classes))
     result = {
         "uar": uar(confusion),
         "war": war(confusion),
         "confusion": confusion.tolist(),
-        "classes": list(EXPRESSIONS),
+        "classes": list(classes),
         "steps": config.optim.steps,
         "seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -94,7 +97,7 @@ def finetune(
             profile=profile,
             seed=config.seed,
             device=device_name(device),
-            data="synthetic faces",
+            data="synthetic faces" if config.data is None else config.data.name,
             seconds=seconds,
         ),
         "loss": [row["loss"] for row in log],
@@ -108,7 +111,7 @@ def train(model: Classifier, config: FinetuneConfig) -> list[dict[str, float | i
     """Cross-entropy on random batches; returns a log row per step. Changes `model`."""
     device = next(model.parameters()).device
     optimiser = make_optimiser(model, config.optim)
-    clips, labels = labelled_faces(config, "train")
+    clips, labels = labelled_clips(config, "train")
     rng = np.random.default_rng(config.seed)
     losses, rates = [], []
     model.train()
@@ -144,7 +147,7 @@ def judge(
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """True and guessed classes of the clips of unseen identities, middle crop."""
     device = next(model.parameters()).device
-    clips, labels = labelled_faces(config, "test")
+    clips, labels = labelled_clips(config, "test")
     guesses = []
     model.eval()
     with mixed_precision(config.precision, device):
@@ -154,26 +157,51 @@ def judge(
     return labels, torch.cat(guesses).numpy()
 
 
-def labelled_faces(
+def class_names(config: FinetuneConfig) -> tuple[str, ...]:
+    """Names of the classes, in the order of the logits."""
+    if config.data is None:
+        return EXPRESSIONS
+    return _read_folder(config.data, config.held_out, config.seed).classes
+
+
+def labelled_clips(
     config: FinetuneConfig, split: str
 ) -> tuple[UInt8[np.ndarray, "b T H W 3"], Int[np.ndarray, " b"]]:
-    """Clips of one split, drawn a little larger than the model's, and their classes."""
+    """Clips of one split ("train" or "test"), a little larger than the model's, and classes."""
+    frames, size_px = config.model.frames, round(config.model.size_px * MARGIN)
+    if config.data is not None:
+        folder = _read_folder(config.data, config.held_out, config.seed)
+        videos = folder.train if split == "train" else folder.test
+        return _load(tuple(videos), frames, config.stride, size_px)
+    num = config.num_clips if split == "train" else config.num_test
     return _draw(
         SyntheticFaces(
-            config.num_clips if split == "train" else config.num_test,
+            num,
             split,
-            num_frames=config.model.frames,
-            size_px=round(config.model.size_px * MARGIN),
+            num_frames=frames,
+            size_px=size_px,
             difficulty=config.difficulty,
             seed=config.seed,
         )
     )
 
 
-@functools.lru_cache(maxsize=2)  # the two splits: variants of one seed share their clips
+# The two splits of a seed are kept: its variants share their clips.
+_read_folder = functools.lru_cache(maxsize=1)(labelled_folder)
+
+
+@functools.lru_cache(maxsize=2)
 def _draw(faces: SyntheticFaces) -> tuple[np.ndarray, np.ndarray]:
     frames, labels = zip(*((clip.frames, clip.label) for clip in faces), strict=True)
     return np.stack(frames), np.array(labels)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(
+    videos: tuple[tuple[Path, int], ...], frames: int, stride: int, size_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+    paths, labels = zip(*videos, strict=True)
+    return load_clips(paths, frames, stride, size_px), np.array(labels)
 
 
 def cropped(
