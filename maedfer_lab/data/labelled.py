@@ -24,7 +24,8 @@ def labelled_folder(root: str | Path, held_out: float = 0.2, seed: int = 0) -> L
     """Read ROOT/CLASS/VIDEO, and hold out about `held_out` of the identities.
 
     With a MANIFEST.csv in `root` (columns file, identity) whole people are held out; without one
-    each class holds out its own sub-folders or files (`split_videos`).
+    each class holds out its own sub-folders or files (`split_videos`). Only with a manifest does
+    pre-training on the same folder hold out the same people.
 
     Raises:
         ValueError: fewer than two classes, or a class without a video on one of the sides.
