@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maedfer_lab.config import EncoderKind, ModelConfig, base, tiny
-from maedfer_lab.flops import formula, report, scaling
+from maedfer_lab.flops import complexity, formula, report, scaling
 from maedfer_lab.flops.complexity import KINDS, Sweep, block_step, measure
 from maedfer_lab.flops.counters import count_with_fvcore, count_with_torch, model_for_counting
 from maedfer_lab.flops.memory import LiveBytes, peak_bytes
@@ -280,3 +280,11 @@ def test_command_writes_what_it_prints(tmp_path, monkeypatch):
     assert found["saving_same_shape"] == pytest.approx(0.0336, abs=1e-4)
     assert [m["name"] for m in found["models"][:2]] == ["LGI-B", "ViT-B"]
     assert found["models"][0]["flops"] == 2 * found["models"][0]["macs"]
+
+
+def test_measured_times_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
+    sweep = complexity.Sweep((8,), (112,), width=48, num_heads=1, repeats=1)
+    first = complexity.load_or_measure(sweep)
+    assert complexity.load_or_measure(sweep) == first
+    assert len(list((tmp_path / "runs").glob("complexity-*/result.json"))) == 1

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maedfer_lab.config import EncoderKind, ModelConfig
+from maedfer_lab.config import EncoderKind, ModelConfig, output_folder
+from maedfer_lab.evidence.results import write_aside
 from maedfer_lab.flops.counters import count_with_torch, model_for_counting
 from maedfer_lab.flops.formula import num_regions, token_grid
 from maedfer_lab.flops.memory import peak_bytes
@@ -55,6 +58,16 @@ SWEEPS = {  # by profile
     "quick": Sweep(FRAMES, SIZES_PX, width=192, num_heads=3, repeats=5),
     "full": Sweep(FRAMES, SIZES_PX, width=512, num_heads=8, repeats=15, batch=2),
 }
+
+
+def load_or_measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
+    """`measure`, kept in runs/ for this sweep and device: measured once, then the same numbers."""
+    text = json.dumps([asdict(sweep), str(device), torch.__version__], sort_keys=True)
+    name = f"complexity-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    path = output_folder() / "runs" / name / "result.json"
+    if not path.exists():
+        write_aside(path, json.dumps(measure(sweep, device), indent=1).encode())
+    return json.loads(path.read_text())
 
 
 def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
