@@ -81,3 +81,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         results.write_aside(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_figures_for_print_are_the_same_bytes_as_well(source, tmp_path):
+    figures.publish("04_pretrain", NUMBERS, source)
+    found = []
+    for _ in range(2):
+        figures.draw_figures(("04_pretrain",), formats=("svg", "pdf"))
+        found.append([p.read_bytes() for p in sorted((tmp_path / "figures").glob("*.[sp][vd]*"))])
+    assert found[0] == found[1] and len(found[0]) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -29,6 +29,7 @@ from maedfer_lab.evidence.figures_style import (
 from maedfer_lab.evidence.figures_training import LiveCurve, draw_pretrain, draw_reconstruction
 from maedfer_lab.evidence.results import figures_folder, load, save
 
+Format = Literal["png", "svg", "pdf"]
 FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "01_clips_to_tokens": draw_tokens,
     "02_masking": draw_masking,
@@ -47,13 +48,15 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
 }
 
 
-def draw(path: Path) -> Figure:
-    """Draw the figure of one NAME.json, write NAME.png beside it, and return it for display."""
+def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
+    """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
     if path.stem not in FIGURES:
         raise ValueError(f"no figure is called {path.stem!r}; known: {', '.join(FIGURES)}")
-    with rc_context(STYLE):
-        figure = FIGURES[path.stem](load(path))
-    save_figure(figure, path.with_suffix(".png"))
+    data, figure = load(path), Figure()
+    for kind in formats:
+        with rc_context(STYLE):
+            figure = FIGURES[path.stem](data)  # anew: saving moves the parts of a figure
+        save_figure(figure, path.with_suffix(f".{kind}"))
     return figure
 
 
@@ -75,11 +78,17 @@ def draw_rows(
     return figure
 
 
-def draw_figures(names: tuple[str, ...] = (), /, folder: Path | None = None) -> str:
+def draw_figures(
+    names: tuple[str, ...] = (),
+    /,
+    folder: Path | None = None,
+    formats: tuple[Format, ...] = ("png",),
+) -> str:
     """Draw figures again from their numbers.
 
     names: such as 04_pretrain; all by default.
     folder: where the NAME.json lie; the project's figures/ by default.
+    formats: png, svg or pdf, or several of them; written beside the numbers.
     """
     unknown = [name for name in names if name not in FIGURES]
     if unknown:
@@ -90,8 +99,8 @@ def draw_figures(names: tuple[str, ...] = (), /, folder: Path | None = None) -> 
     if not present:
         raise FileNotFoundError(f"no figure's numbers lie in {root}; `make reproduce` makes them")
     for path in present:
-        draw(path)
-    return "\n".join(str(path.with_suffix(".png")) for path in present)
+        draw(path, formats)
+    return "\n".join(str(path.with_suffix(f".{kind}")) for path in present for kind in formats)
 
 
 __all__ = ["FIGURES", "LiveCurve", "draw", "draw_figures", "draw_rows", "picture_format", "publish"]
