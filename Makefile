@@ -26,7 +26,7 @@ reproduce: $(STAMP)
 	@$(PY) -m maedfer_lab.evidence.notebooks
 
 test: $(STAMP)
-	@echo "All tests, the notebooks at the smoke profile among them: about 10 minutes on two cores; results are printed here."
+	@echo "All tests, the notebooks at the smoke profile among them: about 3 minutes on two cores; results are printed here."
 	@$(PY) -m pytest -q
 
 lab: $(STAMP)
