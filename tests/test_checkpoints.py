@@ -22,7 +22,7 @@ from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import Grid
-from maedfer_lab.training.runs import Run
+from maedfer_lab.runs import Run
 
 TINY = tiny().model
 ARGS = argparse.Namespace(

@@ -13,6 +13,7 @@ from maedfer_lab.data.clips import (
     jitter_colours,
     multi_scale_box,
     multi_scale_crop,
+    tilt_clip,
     to_tensor,
 )
 
@@ -104,3 +105,12 @@ def test_colours_change_alike_in_all_frames_and_stay_colours():
     assert torch.equal(jitter_colours(clip, 0.0, rng(1)), clip)
     with pytest.raises(ValueError, match="strength=2"):
         jitter_colours(clip, 2.0, rng(1))
+
+
+def test_a_tilt_turns_all_frames_alike_and_keeps_the_middle():
+    frames = np.random.default_rng(0).integers(0, 256, (1, 33, 33, 3), dtype=np.uint8)
+    clip = np.repeat(frames, 3, axis=0)
+    turned = tilt_clip(clip, 20.0, rng(1))
+    assert turned.shape == clip.shape and (turned == turned[0]).all()
+    assert (turned[:, 16, 16] == clip[:, 16, 16]).all() and (turned != clip).any()
+    assert tilt_clip(clip, 0.0, rng(1)) is clip

@@ -12,10 +12,11 @@ import torch
 
 from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.runs import Run, config_hash
 from maedfer_lab.training import pretrain as loop
+from maedfer_lab.training.clips import open_source
 from maedfer_lab.training.optim import make_optimiser
 from maedfer_lab.training.pretrain import load_run, pretrain
-from maedfer_lab.training.runs import Run, config_hash
 
 ENDLESS = replace(
     tiny(), optim=replace(tiny().optim, steps=60), save_every=4, eval_every=30, num_clips=8
@@ -149,3 +150,12 @@ def test_the_command_takes_its_settings(tmp_path):
 def test_unknown_presets_are_told_the_known_ones():
     with pytest.raises(ValueError, match="base, demo, tiny"):
         preset("huge")
+
+
+def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_folder):
+    config = replace(tiny(), data=video_folder, num_clips=3, tilt=5.0)
+    real, mixed = (open_source(replace(config, synthetic=share)) for share in (0.0, 0.5))
+    faces = open_source(replace(config, data=None))
+    same = [bool(torch.equal(mixed[i], real[i])) for i in range(20)]
+    assert 4 <= sum(same) <= 16
+    assert all(s or torch.equal(mixed[i], faces[i]) for i, s in enumerate(same))

@@ -18,7 +18,7 @@ from maedfer_lab.checkpoints.recognising import CONFIG_FILE, PACKAGE, WEIGHTS_FI
 from maedfer_lab.checkpoints.report import ENCODERS, preset_of
 from maedfer_lab.evidence.results import write_aside
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.training.runs import unique_state
+from maedfer_lab.runs import unique_state
 
 
 def save_official(model: Model, path: Path) -> None:

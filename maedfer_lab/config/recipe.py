@@ -46,8 +46,10 @@ class PretrainConfig:
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
     held_out: share of the folder's identities that is held out.
-    min_crop: smallest scale of the multi-scale crop; mirror: flip half of the clips;
-        jitter: strength of changes of colour (none of the three is in the reference but the crop).
+    min_crop: smallest scale of the multi-scale crop.
+    mirror, tilt, jitter: flip half of the clips, turn them by up to `tilt` degrees, change colours
+        by that strength (none of the three is in the reference).
+    synthetic: share of a folder's clips that is replaced by synthetic faces.
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
     num_held_out: clips of unseen identities on which the run is judged, at most.
     precision: "bf16" runs the model in mixed precision where the device has it.
@@ -65,7 +67,9 @@ class PretrainConfig:
     held_out: float = 0.2
     min_crop: float = 0.66
     mirror: bool = False
+    tilt: float = 0.0
     jitter: float = 0.0
+    synthetic: float = 0.0
     max_clips: int = 16
     num_held_out: int = 64
     seed: int = 0
@@ -80,8 +84,11 @@ class PretrainConfig:
             raise ValueError(
                 f"mask_ratio={ratios} must be a tuple of ratios between 0 and 1, such as (0.9,)"
             )
-        if not 0 <= self.difficulty <= 1:
-            raise ValueError(f"difficulty={self.difficulty} must lie in [0, 1]; try 0.3")
+        for name, good in (("difficulty", 0.3), ("synthetic", 0.2)):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]; try {good}")
+        if not 0 <= self.tilt <= 45:
+            raise ValueError(f"tilt={self.tilt} must lie in [0, 45] degrees; try 10.0")
         for name in (
             "stride",
             "eval_every",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -123,6 +124,23 @@ def multi_scale_crop(
     """Cut one random multi-scale box, the same for all frames, and resize it to a square."""
     box = multi_scale_box(frames.shape[1], frames.shape[2], rng, min_scale)
     return crop_and_resize(frames, box, size_px, size_px)
+
+
+def tilt_clip(
+    frames: UInt8[np.ndarray, "T H W 3"], degrees: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Turn a clip by up to `degrees` about its middle; the corners mirror what is inside.
+
+    For sets of a few people. Not in the reference.
+    """
+    if degrees == 0:
+        return frames
+    height, width = frames.shape[1:3]
+    turn = cv2.getRotationMatrix2D(
+        ((width - 1) / 2, (height - 1) / 2), rng.uniform(-degrees, degrees), 1.0
+    )
+    border = cv2.BORDER_REFLECT_101
+    return np.stack([cv2.warpAffine(f, turn, (width, height), borderMode=border) for f in frames])
 
 
 def centre_square_crop(

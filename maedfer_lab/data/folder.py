@@ -18,6 +18,7 @@ from maedfer_lab.data.clips import (
     crop_and_resize,
     jitter_colours,
     multi_scale_crop,
+    tilt_clip,
     to_tensor,
 )
 from maedfer_lab.data.framing import face_square
@@ -126,8 +127,8 @@ class VideoFolder(torch.utils.data.Dataset):
     Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone, so a resumed run
     sees the same clips. Each video gives one clip per epoch for every ``frames * stride`` of its
     frames, at least 1 and at most ``max_clips``. A clip is a random stretch of the video, then one
-    random multi-scale crop inside the ``face_square``, with ``mirror`` flipped half of the time,
-    with ``jitter`` its colours changed.
+    random multi-scale crop inside the ``face_square``, with ``tilt`` turned by up to so many
+    degrees, with ``mirror`` flipped half of the time, with ``jitter`` its colours changed.
 
     Videos are decoded once, when the data set is made: every ``stride``-th frame, the square
     shrunk (antialiased) to 1.2 times the clip's size, as uint8. That is
@@ -147,6 +148,7 @@ class VideoFolder(torch.utils.data.Dataset):
         max_clips: int = 16,
         min_scale: float = 0.66,
         mirror: bool = False,
+        tilt: float = 0.0,
         jitter: float = 0.0,
         cache_gb: float | int = 2.0,
         progress: bool = True,
@@ -166,7 +168,8 @@ class VideoFolder(torch.utils.data.Dataset):
         if cache_gb < 0:
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
-        self.min_scale, self.mirror, self.jitter = min_scale, mirror, jitter
+        self.min_scale, self.mirror = min_scale, mirror
+        self.tilt, self.jitter = tilt, jitter
         self.epoch = 0
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
@@ -232,6 +235,7 @@ class VideoFolder(torch.utils.data.Dataset):
             squares = self._cache[path][kept]
         else:
             squares = self._squares(open_video(path), kept * self.stride)
+        squares = tilt_clip(squares, self.tilt, rng)
         clip = multi_scale_crop(squares, self.size_px, rng, self.min_scale)
         mirrored = self.mirror and rng.random() < 0.5
         return jitter_colours(to_tensor(clip[:, :, ::-1] if mirrored else clip), self.jitter, rng)

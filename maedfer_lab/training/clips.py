@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, PretrainConfig
-from maedfer_lab.data.clips import jitter_colours, to_tensor
+from maedfer_lab.data.clips import jitter_colours, tilt_clip, to_tensor
 from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.folder import (
     VideoFolder,
@@ -62,6 +62,7 @@ class SyntheticSource(ClipSource):
         if choice not in self._drawn:
             self._drawn[choice] = self.faces[choice].frames
         frames, size = self._drawn[choice], self.config.model.size_px
+        frames = tilt_clip(frames, self.config.tilt, rng)
         top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
         frames = frames[:, top : top + size, left : left + size]
         mirrored = self.config.mirror and rng.random() < 0.5
@@ -92,6 +93,8 @@ class FolderSource(ClipSource):
             f"{root.name}: {len(self.paths)} videos for training, {len(self.unseen)} of other "
             f"identities held out, {len(skipped)} skipped"
         )
+        if config.synthetic:
+            self.description += f"; {config.synthetic:.0%} of the training clips synthetic faces"
 
     @cached_property
     def videos(self) -> VideoFolder:
@@ -106,11 +109,20 @@ class FolderSource(ClipSource):
             config.max_clips,
             config.min_crop,
             config.mirror,
+            config.tilt,
             config.jitter,
         )
 
+    @cached_property
+    def drawn(self) -> SyntheticSource:
+        """The synthetic faces that are mixed in."""
+        return SyntheticSource(self.config)
+
     def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
         """One clip of the stream."""
+        rng = np.random.default_rng([self.config.seed, index, 1])
+        if rng.random() < self.config.synthetic:
+            return self.drawn[index]
         epoch, place = divmod(index, len(self.videos))
         if self._order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])

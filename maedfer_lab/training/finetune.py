@@ -25,11 +25,11 @@ from maedfer_lab.data.folder import load_clips
 from maedfer_lab.data.labelled import labelled_folder
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.runs import Run
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.metrics import confusion_matrix, uar, war
 from maedfer_lab.training.optim import device_name, make_optimiser, mixed_precision
 from maedfer_lab.training.pretrain import pretrain
-from maedfer_lab.training.runs import Run
 
 CHUNK = 20  # test clips at a time
 CHANNELS_FIRST = (0, 4, 1, 2, 3)  # b T H W c -> b c T H W

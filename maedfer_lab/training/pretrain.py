@@ -27,6 +27,7 @@ from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
 from maedfer_lab.method.targets import Loss
+from maedfer_lab.runs import Run
 from maedfer_lab.training.clips import ClipSource, open_source
 from maedfer_lab.training.held_out import HeldOut, model_mask
 from maedfer_lab.training.optim import (
@@ -34,7 +35,6 @@ from maedfer_lab.training.optim import (
     make_optimiser,
     mixed_precision,
 )
-from maedfer_lab.training.runs import Run
 
 LogRow = dict[str, float | int]
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
