@@ -11,6 +11,7 @@ HEVC; MPEG programme and transport streams; frames that an edit list hides) or o
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -103,19 +104,21 @@ class DecordReader(VideoReader):
         self.height, self.width = reference.height, reference.width
         self._errors = (RuntimeError, decord.DECORDError)
         try:
-            self._video = decord.VideoReader(str(self.path.absolute()))
+            self._held = [decord.VideoReader(str(self.path.absolute()))]
         except self._errors as error:
             raise VideoError(self.path, f"decord cannot open it: {error}") from error
-        if len(self._video) != self._length:
+        # Its threads crash the process if they outlive the interpreter: end them before.
+        weakref.finalize(self, self._held.clear)
+        if len(self._held[0]) != self._length:
             raise VideoError(
-                self.path, f"decord counts {len(self._video)} frames, PyAV {self._length}"
+                self.path, f"decord counts {len(self._held[0])} frames, PyAV {self._length}"
             )
 
     def _read(self, indices: list[int]) -> np.ndarray:
         if not indices:
             return self._reference._read(indices)
         try:
-            return self._video.get_batch(indices).asnumpy()
+            return self._held[0].get_batch(indices).asnumpy()
         except self._errors:
             return self._reference._read(indices)
 
