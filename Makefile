@@ -1,7 +1,7 @@
 # The commands of maedfer_lab. The first use of any of them makes .venv; later uses are instant.
 
 PYTHON ?= python3
-EXTRAS := notebooks,flops,sample,dev
+EXTRAS := notebooks,flops,sample,tensorboard,dev
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -10,13 +10,14 @@ STAMP := .venv/.ready
 READY := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c pass 2>/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab figures lint python-usable always
+.PHONY: help reproduce test lab app figures lint python-usable always
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
 	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
 	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make app         serve the viewers of notebooks 05 and 06 as a dashboard, without code"
 	@echo "make figures     draw figures/*.png again from figures/*.json"
 	@echo "make test        run all tests"
 	@echo "make lint        check style and types"
@@ -26,12 +27,16 @@ reproduce: $(STAMP)
 	@$(PY) -m maedfer_lab.evidence.notebooks
 
 test: $(STAMP)
-	@echo "All tests, the notebooks at the smoke profile among them: about 3 minutes on two cores; results are printed here."
+	@echo "All tests, among them the notebooks at the smoke profile and the viewers in a real Chromium:"
+	@echo "about 8 minutes on two cores; results are printed here, pictures of the viewers kept in tests/browser/pictures/."
 	@$(PY) -m pytest -q
 
 lab: $(STAMP)
 	@echo "JupyterLab on notebooks/, at once, until Ctrl-C; figures are written to figures/, runs to runs/."
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+app: $(STAMP)
+	@$(PY) -m maedfer_lab.evidence.app
 
 figures: $(STAMP)
 	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."

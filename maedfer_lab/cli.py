@@ -18,9 +18,33 @@ VERBS: dict[str, tuple[str, str]] = {
         "maedfer_lab.training.pretrain:pretrain_command",
         "pre-train on synthetic faces or a folder of videos",
     ),
+    "finetune": (
+        "maedfer_lab.training.finetune_command:finetune_command",
+        "fine-tune a classifier on labelled clips or synthetic faces",
+    ),
+    "evaluate": (
+        "maedfer_lab.training.evaluate_command:evaluate_command",
+        "test fine-tuned classifiers: UAR, WAR, recalls, intervals",
+    ),
+    "estimate": (
+        "maedfer_lab.training.estimate:estimate_command",
+        "say what a training needs here: memory, hours, disk",
+    ),
     "reconstruct": (
-        "maedfer_lab.reconstruction:reconstruct",
-        "hide most of a clip and show what the model puts back",
+        "maedfer_lab.inference.reconstruct:reconstruct_command",
+        "find a face in a video, hide most of it, show what a model puts back",
+    ),
+    "judge": (
+        "maedfer_lab.inference.judge:judge_command",
+        "measure how well a model fills in hidden parts of the faces in a folder",
+    ),
+    "predict": (
+        "maedfer_lab.inference.predict:predict_command",
+        "say which expression a classifier sees in videos, over time",
+    ),
+    "embed": (
+        "maedfer_lab.inference.embed:embed_command",
+        "turn the faces in videos into vectors",
     ),
     "checkpoint": (
         "maedfer_lab.checkpoints.command:checkpoint_command",
@@ -29,6 +53,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "parity": (
         "maedfer_lab.checkpoints.parity:parity_command",
         "compare our models with golden archives of the official ones",
+    ),
+    "doctor": (
+        "maedfer_lab.data.doctor:doctor_command",
+        "check a data set: lists, labels, folds, people, and every clip",
+    ),
+    "prepare": (
+        "maedfer_lab.data.prepare:prepare_command",
+        "cut the faces out of a data set once, into shards that are quick to read",
     ),
     "flops": (
         "maedfer_lab.flops.report:flops_command",
@@ -44,14 +76,15 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
 }
 
-EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
+EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
     argv: arguments without the program's name; None takes those of the process.
-    Status 0: done. 2: refused, with one line on stderr that says why (`--debug` before the verb
+    Status 0: done, or the `exit_status` of the verb's result (1: it found what would spoil a
+    result). 2: refused, with one line on stderr that says why (`--debug` before the verb
     shows the traceback instead). 130: interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
@@ -77,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if result is not None:
         print(result)
-    return 0
+    return int(getattr(result, "exit_status", 0))
 
 
 def run_verb(verb: str, args: Sequence[str]) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,18 +12,11 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maedfer_lab.config import PretrainConfig, Shape3, choose, profile
-from maedfer_lab.data.clips import to_tensor
-from maedfer_lab.data.folder import load_clips
-from maedfer_lab.data.video import open_video
-from maedfer_lab.evidence.results import check_writable, pack_picture
+from maedfer_lab.config import Shape3, choose
+from maedfer_lab.evidence.results import pack_picture
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
 from maedfer_lab.method.grid import grid_of, patchify, take, unpatchify
-from maedfer_lab.method.interpolation import (
-    interpolated_clip,
-    interpolation_baseline,
-    visible_statistics,
-)
+from maedfer_lab.method.interpolation import interpolated_clip, visible_statistics
 from maedfer_lab.method.masking import merge_tokens
 from maedfer_lab.method.targets import (
     cube_statistics,
@@ -32,8 +24,8 @@ from maedfer_lab.method.targets import (
     make_target,
     reconstruction_loss,
 )
-from maedfer_lab.training.held_out import Losses, model_mask
-from maedfer_lab.training.pretrain import load_run, pretrain
+from maedfer_lab.reconstruction_baselines import mean_clip, nearest_clip
+from maedfer_lab.training.held_out import Losses
 
 Statistics = Literal["visible", "true"]
 TokenOrder = Literal["model", "right", "published"]
@@ -51,8 +43,8 @@ class ClipReconstruction:
     motion, predicted_motion: odd minus even frames of the original and of the reconstruction.
     error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
         visible.
-    losses: appearance and motion over hidden cubes, in target units, of the model, of predicting
-        zero and of interpolation.
+    losses: appearance and motion over hidden cubes, in target units, of the model and of the
+        guesses without one (`reconstruction_baselines.BASELINES`).
     statistics: how hidden cubes got their mean and deviation: "visible" borrows nothing from
         hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
     """
@@ -104,9 +96,9 @@ def reconstruct_clip(
 
     target = make_target(batch, config.tubelet, target_config)
     hidden = take(target, split.masked)
-    known = None
+    known = own = None
     if target_config.units == "cube":
-        known = cube_statistics(patchify(batch, config.tubelet))
+        known = own = cube_statistics(patchify(batch, config.tubelet))
         if statistics == "visible":
             # Visible cubes are pasted in, so only the statistics of hidden ones matter.
             known = visible_statistics(batch, split, config.tubelet)
@@ -126,20 +118,27 @@ def reconstruct_clip(
         )
         return {"appearance": float(loss.appearance), "motion": float(loss.motion)}
 
+    guesses = {
+        "interpolation": interpolated_clip(batch, split, config.tubelet),
+        "nearest": nearest_clip(batch, split, config.tubelet),
+        "mean": mean_clip(batch, split, config.tubelet),
+    }
+
+    def losses_of_clip(guess: Tensor) -> Losses:  # in the units of each cube's own statistics
+        return losses(take(make_target(guess, config.tubelet, target_config, own), split.masked))
+
     error = reduce((prediction - hidden).square(), "b m p -> b m 1", "mean")
     error = merge_tokens(error.new_zeros(1, split.visible.shape[1], 1), error, split)
     return ClipReconstruction(
         original=rearrange(clip, "c T H W -> T H W c").float().cpu().numpy(),
         masked=paste(torch.full_like(batch, GREY)),
         reconstruction=paste(predicted),
-        interpolation=paste(interpolated_clip(batch, split, config.tubelet)),
+        interpolation=paste(guesses["interpolation"]),
         error=error.view(grid.shape).cpu().numpy(),
         losses={
             "model": losses(prediction),
             "zero": losses(torch.zeros_like(prediction)),
-            "interpolation": losses(
-                interpolation_baseline(batch, split, config.tubelet, target_config)
-            ),
+            **{name: losses_of_clip(guess) for name, guess in guesses.items()},
         },
         statistics=statistics if target_config.units == "cube" else "none",
     )
@@ -186,75 +185,3 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def read_clip(path: Path, config: PretrainConfig) -> Float[Tensor, "3 T H W"]:
-    """The middle clip of a video, framed on its face, as the model of `config` takes it."""
-    model = config.model
-    return to_tensor(load_clips([path], model.frames, config.stride, model.size_px)[0])
-
-
-def reconstruct(
-    clip: Path,
-    /,
-    *,
-    out: Path = Path("reconstruction.png"),
-    checkpoint: Path | None = None,
-    mask_ratio: float | None = None,
-    mask_seed: int = 0,
-    statistics: Statistics = "visible",
-    token_order: TokenOrder = "model",
-) -> str:
-    """Hide most of a video's middle clip and draw what the model puts back.
-
-    clip: a video file, or a folder of images.
-    out: the picture to write: .png, .svg or .pdf.
-    checkpoint: folder of a finished run, or any pre-training checkpoint, official ones too;
-        without one, the run of the current profile, which is trained first if there is none yet
-        (minutes).
-    mask_ratio: share of hidden tokens; the one the model was trained with by default.
-    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
-        deviation (matters for targets in cube units alone).
-    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
-    """
-    from maedfer_lab.evidence.figures import draw_rows, picture_format
-
-    picture_format(out)
-    open_video(clip)  # a wrong path should not wait for a training
-    check_writable(out)
-    model, config, name = load_model(checkpoint)
-    ratio = mask_ratio if mask_ratio is not None else config.mask_ratio[0]
-    mask = model_mask(model, ratio, 1, torch.Generator().manual_seed(mask_seed))
-    result = reconstruct_clip(model, read_clip(clip, config), mask[0], statistics, token_order)
-    frames = range(0, config.model.frames, 2)
-    columns = min(5, len(frames))
-    shown = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
-    rows = reconstruction_rows([(result, frame) for frame in shown])
-    losses = "; ".join(
-        f"{kind} loss: " + ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in
-                                     result.losses.items())
-        for kind in ("appearance", "motion")
-    )  # fmt: skip
-    note = f"{name}, {ratio:.0%} hidden. {losses}"
-    draw_rows(rows, [f"frame {frame}" for frame in shown], note, out)
-    return f"{out}: {losses}"
-
-
-def load_model(checkpoint: Path | None) -> tuple[MaskedAutoencoder, PretrainConfig, str]:
-    """A masked autoencoder, the recipe it was trained with as far as known, and its name.
-
-    checkpoint: as in `reconstruct`.
-    """
-    if checkpoint is None:
-        current = profile()
-        run = pretrain(current.pretrain, profile=current.name)
-        return run.model, run.config, run.folder.name
-    if (checkpoint / "result.json").exists():
-        run = load_run(checkpoint)
-        return run.model, run.config, run.folder.name
-    from maedfer_lab.checkpoints.loading import load_checkpoint
-
-    model = load_checkpoint(checkpoint, as_="autoencoder").model
-    assert isinstance(model, MaskedAutoencoder)
-    recipe = PretrainConfig(name=checkpoint.stem, model=model.config, target=model.target)
-    return model.eval(), recipe, checkpoint.name

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,35 @@ from torch import Tensor, nn
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
 from maedfer_lab.evidence.results import write_aside
 
+LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig
+
+STATES = ("checkpoint.pt", "checkpoint-before.pt")
+
+# Settings that are younger than the first runs: at these values a run keeps its name.
+LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None}
 
 
 def config_hash(config: RunConfig) -> str:
     """Ten hexadecimal digits of the whole configuration."""
-    text = json.dumps(asdict(config), sort_keys=True, default=str)
+    text = json.dumps(_without_later(asdict(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_later(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if not (name in LATER and value == LATER[name])
+    }
 
 
 @dataclass(frozen=True)
 class Run:
     """The folder of one configuration.
 
-    config.json, checkpoint.pt (state to resume from), log.csv; and once finished
-    model.safetensors and result.json.
+    config.json, checkpoint.pt (state to resume from; checkpoint-before.pt is the one before),
+    log.csv; and once finished model.safetensors and result.json.
     """
 
     folder: Path
@@ -55,33 +70,88 @@ class Run:
         return (self.folder / "result.json").exists()
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Keep what is needed to go on: model, optimiser, step and log."""
+        """Keep what is needed to go on; the state before it is kept as well.
+
+        Raises:
+            OSError: it could not be written; names the folder and the bytes needed. The states
+                of before are untouched.
+        """
         file = io.BytesIO()
         torch.save(state, file)
-        write_aside(self.folder / "checkpoint.pt", file.getvalue())
+        content = file.getvalue()
+        self._write("next.pt", content)
+        if (self.folder / STATES[0]).exists():
+            (self.folder / STATES[0]).replace(self.folder / STATES[1])
+        (self.folder / "next.pt").replace(self.folder / STATES[0])
         self.save_log(state["log"])
 
-    def load_state(self) -> dict[str, Any] | None:
-        """The state kept last, or None at a fresh start. Never executes code from the file."""
-        path = self.folder / "checkpoint.pt"
-        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            write_aside(self.folder / name, content)
+        except OSError as error:
+            if error.errno is None:  # told already
+                raise
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {name} needs {len(content):,} bytes in {self.folder}",
+            ) from error
 
-    def save_log(self, log: list[dict[str, float | int]]) -> None:
+    def load_state(self) -> dict[str, Any] | None:
+        """The last state that can be read, or None at a fresh start.
+
+        A state that cannot be read gives way to the one before it, with a warning. Never executes
+        code from the files.
+
+        Raises:
+            ValueError: there are states, and none can be read.
+        """
+        broken = []
+        for path in (self.folder / name for name in STATES):
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # zip, pickle and torch have a dozen between them
+                broken.append(f"{path} ({type(error).__name__})")
+                continue
+            if broken:
+                warnings.warn(
+                    f"{broken[0]} cannot be read; going on from the state before it, step "
+                    f"{state['step']}",
+                    stacklevel=2,
+                )
+            return state
+        if broken:
+            raise ValueError(
+                f"no checkpoint can be read: {', '.join(broken)}; delete {self.folder} to start "
+                "anew"
+            )
+        return None
+
+    def sweep(self) -> None:
+        """Delete what killed processes left half written. Only while no other one writes here."""
+        for suffix in ("pt", "csv", "safetensors"):
+            for path in self.folder.glob(f".*.{suffix}.*"):
+                path.unlink(missing_ok=True)
+
+    def save_log(self, log: list[LogRow]) -> None:
         """Write the log as log.csv, a row per step."""
         file = io.StringIO()
         names = list(dict.fromkeys(name for row in log for name in row))
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(log)
-        write_aside(self.folder / "log.csv", file.getvalue().encode())
+        self._write("log.csv", file.getvalue().encode())
 
     def finish(self, model: nn.Module, result: dict[str, Any]) -> None:
         """Write the final weights and the result; the state to resume from is dropped."""
         weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-        write_aside(self.folder / "model.safetensors", save(weights))
+        self._write("model.safetensors", save(weights))
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        write_aside(self.folder / "result.json", text.encode())
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        self._write("result.json", text.encode())
+        for name in (*STATES, "next.pt"):
+            (self.folder / name).unlink(missing_ok=True)
+        self.sweep()
 
     def load_model(self, model: nn.Module) -> None:
         """Fill `model` with the run's final weights."""

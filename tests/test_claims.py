@@ -1,5 +1,7 @@
 """The ledger: every claim has a status that was computed, and evidence that can be followed."""
 
+import importlib
+import inspect
 import json
 from collections import Counter
 from dataclasses import replace
@@ -238,3 +240,13 @@ def test_figures_have_all_they_need_in_json() -> None:
         figure_data.folds(paper(), read_results(None, paper())),
     ):
         json.dumps(data, allow_nan=False)
+
+
+def test_what_measures_a_claim_is_a_command_that_exists() -> None:
+    commands = {c.command for c in CLAIMS.values() if c.status == "needs data" and c.command}
+    for command in (part.split() for whole in commands for part in whole.split("&&")):
+        assert command[0] == "maedfer"
+        module, _, name = cli.VERBS[command[1]][0].partition(":")
+        known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        asked = {word[2:].replace("-", "_") for word in command if word.startswith("--")}
+        assert asked <= known.keys(), command

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from making_videos import moving_frames, write_video
 
-from maedfer_lab.config import FinetuneConfig, OptimConfig, demo, profile, tiny
+from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profile, tiny
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
 from maedfer_lab.data.labelled import labelled_folder
 from maedfer_lab.flops.formula import macs, parameters
+from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.training import finetune as loop
 from maedfer_lab.training.ablations import (
@@ -85,21 +87,70 @@ def test_a_finished_finetuning_loads_and_is_the_same(easy, monkeypatch):
         assert torch.equal(value, again.model.state_dict()[name])
 
 
-def test_finetuning_starts_from_the_pretrained_encoder(tmp_path, monkeypatch):
-    met = {}
-
-    def look(model, _):
-        met.update({name: x.clone() for name, x in model.encoder.state_dict().items()})
-        return [{"step": 1, "lr": 0.0, "loss": 0.0}]
-
-    monkeypatch.setattr(loop, "train", look)
-    result = finetune(replace(SHORT, init=PRETRAIN), output=tmp_path).result
+def test_finetuning_starts_from_the_pretrained_encoder(tmp_path):
+    config = replace(SHORT, init=PRETRAIN)
+    met, told = loop.starting_model(config, 7, tmp_path, "none")
     before = pretrain(PRETRAIN, output=tmp_path)
     fresh = build_classifier(PRETRAIN.model, 7).encoder.state_dict()
     for name, value in before.model.encoder.state_dict().items():
-        assert torch.equal(met[name], value)
-    assert any(not torch.equal(met[name], value) for name, value in fresh.items())
-    assert result["pretraining"]["held_out"] == before.result["held_out"]
+        assert torch.equal(met.encoder.state_dict()[name], value)
+    assert any(not torch.equal(met.encoder.state_dict()[name], x) for name, x in fresh.items())
+    assert told is not None and told["held_out"] == before.result["held_out"]
+
+
+def test_a_linear_probe_leaves_the_encoder_bit_equal(tmp_path):
+    model = replace(PRETRAIN.model, drop_path=0.1)
+    config = replace(SHORT, init=PRETRAIN, mode="linear", model=model)
+    run = finetune(config, output=tmp_path)
+    before = pretrain(PRETRAIN, output=tmp_path).model.encoder.state_dict()
+    for name, value in run.model.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    fresh = build_classifier(model, 7)
+    assert not torch.equal(run.model.head.weight, fresh.head.weight)
+
+
+def test_a_finetuning_starts_from_an_official_checkpoint(tmp_path):
+    start = build_autoencoder(PRETRAIN.model, PRETRAIN.target, seed=3)
+    save_official(start, tmp_path / "tiny.pth")
+    model, told = loop.starting_model(
+        replace(SHORT, checkpoint=tmp_path / "tiny.pth"), 7, tmp_path, "none"
+    )
+    for name, value in start.encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], value)
+    assert told is not None and "tiny.pth" in told["checkpoint"]
+    with pytest.raises(ValueError, match="scratch"):
+        replace(SHORT, checkpoint=tmp_path / "tiny.pth", mode="scratch")
+
+
+def test_a_stopped_finetuning_ends_bit_for_bit_as_an_unbroken_one(tmp_path, monkeypatch):
+    config = replace(
+        SHORT,
+        augment=Augment(),
+        layer_decay=0.75,
+        holdout=0.4,
+        optim=replace(SHORT.optim, steps=6, batch_size=4),
+        eval_every=2,
+        save_every=2,
+    )
+    whole = finetune(config, output=tmp_path / "a")
+    loss = loop.FinetuneTask.loss
+    with monkeypatch.context() as patch:
+
+        def break_off(self, network, batch, step, places):
+            if step == 4:
+                raise RuntimeError("power cut")
+            return loss(self, network, batch, step, places)
+
+        patch.setattr(loop.FinetuneTask, "loss", break_off)
+        with pytest.raises(RuntimeError, match="power cut"):
+            finetune(config, output=tmp_path / "b")
+    again = finetune(config, output=tmp_path / "b")
+    for name in ("loss", "validation", "confusion", "best"):
+        assert again.result[name] == whole.result[name], name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+    loaded = loop.load_finetuned(whole.folder)
+    assert loaded.config == config and loaded.result == whole.result
 
 
 def test_the_same_seed_gives_the_same_training(tmp_path):
@@ -202,6 +253,7 @@ def test_a_labelled_folder_can_be_learned_from(tmp_path):
     assert run.result["classes"] == ["calm", "wild"] and run.model.head.out_features == 2
     assert sum(map(sum, run.result["confusion"])) == len(folder.test)
     assert run.result["provenance"]["data"] == "videos"
+    assert f"maedfer evaluate {run.folder}" in str(run)
     again = finetune(config, output=tmp_path)
     assert again.result == run.result
 

@@ -82,7 +82,7 @@ def test_citation_names_us_and_the_paper() -> None:
 
 def test_every_command_is_explained_and_needs_no_other_first() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    commands = ["reproduce", "test", "lab", "figures", "lint"]
+    commands = ["reproduce", "test", "lab", "app", "figures", "lint"]
     for command in commands:
         assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE)
         assert re.search(rf'^\t@echo "make {command} ', makefile, re.MULTILINE)

@@ -4,19 +4,26 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from making_videos import write_video
 
 from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.data.annotations import read_annotations
+from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.video import VideoError
+from maedfer_lab.paper.reader import paper
 from maedfer_lab.runs import Run, config_hash
 from maedfer_lab.training import pretrain as loop
 from maedfer_lab.training.clips import open_source
 from maedfer_lab.training.optim import make_optimiser
-from maedfer_lab.training.pretrain import load_run, pretrain
+from maedfer_lab.training.pretrain import PretrainTask, load_run, pretrain
+from maedfer_lab.training.streamed import VOXCELEB2_BOX
 
 ENDLESS = replace(
     tiny(), optim=replace(tiny().optim, steps=60), save_every=4, eval_every=30, num_clips=8
@@ -113,6 +120,103 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(optim.steps, optim) == pytest.approx(1e-5 * 160 / 256)
 
 
+def test_the_rate_of_every_published_epoch_is_reproduced():
+    optim, epoch = base().optim, 6823
+    published = [log.learning_rate for log in paper().pretrain_log]
+    assert len(published) * epoch == optim.last_step == 341_150
+    for number, rate in enumerate(published):
+        steps = range(number * epoch, (number + 1) * epoch)
+        mean = sum(learning_rate(step, optim) for step in steps) / epoch
+        assert mean == pytest.approx(rate, rel=0, abs=1e-8)
+
+
+def test_base_is_the_published_recipe():
+    config, optim, model = base(), base().optim, base().model
+    assert (model.frames, config.stride, model.size_px, model.tubelet) == (16, 4, 160, (2, 16, 16))
+    assert (config.min_crop, config.mirror, config.tilt, config.jitter) == (0.66, False, 0, 0)
+    assert config.mask_ratio == (0.9,) and model.region == (2, 5, 10)
+    target = config.target
+    assert (target.units, target.motion_group, target.motion_scale) == ("cube", 2, 1)
+    assert target.motion_weight == 0.5 and model.drop_path == 0
+    assert (optim.lr, optim.min_lr, optim.betas) == (3e-4, 1e-5, (0.9, 0.95))
+    assert optim.weight_decay == 0.05 and optim.batch_size == 160
+    assert optim.steps == 100 * 6823 and optim.warmup_steps == 5 * 6823
+    assert VOXCELEB2_BOX == (0, 32, 160, 160)  # rows 0 to 160, columns 32 to 192
+    model = PretrainTask(replace(tiny(), target=target)).model
+    group = make_optimiser(model, optim).param_groups[0]
+    assert group["eps"] == 1e-8 and tuple(group["betas"]) == (0.9, 0.95)
+
+
+@pytest.fixture(scope="module")
+def voxceleb2(tmp_path_factory):
+    """A folder as VoxCeleb2 ships it, with pictures that tell rows and columns."""
+    root = tmp_path_factory.mktemp("voxceleb2")
+    rows, columns = np.mgrid[:224, :224].astype(np.uint8)
+    picture = np.stack([rows, columns, np.zeros_like(rows)], -1)
+    for person in ("id00012", "id00015", "id00016"):
+        for number in (1, 2):
+            folder = root / "dev" / "mp4" / person / "2DLq_Kkc1r8"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_video(folder / f"0000{number}.mp4", np.repeat(picture[None], 20, 0))
+    return root
+
+
+def streamed(data):
+    return replace(tiny(), data=data, framing="voxceleb2", held_out=0.3)
+
+
+def test_voxceleb2_is_read_in_its_own_layout_and_framing(voxceleb2, tmp_path):
+    source = open_source(streamed(voxceleb2))
+    assert "4 videos for training, 2 of other identities" in source.description
+    epochs = [[source.name(i) for i in range(4 * e, 4 * e + 4)] for e in range(3)]
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert any(epoch != epochs[0] for epoch in epochs[1:])
+    people = {name.split("/")[-3] for name in epochs[0]}
+    assert len(people) == 2
+    clip = source.held_out()[0] * 255  # rows 0 to 160 and columns 32 to 192, at 32 pixels
+    assert clip[0, 0].mean(1)[[0, -1]].tolist() == pytest.approx([2, 157], abs=6)
+    assert clip[1, 0].mean(0)[[0, -1]].tolist() == pytest.approx([34, 189], abs=6)
+    short = replace(streamed(voxceleb2), optim=OptimConfig(2, 2, warmup_steps=0))
+    assert pretrain(short, output=tmp_path).log == pretrain(short, output=tmp_path / "2").log
+
+
+def test_a_list_of_videos_is_read_as_the_reference_writes_it(voxceleb2, tmp_path):
+    videos = sorted(voxceleb2.rglob("*.mp4"))
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(f"{v} -1\r\n".encode() for v in videos))
+    listed, found = (open_source(streamed(data)) for data in (path, voxceleb2))
+    assert all(torch.equal(listed[i], found[i]) for i in range(3))
+    with pytest.raises(FileNotFoundError, match="line 1"):
+        path.write_text("lost.mp4 0\n")
+        open_source(streamed(path))
+
+
+def test_prepared_shards_of_voxceleb2_are_read(voxceleb2, tmp_path):
+    table = read_annotations("voxceleb2", voxceleb2)
+    prepare(table, tmp_path, size_px=224, framing="whole", progress=False)
+    shards, videos = (open_source(streamed(data)) for data in (tmp_path, voxceleb2))
+    assert "4 videos for training" in shards.description
+    torch.testing.assert_close(shards.held_out(), videos.held_out(), rtol=0, atol=0.05)
+
+
+def test_frames_of_another_size_are_refused_by_name(video_folder):
+    config = replace(streamed(video_folder), stride=1)
+    with pytest.raises(VideoError, match=r"clip \d.mp4.*64 x 48.*framing='face'"):
+        open_source(config)[0]
+
+
+def test_new_settings_leave_the_names_of_old_runs_and_old_files_load(tmp_path):
+    run = Run.of(ENDLESS, tmp_path)
+    values = json.loads((run.folder / "config.json").read_text())
+    for name in ("log_every", "framing"):
+        del values[name]
+    for name in ("accumulate", "stop_after"):
+        del values["optim"][name]
+    assert pretrain_config(values) == ENDLESS
+    assert config_hash(preset("demo")) == "107a41c924"
+    assert config_hash(replace(ENDLESS, log_every=2)) != config_hash(ENDLESS)
+
+
 def test_norms_biases_and_the_mask_token_do_not_decay(whole):
     optimiser = make_optimiser(whole.model, ENDLESS.optim)
     decayed = {id(p) for p in optimiser.param_groups[0]["params"]}
@@ -159,3 +263,18 @@ def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_fo
     same = [bool(torch.equal(mixed[i], real[i])) for i in range(20)]
     assert 4 <= sum(same) <= 16
     assert all(s or torch.equal(mixed[i], faces[i]) for i, s in enumerate(same))
+
+
+def test_a_run_starts_from_one_of_shorter_clips(tmp_path):
+    short = replace(tiny(), model=replace(tiny().model, frames=4), optim=OptimConfig(
+        steps=2, batch_size=4, lr=0.01, warmup_steps=0))  # fmt: skip
+    first = pretrain(short, output=tmp_path)
+    task = loop.PretrainTask(replace(tiny(), init=first.folder))
+    own, theirs = task.model.state_dict(), first.model.state_dict()
+    rep = "encoder.rep_tokens"
+    assert own[rep].shape == (4, 32) and torch.equal(own[rep], theirs[rep].repeat(2, 1))
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name != rep)
+    assert pretrain_config(json.loads(json.dumps(asdict(task.config), default=str))) == task.config
+    wide = replace(tiny(), model=replace(tiny().model, width=48), init=first.folder)
+    with pytest.raises(ValueError, match="representative tokens of shape"):
+        loop.PretrainTask(wide)

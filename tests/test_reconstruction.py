@@ -1,20 +1,15 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import TargetConfig, tiny
 from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import take
 from maedfer_lab.method.targets import make_target
-from maedfer_lab.reconstruction import hide, reconstruct, reconstruct_clip, reconstruction_rows
+from maedfer_lab.reconstruction import hide, reconstruct_clip, reconstruction_rows
 from maedfer_lab.training.held_out import HeldOut, model_mask
-from maedfer_lab.training.pretrain import pretrain
 
 CONFIG = tiny().model
 
@@ -85,36 +80,6 @@ def test_motion_needs_an_even_frame():
         reconstruction_rows([(reconstruct_clip(model, *clip_and_mask(model)), 3)])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    config = replace(tiny(), optim=replace(tiny().optim, steps=2, warmup_steps=0))
-    return pretrain(config, output=tmp_path_factory.mktemp("trained")).folder
-
-
-def test_the_verb_draws_any_video(trained, video_folder, tmp_path):
-    out = tmp_path / "new" / "face.png"
-    text = reconstruct(video_folder / "clip 0.mp4", out=out, checkpoint=trained)
-    assert "appearance loss: model" in text and str(out) in text
-    assert min(Image.open(out).size) > 500
-    reconstruct(video_folder / "clip 0.mp4", out=out, checkpoint=trained, mask_ratio=0.5)
-
-
-@pytest.mark.parametrize(
-    ("clip", "options", "told"),
-    [
-        ("missing.mp4", {}, "missing.mp4"),
-        ("clip 0.mp4", {"out": Path("x.gif")}, r"\.png, \.svg, \.pdf"),
-        ("clip 0.mp4", {"mask_ratio": 0.9}, "mask_ratio=0.9"),
-        ("clip 0.mp4", {"checkpoint": Path("nowhere")}, "there is no nowhere"),
-    ],
-)
-def test_the_verb_refuses_what_it_cannot_do(trained, video_folder, clip, options, told, tmp_path):
-    defaults = {"out": tmp_path / "x.png", "checkpoint": trained}
-    with pytest.raises((ValueError, OSError), match=told):
-        reconstruct(video_folder / clip, **{**defaults, **options})
-    assert not (tmp_path / "x.png").exists()
-
-
 def test_token_order_can_be_switched():
     model = build_autoencoder(CONFIG, tiny().target)
     clip, mask = clip_and_mask(model)
@@ -125,24 +90,3 @@ def test_token_order_can_be_switched():
     assert own.losses == right.losses != published.losses
     legacy = build_autoencoder(replace(CONFIG, legacy_visible_order=True), tiny().target)
     assert reconstruct_clip(legacy, clip, mask).losses == published.losses
-
-
-def test_the_verb_takes_official_checkpoints_and_refuses_classifiers(video_folder, tmp_path):
-    model, out = build_autoencoder(CONFIG, tiny().target), tmp_path / "x.png"
-    save_official(model, tmp_path / "pretrained.pth")
-    text = reconstruct(
-        video_folder / "clip 0.mp4",
-        out=out,
-        checkpoint=tmp_path / "pretrained.pth",
-        mask_ratio=0.75,
-    )
-    assert out.exists() and "appearance loss" in text
-    save_official(build_classifier(CONFIG, 7), tmp_path / "classifier.pth")
-    with pytest.raises(ValueError, match="has no decoder"):
-        reconstruct(video_folder / "clip 0.mp4", out=out, checkpoint=tmp_path / "classifier.pth")
-
-
-def test_a_place_that_cannot_be_written_is_told_before_any_work(video_folder, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match=r"cannot write .*x\.png .*--out"):
-        reconstruct(video_folder / "clip 0.mp4", out=tmp_path / "file" / "x.png")

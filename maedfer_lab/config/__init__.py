@@ -3,6 +3,14 @@
 A leaf: imports nothing else of ours, and is the only floor that reads the environment.
 """
 
+from maedfer_lab.config.ablations import AblationConfig
+from maedfer_lab.config.finetuning import (
+    Augment,
+    FinetuneConfig,
+    finetune_config,
+    finetune_demo,
+    finetune_recipe,
+)
 from maedfer_lab.config.model import (
     EncoderKind,
     InteractKind,
@@ -25,8 +33,7 @@ from maedfer_lab.config.profiles import (
     project_folder,
 )
 from maedfer_lab.config.recipe import (
-    AblationConfig,
-    FinetuneConfig,
+    Framing,
     OptimConfig,
     Precision,
     PretrainConfig,
@@ -37,8 +44,10 @@ __all__ = [
     "PRESETS",
     "PROFILES",
     "AblationConfig",
+    "Augment",
     "EncoderKind",
     "FinetuneConfig",
+    "Framing",
     "InteractKind",
     "LocalKind",
     "ModelConfig",
@@ -56,6 +65,9 @@ __all__ = [
     "choose",
     "data_folder",
     "demo",
+    "finetune_config",
+    "finetune_demo",
+    "finetune_recipe",
     "output_folder",
     "preset",
     "pretrain_config",

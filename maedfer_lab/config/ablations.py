@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.presets import demo, tiny
-from maedfer_lab.config.recipe import AblationConfig, FinetuneConfig, OptimConfig
+from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
 FEW = (
     "joint, lambda 0.5",
@@ -30,6 +31,28 @@ MOST = (
     "50% masked",
     "76% masked",
 )
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which variants are compared, under one budget of pre-training and fine-tuning.
+
+    pretrain, finetune: the reference's recipes; a variant changes one thing of `pretrain`, and
+        `finetune` then gets its model, its encoder and the seed.
+    variants: names (`training.ablations.variants` lists them); the first is the reference.
+    seeds: each stands for another initialisation, other masks and other synthetic people.
+    """
+
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} must hold at least one entry, and none twice")
 
 
 def smoke_ablations() -> AblationConfig:

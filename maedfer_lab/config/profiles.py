@@ -6,10 +6,16 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
+from maedfer_lab.config.ablations import (
+    AblationConfig,
+    full_ablations,
+    quick_ablations,
+    smoke_ablations,
+)
+from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import choose
 from maedfer_lab.config.presets import base, demo, tiny
-from maedfer_lab.config.recipe import AblationConfig, PretrainConfig
+from maedfer_lab.config.recipe import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Profile:
     name: str
     pretrain: PretrainConfig
     ablations: AblationConfig
+    finetune: FinetuneConfig
     minutes: dict[str, float] = field(default_factory=dict)
 
     def describe(self, notebook: str, device: str = "cpu") -> str:
@@ -35,16 +42,39 @@ class Profile:
 PROFILES = ("smoke", "quick", "full")
 
 
+def _finetune(budget: AblationConfig, steps: int | None = None) -> FinetuneConfig:
+    """Fine-tuning of the model of the ablations, whose pre-training notebook 10 loads again."""
+    start = replace(budget.pretrain, seed=budget.seeds[0])
+    recipe = replace(budget.finetune, name="starts", model=start.model, init=start)
+    steps = steps or recipe.optim.steps
+    optim = replace(recipe.optim, steps=steps, warmup_steps=steps // 10)
+    num_clips = max(700, recipe.num_clips) if budget.finetune.num_clips > 100 else 28
+    return replace(recipe, optim=optim, num_clips=num_clips, difficulty=0.0)
+
+
 def _profiles() -> dict[str, Profile]:
-    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5, "07": 1.5, "09": 0.2}
+    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5, "06": 1, "07": 1.5, "09": 0.2, "11": 0.5}
     known = (
-        Profile("smoke", tiny(), smoke_ablations(), dict.fromkeys([*slow, "04", "10"], 0.3)),
-        Profile("quick", demo(), quick_ablations(), {**slow, "04": 8, "10": 2.5}),
+        Profile(
+            "smoke",
+            tiny(),
+            smoke_ablations(),
+            _finetune(smoke_ablations()),
+            dict.fromkeys([*slow, "04", "08", "10"], 0.3),
+        ),
+        Profile(
+            "quick",
+            demo(),
+            quick_ablations(),
+            _finetune(quick_ablations(), steps=150),
+            {**slow, "04": 8, "08": 2.5, "10": 2.5},
+        ),
         Profile(
             "full",
             base(),
             full_ablations(),
-            {**slow, "04": 24 * 60, "07": 3, "10": 24 * 60},
+            _finetune(full_ablations()),
+            {**slow, "04": 24 * 60, "06": 16, "07": 3, "08": 4 * 60, "10": 24 * 60},
         ),
     )
     return {profile.name: profile for profile in known}

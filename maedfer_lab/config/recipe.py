@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
+Framing = Literal["face", "voxceleb2"]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay.
 
-    lr: peak learning rate at batch 256; scaled by batch_size / 256, as in the paper.
+    steps: length of the schedule; with `stop_after` the run ends after so many of them.
+    batch_size: clips of a step, over all processes.
+    lr, min_lr: peak and last learning rate at batch 256; scaled by batch_size / 256, as in the
+        paper.
+    accumulate: parts in which each process takes its share of the batch, one after the other: so
+        many times less memory for the same result.
     """
 
     steps: int = 682_300
@@ -25,23 +32,43 @@ class OptimConfig:
     warmup_steps: int = 34_115
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
+    accumulate: int = 1
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "
+                f"use accumulate={math.gcd(self.batch_size, self.accumulate)}"
+            )
+        if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
+            raise ValueError(
+                f"stop_after={self.stop_after} must lie in [1, steps={self.steps}]; None runs all"
+            )
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must lie in [0, steps={self.steps}]; "
                 f"try {self.steps // 20}"
             )
 
+    @property
+    def last_step(self) -> int:
+        """How many steps are run."""
+        return self.steps if self.stop_after is None else self.stop_after
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """One pre-training run; its whole content decides the name of the run's folder.
 
-    data: a folder of videos, or None for synthetic faces.
+    data: a folder of videos, a list of them (lines "path label"), or None for synthetic faces.
+    init: a pre-training run or checkpoint to start from; one of shorter clips fits as well.
+    framing: what is cut out of a video's frames: "face" is the square around the face; "voxceleb2"
+        the rows and columns that the reference takes from that set's 224 x 224 frames. With the
+        latter, clips are decoded when they are needed, so that a million videos start at once.
     num_clips, difficulty: size and difficulty of the set of synthetic faces.
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
@@ -52,7 +79,10 @@ class PretrainConfig:
     synthetic: share of a folder's clips that is replaced by synthetic faces.
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
     num_held_out: clips of unseen identities on which the run is judged, at most.
-    precision: "bf16" runs the model in mixed precision where the device has it.
+    precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
+        GPU that has not; "fp16" is what the reference used.
+    eval_every, save_every: steps between looks at the held-out clips, and between checkpoints.
+    log_every: steps whose means make a row of the log.
     """
 
     name: str = "pretrain"
@@ -60,6 +90,7 @@ class PretrainConfig:
     target: TargetConfig = field(default_factory=TargetConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: Path | None = None
+    init: Path | None = None
     num_clips: int = 2000
     difficulty: float = 0.3
     stride: int = 4
@@ -76,9 +107,11 @@ class PretrainConfig:
     precision: Precision = "bf16"
     eval_every: int = 5000
     save_every: int = 1000
+    log_every: int = 1
+    framing: Framing = "face"
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision)
+        check_choices(self, precision=Precision, framing=Framing)
         ratios = self.mask_ratio
         if not isinstance(ratios, tuple) or not ratios or not all(0 < r < 1 for r in ratios):
             raise ValueError(
@@ -93,6 +126,7 @@ class PretrainConfig:
             "stride",
             "eval_every",
             "save_every",
+            "log_every",
             "num_clips",
             "max_clips",
             "num_held_out",
@@ -105,77 +139,9 @@ def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
     """The configuration of a run's config.json."""
     parts = {"model": ModelConfig, "target": TargetConfig, "optim": OptimConfig}
     nested = {name: cls(**_tuples(values[name])) for name, cls in parts.items()}
-    data = values["data"]
-    return PretrainConfig(
-        **{**_tuples(values), **nested, "data": Path(data) if data is not None else None}
-    )
+    paths = {name: Path(values[name]) for name in ("data", "init") if values.get(name) is not None}
+    return PretrainConfig(**{**_tuples(values), **nested, **paths})
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One supervised training of a classifier, judged on other identities.
-
-    data: videos in a folder per class (`data.labelled`), or None for synthetic faces.
-    held_out, stride: of `data`, of which the middle clip of each video is used.
-
-    init: the pre-training run whose encoder is the start; None starts from scratch.
-    num_clips, difficulty: size and difficulty of a synthetic training set. Training clips are
-        cropped at random and half of them mirrored.
-    num_test: synthetic clips of unseen identities on which the classifier is judged at the end.
-    """
-
-    name: str = "finetune"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    init: PretrainConfig | None = None
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            steps=400, batch_size=16, lr=0.016, warmup_steps=40, betas=(0.9, 0.999)
-        )
-    )
-    data: Path | None = None
-    held_out: float = 0.2
-    stride: int = 2
-    num_clips: int = 700
-    num_test: int = 140
-    difficulty: float = 0.1
-    seed: int = 0
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        check_choices(self, precision=Precision)
-        for name in ("num_clips", "num_test"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1; try 140")
-        if self.init is not None:
-            ours, theirs = (replace(m, drop_path=0.0) for m in (self.model, self.init.model))
-            if ours != theirs:
-                raise ValueError(
-                    f"model={ours} must be the model of init, {theirs}, but for drop_path; use "
-                    "model=init.model"
-                )
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """Which variants are compared, under one budget of pre-training and fine-tuning.
-
-    pretrain, finetune: the reference's recipes; a variant changes one thing of `pretrain`, and
-        `finetune` then gets its model, its encoder and the seed.
-    variants: names (`training.ablations.variants` lists them); the first is the reference.
-    seeds: each stands for another initialisation, other masks and other synthetic people.
-    """
-
-    pretrain: PretrainConfig
-    finetune: FinetuneConfig
-    variants: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        for name in ("variants", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}={values} must hold at least one entry, and none twice")

@@ -1,1 +1,1 @@
-"""Data in: video readers, clips, folders of videos, framing, and drawn faces."""
+"""Data in: video readers, clips, folders and tables of videos, their doctor, and drawn faces."""

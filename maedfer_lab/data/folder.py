@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch.utils.data
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from maedfer_lab.data.clips import (
@@ -23,6 +23,7 @@ from maedfer_lab.data.clips import (
 )
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.identities import split_videos
+from maedfer_lab.data.shard_format import INDEX, read_shard
 from maedfer_lab.data.video import (
     VIDEO_SUFFIXES,
     VideoError,
@@ -51,6 +52,7 @@ def find_videos(root: str | Path) -> list[Path]:
 
     A video is a file with a known suffix, or a folder that holds jpg or png images and no video
     file (its images are the frames). Names that start with a dot are left out.
+    Of a folder that `maedfer prepare` wrote, the clips in its shards are listed.
 
     Raises:
         NotADirectoryError: ``root`` is no folder.
@@ -59,6 +61,8 @@ def find_videos(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise NotADirectoryError(f"root={str(root)!r} is not a folder; give one that holds videos")
+    if (root / INDEX).is_file() and (shards := sorted(root.glob("shard-*.tar"))):
+        return [file / clip["name"] for file in shards for clip in read_shard(file).clips]
     below = [
         path
         for path in root.rglob("*")
@@ -218,6 +222,10 @@ class VideoFolder(torch.utils.data.Dataset):
         """Return ``clip(index, self.epoch)``."""
         return self.clip(index, self.epoch)
 
+    def path_of(self, index: int) -> Path:
+        """The video that clip ``index`` is taken from."""
+        return self.paths[self._video_of[index]]
+
     def clip(self, index: int, epoch: int) -> Float[Tensor, "3 T {self.size_px} {self.size_px}"]:
         """Draw clip ``index`` of ``epoch``: (c T H W), pixels in [0, 1].
 
@@ -253,11 +261,24 @@ class VideoFolder(torch.utils.data.Dataset):
     ) -> UInt8[np.ndarray, "T side side 3"]:
         box, side = self._box(reader), self._side_px(reader)
         squares = np.empty((len(indices), side, side, 3), np.uint8)
-        step = max(1, CHUNK_BYTES // (reader.height * reader.width * 3))
-        for start in range(0, len(indices), step):
-            piece = reader.read(indices[start : start + step])
-            squares[start : start + step] = crop_and_resize(piece, box, side, side)
+        start = 0
+        for piece in cropped_pieces(reader, indices, box, side, side):
+            squares[start : (start := start + len(piece))] = piece
         return squares
+
+
+def cropped_pieces(
+    reader: VideoReader,
+    indices: Int[np.ndarray, " T"],
+    box: Box,
+    height_px: int,
+    width_px: int,
+) -> Iterator[UInt8[np.ndarray, "t {height_px} {width_px} 3"]]:
+    """Crop and resize frames in pieces, so that of a long or large video little is in memory."""
+    step = max(1, CHUNK_BYTES // (reader.height * reader.width * 3))
+    for start in range(0, len(indices), step):
+        piece = reader.read(indices[start : start + step])
+        yield crop_and_resize(piece, box, height_px, width_px)
 
 
 def load_clips(

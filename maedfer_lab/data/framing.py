@@ -79,8 +79,11 @@ def face_square(video: VideoReader) -> Box:
     """The square around the largest face of a video; `centre_square` where none is found.
 
     One square for the whole video (median of three looks): enough for talking heads that stay
-    about where they are. `tracks.track_faces` follows faces that move.
+    about where they are. `tracks.track_faces` follows faces that move. A prepared clip is that
+    square already, and returned whole.
     """
+    if video.is_framed:
+        return Box(0, 0, video.height, video.width)
     looks = np.linspace(0, len(video) - 1, LOOKS + 2)[1:-1].round().astype(int)
     found = [faces[0][:4] for frame in video.read(looks) if (faces := detect_faces(frame))]
     if not found:

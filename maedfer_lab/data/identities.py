@@ -25,7 +25,7 @@ def split_videos(
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out} must lie between 0 and 1; 0.2 holds out a fifth")
-    identity = _identities(paths, Path(root))
+    identity = identities(paths, Path(root))
     names = sorted(set(identity))
     if len(names) < 2:
         raise ValueError(
@@ -39,7 +39,11 @@ def split_videos(
     return [p for p, who in pairs if who not in held], [p for p, who in pairs if who in held]
 
 
-def _identities(paths: Sequence[Path], root: Path) -> list[str]:
+def identities(paths: Sequence[Path], root: Path) -> list[str]:
+    """Who each video shows, as `split_videos` says: names for the same person are equal.
+
+    A name from the manifest starts with ``identity:``.
+    """
     names = [path.absolute().relative_to(root.absolute()).as_posix() for path in paths]
     manifest = root / "MANIFEST.csv"
     if manifest.is_file():
@@ -59,3 +63,34 @@ def _identities(paths: Sequence[Path], root: Path) -> list[str]:
     if len(set(first_level) - {""}) >= 3:
         return [folder or name for folder, name in zip(first_level, names, strict=True)]
     return names
+
+
+def class_folders(root: Path) -> list[str]:
+    """The classes of ROOT/CLASS/...: its folders in alphabetical order.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(classes) < 2:
+        raise ValueError(
+            f"root={str(root)!r} holds {len(classes)} folders; labelled videos need a folder for "
+            "each class, at least two, such as happy/ and sad/"
+        )
+    return classes
+
+
+def hold_out(
+    root: Path, found: dict[str, list[Path]], held_out: float = 0.2, seed: int = 0
+) -> tuple[set[Path], set[Path]]:
+    """Split the videos of each class into (training, test) so that no person is on both sides.
+
+    With a MANIFEST.csv over all classes together, else within each class, so that each is tested.
+    """
+    if (root / "MANIFEST.csv").is_file():
+        everything = [path for paths in found.values() for path in paths]
+        train, test = map(set, split_videos(everything, root, held_out, seed))
+        return train, test
+    sides = [split_videos(paths, root / name, held_out, seed) for name, paths in found.items()]
+    train, test = (set().union(*side) for side in zip(*sides, strict=True))
+    return train, test

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maedfer_lab.data.folder import check_videos, find_videos
-from maedfer_lab.data.identities import split_videos
+from maedfer_lab.data.identities import class_folders, hold_out
 
 Labelled = list[tuple[Path, int]]  # a video and the number of its class
 
@@ -31,19 +31,9 @@ def labelled_folder(root: str | Path, held_out: float = 0.2, seed: int = 0) -> L
         ValueError: fewer than two classes, or a class without a video on one of the sides.
     """
     root = Path(root)
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(classes) < 2:
-        raise ValueError(
-            f"root={str(root)!r} holds {len(classes)} folders; labelled videos need a folder for "
-            "each class, at least two, such as happy/ and sad/"
-        )
+    classes = class_folders(root)
     found = {name: check_videos(find_videos(root / name))[0] for name in classes}
-    if (root / "MANIFEST.csv").is_file():
-        everything = [path for paths in found.values() for path in paths]
-        train, test = map(set, split_videos(everything, root, held_out, seed))
-    else:
-        sides = [split_videos(found[name], root / name, held_out, seed) for name in classes]
-        train, test = (set().union(*side) for side in zip(*sides, strict=True))
+    train, test = hold_out(root, found, held_out, seed)
     for side, paths in (("training", train), ("test", test)):
         empty = [name for name in classes if not paths & set(found[name])]
         if empty:

@@ -212,7 +212,9 @@ def track_faces(
     for track in done:  # half a look further on both sides, where nothing says otherwise
         track.first = max(0, track.looks[0] - every // 2)
         track.stop = min(len(video), track.looks[-1] + every // 2 + 1)
-    kept = [t for t in done if (len(t.looks) > 1 and len(t) >= min_s * fps) or len(looks) == 1]
+    needed = 1 if len(looks) <= 3 else 2  # a face seen once in a long video is a false alarm
+    shortest = min(min_s * fps, len(video) / 2)
+    kept = [t for t in done if len(t.looks) >= needed and len(t) >= shortest]
     if not kept:
         raise NoFaceError(video.path.name, looks, pictures)
     kept.sort(key=lambda track: (track.first, track.left_px))

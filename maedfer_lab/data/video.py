@@ -17,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
+from maedfer_lab.data.shard_format import ShardReader, shard_and_name
 from maedfer_lab.data.video_pyav import PyAVReader
 from maedfer_lab.data.video_reader import VideoError, VideoReader
 
@@ -124,10 +125,11 @@ class DecordReader(VideoReader):
 
 
 def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
-    """Open a video file, a folder of images, or one image (a video of one frame).
+    """Open a video file, a folder of images, an image (a video of one frame), or a shard's clip.
 
     ``"auto"`` takes decord where it is installed and known to agree with PyAV, else PyAV; folders
     and image files go to ``"images"``. All return the same frames, bit for bit.
+    A path ``FOLDER/shard-00000.tar/NAME`` is a clip of a prepared folder, whatever the backend.
 
     Raises:
         VideoError: no such file, empty, not a video, only sound, cut off, or (``"decord"`` asked
@@ -137,6 +139,8 @@ def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
     path = Path(path)
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not known; choose one of {', '.join(BACKENDS)}")
+    if shard_and_name(path):
+        return ShardReader(path)
     if not path.exists():
         raise VideoError(path, "there is no such file or folder")
     is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES

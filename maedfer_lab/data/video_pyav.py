@@ -33,7 +33,7 @@ class PyAVReader(VideoReader):
 
         self._av: Any = av
         self.path = path
-        self._container, self._stream = _open_av(av, path)
+        self._container, self._stream = open_container(av, path)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else None
         has_table = "mp4" in self._container.format.name.split(",")
@@ -108,7 +108,7 @@ class PyAVReader(VideoReader):
     def _jump(self, key: int) -> None:
         """Let decoding go on at key frame number ``key``; 0 opens the file afresh."""
         if key == 0 or self._times is None:
-            self._container, self._stream = _open_av(self._av, self.path)
+            self._container, self._stream = open_container(self._av, self.path)
             self._stream.thread_type = "AUTO"
         else:
             self._container.seek(list(self._times)[key], stream=self._stream, backward=True)
@@ -150,7 +150,7 @@ class PyAVReader(VideoReader):
         return frames
 
 
-def _open_av(av: ModuleType, path: Path) -> tuple[Any, Any]:
+def open_container(av: ModuleType, path: Path) -> tuple[Any, Any]:
     """Open a container and find its moving picture (cover art of a song is none)."""
     try:
         if path.stat().st_size == 0:

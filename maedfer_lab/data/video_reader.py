@@ -28,6 +28,7 @@ class VideoReader(ABC):
 
     ``fps`` is None where the source has no clock (images). ``height`` and ``width`` are those of
     the picture as it is seen, that is after the rotation a phone wrote into the file.
+    ``is_framed``: the picture was cut out of the original's already, as prepared clips are.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class VideoReader(ABC):
     height: int
     width: int
     backend: str
+    is_framed: bool = False
     _length: int
 
     def __len__(self) -> int:

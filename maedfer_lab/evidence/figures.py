@@ -10,6 +10,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from maedfer_lab.evidence.figures_ablations import draw_ablations
+from maedfer_lab.evidence.figures_attention import draw_attention, draw_locality
+from maedfer_lab.evidence.figures_finetune import draw_finetune
 from maedfer_lab.evidence.figures_flops import draw_complexity, draw_flops
 from maedfer_lab.evidence.figures_ledger import draw_folds, draw_ledger, draw_pretraining_log
 from maedfer_lab.evidence.figures_method import draw_lgi_former, draw_masking, draw_tokens
@@ -26,6 +28,7 @@ from maedfer_lab.evidence.figures_style import (
     picture_rows,
     save_figure,
 )
+from maedfer_lab.evidence.figures_timeline import draw_framings, draw_own_face, draw_timeline
 from maedfer_lab.evidence.figures_training import LiveCurve, draw_pretrain, draw_reconstruction
 from maedfer_lab.evidence.results import figures_folder, load, save
 
@@ -36,8 +39,11 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "03_lgi_former": draw_lgi_former,
     "04_pretrain": draw_pretrain,
     "05_reconstruction": draw_reconstruction,
+    "06_attention": draw_attention,
+    "06_locality": draw_locality,
     "07_flops": draw_flops,
     "07_complexity": draw_complexity,
+    "08_finetune": draw_finetune,
     "09_ledger": draw_ledger,
     "09_accuracy_flops": draw_accuracy_flops,
     "09_class_recalls": draw_class_recalls,
@@ -45,6 +51,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "09_folds": draw_folds,
     "09_pretraining_log": draw_pretraining_log,
     "10_ablations": draw_ablations,
+    "11_your_own_face": draw_own_face,
+    "11_framings": draw_framings,
 }
 
 
@@ -58,6 +66,12 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
             figure = FIGURES[path.stem](data)  # anew: saving moves the parts of a figure
         save_figure(figure, path.with_suffix(f".{kind}"))
     return figure
+
+
+def show(name: str, data: dict[str, Any]) -> Figure:
+    """The figure of a notebook's numbers, to look at: nothing is written."""
+    with rc_context(STYLE):
+        return FIGURES[name](data)
 
 
 def publish(name: str, data: dict[str, Any], source: dict[str, Any]) -> Figure:
@@ -103,4 +117,14 @@ def draw_figures(
     return "\n".join(str(path.with_suffix(f".{kind}")) for path in present for kind in formats)
 
 
-__all__ = ["FIGURES", "LiveCurve", "draw", "draw_figures", "draw_rows", "picture_format", "publish"]
+__all__ = [
+    "FIGURES",
+    "LiveCurve",
+    "draw",
+    "draw_figures",
+    "draw_rows",
+    "draw_timeline",
+    "picture_format",
+    "publish",
+    "show",
+]

@@ -25,16 +25,26 @@ BASELINES = {"zero": (ZERO, "predict zero"), "interpolation": (INTERPOLATION, "i
 
 
 def loss_curve(
-    figure: FigureBase, log: list[dict[str, float]], baselines: dict[str, dict[str, float]]
+    figure: FigureBase,
+    log: list[dict[str, float]],
+    baselines: dict[str, dict[str, float]],
+    published: dict[str, list[float]] | None = None,
 ) -> None:
-    """Appearance and motion loss over steps, beside what needs no model."""
-    for axis, kind in zip(figure.subplots(1, 2), ("appearance", "motion"), strict=True):
+    """Appearance and motion loss over steps, beside what needs no model.
+
+    published: step and loss of a published run; a third panel then shows the run's loss over it.
+    """
+    axes = figure.subplots(1, 2 if published is None else 3)
+    if published is not None:
+        _over_published(axes[2], log, published)
+    for axis, kind in zip(axes[:2], ("appearance", "motion"), strict=True):
         steps = np.array([row["step"] for row in log])
         values = np.array([row[kind] for row in log])
         width = max(1, len(values) // 60)
         smooth = np.convolve(values, np.ones(width) / width, "valid")
         axis.plot(steps, values, color=MODEL, alpha=0.2, linewidth=0.7)
-        mean = f" (mean of {width} steps)" if width > 1 else ""
+        span = round(width * (steps[-1] - steps[0]) / max(1, len(steps) - 1))
+        mean = f" (mean of {span} steps)" if span > 1 else ""
         axis.plot(steps[width - 1 :], smooth, color=MODEL, label=f"training{mean}")
         judged = [
             (row["step"], row[f"held_out_{kind}"]) for row in log if f"held_out_{kind}" in row
@@ -46,6 +56,18 @@ def loss_curve(
             colour, label = BASELINES[name]
             axis.axhline(losses[kind], color=colour, linestyle="--", label=f"held-out: {label}")
         _finish(axis, kind, values, [losses[kind] for losses in baselines.values()])
+
+
+def _over_published(
+    axis: Axes, log: list[dict[str, float]], published: dict[str, list[float]]
+) -> None:
+    axis.plot([row["step"] for row in log], [row["loss"] for row in log], color=MODEL,
+              linewidth=1, label="this run")  # fmt: skip
+    axis.plot(published["step"], published["loss"], "o-", color=INK, markersize=3, linewidth=1,
+              label="published log, means of epochs")  # fmt: skip
+    axis.set(title="loss beside the published one", xlabel="step", xscale="log",
+             ylabel="loss (cube units)")  # fmt: skip
+    axis.legend(loc="lower left")
 
 
 def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> None:
@@ -93,10 +115,14 @@ def draw_reconstruction(data: dict[str, Any]) -> Figure:
 
 
 class LiveCurve:
-    """A loss curve that redraws itself in a notebook cell; pass it as `on_log` to `pretrain`."""
+    """A loss curve that redraws itself in a notebook cell; pass it as `on_log` to `pretrain`.
 
-    def __init__(self, every: int = 5) -> None:
+    published: step and loss of a published run to draw beside (`paper.figure_data` has them).
+    """
+
+    def __init__(self, every: int = 5, published: dict[str, list[float]] | None = None) -> None:
         self.every, self.calls, self.handle = every, 0, None
+        self.published = published
 
     def __call__(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
         """Draw at every few calls."""
@@ -109,8 +135,8 @@ class LiveCurve:
         from IPython.display import display
 
         with rc_context(STYLE):
-            figure = new_figure(9, 3.4)
-            loss_curve(figure, log, baselines)
+            figure = new_figure(9 if self.published is None else 12, 3.4)
+            loss_curve(figure, log, baselines, self.published)
             if self.handle is None:
                 self.handle = display(figure, display_id=True)
             else:

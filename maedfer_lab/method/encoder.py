@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         index: Int[Tensor, "b v"] | None = None,
         *,
         rep_only: bool = False,
-        weights: list[dict[str, Tensor]] | None = None,
+        weights: dict[int, dict[str, Tensor]] | None = None,
     ) -> Encoded:
         """Embed, add positions, run the blocks.
 
@@ -136,7 +136,8 @@ class Encoder(nn.Module):
             region after region); all tokens by default.
         rep_only: skip in the last block what cannot reach the representative tokens; the
             returned tokens are then those that entered the block.
-        weights: a list to append each block's attention weights to.
+        weights: for each layer to look into a dict, which is filled with the block's attention
+            weights; the other layers run fused and keep nothing.
         """
         check_clip(clip, self.config)
         dtype = self.embed.proj.weight.dtype
@@ -148,10 +149,7 @@ class Encoder(nn.Module):
             index = self.all_tokens.expand(len(clip), -1)
         cubes = take(patchify(normalise_pixels(clip), self.config.tubelet), index)
         x = self.embed(cubes) + self.positions[index]
-        kept: list = [None] * len(self.blocks)
-        if weights is not None:
-            kept = [{} for _ in self.blocks]
-            weights.extend(kept)
+        kept = [(weights or {}).get(layer) for layer in range(len(self.blocks))]
         if self.rep_tokens is None:
             for block, w in zip(self.blocks, kept, strict=True):
                 x = block(x, weights=w)

@@ -112,8 +112,8 @@ def expected_recalls(paper: Paper, method: str, dataset: str) -> list[float] | N
 
 def plan(paper: Paper, method: str, dataset: str, folds: tuple[str, ...]) -> tuple[str, float, str]:
     """(command, hours on one core, what it needs) to measure a method on folds of a data set."""
-    fold = folds[0] if len(folds) == 1 else "all"
-    on = f"--data {dataset} --root DIR --fold {fold}"
+    kind = dataset.lower().replace("-", "").removesuffix("05")  # as the verbs spell it
+    numbers = [fold.replace("all", "1") for fold in folds]
     encoder = "vit" if method.startswith("VideoMAE") else "lgi"
     seconds = SECONDS[encoder]
     test, train = (
@@ -122,13 +122,20 @@ def plan(paper: Paper, method: str, dataset: str, folds: tuple[str, ...]) -> tup
     )
     hours = test * seconds["evaluate"] / 3600
     if method == OURS and dataset not in LAB:
+        files = " ".join(f"FOLD{number}.pth" for number in numbers)
         return (
-            f"(planned) maedfer evaluate {on}",
+            f"maedfer evaluate {files} --dataset {kind} --root DIR --fold {' '.join(numbers)}",
             hours,
             f"{dataset} and the published fine-tuned weights",
         )
     hours += train * FINETUNING_EPOCHS * seconds["finetune"] / 3600
-    command = f"(planned) maedfer finetune {on} --encoder {encoder} && maedfer evaluate {on}"
+    runs = " ".join(f"RUN{number}" for number in numbers)
+    named = "" if method == OURS else f' --method "{method}"'
+    train_one = f"maedfer finetune {kind} --preset base --checkpoint PRETRAINED --root DIR --fold"
+    command = f"{train_one} {numbers[0]}"
+    if len(numbers) > 1:
+        command += f" (and so on to {numbers[-1]})"
+    command += f" && maedfer evaluate {runs}{named}"
     if method == OURS:
         return command, hours, f"{dataset}, the published pre-trained weights; settings unknown"
     if "Kinetics" in method:

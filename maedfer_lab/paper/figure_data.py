@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer_lab.config import PretrainConfig
 from maedfer_lab.paper.claim import Claim, uar_tolerance, war_tolerance
 from maedfer_lab.paper.claims_data import expected_recalls
 from maedfer_lab.paper.claims_scores import OURS, WILD
 from maedfer_lab.paper.ledger import totals
 from maedfer_lab.paper.measured import Result
-from maedfer_lab.paper.reader import Cell, Paper
+from maedfer_lab.paper.reader import Cell, Paper, paper
 from maedfer_lab.paper.scores import class_clips, scores
 
 KINDS = {  # how a claim is checked (the end of its id) -> its row in the figure
@@ -147,6 +148,20 @@ def pretraining(paper: Paper, runs: Path | None = None) -> dict[str, Any]:
         "learning_rate": [log.learning_rate for log in paper.pretrain_log],
         "runs": [] if runs is None else own_runs(runs),
     }
+
+
+def published_curve(config: PretrainConfig) -> dict[str, list[float]] | None:
+    """Step and loss of the published run, where a run with `config` has seen as many clips.
+
+    None where losses cannot be compared: the published targets are in cube units, with motion,
+    lambda 0.5.
+    """
+    target = config.target
+    if target.units != "cube" or not target.motion or target.motion_weight != 0.5:
+        return None
+    log = pretraining(paper())
+    batch_size = config.optim.batch_size
+    return {"step": [clips / batch_size for clips in log["clips"]], "loss": log["loss"]}
 
 
 def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:

@@ -139,8 +139,8 @@ def measure(
     found = mean_score(wanted, results)
     if found is None:
         evidence = (
-            f"`{command}` measures it (finetune and evaluate come with a later release); needs "
-            f"{needs}; about {hours:,.1f} hours on one CPU core; expected {value:g}{interval}"
+            f"`{command}` measures it; needs {needs}; about {hours:,.1f} hours on one CPU core; "
+            f"expected {value:g}{interval}"
         )
         return Claim(id, source, statement, value, unit, "needs data", evidence,
                      tolerance=tolerance, command=command, hours=hours)  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
@@ -21,22 +20,10 @@ from maedfer_lab.data.folder import (
     load_clips,
     split_videos,
 )
+from maedfer_lab.training.clip_source import ClipSource
+from maedfer_lab.training.streamed import StreamedSource
 
 MARGIN = 1.1  # synthetic faces are drawn this much larger, for random crops
-
-
-class ClipSource(ABC):
-    """What the loop asks of its data."""
-
-    description: str
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
-        """Training clip `index` of an endless stream: always the same for the same index."""
-
-    @abstractmethod
-    def held_out(self) -> Float[Tensor, "b 3 T H W"]:
-        """Clips of identities that the stream does not contain."""
 
 
 class SyntheticSource(ClipSource):
@@ -58,7 +45,7 @@ class SyntheticSource(ClipSource):
     def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
         """One clip of the stream, drawn with replacement."""
         rng = np.random.default_rng([self.config.seed, index])
-        choice = int(rng.integers(len(self.faces)))
+        choice = self._choice(rng)
         if choice not in self._drawn:
             self._drawn[choice] = self.faces[choice].frames
         frames, size = self._drawn[choice], self.config.model.size_px
@@ -68,6 +55,13 @@ class SyntheticSource(ClipSource):
         mirrored = self.config.mirror and rng.random() < 0.5
         clip = to_tensor(frames[:, :, ::-1] if mirrored else frames)
         return jitter_colours(clip, self.config.jitter, rng)
+
+    def _choice(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self.faces)))
+
+    def name(self, index: int) -> str:
+        """The face's number."""
+        return f"synthetic face {self._choice(np.random.default_rng([self.config.seed, index]))}"
 
     def held_out(self) -> Float[Tensor, "b 3 T H W"]:
         """The middle of the frames of unseen identities, at the scale of training."""
@@ -120,14 +114,28 @@ class FolderSource(ClipSource):
 
     def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
         """One clip of the stream."""
-        rng = np.random.default_rng([self.config.seed, index, 1])
-        if rng.random() < self.config.synthetic:
+        if self._is_drawn(index):
             return self.drawn[index]
+        clip, epoch = self._place(index)
+        return self.videos.clip(clip, epoch)
+
+    def _is_drawn(self, index: int) -> bool:
+        rng = np.random.default_rng([self.config.seed, index, 1])
+        return rng.random() < self.config.synthetic
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which clip of which epoch the stream's clip `index` is."""
         epoch, place = divmod(index, len(self.videos))
         if self._order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
             self._order = epoch, rng.permutation(len(self.videos))
-        return self.videos.clip(int(self._order[1][place]), epoch)
+        return int(self._order[1][place]), epoch
+
+    def name(self, index: int) -> str:
+        """The video's path."""
+        if self._is_drawn(index):
+            return self.drawn.name(index)
+        return str(self.videos.path_of(self._place(index)[0]))
 
     def held_out(self) -> Float[Tensor, "b 3 T H W"]:
         """The middle clip of every held-out video."""
@@ -149,5 +157,9 @@ def example_clips(
 
 
 def open_source(config: PretrainConfig) -> ClipSource:
-    """Synthetic faces, or the videos of `config.data`."""
-    return SyntheticSource(config) if config.data is None else FolderSource(config, config.data)
+    """Synthetic faces, the videos of a folder, or very many that are decoded when needed."""
+    if config.data is None:
+        return SyntheticSource(config)
+    if config.framing == "voxceleb2" or config.data.is_file():
+        return StreamedSource(config, config.data)
+    return FolderSource(config, config.data)

@@ -1,43 +1,46 @@
-"""Fine-tuning: a classifier on labelled faces. Finished runs load, others start anew."""
+"""Fine-tuning: a classifier on labelled clips. Finished runs load, partial ones resume."""
 
 from __future__ import annotations
 
-import functools
-import math
-import time
-from dataclasses import dataclass
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from accelerate import PartialState
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import trange
 
-from maedfer_lab.config import FinetuneConfig
-from maedfer_lab.config.schedule import learning_rate
-from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces
-from maedfer_lab.data.folder import load_clips
-from maedfer_lab.data.labelled import labelled_folder
-from maedfer_lab.evidence.results import provenance
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
+from maedfer_lab.data.augment import mix_batch
+from maedfer_lab.evidence.results import provenance, write_aside
 from maedfer_lab.method.classifier import Classifier, build_classifier
-from maedfer_lab.runs import Run
-from maedfer_lab.training.clips import MARGIN
-from maedfer_lab.training.metrics import confusion_matrix, uar, war
-from maedfer_lab.training.optim import device_name, make_optimiser, mixed_precision
+from maedfer_lab.runs import LogRow, Run, unique_state
+from maedfer_lab.training.labelled import MIX, LabelledSource, open_labelled
+from maedfer_lab.training.loop import Task, train
+from maedfer_lab.training.metrics import uar, war
+from maedfer_lab.training.optim import device_name, finetune_optimiser
 from maedfer_lab.training.pretrain import pretrain
 
-CHUNK = 20  # test clips at a time
-CHANNELS_FIRST = (0, 4, 1, 2, 3)  # b T H W c -> b c T H W
+BEST = "best.safetensors"  # weights of the best epoch, where that is not the last
+Epoch = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
 class FinetunedRun:
-    """A finished run: its classifier on the CPU in evaluation mode, and its result."""
+    """A finished run: a classifier on the CPU in evaluation mode, and the result.
+
+    The result holds UAR and WAR in [0, 1] and the confusion matrix (rows are true classes) of the
+    last epoch on the test clips, one middle view of each; the same of the best epoch under
+    "best"; "validation", the scores by which the best was chosen; the training loss of each row
+    of the log; seconds; and what pre-training gave.
+    """
 
     config: FinetuneConfig
     folder: Path
@@ -45,173 +48,236 @@ class FinetunedRun:
     result: dict[str, Any]
 
     def __str__(self) -> str:
-        return (
-            f"{self.config.optim.steps} steps in {self.result['seconds']:.0f} s; UAR "
-            f"{self.result['uar']:.1%}, WAR {self.result['war']:.1%} on "
-            f"{sum(map(sum, self.result['confusion']))} clips of unseen people; {self.folder}"
-        )
+        result, best = self.result, self.result["best"]
+        clips = sum(map(sum, result["confusion"]))
+        lines = [
+            f"{result['steps']} steps in {result['seconds']:.0f} s on {result['data']}; "
+            f"{self.folder}",
+            f"UAR {result['uar']:.1%}, WAR {result['war']:.1%} on {clips} test clips, one view of "
+            "each, last epoch",
+        ]
+        if best["step"] != result["steps"]:
+            lines.append(
+                f"UAR {best['uar']:.1%}, WAR {best['war']:.1%} at step {best['step']}, the best on "
+                f"the {result['validated_on']}"
+            )
+        if result["skipped"]:
+            lines.append(f"{len(result['skipped'])} clips were left out: result.json lists them")
+        if self.config.data is not None:
+            lines.append(f"next: maedfer evaluate {self.folder}")
+        return "\n".join(lines)
 
 
 def finetune(
-    config: FinetuneConfig, *, output: Path | None = None, profile: str = "none"
+    config: FinetuneConfig,
+    *,
+    output: Path | None = None,
+    profile: str = "none",
+    stream: LabelledSource | None = None,
+    workers: int = 0,
+    on_log: Callable[[list[LogRow]], None] | None = None,
+    tensorboard: bool = False,
 ) -> FinetunedRun:
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
-    A finished run is loaded. The run of `config.init` is loaded or trained first.
+    A finished run is loaded, a partial one resumed (bit for bit on one CPU machine). The run of
+    `config.init` is loaded or trained first. On several devices: `accelerate launch`.
 
-    profile: named in the provenance.
+    profile: named in the provenance. workers: processes that read clips.
+    stream: the clips of `config`, where they have been opened already.
+    on_log: called with the log so far, for a live curve.
 
-    The result holds UAR and WAR in [0, 1] and the confusion matrix (rows are true classes) on
-    unseen identities, the training loss of each step, seconds, and what pre-training gave.
+    Raises ValueError where a clip cannot be read; the message names it.
     """
     run = Run.of(config, output)
-    classes = class_names(config)
-    model = build_classifier(config.model, len(classes), seed=config.seed)
     if run.is_finished:
-        run.load_model(model)
-        return FinetunedRun(config, run.folder, model.eval(), run.load_result())
-    pretraining = None
-    if config.init is not None:
-        start = pretrain(config.init, output=output, profile=profile)
-        model.encoder.load_state_dict(start.model.encoder.state_dict())
-        pretraining = {
-            name: start.result[name] for name in ("steps", "seconds", "held_out", "baselines")
-        }
+        return load_finetuned(run.folder)
+    stream = stream or open_labelled(config, workers)
+    model, pretraining = starting_model(config, len(stream.classes), output, profile)
+    task = FinetuneTask(config, model, stream, run, workers)
+    trained = train(task, run, workers=workers, on_log=on_log, tensorboard=tensorboard)
 
-    device = Accelerator().device
-    began = time.monotonic()
-    log = train(model.to(device), config)
-    labels, guesses = judge(model, config)
-    seconds = round(time.monotonic() - began, 1)
-    confusion = confusion_matrix(labels, guesses, len(classes))
+    state = PartialState()  # of Accelerate: which process this is
+    state.wait_for_everyone()  # the best weights are written
+    last, best = task.test_scores()
     result = {
-        "uar": uar(confusion),
-        "war": war(confusion),
-        "confusion": confusion.tolist(),
-        "classes": list(classes),
-        "steps": config.optim.steps,
-        "seconds": seconds,
+        **last,
+        "best": {"step": task.best["step"], **best},
+        "classes": list(stream.classes),
+        "validated_on": "test clips" if stream.validates_on_test else "held-out training clips",
+        "validation": [row for row in trained.log if "validation_uar" in row],
+        "steps": config.optim.last_step,
+        "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "data": stream.description,
+        "skipped": [list(pair) for pair in stream.skipped],
         "pretraining": pretraining,
         "provenance": provenance(
             profile=profile,
             seed=config.seed,
-            device=device_name(device),
+            device=device_name(next(model.parameters()).device),
+            processes=state.num_processes,
+            waited=round(trained.waited, 3),
             data="synthetic faces" if config.data is None else config.data.name,
-            seconds=seconds,
+            seconds=trained.seconds,
         ),
-        "loss": [row["loss"] for row in log],
+        "loss": [row["loss"] for row in trained.log],
     }
-    run.save_log(log)
-    run.finish(model, result)
+    if state.is_main_process:
+        run.save_log(trained.log)
+        run.finish(model, result)
+    state.wait_for_everyone()
     return FinetunedRun(config, run.folder, model.cpu().eval(), result)
 
 
-def train(model: Classifier, config: FinetuneConfig) -> list[dict[str, float | int]]:
-    """Cross-entropy on random batches; returns a log row per step. Changes `model`."""
-    device = next(model.parameters()).device
-    optimiser = make_optimiser(model, config.optim)
-    clips, labels = labelled_clips(config, "train")
-    rng = np.random.default_rng(config.seed)
-    losses, rates = [], []
-    model.train()
-    for step in trange(config.optim.steps, desc=config.name, unit="step", leave=False):
-        rates.append(learning_rate(step, config.optim))
-        for group in optimiser.param_groups:
-            group["lr"] = rates[-1]
-        chosen = rng.integers(len(clips), size=config.optim.batch_size)
-        batch = cropped(clips[chosen], config.model.size_px, rng)
-        with mixed_precision(config.precision, device):
-            logits = model(batch.to(device))
-        target = torch.from_numpy(labels[chosen]).to(device)
-        loss = functional.cross_entropy(logits.float(), target)
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(loss.detach())
-    values = torch.stack(losses).tolist()
-    if not math.isfinite(values[-1]):
-        raise FloatingPointError(
-            f"loss is {values[-1]} at the last step; lower optim.lr={config.optim.lr} or use "
-            "precision='float32'"
+def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
+    """Load a finished run, with the weights of its last epoch (as published) or its best one."""
+    run = Run(folder.expanduser())
+    if not run.is_finished:
+        raise FileNotFoundError(
+            f"{folder} holds no finished run (no result.json); give a folder that "
+            "`maedfer finetune` has written, such as runs/finetune-dfew-..."
         )
-    return [
-        {"step": i + 1, "lr": lr, "loss": loss}
-        for i, (lr, loss) in enumerate(zip(rates, values, strict=True))
-    ]
+    config = finetune_config(json.loads((run.folder / "config.json").read_text()))
+    result = run.load_result()
+    model = build_classifier(config.model, len(result["classes"]))
+    run.load_model(model)
+    if epoch == "best" and (run.folder / BEST).exists():
+        model.load_state_dict(load_file(run.folder / BEST), strict=False)
+    return FinetunedRun(config, run.folder, model.eval(), result)
 
 
-@torch.no_grad()
-def judge(
-    model: Classifier, config: FinetuneConfig
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """True and guessed classes of the clips of unseen identities, middle crop."""
-    device = next(model.parameters()).device
-    clips, labels = labelled_clips(config, "test")
-    guesses = []
-    model.eval()
-    with mixed_precision(config.precision, device):
-        for first in range(0, len(clips), CHUNK):
-            batch = cropped(clips[first : first + CHUNK], config.model.size_px)
-            guesses.append(model(batch.to(device)).argmax(1).cpu())
-    return labels, torch.cat(guesses).numpy()
+def starting_model(
+    config: FinetuneConfig, num_classes: int, output: Path | None, profile: str
+) -> tuple[Classifier, dict[str, Any] | None]:
+    """The classifier before the first step, and what is to be told of its pre-training."""
+    told = None
+    if config.checkpoint is not None:
+        model, told = _from_checkpoint(config, num_classes)
+    else:
+        model = build_classifier(config.model, num_classes, seed=config.seed)
+    if config.init is not None:
+        start = pretrain(config.init, output=output, profile=profile)
+        model.encoder.load_state_dict(start.model.encoder.state_dict())
+        told = {name: start.result[name] for name in ("steps", "seconds", "held_out", "baselines")}
+    model.encoder.requires_grad_(config.mode != "linear")
+    return model, told
 
 
-def class_names(config: FinetuneConfig) -> tuple[str, ...]:
-    """Names of the classes, in the order of the logits."""
-    if config.data is None:
-        return EXPRESSIONS
-    return _read_folder(config.data, config.held_out, config.seed).classes
-
-
-def labelled_clips(
-    config: FinetuneConfig, split: str
-) -> tuple[UInt8[np.ndarray, "b T H W 3"], Int[np.ndarray, " b"]]:
-    """Clips of one split ("train" or "test"), a little larger than the model's, and classes."""
-    frames, size_px = config.model.frames, round(config.model.size_px * MARGIN)
-    if config.data is not None:
-        folder = _read_folder(config.data, config.held_out, config.seed)
-        videos = folder.train if split == "train" else folder.test
-        return _load(tuple(videos), frames, config.stride, size_px)
-    num = config.num_clips if split == "train" else config.num_test
-    return _draw(
-        SyntheticFaces(
-            num,
-            split,
-            num_frames=frames,
-            size_px=size_px,
-            difficulty=config.difficulty,
-            seed=config.seed,
-        )
+def _from_checkpoint(config: FinetuneConfig, num_classes: int) -> tuple[Classifier, dict[str, Any]]:
+    wanted = config.model
+    loaded = load_checkpoint(
+        config.checkpoint,  # type: ignore
+        as_="classifier",
+        num_classes=num_classes,
+        frames=wanted.frames,
+        size_px=wanted.size_px,
+        drop_path=wanted.drop_path,
+        seed=config.seed,
     )
+    model = loaded.model
+    assert isinstance(model, Classifier)
+    if _without_decoder(model.config) != _without_decoder(wanted):
+        raise ValueError(
+            f"model={wanted} is not the model of checkpoint {config.checkpoint}, {model.config}; "
+            "use the latter"
+        )
+    return model, {"checkpoint": loaded.report.name, "report": str(loaded.report)}
 
 
-# The two splits of a seed are kept: its variants share their clips.
-_read_folder = functools.lru_cache(maxsize=1)(labelled_folder)
+def _without_decoder(config: ModelConfig) -> ModelConfig:
+    unused = {
+        f: getattr(ModelConfig, f) for f in ("decoder_width", "decoder_depth", "decoder_heads")
+    }
+    return replace(config, **unused, legacy_visible_order=False)
 
 
-@functools.lru_cache(maxsize=2)
-def _draw(faces: SyntheticFaces) -> tuple[np.ndarray, np.ndarray]:
-    frames, labels = zip(*((clip.frames, clip.label) for clip in faces), strict=True)
-    return np.stack(frames), np.array(labels)
+class FinetuneTask(Task):
+    """Classification, as the loop sees it; keeps the best epoch by WAR, as the reference does."""
+
+    config: FinetuneConfig
+    model: Classifier
+    stream: LabelledSource
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: Classifier,
+        stream: LabelledSource,
+        run: Run,
+        workers: int = 0,
+    ) -> None:
+        self.config, self.model, self.stream = config, model, stream
+        self.run, self.workers = run, workers
+        self.log_every = config.log_every
+        # The last block's path to the other tokens ends before the representative ones (B7).
+        self.idle_parameters = model.tokens == "rep" and config.mode != "linear"
+        self.step = 0
+        self.last: list[list[int]] = []
+        self.best: dict[str, Any] = {"step": 0, "war": -1.0, "confusion": []}
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """AdamW with layer decay."""
+        return finetune_optimiser(self.model, self.config)
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, Tensor], step: int, places: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, of mixed clips and smoothed labels where the transform is published."""
+        if self.config.mode == "linear":
+            self.model.encoder.eval()  # no drop path in a frozen encoder
+        self.step = step + 1
+        clips, labels = batch
+        targets = labels
+        if (augment := self.config.augment) is not None:
+            key = (self.config.seed, MIX, step)
+            clips, targets = mix_batch(clips, labels, len(self.stream.classes), augment, *key)
+        return {"loss": functional.cross_entropy(network(clips).float(), targets)}
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """The videos of these items."""
+        return [self.stream.name(self.stream.choice(index)) for index in indices]
+
+    def judge(self) -> dict[str, float]:
+        """Scores on the validation clips; better weights than before are kept in the folder."""
+        confusion = self.stream.judge(self.model, "validation", self.workers)
+        self.last = confusion.tolist()
+        if war(confusion) > self.best["war"]:
+            self.best = {"step": self.step, "war": war(confusion), "confusion": self.last}
+            if PartialState().is_main_process:
+                state = unique_state(self.model).items()
+                weights = {name: x.detach().cpu().contiguous() for name, x in state}
+                write_aside(self.run.folder / BEST, save(weights))
+        return {"validation_uar": uar(confusion), "validation_war": war(confusion)}
+
+    def test_scores(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """UAR, WAR and confusion on the test clips: of the last epoch and of the best one."""
+        is_last = self.best["step"] == self.config.optim.last_step
+        if self.stream.validates_on_test:
+            last, best = self.last, self.best["confusion"]
+        else:
+            last = best = self._test(self.model)
+            if not is_last:
+                kept = copy.deepcopy(self.model)
+                kept.load_state_dict(load_file(self.run.folder / BEST), strict=False)
+                best = self._test(kept)
+        if is_last and PartialState().is_main_process:
+            (self.run.folder / BEST).unlink(missing_ok=True)
+        return _scores(last), _scores(best)
+
+    def _test(self, model: Classifier) -> list[list[int]]:
+        return self.stream.judge(model, "test", self.workers).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Last and best look at the validation clips."""
+        return {"step": self.step, "last": self.last, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take both back."""
+        self.step, self.last, self.best = state["step"], state["last"], state["best"]
 
 
-@functools.lru_cache(maxsize=2)
-def _load(
-    videos: tuple[tuple[Path, int], ...], frames: int, stride: int, size_px: int
-) -> tuple[np.ndarray, np.ndarray]:
-    paths, labels = zip(*videos, strict=True)
-    return load_clips(paths, frames, stride, size_px), np.array(labels)
-
-
-def cropped(
-    clips: UInt8[np.ndarray, "b T H W 3"], size_px: int, rng: np.random.Generator | None = None
-) -> Float[Tensor, "b 3 T h w"]:
-    """Square crops in [0, 1]: the middle, or with `rng` random places and half of them mirrored."""
-    spare = clips.shape[2] - size_px
-    pictures = np.empty((*clips.shape[:2], size_px, size_px, 3), dtype=np.uint8)
-    for picture, clip in zip(pictures, clips, strict=True):
-        top, left = (spare // 2,) * 2 if rng is None else rng.integers(0, spare + 1, 2)
-        crop = clip[:, top : top + size_px, left : left + size_px]
-        picture[:] = crop[:, :, ::-1] if rng is not None and rng.random() < 0.5 else crop
-    return torch.from_numpy(pictures).permute(CHANNELS_FIRST).float().div(255)
+def _scores(matrix: list[list[int]]) -> dict[str, Any]:
+    """UAR, WAR and the confusion matrix itself."""
+    confusion = np.array(matrix)
+    return {"uar": uar(confusion), "war": war(confusion), "confusion": matrix}

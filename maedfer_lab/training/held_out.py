@@ -46,9 +46,14 @@ class HeldOut:
             for clip, part in zip(clips.split(CHUNK), mask.split(CHUNK), strict=True)
         ]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def losses(self, precision: Precision = "float32") -> Losses:
         """The model's held-out losses."""
-        device = next(self.model.parameters()).device
+        device = self.device
         self.model.eval()
         with mixed_precision(precision, device):
             return self._mean(lambda clip, split: self.model.predict(clip, split), device)

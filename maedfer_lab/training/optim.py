@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maedfer_lab.config import OptimConfig, Precision
+from maedfer_lab.config import FinetuneConfig, OptimConfig, Precision
+from maedfer_lab.method.classifier import Classifier
 
 
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
@@ -24,6 +25,45 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parts, lr=0.0, betas=optim.betas)
 
 
+def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
+    """AdamW whose rates fall from the head down to the tubelet embedding.
+
+    A group's `lr_scale` is `layer_decay ** (depth + 1 - layer)`, the tubelet embedding being layer
+    0, block i layer i + 1, and fc_norm, head and representative tokens layer depth + 1 (B6: where
+    the reference trains them; `rep_tokens_layer="first"` puts them beside the embedding). Without
+    weight decay: biases, norms and, unless `decay_rep_tokens`, the representative tokens. Frozen
+    parameters are left out.
+    """
+    top = model.config.depth + 1
+    groups: dict[tuple[int, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_rep = name == "encoder.rep_tokens"
+        spared = parameter.ndim < 2 or (is_rep and not config.decay_rep_tokens)
+        layer = 0 if is_rep and config.rep_tokens_layer == "first" else layer_of(name, top)
+        decay = 0.0 if spared else config.optim.weight_decay
+        groups.setdefault((layer, decay), []).append(parameter)
+    parts: list[dict[str, Any]] = [
+        {"params": params, "weight_decay": decay, "lr_scale": config.layer_decay ** (top - layer)}
+        for (layer, decay), params in groups.items()
+    ]
+    return torch.optim.AdamW(parts, lr=0.0, betas=config.optim.betas)
+
+
+def layer_of(name: str, top: int) -> int:
+    """The layer of a classifier's parameter: 0 for the tubelet embedding, `top` above the blocks.
+
+    timm's `param_groups_layer_decay` counts layers in another way (it would need the model to
+    name its own), and gives no group to the representative tokens.
+    """
+    if name.startswith("encoder.embed."):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return int(name.split(".")[2]) + 1
+    return top
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself (on others it would be slower)."""
     if device.type == "cuda":
@@ -33,11 +73,20 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(supported())
 
 
-def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """Run the model in bfloat16 where asked for and where the device has it."""
+def amp_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """What mixed precision computes in: bf16 where the device has it, else fp16 on a GPU.
+
+    None is float32 throughout, on a CPU without bf16 as well.
+    """
     if precision == "bf16" and has_bf16(device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+        return torch.bfloat16
+    return torch.float16 if precision != "float32" and device.type == "cuda" else None
+
+
+def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """Run the model in the half precision that `amp_dtype` names, or as it is."""
+    dtype = amp_dtype(precision, device)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def device_name(device: torch.device) -> str:

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from jaxtyping import Float
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from torch import Tensor, nn
 
-from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig, pretrain_config
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
 from maedfer_lab.config import preset as named_preset
-from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
 from maedfer_lab.method.targets import Loss
-from maedfer_lab.runs import Run
-from maedfer_lab.training.clips import ClipSource, open_source
+from maedfer_lab.runs import LogRow, Run
+from maedfer_lab.training.clip_source import ClipSource
+from maedfer_lab.training.clips import open_source
 from maedfer_lab.training.held_out import HeldOut, model_mask
-from maedfer_lab.training.optim import (
-    device_name,
-    make_optimiser,
-    mixed_precision,
-)
+from maedfer_lab.training.loop import Task, train
+from maedfer_lab.training.optim import device_name, make_optimiser
 
-LogRow = dict[str, float | int]
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
-READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
 
 
 @dataclass(frozen=True)
@@ -69,96 +57,93 @@ def pretrain(
     profile: str = "none",
     workers: int = 0,
     on_log: OnLog | None = None,
+    tensorboard: bool = False,
 ) -> PretrainedRun:
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
     A finished run is loaded, a partial one resumed (bit for bit on one CPU machine), else a new
-    one is trained. On several devices start it with `accelerate launch`.
+    one is trained. On several devices start it with `accelerate launch` (docs/launching.md).
 
     profile: named in the provenance. workers: processes that prepare clips.
     on_log: called with the log so far and the held-out baselines, for a live curve.
+    tensorboard: write the log also for TensorBoard, in the run's folder.
+
+    The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
     """
     run = Run.of(config, output)
     if run.is_finished:
         return load_run(run.folder)
-    model = build_autoencoder(config.model, config.target, seed=config.seed)
+    task = PretrainTask(config)
+    baselines = task.held_out.baselines()
+    live = None if on_log is None else lambda log: on_log(log, baselines)
+    trained = train(task, run, workers=workers, on_log=live, tensorboard=tensorboard)
 
-    accelerator = Accelerator()
-    device, is_main = accelerator.device, accelerator.is_main_process
-    source = open_source(config)
-    held_out = HeldOut(model, source.held_out(), config.mask_ratio[0])
-    baselines = held_out.baselines()
-    optimiser = make_optimiser(model, config.optim)
-    start, log, seconds = 0, [], 0.0
-    if (state := run.load_state()) is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, log, seconds = state["step"], state["log"], state["seconds"]
-    network, optimiser = accelerator.prepare(model, optimiser)
-    clips = batches(source, config, accelerator, start, workers)
-    bar = tqdm(total=config.optim.steps, initial=start, desc=config.name, unit="step",
-               disable=not accelerator.is_local_main_process)  # fmt: skip
-    pending: list[tuple[int, float, Loss]] = []
-    began = time.monotonic() - seconds
-
-    with bar, delayed_interrupt() as interrupt:
-        for step in range(start, config.optim.steps):
-            network.train()
-            lr = learning_rate(step, config.optim)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            mask = step_mask(config, model, step)[own_share(config, accelerator)]
-            with mixed_precision(config.precision, device):
-                loss = network(next(clips).to(device), mask).loss
-            accelerator.backward(loss.total)
-            optimiser.step()
-            optimiser.zero_grad()
-            pending.append((step, lr, loss))
-
-            done = step + 1
-            bar.update()
-            is_last = done == config.optim.steps
-            judge = is_last or done % config.eval_every == 0
-            keep = not is_last and (done % config.save_every == 0 or interrupt.is_set())
-            if judge or keep or len(pending) == READ_EVERY:
-                log += read_losses(pending, accelerator, run)
-                pending.clear()
-                bar.set_postfix({k: f"{log[-1][k]:.3f}" for k in ("appearance", "motion")})
-            if judge:
-                losses = held_out.losses(config.precision)
-                log[-1] |= {f"held_out_{kind}": value for kind, value in losses.items()}
-            if on_log is not None and is_main and not pending:
-                on_log(log, baselines)
-            if keep and is_main:
-                run.save_state({"step": done, "model": model.state_dict(), "log": log,
-                                "optimiser": optimiser.state_dict(),
-                                "seconds": time.monotonic() - began})  # fmt: skip
-            if interrupt.is_set() and not is_last:
-                bar.write(
-                    f"Stopped after step {done} of {config.optim.steps}; the state is kept in "
-                    f"{run.folder}. Run the same command again to go on.",
-                    file=sys.stderr,
-                )
-                raise KeyboardInterrupt
-
-    seconds = round(time.monotonic() - began, 1)
+    state = PartialState()  # of Accelerate: which process this is
+    log, model = trained.log, task.model
     result = {
-        "steps": config.optim.steps,
-        "seconds": seconds,
+        "steps": config.optim.last_step,
+        "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "data": source.description,
+        "data": task.stream.description,
         "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
         "baselines": baselines,
+        "skipped_steps": trained.skipped,
         "provenance": provenance(
-            profile=profile, seed=config.seed, device=device_name(device), seconds=seconds
+            profile=profile,
+            seed=config.seed,
+            device=device_name(task.held_out.device),
+            processes=state.num_processes,
+            waited=round(trained.waited, 3),
+            seconds=trained.seconds,
         ),
         "log": log,
     }
-    if is_main:
+    if state.is_main_process:
         run.save_log(log)
         run.finish(model, result)
-    accelerator.wait_for_everyone()
+    state.wait_for_everyone()
     return PretrainedRun(config, run.folder, model.cpu().eval(), log, result)
+
+
+class PretrainTask(Task):
+    """Masked autoencoding, as the loop sees it."""
+
+    config: PretrainConfig
+    model: MaskedAutoencoder
+    stream: ClipSource
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config, self.log_every = config, config.log_every
+        self.model = build_autoencoder(config.model, config.target, seed=config.seed)
+        if config.init is not None:
+            warm_start(self.model, config.init)
+        self.stream = open_source(config)
+        self.held_out = HeldOut(self.model, self.stream.held_out(), config.mask_ratio[0])
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters."""
+        return make_optimiser(self.model, self.config.optim)
+
+    def loss(
+        self,
+        network: nn.Module,
+        batch: Float[Tensor, "b 3 T H W"],
+        step: int,
+        places: Sequence[int],
+    ) -> dict[str, Tensor]:
+        """Total, appearance and motion loss of these clips of a batch under the step's masks."""
+        mask = step_mask(self.config, self.model, step)[list(places)]
+        loss: Loss = network(batch, mask).loss
+        return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """Videos of these clips."""
+        return [self.stream.name(index) for index in indices]
+
+    def judge(self) -> dict[str, float]:
+        """Losses on the held-out clips."""
+        losses = self.held_out.losses(self.config.precision)
+        return {f"held_out_{kind}": value for kind, value in losses.items()}
 
 
 def load_run(folder: Path) -> PretrainedRun:
@@ -176,6 +161,33 @@ def load_run(folder: Path) -> PretrainedRun:
     return PretrainedRun(config, run.folder, model.eval(), result["log"], result)
 
 
+def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
+    """Fill `model` with the parameters of a pre-training checkpoint of the same sizes.
+
+    Clips may be longer than the checkpoint's by a whole factor: positions are computed, and the
+    representative tokens, region after region in time, are repeated.
+    """
+    state = load_checkpoint(checkpoint, as_="autoencoder").model.state_dict()
+    own = model.state_dict()
+    name = "encoder.rep_tokens"
+    if name in own and name in state and own[name].shape != state[name].shape:
+        times, rest = divmod(len(own[name]), len(state[name]))
+        if rest or own[name].shape[1] != state[name].shape[1]:
+            raise ValueError(
+                f"init={checkpoint} has representative tokens of shape {tuple(state[name].shape)}, "
+                f"which do not fit {tuple(own[name].shape)}; use one whose clips are as long, or "
+                "shorter by a whole factor"
+            )
+        state[name] = state[name].repeat(times, 1)
+    wrong = [k for k in own if k not in state or own[k].shape != state[k].shape]
+    if wrong or state.keys() - own.keys():
+        raise ValueError(
+            f"init={checkpoint} is another model (first difference: "
+            f"{(wrong or sorted(state.keys() - own.keys()))[0]}); use a run of the same preset"
+        )
+    model.load_state_dict(state)
+
+
 def step_mask(config: PretrainConfig, model: MaskedAutoencoder, step: int) -> Tensor:
     """Masks (b n) of the global batch of one step: a pure function of seed and step."""
     generator = torch.Generator().manual_seed((config.seed << 32) + step)
@@ -183,97 +195,52 @@ def step_mask(config: PretrainConfig, model: MaskedAutoencoder, step: int) -> Te
     return model_mask(model, config.mask_ratio[choice], config.optim.batch_size, generator)
 
 
-def own_share(config: PretrainConfig, accelerator: Accelerator) -> slice:
-    """Which clips of every global batch this process works on."""
-    size, processes = config.optim.batch_size, accelerator.num_processes
-    if size % processes:
-        raise ValueError(
-            f"batch_size={size} must be a multiple of the {processes} processes; "
-            f"use {math.ceil(size / processes) * processes}"
-        )
-    share = size // processes
-    return slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-
-
-def batches(
-    source: ClipSource, config: PretrainConfig, accelerator: Accelerator, start: int, workers: int
-) -> Iterator[Float[Tensor, "b 3 T H W"]]:
-    """This process's part of every global batch from step `start` on."""
-    size, share = config.optim.batch_size, own_share(config, accelerator)
-    steps = [
-        list(range(step * size, (step + 1) * size))[share]
-        for step in range(start, config.optim.steps)
-    ]
-    return iter(DataLoader(source, batch_sampler=steps, num_workers=workers))  # type: ignore
-
-
-def read_losses(
-    pending: list[tuple[int, float, Loss]], accelerator: Accelerator, run: Run
-) -> list[LogRow]:
-    """Log rows of the steps since the last look; a loss that is not finite ends the run."""
-    rows = []
-    for step, lr, loss in pending:
-        values = torch.stack([loss.total, loss.appearance, loss.motion]).detach().float()
-        mean = accelerator.reduce(values, "mean")
-        total, appearance, motion = (float(x) for x in mean)
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"loss is {total} at step {step + 1} (learning rate {lr:.2e}); the last good state "
-                f"is in {run.folder}. Lower lr or use precision='float32', and look at the data"
-            )
-        rows.append({"step": step + 1, "lr": lr, "loss": total, "appearance": appearance,
-                     "motion": motion})  # fmt: skip
-    return rows
-
-
-@contextmanager
-def delayed_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that a step is never torn; the second stops at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(*_: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def pretrain_command(
     *,
     preset: PresetName = "demo",
     encoder: EncoderKind = "lgi",
     data: Path | None = None,
+    init: Path | None = None,
+    framing: Framing | None = None,
     steps: int | None = None,
+    stop_after: int | None = None,
     batch_size: int | None = None,
+    accumulate: int = 1,
     seed: int = 0,
     workers: int = 0,
+    tensorboard: bool = False,
     out: Path | None = None,
 ) -> PretrainedRun:
     """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
 
-    preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds.
+    preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds; faces-still, then
+        faces from it, give the small model that is shipped (hours).
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
-    data: a folder of videos; synthetic faces without it.
-    steps: in place of the preset's own.
-    batch_size: in place of the preset's own.
+    data: a folder of videos, or a list of them; synthetic faces without it.
+    init: a pre-training run or checkpoint to start from.
+    framing: face, or voxceleb2 for that set's frames of 224 x 224; the preset's own without it.
+    steps: of the whole schedule, in place of the preset's own.
+    stop_after: end after so many steps of the schedule.
+    batch_size: of all processes together, in place of the preset's own.
+    accumulate: parts in which a process takes its share of a batch, for less memory.
     seed: of weights, masks and clips.
     workers: processes that prepare clips.
+    tensorboard: write the log also for TensorBoard.
     out: folder under which runs/ is written.
     """
     config = named_preset(preset, encoder)
-    optim = config.optim
+    optim = replace(config.optim, accumulate=accumulate)
     if steps is not None:
-        optim = replace(optim, steps=steps, warmup_steps=min(optim.warmup_steps, steps // 20))
+        warmup = min(optim.warmup_steps, steps // 20)
+        optim = replace(optim, steps=steps, warmup_steps=warmup, stop_after=None)
+    if stop_after is not None:
+        optim = replace(optim, stop_after=stop_after)
     if batch_size is not None:
         optim = replace(optim, batch_size=batch_size)
     data = data.expanduser().resolve() if data is not None else None
-    config = replace(config, optim=optim, data=data, seed=seed)
-    return pretrain(config, output=out, profile=f"preset {preset}", workers=workers)
+    framing = framing or config.framing
+    init = init.expanduser().resolve() if init is not None else None
+    config = replace(config, optim=optim, data=data, init=init, framing=framing, seed=seed)
+    return pretrain(
+        config, output=out, profile=f"preset {preset}", workers=workers, tensorboard=tensorboard
+    )

@@ -1,0 +1,216 @@
+"""`maedfer embed`: what an encoder makes of the faces in videos, as arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from maedfer_lab.config import choose
+from maedfer_lab.data.framing import Detector, detect_faces
+from maedfer_lab.evidence.results import check_writable, provenance, write_aside
+from maedfer_lab.inference.faces import Faces, open_faces, steps_for
+from maedfer_lab.inference.known_model import KnownModel, known_model
+from maedfer_lab.method.classifier import Classifier
+
+Level = Literal["clip", "rep", "token"]
+SUFFIXES = (".npz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of windows of videos, float32, a row per window.
+
+    arrays: "clip" (w d), "rep" (w r d; LGI-Former's representative tokens), "token" (w n d, all
+        tokens in the order of frames, rows, columns); those asked for.
+    video, start_s, end_s: of each window.
+    """
+
+    known: KnownModel
+    arrays: dict[str, np.ndarray]
+    video: list[str]
+    start_s: list[float]
+    end_s: list[float]
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        shapes = ", ".join(
+            f"{name} {' x '.join(map(str, x.shape))}" for name, x in self.arrays.items()
+        )
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.known}"
+
+
+@torch.no_grad()
+def embed(
+    videos: Sequence[Path | str],
+    checkpoint: Path | str | None = None,
+    *,
+    levels: Sequence[Level] = ("clip", "rep"),
+    face: str | int = "largest",
+    framing: str = "wide",
+    stride: int | None = None,
+    hop: int | None = None,
+    detect: Detector = detect_faces,
+    progress: bool = True,
+) -> Embeddings:
+    """Embed every window of the chosen face of each video.
+
+    checkpoint: pre-trained or fine-tuned; without one our own small model.
+    levels: "clip", one vector (for a classifier its pooled feature, else the mean of the
+        representative tokens, or of all tokens for a ViT); "rep"; "token".
+    face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
+    """
+    for level in levels:
+        choose("levels", level, get_args(Level))
+    if not videos or not levels:
+        raise ValueError("videos and levels must each name at least one; give a video's path")
+    known = known_model(checkpoint)
+    if "rep" in levels and known.model.encoder.num_regions == 0:
+        raise ValueError(f"{known.name} is a ViT without representative tokens; leave out 'rep'")
+    rows: dict[str, list[np.ndarray]] = {level: [] for level in levels}
+    names: list[str] = []
+    times: list[tuple[float, float]] = []
+    for path in videos:
+        faces = open_faces(path, known.model.config.size_px, face=face, framing=framing,
+                           detect=detect, progress=progress)  # fmt: skip
+        for window, values in _windows(faces, known, levels, stride, hop, progress):
+            names.append(str(path))
+            times.append(window)
+            for level, value in values.items():
+                rows[level].append(value)
+    return Embeddings(
+        known,
+        {level: np.stack(values) for level, values in rows.items()},
+        names,
+        [start for start, _ in times],
+        [end for _, end in times],
+    )
+
+
+def _windows(
+    faces: Faces,
+    known: KnownModel,
+    levels: Sequence[Level],
+    stride: int | None,
+    hop: int | None,
+    progress: bool,
+):  # type: ignore
+    config = known.model.config
+    windows = faces.windows(config, stride or steps_for(known.stride, faces.fps), hop)
+    bar = tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress)
+    with bar:
+        for part, clips in faces.clips(windows):
+            values = encode(known, clips, levels)
+            bar.update(len(part))
+            for i, window in enumerate(part):
+                yield (
+                    (round(window.start_s, 4), round(window.end_s, 4)),
+                    {level: value[i].numpy() for level, value in values.items()},
+                )
+
+
+def encode(known: KnownModel, clips: Tensor, levels: Sequence[Level]) -> dict[str, Tensor]:
+    """The levels of a batch of clips (b 3 T H W), pixels in [0, 1]."""
+    model = known.model
+    encoded = model.encoder(clips)
+    order = encoded.index[0].argsort()
+    found: dict[str, Tensor] = {}
+    for level in levels:
+        if level == "token":
+            found[level] = encoded.tokens[:, order]
+        elif level == "rep":
+            assert encoded.rep_tokens is not None
+            found[level] = encoded.rep_tokens
+        elif isinstance(model, Classifier):
+            found[level] = model.features(clips)
+        else:
+            source = encoded.tokens if encoded.rep_tokens is None else encoded.rep_tokens
+            found[level] = source.mean(1)
+    return {level: value.float() for level, value in found.items()}
+
+
+def embed_command(
+    videos: tuple[Path, ...],
+    /,
+    *,
+    out: Path = Path("embeddings.npz"),
+    checkpoint: Path | None = None,
+    levels: tuple[Level, ...] = ("clip", "rep"),
+    face: str = "largest",
+    framing: str = "wide",
+    stride: int | None = None,
+    hop: int | None = None,
+) -> Embeddings:
+    """Turn the faces in videos into vectors, one row per window of the video.
+
+    videos: video files, folders of images, or images.
+    out: .npz (NumPy) or .parquet; written aside and renamed.
+    checkpoint: pre-trained or fine-tuned, official or ours; our own small model without one.
+    levels: clip (one vector), rep (one per representative token), token (one per cube).
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    stride: frames of the video per frame of a clip; by default as the model was trained.
+    hop: frames from one window to the next; by default half a window.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
+    check_writable(out)
+    chosen = int(face) if face.isdigit() else face
+    result = embed(
+        videos, checkpoint, levels=levels, face=chosen, framing=framing, stride=stride, hop=hop
+    )
+    write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
+    return Embeddings(
+        result.known, result.arrays, result.video, result.start_s, result.end_s, path=out
+    )
+
+
+def _about(result: Embeddings) -> dict[str, Any]:
+    return {
+        "model": str(result.known),
+        **provenance(profile="none", seed=0, device="cpu", data=sorted(set(result.video))),
+    }
+
+
+def _npz(result: Embeddings) -> bytes:
+    file = io.BytesIO()
+    arrays: dict[str, Any] = {
+        **result.arrays,
+        "video": np.array(result.video),
+        "start_s": np.array(result.start_s),
+        "end_s": np.array(result.end_s),
+        "about": np.array(json.dumps(_about(result))),
+    }
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _parquet(result: Embeddings) -> bytes:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a .parquet file needs pyarrow (pip install pyarrow); or write a .npz"
+        ) from error
+    columns: dict[str, Any] = {
+        "video": result.video,
+        "start_s": result.start_s,
+        "end_s": result.end_s,
+    }
+    for level, array in result.arrays.items():  # rows of flat lists; shapes in the metadata
+        columns[level] = list(array.reshape(len(array), -1))
+    table = pa.table(columns)
+    about = _about(result) | {"shapes": {k: list(v.shape[1:]) for k, v in result.arrays.items()}}
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"maedfer_lab": json.dumps(about)}), file)
+    return file.getvalue()

@@ -1,0 +1,202 @@
+"""From a path to windows of face crops, with errors that anybody understands."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from maedfer_lab.config import ModelConfig
+from maedfer_lab.data.clips import to_tensor
+from maedfer_lab.data.face_video import FaceVideo
+from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
+from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
+from maedfer_lab.data.video import VideoReader, open_video
+from maedfer_lab.evidence.results import pack_picture, write_aside
+
+SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where one clip of a face lies: frames of the face's video, times in the whole video."""
+
+    face: int
+    frames: Int[np.ndarray, " T"]
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The chosen face of a video: one crop video per stretch in which it is seen."""
+
+    path: Path
+    tracks: FaceTracks
+    videos: tuple[FaceVideo, ...]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second; 25 where the source has no clock."""
+        return self.tracks.fps
+
+    def __str__(self) -> str:
+        seen = sum(map(len, self.videos))
+        share = seen / len(self.tracks.video)
+        parts = f" in {len(self.videos)} pieces" if len(self.videos) > 1 else ""
+        return (
+            f"{self.path.name}: a face in {seen} of {len(self.tracks.video)} frames "
+            f"({share:.0%}){parts}, {self.tracks.fps:.4g} frames a second"
+        )
+
+    def windows(self, config: ModelConfig, stride: int, hop: int | None = None) -> list[Window]:
+        """Cover every stretch with clips of `config.frames` frames, `stride` apart.
+
+        hop: frames from one clip's start to the next one's; by default half of what a clip spans.
+        A stretch shorter than a clip gives one clip that repeats its last frame, as in training.
+        """
+        if stride < 1 or (hop is not None and hop < 1):
+            raise ValueError(f"stride={stride} and hop={hop} must be at least 1; use 4 and 32")
+        span = config.frames * stride
+        found = []
+        for face, video in enumerate(self.videos):
+            last = max(len(video) - span, 0)
+            for start in _starts(last, hop or max(span // 2, 1)):
+                reachable = (len(video) - 1 - start) // stride
+                frames = start + stride * np.minimum(np.arange(config.frames), reachable)
+                first = video.first + int(frames[0])
+                end = video.first + min(start + span, len(video))
+                found.append(Window(face, frames, first / self.fps, end / self.fps))
+        return found
+
+    def clips(
+        self, windows: Sequence[Window], batch: int = 8
+    ) -> Iterator[tuple[list[Window], Float[Tensor, "b 3 T H W"]]]:
+        """Windows and their clips (pixels in [0, 1]), `batch` at a time, read when needed."""
+        for first in range(0, len(windows), batch):
+            part = list(windows[first : first + batch])
+            yield part, torch.stack([self.clip(window) for window in part])
+
+    def clip(self, window: Window) -> Float[Tensor, "3 T H W"]:
+        """One clip, pixels in [0, 1]."""
+        return to_tensor(self.videos[window.face].read(window.frames))
+
+    def middle(self, config: ModelConfig, stride: int, at_s: float | None = None) -> Window:
+        """The window nearest to second `at_s`; by default to the middle of what is seen."""
+        windows = self.windows(config, stride, hop=max(1, stride))
+        times = np.array([(w.start_s + w.end_s) / 2 for w in windows])
+        return windows[int(np.abs(times - (np.median(times) if at_s is None else at_s)).argmin())]
+
+
+def _starts(last: int, hop: int) -> list[int]:
+    starts = list(range(0, last + 1, hop))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def open_faces(
+    path: Path | str,
+    size_px: int,
+    *,
+    face: str | int = "largest",
+    framing: str = "wide",
+    detect: Detector = detect_faces,
+    progress: bool = True,
+) -> Faces:
+    """Follow one person's face through a video and crop it.
+
+    path: a video file, a folder of images, or an image (a still clip).
+    size_px: side of the crops in pixels.
+    face: largest, longest, left, right, or a track's number (`tracks.track_faces`).
+    framing: wide, voxceleb2 or official (`framing.FRAMINGS`), or whole: the middle square of the
+        picture as it is, for videos that are face crops already.
+
+    Raises ValueError (VideoError, NoFaceError) with a sentence that says what to do.
+    """
+    if framing != "whole" and framing not in FRAMINGS:
+        raise ValueError(f"framing={framing!r} is not known; use {', '.join(FRAMINGS)} or whole")
+    video = open_front_to_back(Path(path).expanduser())
+    if framing == "whole":
+        from maedfer_lab.data.clips import centre_square
+        from maedfer_lab.data.tracks import FaceTrack
+
+        box = centre_square(video.height, video.width)
+        square = (float(box.left), float(box.top), float(box.width), float(box.height))
+        track = FaceTrack([0], [square], first=0, stop=len(video))
+        tracks, chosen, frame = FaceTracks(video, (track,), (0,)), (track,), "official"
+    else:
+        tracks = track_faces(video, detect, progress=progress)
+        chosen, frame = tracks.pick(face), framing
+    videos = tuple(FaceVideo(tracks, track, size_px, FRAMINGS[frame]) for track in chosen)
+    return Faces(video.path, tracks, videos)
+
+
+def face_clip(
+    path: Path | str, config: ModelConfig, stride: int, at_s: float | None = None
+) -> Float[Tensor, "3 T H W"]:
+    """One clip of the largest face of a video, around second `at_s` or its middle; in [0, 1]."""
+    faces = open_faces(path, config.size_px, progress=False)
+    return faces.clip(faces.middle(config, stride, at_s))
+
+
+def open_front_to_back(path: Path) -> VideoReader:
+    """Open a video for reading in order: PyAV then needs less time and far less memory."""
+    if path.is_dir() and not any(path.iterdir()):
+        raise ValueError(f"{path} is an empty folder; give a video, or a folder of images")
+    video = open_video(path)
+    return open_video(path, "pyav") if video.backend == "decord" else video
+
+
+def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
+    """Write the frames in which no face was found to `folder`; the new error says where."""
+    height = max(picture.shape[0] for picture in error.pictures)
+    sheet = Image.new("RGB", (sum(p.shape[1] for p in error.pictures), height), "white")
+    left = 0
+    for picture in error.pictures:
+        sheet.paste(Image.fromarray(picture), (left, 0))
+        left += picture.shape[1]
+    file = io.BytesIO()
+    sheet.save(file, "png")
+    path = folder / f"{name}_no_face.png"
+    write_aside(path, file.getvalue())
+    shown = NoFaceError("", error.looked, error.pictures)
+    shown.args = (f"{error}. Some of these frames: {path}",)
+    return shown
+
+
+def steps_for(stride: int, fps: float) -> int:
+    """Stride in frames of this video: strides are meant for about 25 frames a second.
+
+    Doubled at 50 or 60 frames a second, so that a clip spans the same time.
+    """
+    return max(1, round(stride * fps / USUAL_FPS)) if fps > 1.5 * USUAL_FPS else stride
+
+
+def framing_pictures(path: Path | str, size_px: int = 160) -> dict[str, Any]:
+    """The first found frame with the square of every framing on it, and the crops they give.
+
+    Returns rows and columns for `figures.draw_rows`.
+    """
+    whole, crops = None, []
+    for colour, name in zip(SQUARE_COLOURS, FRAMINGS, strict=True):
+        faces = open_faces(path, size_px, framing=name, progress=False)
+        video = faces.videos[0]
+        middle = len(video) // 2
+        if whole is None:
+            whole = Image.fromarray(faces.tracks.video.read([video.first + middle])[0])
+        top, left, side = video.squares[middle]
+        box = (left, top, left + side - 1, top + side - 1)
+        ImageDraw.Draw(whole).rectangle(box, outline=colour, width=max(2, whole.height // 100))
+        crop = Image.fromarray(video.read([middle])[0])
+        ImageDraw.Draw(crop).rectangle((0, 0, size_px - 1, size_px - 1), outline=colour, width=4)
+        crops.append(np.asarray(crop))
+    pictures = [np.asarray(whole), *crops]
+    row = {"label": "", "pictures": [pack_picture(picture) for picture in pictures]}
+    return {"rows": [row], "columns": ["frame", *FRAMINGS]}

@@ -1,0 +1,126 @@
+"""A model together with what must be said of it: name, labels, training, limits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.data.labels import DATASETS, published_labels
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.weights import shipped
+
+OFFICIAL_STRIDE = 4
+NOT_FOR_REAL_USE = (
+    "This model was trained on drawn (synthetic) faces: what it says of real people means nothing."
+)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model on the CPU in evaluation mode.
+
+    stride: frames of a video of about 25 frames a second per frame of the clip.
+    classes: labels in the order of the logits; empty for an autoencoder.
+    training: how it was trained, a sentence. synthetic: whether on drawn faces.
+    """
+
+    model: Model
+    name: str
+    stride: int
+    classes: tuple[str, ...]
+    training: str
+    synthetic: bool
+
+    def __str__(self) -> str:
+        lines = [f"model: {self.name}; {self.training}"]
+        if self.classes:
+            lines.append(f"labels: {', '.join(self.classes)}")
+            if self.synthetic:
+                lines.append(NOT_FOR_REAL_USE)
+        return "\n".join(lines)
+
+
+def known_model(
+    checkpoint: Path | str | None = None, *, default: str = "demo", labels: str | None = None
+) -> KnownModel:
+    """Load a checkpoint with what is known of it.
+
+    checkpoint: whatever `load_checkpoint` takes; without one, our own small weights `default`.
+    labels: data set whose class names fit the model, for files that do not tell (official ones).
+    """
+    source = Path(checkpoint).expanduser() if checkpoint is not None else shipped(default)
+    loaded = load_checkpoint(source)
+    model = loaded.model.eval()
+    facts = _facts(source)
+    synthetic = bool(facts.get("synthetic", False))
+    training = facts.get("training")
+    if training is None:
+        training = "how it was trained is not told by the file"
+    classes: tuple[str, ...] = ()
+    if isinstance(model, Classifier):
+        classes = _classes(model.head.out_features, facts.get("classes"), labels)
+    return KnownModel(
+        model,
+        facts.get("name", source.name),
+        int(facts.get("stride", OFFICIAL_STRIDE)),
+        classes,
+        training,
+        synthetic,
+    )
+
+
+def need_autoencoder(known: KnownModel, use: str) -> MaskedAutoencoder:
+    """The model, if it can reconstruct."""
+    if not isinstance(known.model, MaskedAutoencoder):
+        raise ValueError(
+            f"{known.name} is a classifier without decoder, which cannot {use}; give a "
+            "pre-training checkpoint, or none for our own small model"
+        )
+    return known.model
+
+
+def need_classifier(known: KnownModel, use: str) -> Classifier:
+    """The model, if it can classify."""
+    if not isinstance(known.model, Classifier):
+        raise ValueError(
+            f"{known.name} is a pre-trained autoencoder without classes, which cannot {use}; "
+            "give a fine-tuned checkpoint (`maedfer finetune` makes one), or none for our own model"
+        )
+    return known.model
+
+
+def _facts(source: Path) -> dict[str, Any]:
+    """What stands beside the weights: card.json of shipped ones, or a run's files."""
+    if (source / "card.json").is_file():
+        return json.loads((source / "card.json").read_text())
+    if not (source / "result.json").is_file():
+        return {}
+    result = json.loads((source / "result.json").read_text())
+    config = json.loads((source / "config.json").read_text())
+    data = result.get("data") or result["provenance"].get("data", "unknown data")
+    synthetic = str(data).startswith("synthetic")
+    verb = "fine-tuned" if "classes" in result else "pre-trained"
+    return {
+        "name": source.name,
+        "stride": config.get("stride", OFFICIAL_STRIDE),
+        "classes": result.get("classes"),
+        "synthetic": synthetic,
+        "training": f"{verb} for {result['steps']} steps on {data}",
+    }
+
+
+def _classes(num: int, told: list[str] | None, labels: str | None) -> tuple[str, ...]:
+    if labels is not None:
+        table = published_labels(labels)
+        names = table.classes if table is not None else ()
+        if len(names) != num:
+            raise ValueError(
+                f"labels={labels!r} has {len(names)} classes, the model {num}; use a data set of "
+                f"{', '.join(DATASETS)} with as many, or leave labels out"
+            )
+        return tuple(names)
+    return tuple(told) if told is not None else tuple(f"class {i}" for i in range(num))

@@ -1,0 +1,267 @@
+"""`maedfer predict`: what a classifier says of the face in a video, window by window."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
+
+from maedfer_lab.data.framing import Detector, detect_faces
+from maedfer_lab.data.tracks import NoFaceError
+from maedfer_lab.data.video import VideoError
+from maedfer_lab.data.video_writing import write_video
+from maedfer_lab.evidence.figures import draw_timeline
+from maedfer_lab.evidence.results import check_writable, pack_picture, provenance, write_aside
+from maedfer_lab.inference.faces import Faces, Window, keep_pictures, open_faces, steps_for
+from maedfer_lab.inference.known_model import (
+    NOT_FOR_REAL_USE,
+    KnownModel,
+    known_model,
+    need_classifier,
+)
+
+DEFAULT = "demo-expressions"
+CROPS = 8  # face crops above a timeline
+SHOWN_PX = 720  # longer side of an annotated video, at most
+SQUARE = (86, 180, 233)  # sky blue, told apart by all eyes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities (w k) of each window of a face, and where the windows lie."""
+
+    known: KnownModel
+    faces: Faces
+    windows: list[Window]
+    probabilities: Float[np.ndarray, "w k"]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def mean(self) -> Float[np.ndarray, " k"]:
+        """Probabilities averaged over the windows."""
+        return self.probabilities.mean(0)
+
+    def __str__(self) -> str:
+        order = np.argsort(-self.mean)[:3]
+        best = ", ".join(f"{self.known.classes[k]} {self.mean[k]:.0%}" for k in order)
+        written = "".join(f"\n  {path}" for path in self.files)
+        return f"{self.faces}\n  mean of {len(self.windows)} windows: {best}{written}"
+
+    def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
+        """Mean over the windows that hold a frame of the whole video; None where none does."""
+        second = frame / self.faces.fps
+        inside = [i for i, w in enumerate(self.windows) if w.start_s <= second < w.end_s]
+        return self.probabilities[inside].mean(0) if inside else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per window: face piece, start and end in seconds, guess, probabilities."""
+        return [
+            {
+                "video": self.faces.path.name,
+                "piece": window.face,
+                "start_s": f"{window.start_s:.3f}",
+                "end_s": f"{window.end_s:.3f}",
+                "guess": self.known.classes[int(p.argmax())],
+                **{name: f"{x:.6f}" for name, x in zip(self.known.classes, p, strict=True)},
+            }
+            for window, p in zip(self.windows, self.probabilities, strict=True)
+        ]
+
+    def timeline(self) -> dict[str, Any]:
+        """What `figures.draw_timeline` draws."""
+        middles = [(w.start_s + w.end_s) / 2 for w in self.windows]
+        crops = []
+        for second in np.linspace(min(middles), max(middles), CROPS if len(middles) > 1 else 1):
+            frame = round(second * self.faces.fps)
+            for video in self.faces.videos:
+                if video.first <= frame < video.first + len(video):
+                    picture = pack_picture(video.read([frame - video.first])[0])
+                    crops.append({"second": float(second), "picture": picture})
+        return {
+            "title": self.faces.path.name,
+            "model": str(self.known),
+            "classes": list(self.known.classes),
+            "pieces": [w.face for w in self.windows],
+            "seconds": [round(second, 3) for second in middles],
+            "probabilities": self.probabilities.round(5).tolist(),
+            "crops": crops,
+        }
+
+
+@torch.no_grad()
+def predict(
+    video: Path | str,
+    checkpoint: Path | str | None = None,
+    *,
+    labels: str | None = None,
+    face: str | int = "largest",
+    framing: str = "wide",
+    stride: int | None = None,
+    hop: int | None = None,
+    detect: Detector = detect_faces,
+    progress: bool = True,
+) -> Prediction:
+    """Classify every window of one person's face.
+
+    checkpoint: fine-tuned; without one our own small model of drawn expressions, which is not for
+        real use. labels: data set whose class names fit, for files that do not tell.
+    face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
+    """
+    known = known_model(checkpoint, default=DEFAULT, labels=labels)
+    model = need_classifier(known, "predict expressions")
+    faces = open_faces(
+        video, model.config.size_px, face=face, framing=framing, detect=detect, progress=progress
+    )
+    windows = faces.windows(model.config, stride or steps_for(known.stride, faces.fps), hop)
+    found = []
+    with tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress) as bar:
+        for part, clips in faces.clips(windows):
+            found.append(model(clips).float().softmax(1))
+            bar.update(len(part))
+    return Prediction(known, faces, windows, torch.cat(found).numpy())
+
+
+def save_prediction(result: Prediction, out: Path, name: str, video: bool = True) -> Prediction:
+    """Write NAME.csv, NAME.png (timeline) and NAME.mp4 (annotated video) to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    rows = result.rows()
+    source = provenance(profile="none", seed=0, device="cpu", data=result.faces.path.name)
+    for line in (*str(result.known).splitlines(), f"commit {source['commit']}"):
+        text.write(f"# {line}\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files = [out / f"{name}.csv", out / f"{name}.png"]
+    write_aside(files[0], text.getvalue().encode())
+    draw_timeline(result.timeline(), files[1])
+    if video:
+        files.append(out / f"{name}.mp4")
+        write_video(files[-1], annotated_frames(result), result.faces.fps)
+    return Prediction(
+        result.known, result.faces, result.windows, result.probabilities, tuple(files)
+    )
+
+
+def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
+    """Every frame of the video with the square around the face and what is said of it."""
+    faces, source = result.faces, result.faces.tracks.video
+    scale = min(1.0, SHOWN_PX / max(source.height, source.width))
+    size = max(2, round(source.width * scale)), max(2, round(source.height * scale))
+    font = ImageFont.load_default(size=max(12, size[1] // 28))
+    piece = max(1, 64_000_000 // (source.height * source.width * 3))
+    total = len(source)
+    bar = tqdm(total=total, desc="annotated video", unit="frame", leave=False)
+    for start in range(0, total, piece):
+        numbers = range(start, min(start + piece, total))
+        for number, frame in zip(numbers, source.read(numbers), strict=True):
+            picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+            draw = ImageDraw.Draw(picture)
+            for video in faces.videos:
+                if video.first <= number < video.first + len(video):
+                    top, left, side = video.squares[number - video.first] * scale
+                    draw.rectangle((left, top, left + side, top + side), outline=SQUARE, width=2)
+            lines = ["drawn-face model: not for real use"] if result.known.synthetic else []
+            said = result.at(number)
+            if said is not None:
+                best = np.argsort(-said)[:3]
+                lines += [f"{result.known.classes[k]} {said[k]:.0%}" for k in best]
+            _write_lines(draw, lines, font)
+            bar.update()
+            yield np.asarray(picture)
+    bar.close()
+
+
+def _write_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Any) -> None:
+    top = 4
+    for line in lines:
+        box = draw.textbbox((6, top), line, font=font)
+        draw.rectangle((box[0] - 3, box[1] - 2, box[2] + 3, box[3] + 2), fill=(0, 0, 0))
+        draw.text((6, top), line, fill=(255, 255, 255), font=font)
+        top = int(box[3]) + 4
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of each video."""
+
+    known: KnownModel
+    results: tuple[Prediction, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.known), *map(str, self.results)])
+
+
+def predict_command(
+    videos: tuple[Path, ...],
+    /,
+    *,
+    checkpoint: Path | None = None,
+    out: Path = Path("predictions"),
+    labels: str | None = None,
+    face: str = "largest",
+    framing: str = "wide",
+    stride: int | None = None,
+    hop: int | None = None,
+    annotate: bool = True,
+) -> Predictions:
+    """Say which expression a classifier sees in videos, over time.
+
+    For each video: NAME.csv (probabilities per window), NAME.png (a timeline under the face's
+    crops) and NAME.mp4 (the video with the face's square and what is said of it).
+
+    videos: video files, folders of images, or images.
+    checkpoint: a fine-tuned model, official or ours. Without one our own small model, which knows
+        drawn faces only and is not for real use.
+    out: folder for the results.
+    labels: dfew, ferv39k, mafw, cremad, ravdess or enterface: names for a model that has none.
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    stride: frames of the video per frame of a clip; by default as the model was trained.
+    hop: frames from one window to the next; by default half a window.
+    annotate: write the MP4, too.
+    """
+    if not videos:
+        raise ValueError("name at least one video, such as: maedfer predict face.mp4")
+    check_writable(out / "predictions.csv")
+    chosen = int(face) if face.isdigit() else face
+    results: list[Prediction] = []
+    refused: list[str] = []
+    for path, name in zip(videos, unique_names(videos), strict=True):
+        try:
+            result = predict(path, checkpoint, labels=labels, face=chosen, framing=framing,
+                             stride=stride, hop=hop)  # fmt: skip
+            results.append(save_prediction(result, out, name, annotate))
+        except NoFaceError as error:
+            refused.append(str(keep_pictures(error, out, name)))
+        except VideoError as error:
+            refused.append(str(error))
+    if refused:
+        done = f"; results of the other {len(results)} are in {out}" if results else ""
+        raise ValueError("; ".join(refused) + done)
+    return Predictions(results[0].known, tuple(results))
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A file name for the results of each video: its own, numbered where two are alike."""
+    names: list[str] = []
+    for path in paths:
+        stem = path.stem or path.resolve().name
+        name, count = stem, 1
+        while name in names:
+            count += 1
+            name = f"{stem}-{count}"
+        names.append(name)
+    return names
+
+
+__all__ = ["NOT_FOR_REAL_USE", "Prediction", "Predictions", "predict", "predict_command"]

@@ -1,0 +1,175 @@
+"""`maedfer reconstruct`: hide most of a face video and show what a model puts back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maedfer_lab.data.framing import Detector, detect_faces
+from maedfer_lab.data.tracks import NoFaceError
+from maedfer_lab.evidence.figures import draw_rows
+from maedfer_lab.evidence.results import check_writable
+from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_for
+from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.reconstruction import (
+    ClipReconstruction,
+    Statistics,
+    TokenOrder,
+    reconstruct_clip,
+    reconstruction_rows,
+)
+from maedfer_lab.training.held_out import model_mask
+
+RATIO = 0.9
+PICTURES = (".png", ".svg", ".pdf")
+MOVING = (".html", ".gif", ".mp4")
+
+
+@dataclass(frozen=True)
+class FaceReconstruction:
+    """What came back of the middle (or chosen) clip of a face."""
+
+    known: KnownModel
+    faces: Faces
+    clip: torch.Tensor
+    result: ClipReconstruction
+    out: Path | None = None
+
+    def __str__(self) -> str:
+        where = [f"written to {self.out}"] if self.out is not None else []
+        return "\n".join([str(self.known), str(self.faces), loss_line(self.result), *where])
+
+
+def loss_line(result: ClipReconstruction) -> str:
+    """The losses of the model and of what needs no model, in words."""
+    return "; ".join(
+        f"{kind} loss: "
+        + ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in result.losses.items())
+        for kind in ("appearance", "motion")
+    )
+
+
+def usual_ratio(model: MaskedAutoencoder) -> float:
+    """The paper's 90 %, or the nearest share that hides a whole number of places of a region."""
+    shape = model.config.region if model.config.encoder == "lgi" else model.grid.shape
+    places = shape[1] * shape[2]
+    return round(RATIO * places) / places
+
+
+def reconstruct(
+    video: Path | str,
+    out: Path | None = None,
+    *,
+    checkpoint: Path | str | None = None,
+    mask_ratio: float | None = None,
+    mask_seed: int = 0,
+    statistics: Statistics = "visible",
+    token_order: TokenOrder = "model",
+    face: str | int = "largest",
+    framing: str = "wide",
+    at_s: float | None = None,
+    stride: int | None = None,
+    detect: Detector = detect_faces,
+    progress: bool = True,
+) -> FaceReconstruction:
+    """Find a face in a video, hide most of one clip of it, and show what the model puts back.
+
+    out: .png, .svg or .pdf (a picture), .html (plays and scrubs in any browser), .gif or .mp4.
+    checkpoint: any pre-training checkpoint; our own small model without one.
+    mask_ratio: share of hidden tokens, 0.9 by default. statistics, token_order:
+        `reconstruction.reconstruct_clip`. face, framing, detect: `faces.open_faces`.
+    at_s: second of the video around which the clip lies; by default its middle.
+    stride: frames of the video per frame of the clip; by default as the model was trained.
+    """
+    if out is not None:
+        if out.suffix.lower() not in PICTURES + MOVING:
+            raise ValueError(
+                f"out={str(out)!r} must end in {', '.join(PICTURES + MOVING)}; try {out.stem}.png"
+            )
+        check_writable(out)
+    known = known_model(checkpoint)
+    model = need_autoencoder(known, "reconstruct")
+    ratio = usual_ratio(model) if mask_ratio is None else mask_ratio
+    mask = model_mask(model, ratio, 1, torch.Generator().manual_seed(mask_seed))[0]
+    try:
+        faces = open_faces(video, model.config.size_px, face=face, framing=framing,
+                           detect=detect, progress=progress)  # fmt: skip
+    except NoFaceError as error:
+        if out is None:
+            raise
+        raise keep_pictures(error, out.parent, out.stem) from error
+    window = faces.middle(model.config, stride or steps_for(known.stride, faces.fps), at_s)
+    clip = faces.clip(window)
+    result = reconstruct_clip(model, clip, mask, statistics, token_order)
+    done = FaceReconstruction(known, faces, clip, result, out)
+    if out is None:
+        return done
+    note = (
+        f"{faces.path.name}, seconds {window.start_s:.1f} to {window.end_s:.1f}; {known.name}, "
+        f"{ratio:.0%} hidden."
+    )
+    if out.suffix.lower() in MOVING:
+        from maedfer_lab.viewers import ReconstructionViewer
+
+        viewer = ReconstructionViewer({known.name: model}, {note: clip}, ratio=ratio,
+                                      seed=mask_seed, statistics=statistics,
+                                      token_order=token_order)  # fmt: skip
+        {".html": viewer.save_html, ".gif": viewer.save_gif, ".mp4": viewer.save_mp4}[
+            out.suffix.lower()
+        ](out)
+    else:
+        frames = range(0, model.config.frames, 2)
+        columns = min(5, len(frames))
+        shown = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
+        rows = reconstruction_rows([(result, frame) for frame in shown])
+        text = f"{note} {known.training.capitalize()}. {loss_line(result)}"
+        draw_rows(rows, [f"frame {frame}" for frame in shown], text, out)
+    return done
+
+
+def reconstruct_command(
+    video: Path,
+    /,
+    *,
+    out: Path = Path("reconstruction.png"),
+    checkpoint: Path | None = None,
+    mask_ratio: float | None = None,
+    mask_seed: int = 0,
+    statistics: Statistics = "visible",
+    token_order: TokenOrder = "model",
+    face: str = "largest",
+    framing: str = "wide",
+    at_s: float | None = None,
+    stride: int | None = None,
+) -> FaceReconstruction:
+    """Find a face in a video, hide most of it, and show what a model puts back.
+
+    video: a video file, a folder of images, or an image.
+    out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4.
+    checkpoint: a pre-training run or checkpoint, official ones too; our own small model without.
+    mask_ratio: share of hidden tokens; 0.9 by default.
+    mask_seed: which tokens are hidden.
+    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
+        deviation (matters for targets in cube units alone).
+    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    at_s: second of the video; its middle by default.
+    stride: frames of the video per frame of the clip; by default as the model was trained.
+    """
+    return reconstruct(
+        video,
+        out,
+        checkpoint=checkpoint,
+        mask_ratio=mask_ratio,
+        mask_seed=mask_seed,
+        statistics=statistics,
+        token_order=token_order,
+        face=int(face) if face.isdigit() else face,
+        framing=framing,
+        at_s=at_s,
+        stride=stride,
+    )

@@ -1,0 +1,176 @@
+"""One fine-tuning from a pre-trained and a random start, and linear probes of both, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from maedfer_lab.config import FinetuneConfig
+from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
+from maedfer_lab.data.expressions import EXPRESSIONS
+from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.training.clips import MARGIN
+from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.finetune import FinetunedRun, finetune, starting_model
+from maedfer_lab.training.metrics import (
+    linear_probe,
+    map_features,
+    neighbour_chance,
+    neighbour_share,
+)
+from maedfer_lab.training.predictions import Evaluation
+from maedfer_lab.training.views import Views
+
+PRETRAINED, SCRATCH = "pre-trained", "from scratch"
+PROBES = {PRETRAINED: "pre-trained, frozen", SCRATCH: "random, frozen"}  # linear probes
+CHUNK = 20  # clips whose features are made at a time
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Runs by start, tests by start or probe, and the test clips' features after pre-training."""
+
+    runs: dict[str, FinetunedRun]
+    tests: dict[str, Evaluation]
+    features: Float[np.ndarray, "n d"]
+
+    def __str__(self) -> str:
+        lines = [f"{'start':<22}{'UAR':>7}  {'95 % over clips':<17}{'WAR':>7}  95 % over clips"]
+        for name, test in self.tests.items():
+            cells = [f"{name:<22}"]
+            for score, (low, high) in _intervals(test).items():
+                cells.append(f"{test.scores[score]:>7.1%}  [{low:.1%}, {high:.1%}]".ljust(26))
+            lines.append("".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def neighbours(self) -> dict[str, dict[str, float]]:
+        """How often the nearest clip shows the same class, the same person; and by chance."""
+        test = self.tests[PRETRAINED]
+        names: dict[str, Sequence] = {"class": test.labels.tolist(), "person": test.subjects}
+        return {
+            what: {"share": neighbour_share(self.features, n), "chance": neighbour_chance(n)}
+            for what, n in names.items()
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What the figure draws."""
+        first = self.tests[PRETRAINED]
+        rows = [
+            {"start": name, "scores": test.scores, "intervals": _intervals(test),
+             "confusion": test.confusion.tolist()}
+            for name, test in self.tests.items()
+        ]  # fmt: skip
+        return {
+            "rows": rows,
+            "classes": list(first.classes),
+            "steps": self.runs[PRETRAINED].config.optim.last_step,
+            "labels": first.labels.tolist(),
+            "people": np.unique(np.array(first.subjects), return_inverse=True)[1].tolist(),
+            "map": map_features(self.features).round(3).tolist(),
+            "neighbours": self.neighbours(),
+        }
+
+
+def compare_starts(
+    config: FinetuneConfig, *, output: Path | None = None, profile: str = "none"
+) -> Starts:
+    """Fine-tune from both starts (runs that have ended are loaded), probe both, test all alike.
+
+    config: the fine-tuning that starts from a pre-training.
+    """
+    scratch = replace(config, mode="scratch", init=None, checkpoint=None)
+    plans = {PRETRAINED: config, SCRATCH: scratch}
+    runs = {name: finetune(one, output=output, profile=profile) for name, one in plans.items()}
+    table, is_drawn = labelled_table(config), config.data is None
+    train, clips = table.split(config.fold)
+    stride, framing = (1, "whole") if is_drawn else (config.stride, config.framing)
+    tests = {
+        name: evaluate(run.model, table, clips, stride=stride, segments=1 if is_drawn else 2,
+                       framing=framing, precision=config.precision)
+        for name, run in runs.items()
+    }  # fmt: skip
+    views = Views(config.model.frames, config.model.size_px, stride, 1, 1, framing=framing)
+    labels, features = np.array([clip.label for clip in train]), np.empty((0, 0))
+    for name, plan in plans.items():
+        start, _ = starting_model(plan, len(table.classes), output, profile)
+        known, unseen = (clip_features(start.eval(), table, part, views) for part in (train, clips))
+        found = linear_probe(known, labels, unseen, len(table.classes))
+        tests[PROBES[name]] = replace(tests[name], probabilities=found)
+        features = unseen if name == PRETRAINED else features
+    return Starts(runs, tests, features)
+
+
+@torch.no_grad()
+def clip_features(
+    model: Classifier, table: Annotations, clips: Sequence[Clip], views: Views
+) -> Float[np.ndarray, "n d"]:
+    """Mean of the tokens that the classifier reads, in the middle view of each clip."""
+    found = []
+    for at in range(0, len(clips), CHUNK):
+        shown = [views.read(table.open(clip))[0][0] for clip in clips[at : at + CHUNK]]
+        batch = torch.from_numpy(np.stack(shown)).permute(0, 4, 1, 2, 3).float().div(255)
+        found.append(model.read_tokens(batch).mean(1))
+    return torch.cat(found).double().numpy()
+
+
+def labelled_table(config: FinetuneConfig) -> Annotations:
+    """The labelled clips of a configuration."""
+    if config.data is not None:
+        return read_annotations(config.dataset, config.data, config.lists)
+    return DrawnFaces(config)
+
+
+class DrawnFaces(Annotations):
+    """A synthetic set as a table whose clips are drawn when they are opened."""
+
+    faces: dict[str, SyntheticFaces]
+    size_px: int
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        size = config.model.size_px
+        sides = {
+            split: SyntheticFaces(num, split, config.model.frames, round(size * MARGIN),
+                                  config.difficulty, config.seed)
+            for split, num in (("train", config.num_clips), ("test", config.num_test))
+        }  # fmt: skip
+        clips = tuple(
+            Clip(Path(split, f"{i:04}"), faces.labels(i)[0], config.fold * (split == "test"),
+                 config.model.frames, "synthetic faces", f"person {faces.identity_of(i)}")
+            for split, faces in sides.items()
+            for i in range(len(faces))
+        )  # fmt: skip
+        super().__init__("synthetic faces", EXPRESSIONS, clips, Path())
+        self.__dict__.update(faces=sides, size_px=size)  # the table itself is frozen
+
+    def open(self, clip: Clip) -> VideoReader:
+        """The middle of the drawn frames, as fine-tuning is judged."""
+        faces = self.faces[clip.path.parent.name]
+        first = (faces.size_px - self.size_px) // 2
+        middle = slice(first, first + self.size_px)
+        return DrawnReader(clip.path, faces[int(clip.path.name)].frames[:, middle, middle])
+
+
+class DrawnReader(VideoReader):
+    """Frames in memory as a video."""
+
+    backend, fps = "drawn", None
+
+    def __init__(self, path: Path, frames: np.ndarray) -> None:
+        self.path, self.frames, self._length = path, frames, len(frames)
+        self.height, self.width = frames.shape[1:3]
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        return self.frames[indices]
+
+
+def _intervals(test: Evaluation) -> dict[str, tuple[float, float]]:
+    found = test.intervals("clips") or {}
+    return {name: found[name] for name in ("uar", "war")}

@@ -1,0 +1,6 @@
+"""Viewers for notebooks and dashboards: reconstruction, masks, attention; and what they save."""
+
+from maedfer_lab.viewers.masking import MaskingViewer
+from maedfer_lab.viewers.reconstruction import ReconstructionViewer
+
+__all__ = ["MaskingViewer", "ReconstructionViewer"]

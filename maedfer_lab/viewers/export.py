@@ -1,0 +1,138 @@
+"""What a viewer leaves behind: a page that plays by itself, a picture, a GIF, a video."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from maedfer_lab.data.video_writing import encode_video
+from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.viewers.scene import FPS, View
+
+TILE_PX = 200  # a picture is enlarged by whole numbers to about this
+GAP_PX, LABEL_PX, MARGIN_PX = 12, 20, 12
+COLUMNS = 4
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 8px; background: Canvas; color: CanvasText; }}
+{style}
+</style>
+</head>
+<body>
+<div id="viewer"></div>
+<script type="application/json" id="content">{content}</script>
+<script type="module">
+{code}
+const content = JSON.parse(document.getElementById("content").textContent);
+for (const name of ["sprite", "table"]) {{
+  content[name] = Uint8Array.from(atob(content[name]), (letter) => letter.charCodeAt(0));
+}}
+const model = {{
+  live: false,
+  get: (name) => content[name] ?? {{}},
+  on() {{}},
+  off() {{}},
+  send() {{}},
+}};
+render({{ model, el: document.getElementById("viewer") }});
+</script>
+</body>
+</html>
+"""
+
+
+def page(title: str, values: Mapping[str, Any], code: str, style: str) -> str:
+    """A whole page around player.js: all it needs is inside, and it may fetch nothing."""
+    packed = {k: base64.b64encode(v).decode() if isinstance(v, bytes) else v
+              for k, v in values.items()}  # fmt: skip
+    content = json.dumps(packed, allow_nan=False)
+    for letter in "<>&\u2028\u2029":  # nothing in a name may end the script or start another
+        content = content.replace(letter, f"\\u{ord(letter):04x}")
+    return PAGE.format(title=html.escape(title), content=content, code=code, style=style)
+
+
+def write(path: Path | str, suffixes: tuple[str, ...], make: Callable[[], bytes]) -> Path:
+    """Check the name, make the content, write it aside and rename it."""
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"path={str(path)!r} must end in {' or '.join(suffixes)}; try {path.stem}{suffixes[0]}"
+        )
+    write_aside(path, make())
+    return path
+
+
+def some_frames(num_frames: int, most: int) -> list[int]:
+    """At most `most` frames, spread evenly, the first among them."""
+    number = min(most, num_frames)
+    return [round(i * (num_frames - 1) / max(1, number - 1)) for i in range(number)]
+
+
+def png(view: View, frame: int) -> bytes:
+    """One frame of all pictures."""
+    file = io.BytesIO()
+    Image.fromarray(compose(view, frame)).save(file, "png")
+    return file.getvalue()
+
+
+def gif(view: View) -> bytes:
+    """All frames, at the viewer's pace."""
+    first, *others = [Image.fromarray(compose(view, i)) for i in range(view.num_frames)]
+    file = io.BytesIO()
+    first.save(file, "gif", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
+    return file.getvalue()
+
+
+def mp4(view: View) -> bytes:
+    """All frames, at the viewer's pace; long enough to be seen: two seconds at least."""
+    frames = [compose(view, i) for i in range(view.num_frames)]
+    repeats = max(1, -(-2 * FPS // len(frames)))
+    return encode_video(np.stack(frames * repeats), FPS)
+
+
+def compose(view: View, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+    """All pictures of one frame on white, labelled; sides are even, as videos need them."""
+    height, width = view.rows[0].pictures.shape[1:3]
+    times = max(1, round(TILE_PX / max(height, width)))
+    height, width = height * times, width * times
+    columns = min(COLUMNS, len(view.rows))
+    down = -(-len(view.rows) // columns)
+    size = (
+        2 * MARGIN_PX + columns * (width + GAP_PX) - GAP_PX,
+        2 * MARGIN_PX + LABEL_PX + down * (height + LABEL_PX + GAP_PX),
+    )
+    sheet = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+
+    def text(x: int, y: int, words: str, room: int) -> None:
+        while draw.textlength(words, font) > room and len(words) > 1:
+            words = words.rstrip("…")[:-1] + "…"
+        draw.text((x, y), words, "black", font)
+
+    text(MARGIN_PX, 6, f"{view.title}, frame {frame + 1} of {view.num_frames}",
+         size[0] - 2 * MARGIN_PX)  # fmt: skip
+    for i, row in enumerate(view.rows):
+        x = MARGIN_PX + i % columns * (width + GAP_PX)
+        y = MARGIN_PX + LABEL_PX + i // columns * (height + LABEL_PX + GAP_PX)
+        text(x, y, row.label, width)
+        tile = Image.fromarray(row.drawn[frame]).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (x, y + LABEL_PX))
+    return np.asarray(sheet)

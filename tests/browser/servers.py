@@ -1,0 +1,137 @@
+"""JupyterLab and Voila on loopback, over a copy of the notebooks, ended whatever happens."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight lack a DOM
+    "docmanager-extension/plugin": {"autosave": False},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+@dataclass
+class Workplace:
+    """A folder like a checkout, with settings of its own, for servers and their kernels."""
+
+    folder: Path
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("notebooks", "figures"):
+            shutil.copytree(
+                ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("smoke", "own", ".*")
+            )
+        (self.folder / "maedfer_lab").mkdir()  # what tells a checkout from any folder
+        settings = self.folder / "settings"
+        for name, values in SETTINGS.items():
+            path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        own = {
+            "JUPYTER_CONFIG_DIR": self.folder / "config",
+            "JUPYTER_DATA_DIR": self.folder / "data",
+            "JUPYTER_RUNTIME_DIR": self.folder / "runtime",
+            "JUPYTER_TOKEN": secrets.token_hex(16),
+            "JUPYTERLAB_SETTINGS_DIR": settings,
+            "JUPYTERLAB_WORKSPACES_DIR": self.folder / "workspaces",
+            "IPYTHONDIR": self.folder / "ipython",
+            "MAEDFER_OUTPUT": self.folder / "output",
+            "MAEDFER_PROFILE": "smoke",
+            # The machine is shared by a kernel, a server and a browser.
+            "OMP_NUM_THREADS": "1",
+        }
+        kept = {name: value for name, value in os.environ.items() if name != "MAEDFER_DATA"}
+        self.environment = kept | {name: str(value) for name, value in own.items()}
+
+    @contextlib.contextmanager
+    def lab(self) -> Iterator[str]:
+        """JupyterLab on the copy; yields its address, with the token that opens it."""
+        port = free_port()
+        options = [
+            "--no-browser",
+            "--allow-root",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            f"--ServerApp.root_dir={self.folder}",
+            "--LabApp.expose_app_in_browser=True",
+        ]
+        with self.serve(["-m", "jupyterlab", *options], f"http://127.0.0.1:{port}/lab") as url:
+            yield f"{url}?token={self.environment['JUPYTER_TOKEN']}"
+
+    @contextlib.contextmanager
+    def app(self, *numbers: str) -> Iterator[str]:
+        """What `make app` starts, for these notebooks; yields its address."""
+        port = free_port()
+        module = ["-m", "maedfer_lab.evidence.app", *numbers, f"--port={port}"]
+        with self.serve(module, f"http://127.0.0.1:{port}/") as url:
+            yield url
+
+    @contextlib.contextmanager
+    def serve(self, arguments: list[str], url: str, start_s: float = 120) -> Iterator[str]:
+        """Run Python with `arguments` until the block is left; yield `url` once it answers."""
+        log = self.folder / f"{arguments[1]}.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            end = time.monotonic() + start_s
+            while not answers(url):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"{arguments[1]} did not start:\n{log.read_text()[-3000:]}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            stop(process)
+
+
+def notebook_name(number: str) -> str:
+    """File name of a numbered notebook."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    return path.name
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, which ends its kernels; kernels also end when their parent is gone."""
+    for sign, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 10)):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)

@@ -1,0 +1,355 @@
+"""Tables of clips from every layout and list: order, labels, folds, people, and bad rows."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from making_datasets import (
+    MAKERS,
+    edit_line,
+    linked_copy,
+    make_class_folders,
+    make_dataset,
+    make_dfew,
+    make_official_lists,
+    tiny_video,
+    write_frames,
+    write_lines,
+)
+
+from maedfer_lab.data.annotations import Annotations, Clip, find_annotations, read_annotations
+from maedfer_lab.data.labels import DATASETS, dataset_name, label_number, published_labels
+from maedfer_lab.data.video import natural_key
+
+NUM_CLIPS = {"dfew": 35, "ferv39k": 28, "mafw": 55, "cremad": 30, "ravdess": 48, "enterface": 30}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("sets with a space")
+    return {name: make_dataset(name, base / name) for name in MAKERS}
+
+
+@pytest.fixture
+def dfew(sets, tmp_path) -> Path:
+    """A copy that may be spoiled."""
+    return linked_copy(sets["dfew"], tmp_path / "DFEW")
+
+
+def kinds(dataset: str, root: Path, lists: Path | None = None) -> list[str]:
+    return [problem.kind for problem in find_annotations(dataset, root, lists)[1]]
+
+
+def first_list(root: Path) -> Path:
+    return root / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv"
+
+
+def essence(table: Annotations) -> list[tuple[str, int, int]]:
+    return [(table.name(clip), clip.label, clip.fold) for clip in table.clips]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_native_layout_is_read(name, sets):
+    table, labels = read_annotations(name, sets[name]), published_labels(name)
+    assert labels is not None
+    assert (len(table), table.classes) == (NUM_CLIPS[name], labels.classes)
+    assert table.num_folds == labels.num_folds
+    for fold in range(1, table.num_folds + 1):
+        train, test = table.split(fold)
+        assert len(train) + len(test) == len(table) and not set(train) & set(test)
+        assert min(table.counts(test)) > 0 and min(table.counts(train)) > 0
+    assert list(table.clips) == sorted(table.clips, key=lambda c: natural_key(c.path))
+    assert len(table.open(table.clips[0])) == (table.clips[0].frames or 20)
+    assert f"{len(table)} clips of {len(table.classes)} classes" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "label", "fold", "subject"),
+    [
+        ("dfew", "Clip/clip_224x224/00001", "happy", 1, None),
+        ("dfew", "Clip/clip_224x224/00035", "fear", 5, None),
+        ("ferv39k", "2_ClipsforFaceCrop/War/Angry/0002", "anger", 1, None),
+        ("ferv39k", "2_ClipsforFaceCrop/War/Angry/0001", "anger", 0, None),
+        ("mafw", "data/frames/00055", "disappointment", 5, None),
+        ("cremad", "VideoFlash/1091_IEO_NEU_XX.flv", "neutral", 5, "1091"),
+        ("ravdess", "Actor_24/02-01-02-01-01-01-24.mp4", "calm", 6, "24"),
+        ("enterface", "subject 20/surprise/sentence 1/s20_su_1.avi", "surprise", 3, "20"),
+    ],
+)
+def test_labels_folds_and_people_are_the_authors(name, clip, label, fold, subject, sets):
+    table = read_annotations(name, sets[name])
+    (found,) = [c for c in table.clips if table.name(c) == clip]
+    assert (table.classes[found.label], found.fold, found.subject) == (label, fold, subject)
+
+
+def test_published_tables_are_in_the_official_order():
+    dfew, mafw = published_labels("DFEW"), published_labels("mafw")
+    assert dfew and mafw
+    assert dfew.classes == ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
+    assert dfew.clips_per_class == (2445, 1894, 2669, 2173, 1469, 145, 902)
+    assert mafw.classes[7:] == ("contempt", "anxiety", "helplessness", "disappointment")
+    assert published_labels("folder") is None
+    assert label_number("7", dfew.classes, dfew.first_label) == 6
+    assert label_number("Angry", dfew.classes) == label_number("anger", dfew.classes) == 3
+    assert label_number("7", dfew.classes) is None and label_number("glad", dfew.classes) is None
+
+
+def test_data_sets_are_known_as_they_are_printed():
+    spelled = ("DFEW", "FERV39k", "CREMA-D", "eNTERFACE05", "VoxCeleb2", "csv")
+    assert [dataset_name(text) for text in spelled] == [
+        *("dfew", "ferv39k", "cremad", "enterface", "voxceleb2", "csv")
+    ]
+    with pytest.raises(ValueError, match=f"dataset='AFEW' is not known; known are {DATASETS[0]}"):
+        dataset_name("AFEW")
+
+
+def test_official_lists_of_another_machine_mean_the_same_clips(sets, tmp_path):
+    native = read_annotations("dfew", sets["dfew"])
+    lists = make_official_lists(tmp_path / "lists", sets["dfew"])
+    assert essence(read_annotations("dfew", sets["dfew"], lists)) == essence(native)
+    inside = read_annotations("dfew", sets["dfew"] / "Clip" / "clip_224x224", lists)
+    assert [e[1:] for e in essence(inside)] == [e[1:] for e in essence(native)]
+    one = read_annotations("dfew", sets["dfew"], lists / "split01")
+    assert one.num_folds == 1 and len(one.split(1)[1]) == 7
+    for fold in range(1, 6):  # the shipped lists name the test side val in places
+        (lists / f"split{fold:02d}" / "test.csv").rename(lists / f"split{fold:02d}" / "val.csv")
+    assert essence(read_annotations("dfew", sets["dfew"], lists)) == essence(native)
+
+
+@pytest.mark.parametrize(
+    ("end", "encoding", "blank"),
+    [("\r\n", "utf-8-sig", True), ("\n", "utf-8-sig", False), ("\r\n", "utf-16", True)],
+)
+def test_marks_of_other_systems_change_nothing(end, encoding, blank, dfew):
+    before = read_annotations("dfew", dfew)
+    for path in dfew.rglob("set_*.csv"):
+        lines = path.read_text().splitlines()
+        write_lines(path, [*lines, "", "  "] if blank else lines, end, encoding)
+    assert read_annotations("dfew", dfew).clips == before.clips
+
+
+def test_paths_with_spaces_quotes_and_backslashes_are_understood(tmp_path):
+    for i, name in enumerate(("anna maria/take 2", "anna maria/take 10", "ü b,c/one")):
+        write_frames(tmp_path / "clips" / name, i, num=2)
+    lists = tmp_path / "lists"
+    write_lines(lists / "train.csv", ['"anna maria/take 2" 0', "ü b,c/one 1"])
+    write_lines(lists / "test.csv", [r"C:\somebody\clips\anna maria\take 10 1"])
+    table = read_annotations("csv", tmp_path / "clips", lists)
+    assert essence(table) == [
+        ("anna maria/take 2", 0, 0),
+        ("anna maria/take 10", 1, 1),
+        ("ü b,c/one", 1, 0),
+    ]
+    assert table.classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ("99999,1", "missing", r"set_1.csv line 3: '99999' does not exist"),
+        ("8,9", "label", r"line 3: label '9' of '8' is out of range; known are 1 to 7 or happy"),
+        ("8,-1", "label", "label '-1'"),
+        ("8,1.0", "label", "label '1.0'"),
+        ("8,", "label", "label ''"),
+        ("8", "format", r"line 3: 1 values, but the header names 2 columns"),
+        ("10,3", "duplicate", r"line 4: '10' stands in .*set_1.csv line 3 already"),
+        ("9,4", "two labels", r"label 4, but 2 in .*line \d+|label 2, but 4 in"),
+        ("1,1", "train and test", "00001 is in the train and the test list of fold 1"),
+    ],
+)
+def test_bad_rows_are_named_with_file_and_line(line, kind, message, dfew):
+    edit_line(first_list(dfew), 3, line)
+    assert kind in kinds("dfew", dfew)
+    _, problems = find_annotations("dfew", dfew)
+    told = "\n".join(str(problem) for problem in problems if problem.kind == kind)
+    assert re.search(message, told), told
+    with pytest.raises(ValueError, match="the annotations of dfew have"):
+        read_annotations("dfew", dfew)
+
+
+def test_lists_that_contradict_each_other_are_told(dfew):
+    folder = dfew / "EmoLabel_DataSplit" / "test(single-labeled)"
+    shutil.copy(folder / "set_1.csv", folder / "set_2.csv")
+    assert "tested twice" in kinds("dfew", dfew)
+    edit_line(first_list(dfew), 4, None)
+    assert "folds disagree" in kinds("dfew", dfew)
+    (folder / "set_3.csv").write_bytes(b"video_name,label\n1,2\n\xe9\xe8,3\n")
+    assert "encoding" in kinds("dfew", dfew)
+    (folder / "set_3.csv").write_bytes(b"")
+    assert "format" in kinds("dfew", dfew)
+    (dfew / "other").mkdir()
+    shutil.copy(folder / "set_1.csv", dfew / "other" / "single test set_1.csv")
+    with pytest.raises(ValueError, match="two test lists of fold 1"):
+        read_annotations("dfew", dfew)
+
+
+def test_lists_of_another_task_are_refused(sets):
+    lists = sets["mafw"] / "Train & Test Set"
+    assert len(read_annotations("mafw", sets["mafw"], lists)) == NUM_CLIPS["mafw"]
+    with pytest.raises(ValueError, match=r"compound or captioned lists; .*single/no_caption"):
+        read_annotations("mafw", sets["mafw"], lists / "compound")
+
+
+def test_a_clip_in_two_places_is_not_guessed(dfew):
+    clips = dfew / "Clip" / "clip_224x224"
+    shutil.copytree(clips / "00001", clips / "part_2" / "00001")
+    _, problems = find_annotations("dfew", dfew)
+    assert any("may be" in str(p) and p.kind == "missing" for p in problems)
+
+
+def test_original_clips_are_taken_before_interpolated_ones(dfew):
+    make_dfew(dfew, "clip_224x224_16f", num=16)
+    table = read_annotations("dfew", dfew)
+    assert {clip.frames for clip in table.clips} == {20}
+    assert "clip_224x224; clip_224x224_16f lies there as well" in " ".join(table.notes)
+    chosen = read_annotations("dfew", dfew / "Clip" / "clip_224x224_16f", dfew)
+    assert {clip.frames for clip in chosen.clips} == {16}
+
+
+def test_recordings_with_sound_stand_in_and_songs_do_not(tmp_path):
+    tiny_video(tmp_path / "Actor_05" / "01-01-08-02-01-01-05.mp4", 0)
+    tiny_video(tmp_path / "Actor_05" / "01-02-06-02-01-01-05.mp4", 1)
+    with pytest.warns(UserWarning, match="no clip of class neutral"):
+        table = read_annotations("ravdess", tmp_path)
+    (clip,) = table.clips
+    assert (table.classes[clip.label], clip.fold) == ("surprised", 2)
+    assert table.notes == ("left out: songs (1)",)
+
+
+def test_folders_count_where_names_disagree(tmp_path):
+    tiny_video(tmp_path / "subject_11" / "Sadness" / "sentence_2" / "s12_an_2.avi", 0)
+    table, problems = find_annotations("enterface", tmp_path)
+    assert not problems
+    assert (table.classes[table.clips[0].label], table.clips[0].subject) == ("sadness", "11")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("cremad", "VideoFlash/1001_IEO_JOY_XX.flv", "name"),
+        ("cremad", "VideoFlash/2001_IEO_SAD_XX.flv", "subject"),
+        ("cremad", "zwei/1001_IEO_ANG_XX.mp4", "duplicate"),
+        ("ravdess", "Actor_01/02-01-09-01-01-01-01.mp4", "name"),
+        ("ravdess", "Actor_25/02-01-01-01-01-01-25.mp4", "subject"),
+        ("enterface", "subject 1/boredom/sentence 1/s1_bo_1.avi", "name"),
+        ("enterface", "subject 45/anger/sentence 1/s45_an_1.avi", "subject"),
+    ],
+)
+def test_names_that_tell_nothing_are_told(name, file, kind, sets, tmp_path):
+    root = linked_copy(sets[name], tmp_path / "copy")
+    tiny_video(root / file, 77)
+    table, problems = find_annotations(name, root)
+    assert [(p.kind, p.where) for p in problems] == [(kind, file)]
+    assert len(table) == NUM_CLIPS[name] + (kind == "duplicate")
+
+
+def test_a_folder_per_class_holds_people_out(tmp_path):
+    make_class_folders(tmp_path, ("sad", "happy", "angry"))
+    table = read_annotations("folder", tmp_path)
+    assert table.classes == ("angry", "happy", "sad") and table.num_folds == 1
+    assert table.counts(table.split(1)[1]) == (1, 1, 1)
+    assert table.name(table.clips[0]) == "angry/take 8.mp4"
+    rows = [f"{table.name(clip)},{'ann' if '8' in clip.path.name else i}" for i, clip in
+            enumerate(table.clips)]  # fmt: skip
+    write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *rows])
+    table = read_annotations("folder", tmp_path)
+    assert min(table.counts(table.split(1)[1])) > 0
+    assert len({clip.fold for clip in table.clips if clip.subject == "ann"}) == 1
+
+
+def test_few_people_are_dealt_so_that_each_class_is_tested(tmp_path):
+    make_class_folders(tmp_path, ("sad", "happy", "angry"), num=3)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4"))
+    alone = [f"{path},{'one' if 'angry' in path else path}" for path in paths]
+    write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *alone])
+    table = read_annotations("folder", tmp_path)
+    tested = table.counts(table.split(1)[1])
+    assert tested[0] == 0 and min(tested[1:]) > 0  # one angry person cannot be on both sides
+    assert min(table.counts(table.split(1)[0])) > 0
+
+
+def test_a_csv_of_ones_own(tmp_path):
+    for name in ("a", "b", "c"):
+        write_frames(tmp_path / name, ord(name), num=3)
+    rows = ["path;label;fold;frames;subject", "a;sad;1;3;x", "b;glad;2;;y", "c;glad;0;;"]
+    write_lines(tmp_path / "mine.csv", rows, end="\r\n", encoding="utf-8-sig")
+    table = read_annotations("csv", tmp_path / "mine.csv")
+    assert table.classes == ("glad", "sad") and table.num_folds == 2
+    assert table.clips[0] == Clip(tmp_path / "a", 1, 1, 3, "mine.csv line 2", "x")
+    write_lines(tmp_path / "annotations.csv", ["file,class", "a,0", "b,2", "c,2"])
+    with pytest.warns(UserWarning, match="no clip of class 1"):
+        table = read_annotations("csv", tmp_path)
+    assert table.num_folds == 1 and "no column fold" in table.notes[0]
+    write_lines(tmp_path / "mine.csv", ["path,label,fold", "a,0,first", "a,0,1", "a,0,1"])
+    assert kinds("csv", tmp_path / "mine.csv") == ["format", "duplicate"]
+
+
+def test_unlabelled_videos_have_no_folds(tmp_path):
+    tiny_video(tmp_path / "dev" / "mp4" / "id00012" / "xyz" / "00001.mp4", 0)
+    table = read_annotations("VoxCeleb2", tmp_path)
+    assert [(clip.subject, clip.fold) for clip in table.clips] == [("id00012", 0)]
+    with pytest.raises(ValueError, match="tests no clip"):
+        table.split(1)
+
+
+def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAEDFER_DATA", str(sets["cremad"]))
+    assert len(read_annotations("cremad")) == 30
+    monkeypatch.delenv("MAEDFER_DATA")
+    with pytest.raises(ValueError, match="root is not given and MAEDFER_DATA is not set"):
+        read_annotations("cremad")
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
+        read_annotations("cremad", tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no video under root"):
+        read_annotations("cremad", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"lists='.*' does not exist"):
+        read_annotations("dfew", sets["dfew"], tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no annotation lists of dfew"):
+        read_annotations("dfew", sets["dfew"] / "Clip")
+    with pytest.raises(ValueError, match="fold=6 is not in this table, which has folds 1 to 5"):
+        read_annotations("cremad", sets["cremad"]).split(6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_table_written_and_read_is_the_same(name, sets, tmp_path):
+    table = read_annotations(name, sets[name])
+    path = table.write_csv(tmp_path / "table.csv")
+    again = read_annotations("csv", sets[name], path)
+    assert (again.clips, again.classes, again.dataset) == (
+        *(table.clips, table.classes, table.dataset),
+    )
+    assert again.write_csv(tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+names = st.text(st.sampled_from("abB ü0129,;'\"#-_"), min_size=1, max_size=8).filter(
+    lambda text: text.strip() == text and not text.startswith(("#", "."))
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=st.dictionaries(names, st.tuples(*[st.integers(0, 3)] * 2), min_size=1, max_size=6))
+def test_any_names_survive_the_csv(found, tmp_path_factory):
+    root = tmp_path_factory.mktemp("any")
+    clips = []
+    for name, (label, fold) in found.items():
+        (root / f"{name}.mp4").touch()
+        clips.append(Clip(root / f"{name}.mp4", label, fold, None, f"row, of {name}", name))
+    clips.sort(key=lambda clip: natural_key(Path(clip.path.name)))
+    table = Annotations("csv", ("a", "b,", 'c"', "ü d"), tuple(clips), root)
+    lists = table.write_csv(root / "annotations.csv")
+    again, problems = find_annotations("csv", root, lists)
+    assert not problems
+    assert (again.clips, again.classes) == (table.clips, table.classes)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3)), min_size=2, max_size=20))
+def test_numbers_in_names_are_sorted_by_value(numbers):
+    paths = [Path(f"clip {n:0{width}d}.jpg") for n, width in numbers]
+    values = [int(p.stem.split()[1]) for p in sorted(paths, key=natural_key)]
+    assert values == sorted(values)
+    shuffled = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))]
+    assert sorted(shuffled, key=natural_key) == sorted(paths, key=natural_key)

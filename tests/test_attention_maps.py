@@ -1,0 +1,414 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maedfer_lab.attention_maps.capture import attention_bytes, capture_attention
+from maedfer_lab.attention_maps.embedding import (
+    neighbour_agreement,
+    neighbour_map,
+    representative_tokens,
+)
+from maedfer_lab.attention_maps.maps import AttentionMaps
+from maedfer_lab.attention_maps.rows import attention_rows, region_names
+from maedfer_lab.attention_maps.statistics import (
+    attention_statistics,
+    rollout_statistics,
+)
+from maedfer_lab.attention_maps.tracing import (
+    classifier_looks_at,
+    look_through,
+    rollout,
+    trace_back,
+)
+from maedfer_lab.config import demo, tiny
+from maedfer_lab.evidence import figures
+from maedfer_lab.evidence.results import pack_picture
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.encoder import Encoder
+from maedfer_lab.method.grid import Grid, region_index
+from maedfer_lab.method.masking import region_tube_mask
+
+VARIANTS = {
+    "lgi": {},
+    "one region": {"region": (4, 4, 4)},
+    "1-token regions": {"region": (1, 1, 1)},
+    "cross": {"local": "cross"},
+    "no inter": {"inter": False},
+    "no interact": {"interact": "none"},
+    "self interact": {"interact": "self"},
+    "stage 1 alone": {"inter": False, "interact": "none"},
+    "cross, self, shared": {"local": "cross", "interact": "self", "shared": "all"},
+    "legacy order": {"legacy_visible_order": True},
+    "vit": {"encoder": "vit"},
+}
+every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+
+
+def sharpen(model, seed=0):
+    """Weights large enough that attention is far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.25
+    return model.eval()
+
+
+def tiny_model(**options):
+    return sharpen(build_autoencoder(replace(tiny().model, **options)))
+
+
+def random_clip(config, seed=0):
+    shape = (3, config.frames, config.size_px, config.size_px)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def visible_of(model):
+    mask = region_tube_mask(model.grid, (2, 2, 4), 0.5, generator=torch.Generator().manual_seed(1))
+    return model.split(mask).visible[0]
+
+
+def full_matrices(encoder: Encoder, clip, index, residual):
+    """Every stage of every layer as a full matrix over tokens then representative tokens."""
+    config, v, r = encoder.config, len(index), encoder.num_regions
+    kept = {layer: {} for layer in range(config.depth)}
+    encoder(clip[None], index[None], weights=kept)
+    size = v // r if r else 0
+    for layer in range(config.depth):
+        for stage, raw in kept[layer].items():
+            w = raw.detach().mean(1).double()
+            full = torch.eye(v + r, dtype=torch.double)
+            if stage == "joint":
+                full = w[0]
+            elif stage == "inter":
+                full[v:, v:] = w[0]
+            elif stage == "interact" and config.interact == "cross":
+                full[:v] = 0
+                full[:v, v:] = w[0]
+            else:
+                for i in range(r):
+                    z = [v + i, *range(i * size, (i + 1) * size)]
+                    rows, columns = (z, z) if w.shape[1] > 1 else (z[:1], z[1:])
+                    for a, row in enumerate(rows):
+                        full[row] = 0
+                        for b, column in enumerate(columns):
+                            full[row, column] = w[i, a, b]
+            yield (1 - residual) * full + residual * torch.eye(v + r, dtype=torch.double)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@every_variant
+def test_rollout_equals_the_product_of_full_matrices(options, hidden):
+    model = tiny_model(**options)
+    if hidden and options.get("region"):
+        pytest.skip("the mask is balanced for other regions")
+    clip = random_clip(model.config)
+    index = visible_of(model) if hidden else model.encoder.all_tokens
+    want = torch.eye(len(index) + model.encoder.num_regions, dtype=torch.double)
+    for matrix in full_matrices(model.encoder, clip, index, 0.5):
+        want = matrix @ want
+    maps = capture_attention(model, clip, index=index, dtype=torch.float32)
+    got = rollout(maps).matrix
+    assert (got - want).abs().max() < 1e-6
+    assert (got.sum(1) - 1).abs().max() < 1e-5
+    half = rollout(capture_attention(model, clip, index=index, heads="mean")).matrix
+    assert (half - want).abs().max() < 1e-3
+    assert (half.sum(1) - 1).abs().max() < 1e-5
+
+
+@every_variant
+def test_looking_changes_no_output(options):
+    """Every layer written out, or one of them, against all layers fused: within 1e-5."""
+    encoder = tiny_model(**options).encoder
+    clip = random_clip(encoder.config)[None]
+    with torch.no_grad():
+        plain = encoder(clip)
+        for layers in ([0, 1], [1]):
+            kept = {layer: {} for layer in layers}
+            looked = encoder(clip, weights=kept)
+            assert all(kept.values())
+            for a, b in ((looked.tokens, plain.tokens), (looked.rep_tokens, plain.rep_tokens)):
+                if b is not None:
+                    assert (a - b).abs().max() <= 1e-5 * b.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_looking_changes_no_output_of_the_demo_model(encoder):
+    model = build_autoencoder(demo(encoder).model).eval().encoder
+    clip = random_clip(model.config)[None]
+    with torch.no_grad():
+        plain = model(clip)
+        looked = model(clip, weights={layer: {} for layer in range(model.config.depth)})
+    assert (looked.tokens - plain.tokens).abs().max() < 1e-5
+    if encoder == "lgi":
+        assert (looked.rep_tokens - plain.rep_tokens).abs().max() < 1e-5
+
+
+@every_variant
+def test_size_is_known_before_it_runs(options):
+    model = tiny_model(**options)
+    clip = random_clip(model.config)
+    wishes: list[dict[str, Any]] = [{}, {"layers": [1]}, {"heads": [0]}]
+    for chosen in (*wishes, {"heads": "mean", "dtype": torch.float32}):
+        maps = capture_attention(model, clip, **chosen)
+        assert maps.nbytes == attention_bytes(model.config, **chosen)
+    index = None if options.get("region") else visible_of(model)
+    if index is not None:
+        maps = capture_attention(model, clip, index=index)
+        assert maps.nbytes == attention_bytes(model.config, num_visible=len(index))
+
+
+def test_too_large_a_wish_is_refused_with_layers_that_fit():
+    model = tiny_model(encoder="vit", depth=6)
+    clip, one = random_clip(model.config), attention_bytes(model.config, [0])
+    with pytest.raises(ValueError, match=r"layers=\[4, 5\] would fit.*heads='mean'"):
+        capture_attention(model, clip, max_bytes=2 * one + 1)
+    assert list(capture_attention(model, clip, layers=[4, 5], max_bytes=2 * one).layers) == [4, 5]
+    with pytest.raises(ValueError, match="one layer needs"):
+        capture_attention(model, clip, max_bytes=one - 1)
+
+
+def test_chosen_layers_and_heads_are_those_of_the_whole():
+    model = tiny_model()
+    clip = random_clip(model.config)
+    everything, part = capture_attention(model, clip), capture_attention(
+        model, clip, layers=[1], heads=[1]
+    )  # fmt: skip
+    for stage in everything.stages:
+        assert torch.equal(everything.weights(stage, 1, 1), part.weights(stage, 1, 1))
+        assert part.layers[1][stage].dtype == torch.float16
+        mean = (everything.weights(stage, 1, 0) + everything.weights(stage, 1, 1)) / 2
+        assert (everything.weights(stage, 1) - mean).abs().max() < 1e-3
+    with pytest.raises(ValueError, match="layer=0 was not kept"):
+        part.weights("local", 0)
+    with pytest.raises(ValueError, match="head=0 was not kept"):
+        part.weights("local", 1, 0)
+    with pytest.raises(ValueError, match=r"stage='joint'.*local, inter, interact"):
+        part.weights("joint", 1)
+    with pytest.raises(ValueError, match=r"layers \[0\] were not kept"):
+        rollout(part)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_each_query_is_shown_at_its_place(hidden):
+    model = tiny_model()
+    index = visible_of(model) if hidden else None
+    maps = capture_attention(model, random_clip(model.config), index=index)
+    assert (maps.places[:, 1:] == np.argwhere(np.ones((4, 4, 4)))[maps.index.numpy()]).all()
+    regions = region_index(model.grid, model.config.region)
+    for region, rank in ((0, 3), (2, 5)):
+        size = maps.num_visible // 4
+        token = int(maps.index[region * size + rank])
+        t, y, x = token // 16, token // 4 % 4, token % 4
+        assert token == maps.token(t, y, x) and token in regions[region]
+        assert maps.region_of(token) == region == maps.region_of(maps.rep_token(region))
+        seen = set(maps.index.tolist()) & set(regions[region].tolist())
+        raw = maps.layers[0]["local"][region, 1].float()
+        for query, row in ((token, raw[rank + 1]), (maps.rep_token(region), raw[0])):
+            shown = maps.over_tokens("local", 0, 1, query)
+            assert set(np.flatnonzero(~np.isnan(shown.tokens))) == seen
+            own = shown.tokens.reshape(-1)[maps.index[region * size : (region + 1) * size]]
+            assert np.allclose(own, row[1:], atol=1e-3)
+            assert shown.rep[region] == pytest.approx(float(row[0]), abs=1e-3)
+            assert np.isnan(np.delete(shown.rep, region)).all()
+        assert maps.over_tokens("inter", 0, None, token).is_empty
+        shown = maps.over_tokens("interact", 1, None, token)
+        assert np.isnan(shown.tokens).all() and shown.rep_share == pytest.approx(1, abs=1e-6)
+        assert maps.over_tokens("interact", 1, None, maps.rep_token(region)).is_empty
+        painted = maps.paint_regions(shown.rep)
+        assert painted[t, y, x] == shown.rep[region]
+        assert set(np.flatnonzero(~np.isnan(painted))) == set(maps.index.tolist())
+    through = look_through(maps, 1, maps.rep_token(1))
+    assert np.nansum(through.tokens) + through.rep_share == pytest.approx(1, abs=1e-5)
+    assert (np.isnan(through.tokens).sum() > 0) == hidden
+
+
+def test_a_token_looks_through_the_three_stages():
+    maps = capture_attention(tiny_model(), random_clip(tiny().model), dtype=torch.float32)
+    local, inter, interact = (maps.weights(stage, 1) for stage in maps.stages)
+    read = interact @ inter  # v r
+    want = read.unsqueeze(2) * local[:, 0]  # v r 1+s
+    shown = look_through(maps, 1, int(maps.index[9]))
+    assert np.allclose(shown.rep, want[9, :, 0], atol=1e-6)
+    assert np.allclose(shown.tokens.reshape(-1)[maps.index], want[9, :, 1:].flatten(), atol=1e-6)
+
+
+def test_where_rollout_is_zero_nothing_can_come_from():
+    """Stage 1 alone keeps regions apart; so do the model's outputs."""
+    model = tiny_model(inter=False, interact="none")
+    maps = capture_attention(model, random_clip(model.config))
+    rolled = rollout(maps)
+    region = model.config.region
+    assert rollout_statistics(rolled, region).outside == 0
+    found = rollout_statistics(rolled, (1, 1, 1))
+    assert found.outside > 0.1 and found.uniform_outside == pytest.approx(63 / 64)
+    whole = rollout(capture_attention(tiny_model(), random_clip(model.config)))
+    assert rollout_statistics(whole, region).outside > 0.1
+    clip = random_clip(model.config).requires_grad_()
+    encoded = model.encoder(clip[None])
+    encoded.tokens[0, 0].square().sum().backward()  # the first token, of region 0
+    assert clip.grad is not None
+    reached = clip.grad.abs().sum(0)[::2, ::8, ::8] > 0
+    assert (reached.numpy() == (rolled.over_tokens(int(maps.index[0])).tokens > 0)).all()
+
+
+@pytest.mark.parametrize(("tokens", "pooling"), [("rep", "mean"), ("all", "mean"), ("rep", "first"),
+                                                 ("tokens", "first")])  # fmt: skip
+def test_what_the_classifier_looks_at(tokens, pooling):
+    classifier = sharpen(build_classifier(tiny().model, 7, tokens, pooling))
+    maps = capture_attention(classifier, random_clip(tiny().model))
+    shown = classifier_looks_at(maps, classifier)
+    matrix = rollout(maps).matrix.numpy()
+    first, reps = int(maps.index[0]), maps.num_visible
+    want = {
+        ("rep", "mean"): matrix[reps:].mean(0),
+        ("all", "mean"): matrix.mean(0),
+        ("rep", "first"): matrix[reps],
+        ("tokens", "first"): matrix[maps.rank(first)],
+    }[tokens, pooling]
+    assert np.allclose(shown.tokens.reshape(-1)[maps.index], want[:reps], atol=1e-6)
+    assert np.allclose(shown.rep, want[reps:], atol=1e-6)
+    vit = sharpen(build_classifier(tiny("vit").model, 7))
+    seen = classifier_looks_at(capture_attention(vit, random_clip(tiny().model)), vit)
+    assert seen.tokens.sum() == pytest.approx(1, abs=1e-5) and seen.rep.size == 0
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_rows_of_pictures_are_drawn_from_plain_numbers(encoder):
+    model = tiny_model(encoder=encoder)
+    maps = capture_attention(model, random_clip(model.config), index=visible_of(model))
+    query = int(maps.index[20])
+    rows = attention_rows(maps, 1, query)
+    assert len(rows) == (5 if encoder == "lgi" else 2)
+    assert all(np.array(row["weights"]).shape == (4, 4, 4) for row in rows)
+    picture = pack_picture(np.zeros((32, 32, 3), np.uint8))
+    data = {"model": encoder, "layer": 1, "depth": 2, "clip": "noise", "rows": rows,
+            "query": maps.places[maps.rank(query), 1:].tolist(), "frames": [0, 2, 4, 6],
+            "pictures": [picture] * 4}  # fmt: skip
+    figure = figures.show("06_attention", json.loads(json.dumps(data, allow_nan=False)))
+    assert len(figure.axes) == 4 * (1 + len(rows)) + 1 + len(rows)
+
+
+def test_regions_are_named_by_their_frames_and_pixels():
+    names = region_names(tiny().model)
+    assert [name.label for name in names] == [
+        "frames 0-3, y 0-15", "frames 0-3, y 16-31", "frames 4-7, y 0-15", "frames 4-7, y 16-31"
+    ]  # fmt: skip
+    assert [(name.step, name.window) for name in names] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    (whole,) = region_names(replace(tiny().model, region=(4, 4, 4)))
+    assert whole.label == "frames 0-7"
+    assert region_names(replace(tiny().model, region=(4, 2, 2)))[1].label.endswith("x 16-31")
+
+
+def joint_maps(weights):
+    model = replace(tiny("vit").model, depth=1, num_heads=1)
+    return AttentionMaps(
+        model, Grid(4, 4, 4), torch.arange(64), {0: {"joint": weights[None]}}, (0,)
+    )
+
+
+def test_entropy_and_reach_of_known_attention():
+    (even,) = attention_statistics(joint_maps(torch.full((64, 64), 1 / 64)))
+    assert even.relative_entropy == pytest.approx(1, abs=1e-6)
+    assert even.entropy == pytest.approx(np.log(64), abs=1e-5)
+    assert even.reach == even.uniform
+    (own,) = attention_statistics(joint_maps(torch.eye(64)))
+    assert own.entropy == 0 and own.reach.frames == own.reach.pixels == 0
+    # Every token at the one a time step later (cyclic): distances 1, 1, 1, 3 of 2 frames each.
+    (later,) = attention_statistics(joint_maps(torch.eye(64).roll(16, 1)))
+    assert later.reach.frames == pytest.approx(2 * 6 / 4) and later.reach.pixels == 0
+    (right,) = attention_statistics(joint_maps(torch.eye(64).roll(1, 1)))  # next in x, or next row
+    assert right.reach.pixels > 8 and right.reach.frames > 0
+    still = rollout_statistics(rollout(joint_maps(torch.eye(64))), (2, 2, 4))
+    assert still.reach.frames == still.outside == 0
+    assert still.uniform_outside == 0.75 and still.uniform_reach == even.uniform
+
+
+@every_variant
+def test_statistics_hold_for_every_variant(options):
+    model = tiny_model(**options)
+    maps = capture_attention(model, random_clip(model.config))
+    found = attention_statistics(maps)
+    assert len(found) == len(maps.stages) * 2 * 2
+    for row in found:
+        assert 0 <= row.relative_entropy <= 1 + 1e-6
+        assert np.isfinite([row.reach.frames, row.reach.pixels, row.uniform.pixels]).all()
+        if row.stage == "local":
+            assert row.reach.frames <= (model.config.region[0] - 1) * 2
+
+
+def test_model_is_left_as_it_was():
+    model = tiny_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = capture_attention(model.bfloat16(), random_clip(model.config))
+    assert model.training and model.encoder.training
+    assert (maps.weights("local", 0).sum(-1) - 1).abs().max() < 1e-5
+    assert all(torch.equal(before[k].bfloat16(), v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [2]}, "layers="), ({"layers": []}, "at least one"),
+        ({"heads": [0, 0]}, "different"), ({"heads": "max"}, "'mean'"),
+        ({"clip": torch.rand(1, 3, 8, 32, 32)}, r"clip\[0\]"),
+        ({"clip": torch.rand(3, 8, 16, 16)}, "does not fit this model"),
+        ({"clip": torch.full((3, 8, 32, 32), torch.nan)}, "clip"),
+        ({"clip": np.zeros((3, 8, 32, 32))}, "not a tensor"),
+        ({"index": torch.tensor([1, 2, 3])}, "share equally"),
+        ({"index": torch.tensor([1, 2, 3, 3])}, "different token numbers"),
+        ({"index": torch.tensor([1, 2, 3, 64])}, "different token numbers"),
+        ({"index": torch.ones(64, dtype=torch.bool)}, "list token numbers"),
+    ],
+)  # fmt: skip
+def test_bad_wishes_are_refused(change, message):
+    wish = {"clip": random_clip(tiny().model)} | change
+    with pytest.raises(ValueError, match=message):
+        capture_attention(tiny_model(), **wish)
+
+
+def test_bad_questions_are_refused():
+    model = tiny_model()
+    maps = capture_attention(model, random_clip(model.config), index=visible_of(model))
+    hidden = next(i for i in range(64) if i not in maps.index.tolist())
+    for query, message in ((hidden, "hidden by the mask"), (68, "64..67"), (-1, "is no token")):
+        with pytest.raises(ValueError, match=message):
+            maps.over_tokens("local", 0, None, query)
+    with pytest.raises(ValueError, match="outside the grid"):
+        maps.token(4, 0, 0)
+    with pytest.raises(ValueError, match=r"0\.\.3"):
+        maps.rep_token(4)
+    with pytest.raises(ValueError, match="residual=1"):
+        rollout(maps, residual=1)
+    vit = tiny_model(encoder="vit")
+    with pytest.raises(ValueError, match="no representative tokens"):
+        capture_attention(vit, random_clip(model.config)).rep_token(0)
+    with pytest.raises(ValueError, match="no representative tokens"):
+        representative_tokens(vit, torch.zeros(1, 3, 8, 32, 32))
+
+
+def test_tracing_through_some_layers_joins_up():
+    maps = capture_attention(tiny_model(), random_clip(tiny().model))
+    rows = torch.eye(68)
+    both = trace_back(maps, trace_back(maps, rows, layers=[1]), layers=[0])
+    assert torch.allclose(both, rollout(maps).matrix, atol=1e-6)
+
+
+def test_map_of_representative_tokens():
+    clips = torch.rand(9, 3, 8, 32, 32)
+    model = tiny_model()
+    vectors = representative_tokens(model, clips)
+    with torch.no_grad():
+        assert np.allclose(vectors, model.encoder(clips).rep_tokens, atol=1e-5)
+    groups = np.repeat(np.eye(3), 10, 0) * 20 + np.random.default_rng(0).normal(size=(30, 3))
+    places = neighbour_map(groups, seed=1)
+    assert places.shape == (30, 2) and np.array_equal(places, neighbour_map(groups, seed=1))
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(30) * 1e9
+    assert (apart.argmin(1) // 10 == np.arange(30) // 10).all()
+    assert neighbour_agreement(groups, np.arange(30) // 10) == 1
+    assert neighbour_agreement(groups, np.arange(30)) == 0
+    with pytest.raises(ValueError, match="at least 4"):
+        neighbour_map(groups[:3])

@@ -1,0 +1,324 @@
+"""The doctor: healthy folders pass, each spoiled one is caught by name, quick looks are true."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from making_datasets import (
+    MAKERS,
+    edit_line,
+    linked_copy,
+    make_class_folders,
+    make_dataset,
+    make_dfew,
+    make_official_lists,
+    noise_pictures,
+    own,
+    tiny_video,
+    write_lines,
+)
+from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
+from PIL import Image
+
+from maedfer_lab import cli
+from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
+from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
+from maedfer_lab.data.doctor import DoctorReport, doctor
+from maedfer_lab.data.doctor_sheet import contact_sheet, view_of
+from maedfer_lab.data.doctor_table import counts_findings
+from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.video import VideoError, open_video
+from maedfer_lab.data.video_glance import content_digest, glance
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("sets")
+    return {name: make_dataset(name, base / name) for name in MAKERS}
+
+
+def check(name: str, root: Path, lists: Path | None = None, quick: bool = False) -> DoctorReport:
+    return doctor(name, root, lists, quick=quick, progress=False)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_healthy_folder_passes(name, sets):
+    report = check(name, sets[name])
+    assert report.exit_status == 0, str(report)
+    assert [f.check for f in report.findings if f.level == "warning"] == ["counts"]
+    assert report.opened == report.table.clips
+    text = str(report)
+    assert "ready to train" in text and "published" in text and "a sample with" in text
+    assert f"17-31 frames {len(report.opened):>8}" in text
+
+
+TRAIN = "EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
+FRAMES = "Clip/clip_224x224/00001"
+MAFW = "Train & Test Set/single/no_caption/set_1/train.txt"
+FERV = "2_ClipsforFaceCrop/Action/Sad"
+FLV = "VideoFlash/1001_IEO_DIS_XX.flv"
+MP4 = "Actor_01/02-01-03-01-01-01-01.mp4"
+AVI = "subject 1/fear/sentence 1/s1_fe_1.avi"
+
+
+def remove(root: Path, pattern: str) -> None:
+    for path in list(root.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def no_test_clip(root: Path, name: str) -> None:
+    path = root / "4_setups" / "All_scenes" / "test_All.csv"
+    write_lines(path, [line for line in path.read_text().splitlines() if name not in line])
+
+
+def grow(path: Path, frames: int, height: int, width: int) -> None:
+    path.unlink()
+    write_video(path, moving_frames(frames, height, width))
+
+
+SPOILED: list[tuple[str, str, Callable[[Path], object], str]] = [
+    # data set, check that must name it, how it is spoiled, words of the report
+    ("dfew", "missing clips", lambda r: remove(r, FRAMES), "'00001' does not exist"),
+    ("dfew", "label range", lambda r: edit_line(r / TRAIN, 3, "9,8"), "label '8' of '9'"),
+    ("dfew", "train and test", lambda r: edit_line(r / TRAIN, 3, "1,1"), "00001 is in the train"),
+    ("dfew", "duplicates", lambda r: edit_line(r / TRAIN, 3, "10,3"), "stands in"),
+    ("dfew", "two labels", lambda r: edit_line(r / TRAIN, 3, "9,7"), "has label"),
+    ("dfew", "unreadable clips", lambda r: damage(own(r / FRAMES) / "7.jpg"), "frame 6 (7.jpg)"),
+    ("dfew", "unreadable clips", lambda r: (own(r / FRAMES) / "7.jpg").write_bytes(b""), "0 bytes"),
+    ("ferv39k", "missing clips", lambda r: remove(r, f"{FERV}/0001"), "test_All|train_All"),
+    (
+        "ferv39k",
+        "label order",
+        lambda r: replace_text(
+            r / "4_setups/All_scenes/train_All.csv", "War/Sad/0001 Sad", "War/Sad/0001 Fear"
+        ),
+        "War/Sad/0001 is listed as fear",
+    ),
+    ("ferv39k", "class without test clip", lambda r: no_test_clip(r, "Fear"), "test clip of fear"),
+    ("ferv39k", "identical clips", lambda r: copy(r, f"{FERV}/0001", f"{FERV}/0002"), "sad, fold"),
+    (
+        "ferv39k",
+        "identical clips",
+        lambda r: copy(r, f"{FERV}/0001", "2_ClipsforFaceCrop/War/Fear/0001"),
+        "different labels",
+    ),
+    ("mafw", "format", lambda r: edit_line(r / MAFW, 2, "00001"), "line 2"),
+    ("mafw", "label range", lambda r: edit_line(r / MAFW, 2, "00013.mp4 joyful"), "'joyful'"),
+    ("mafw", "unreadable clips", lambda r: unequal(r / "data/frames/00002"), "first is 16 x 16"),
+    ("cremad", "unreadable clips", lambda r: (r / FLV).write_bytes(b""), "empty (0 bytes)"),
+    ("cremad", "unreadable clips", lambda r: cut(r / FLV, r / FLV, 0.5), "ends early"),
+    ("cremad", "file names", lambda r: (r / FLV).rename(r / "VideoFlash/x.flv"), "1001_DFA_ANG_XX"),
+    ("cremad", "empty class", lambda r: remove(r, "VideoFlash/*_NEU_*"), "no clip of neutral"),
+    ("ravdess", "unreadable clips", lambda r: write_sound(r / MP4), "sound but no picture"),
+    ("ravdess", "identical clips", lambda r: copy(r, MP4, MP4.replace("-03-", "-04-", 1)), "="),
+    ("ravdess", "class without test clip", lambda r: (r / MP4).unlink(), "fold 1 has no test"),
+    ("enterface", "unreadable clips", lambda r: (r / AVI).write_bytes(b"no video"), "not a video"),
+    ("enterface", "subjects", lambda r: (r / "subject 1").rename(r / "subject 77"), "subject 77"),
+    ("enterface", "class without test clip", lambda r: remove(r, "subject 44/anger"), "fold 5"),
+]  # fmt: skip
+
+
+def copy(root: Path, source: str, target: str) -> None:
+    remove(root, target)
+    (shutil.copytree if (root / source).is_dir() else shutil.copy)(root / source, root / target)
+
+
+def unequal(folder: Path) -> None:
+    Image.fromarray(noise_pictures(0)[0]).save(own(folder) / "0005.png")
+
+
+@pytest.mark.parametrize(("name", "finding", "spoil", "words"), SPOILED)
+def test_a_spoiled_folder_is_caught_by_name(name, finding, spoil, words, sets, tmp_path):
+    root = linked_copy(sets[name], tmp_path / name)
+    spoil(root)
+    report = check(name, root)
+    assert report.exit_status == 1
+    found = [f for f in report.of(finding) if f.level == "error"]
+    told = "\n".join([f.message + "\n" + "\n".join(f.where) for f in found])
+    assert any(word in told for word in words.split("|")), f"{told}\n\n{report}"
+    assert "this would spoil results" in str(report)
+
+
+def test_sixteen_frame_clips_are_recognised(sets, tmp_path):
+    root = tmp_path / "dfew"
+    make_dfew(root, "clip_224x224_16f", num=16)
+    (finding,) = check("dfew", root).of("frame counts")
+    assert finding.level == "error" and "it would see 4 different frames" in finding.message
+    (finding,) = check("dfew", sets["dfew"]).of("frame counts")
+    assert finding.level == "note" and "original clips" in finding.message
+
+
+def test_odd_clips_are_told_without_an_error(sets, tmp_path):
+    root = linked_copy(sets["ravdess"], tmp_path / "ravdess")
+    clips = sorted((root / "Actor_01").glob("02-01-*"))
+    grow(clips[0], 1, 32, 32)
+    grow(clips[1], 5, 32, 32)
+    grow(clips[2], 20, 96, 192)
+    grow(clips[3], 17, 1312, 1312)
+    turn(clips[4], 90)
+    report = check("ravdess", root)
+    assert report.exit_status == 0
+    for name, level, clip in (
+        ("one-frame clips", "warning", clips[0]),
+        ("short clips", "note", clips[1]),
+        ("no face crops", "warning", clips[2]),
+        ("large pictures", "note", clips[3]),
+    ):
+        (finding,) = report.of(name)
+        assert finding.level == level and len(finding.where) == 1
+        assert clip.name in finding.where[0]
+    assert any("turned by their metadata" in f.message for f in report.of("reading"))
+
+
+def test_people_on_both_sides_are_told(sets, tmp_path):
+    table = read_annotations("cremad", sets["cremad"])
+    mixed = [f"{table.name(c)} {c.label}" for c in table.clips]
+    write_lines(tmp_path / "train.csv", mixed[::2])
+    write_lines(tmp_path / "test.csv", mixed[1::2])
+    report = check("cremad", sets["cremad"], tmp_path)
+    (finding,) = report.of("subject overlap")
+    assert finding.level == "error" and "5 people" in finding.message
+    assert report.of("class without test clip") and report.of("folds")
+
+
+def test_lists_that_count_from_one_are_told(sets, tmp_path):
+    lists = make_official_lists(tmp_path / "lists", sets["dfew"])
+    for path in lists.rglob("*.csv"):
+        rows = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
+        write_lines(path, [f"{name} {int(label) + 1}" for name, label in rows])
+    (finding,) = check("dfew", sets["dfew"], lists).of("label range")
+    assert "seems to count from 1" in finding.message
+
+
+def made_up(counts: tuple[int, ...], root: Path, folds: str = "12345") -> Annotations:
+    """Clips of one class after the other, dealt to the folds in turn."""
+    turns = [int(fold) for fold in folds]
+    clips = tuple(Clip(root, c, turns[i % 5]) for c, n in enumerate(counts) for i in range(n))
+    labels = published_labels("dfew")
+    assert labels
+    return Annotations("dfew", labels.classes, clips, root)
+
+
+def test_counts_are_compared_with_the_published_ones(tmp_path):
+    labels = published_labels("dfew")
+    assert labels
+    right = labels.clips_per_class
+
+    def told(counts: tuple[int, ...]) -> list[tuple[str, str]]:
+        found = counts_findings(made_up(counts, tmp_path), labels)
+        return [(f.level, f.check) for f in found]
+
+    assert told(right) == [("note", "counts"), ("note", "folds")]
+    assert told(right[::-1]) == [("error", "label order")]
+    assert told((right[0] - 1, *right[1:])) == [("error", "counts")]
+    assert told((right[0] + 1, *right[1:])) == [("error", "counts")]
+    assert told(tuple(n // 10 + 1 for n in right)) == [("warning", "counts")]
+    other = made_up(right, tmp_path, folds="54321")
+    (fold,) = [f for f in counts_findings(other, labels) if f.level == "error"]
+    assert fold.check == "folds"
+    assert any(place.startswith("fold 1 test: 489, 378, 5") for place in fold.where)
+
+
+def test_a_quick_look_opens_a_sample(sets, monkeypatch):
+    from maedfer_lab.data import doctor as module
+
+    monkeypatch.setattr(module, "QUICK", 3)
+    first, again = (check("mafw", sets["mafw"], quick=True) for _ in range(2))
+    assert 11 <= len(first.opened) <= 14 and "a sample of" in str(first)
+    assert str(replace(first, seconds=0.0)) == str(replace(again, seconds=0.0))
+
+
+def test_reports_are_written(sets, tmp_path):
+    report = check("ravdess", sets["ravdess"])
+    page = report.write(tmp_path / "new" / "report.html").read_text()
+    assert "data:image/png;base64," in page and "Clips per class" in page
+    assert "http" not in page
+    report.write(tmp_path / "report.txt")
+    assert (tmp_path / "report.txt").read_text() == f"{report}\n"
+    with Image.open(tmp_path / "report.png") as picture:
+        assert picture.size == report.sheet.size
+    with pytest.raises(ValueError, match=r"must end in \.html or \.txt"):
+        report.write(tmp_path / "report.pdf")
+
+
+def test_the_sheet_shows_what_the_model_sees(sets, tmp_path):
+    table = read_annotations("dfew", sets["dfew"])
+    clip = table.clips[0]
+    frames = open_video(clip.path).read(clip_indices(20, 16, 4)[[0, 5, 10, 15]])
+    shown = crop_and_resize(frames, Box(0, 0, 24, 24), 160, 160)
+    np.testing.assert_array_equal(view_of(table, clip), shown)
+    pixels = np.asarray(contact_sheet(table, table.clips))
+    np.testing.assert_array_equal(pixels[84 : 84 + 160, 260 : 260 + 160], shown[0])
+    gone = replace(table, clips=(replace(clip, path=tmp_path / "gone"),))
+    assert contact_sheet(gone, gone.clips).size == (pixels.shape[1], pixels.shape[0])
+
+
+def test_a_glance_says_what_reading_says(tmp_path):
+    frames = moving_frames(23, 32, 48)
+    paths = [
+        write_video(tmp_path / "a.mp4", frames),
+        write_video(tmp_path / "b.mkv", frames),
+        write_video(tmp_path / "c.avi", frames, codec="mpeg4"),
+        write_video(tmp_path / "d.flv", frames, codec="flv"),
+        write_video(tmp_path / "e.mp4", frames, hide_first=3),
+        turn(write_video(tmp_path / "f.mp4", frames), 90),
+        write_images(tmp_path / "g", frames),
+    ]
+    for path in paths:
+        look, reader = glance(path), open_video(path)
+        assert (look.frames, look.height, look.width) == (len(reader), reader.height, reader.width)
+    assert "read upright" in glance(paths[5]).remarks[0]
+    assert "sorted as text" in glance(paths[6]).remarks[0]
+    assert content_digest(paths[0]) != content_digest(paths[4])
+    shutil.copytree(paths[6], tmp_path / "copy")
+    assert content_digest(tmp_path / "copy") == content_digest(paths[6])
+    for bad in (cut(tmp_path / "h.mp4", paths[0], 0.5), cut(tmp_path / "i.mkv", paths[1], 0.5)):
+        with pytest.raises(VideoError):
+            glance(bad)
+
+
+def test_uneven_times_are_remarked(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height = stream.width = 32
+        for i, picture in enumerate(moving_frames(12, 32, 32)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = i + 5 * (i > 6)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    look = glance(tmp_path / "a.mkv")
+    assert look.frames == 12 and "variable frame rate" in look.remarks[0]
+
+
+def test_the_verb_tells_by_its_status(sets, tmp_path, capsys):
+    args = ["doctor", "cremad", "--root", str(sets["cremad"])]
+    assert cli.main([*args, "--out", str(tmp_path / "r.html")]) == 0
+    assert "ready to train" in capsys.readouterr().out and (tmp_path / "r.html").is_file()
+    make_class_folders(tmp_path / "mine")
+    (tmp_path / "mine" / "calm" / "take 8.mp4").write_bytes(b"")
+    assert cli.main(["doctor", "folder", "--root", str(tmp_path / "mine")]) == 1
+    assert "calm/take 8.mp4: the file is empty" in capsys.readouterr().out
+    assert cli.main([*args, "--out", str(tmp_path / "r.doc")]) == 2
+    assert "must end in .html or .txt" in capsys.readouterr().err
+    assert cli.main(["doctor", "afew", "--root", str(tmp_path)]) == 2
+
+
+def test_unlabelled_videos_are_only_looked_at(tmp_path):
+    for i in range(3):
+        tiny_video(tmp_path / "id00001" / f"{i}.mp4", i)
+    report = check("voxceleb2", tmp_path)
+    assert report.exit_status == 0 and len(report.opened) == 3

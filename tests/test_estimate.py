@@ -1,0 +1,76 @@
+import dataclasses
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maedfer_lab.cli import main
+from maedfer_lab.config import FinetuneConfig, tiny
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.training.estimate import Estimate, Measured, estimate, estimate_command
+from maedfer_lab.training.optim import make_optimiser
+
+BIG = replace(tiny(), optim=replace(tiny().optim, batch_size=48, steps=3600))
+
+
+@pytest.fixture(scope="module")
+def told() -> Estimate:
+    return estimate(BIG, steps=2, seconds=60)
+
+
+def test_parameters_batches_and_hours(told):
+    assert told.parameters == sum(p.numel() for p in build_autoencoder(BIG.model).parameters())
+    assert [row.batch_size for row in told.rows] == [1, 2, 4, 8, 16, 32, 48]
+    for row in told.rows:
+        assert row.steps == 2 and row.fastest_s <= row.step_s <= row.slowest_s
+        assert told.hours(row) == pytest.approx(48 / row.batch_size * row.step_s)
+
+
+def test_memory_is_fixed_parts_and_activations_that_grow_with_the_batch(told):
+    memory = [row.memory_bytes for row in told.rows]
+    assert memory == sorted(memory) and memory[0] > 12 * told.parameters
+    per_clip = [(row.memory_bytes - memory[0]) / (row.batch_size - 1) for row in told.rows[1:]]
+    assert max(per_clip) < 1.6 * min(per_clip)
+
+
+def test_a_checkpoint_is_as_large_as_told(told, tmp_path):
+    model = build_autoencoder(BIG.model)
+    optimiser = make_optimiser(model, BIG.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    path = tmp_path / "state.pt"
+    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict()}, path)
+    assert path.stat().st_size == pytest.approx(told.checkpoint_bytes, rel=0.35)  # names, offsets
+
+
+def test_what_is_not_reached_is_projected_and_said():
+    told = estimate(BIG, steps=1, seconds=1e-6)
+    assert [row.batch_size for row in told.rows] == [1, 2, 48]
+    assert told.rows[-1].steps == 0 and "projected" in str(told).splitlines()[4]
+    assert "medians of 1 step" in str(told)
+
+
+def test_projected_memory_meets_the_measured(told):
+    rows = told.rows[:4]
+    from maedfer_lab.training.estimate import _projected
+
+    guess: Measured = _projected(rows, 48)
+    assert guess.memory_bytes == pytest.approx(told.rows[-1].memory_bytes, rel=0.3)
+
+
+def test_configurations_of_runs_are_read(tmp_path):
+    model = replace(tiny().model, drop_path=0.1)
+    config = FinetuneConfig(model=model, optim=replace(tiny().optim, batch_size=2))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dataclasses.asdict(config), default=str))
+    assert estimate_command(str(path), steps=1).config == config
+    assert estimate_command(str(tmp_path), steps=1, batch_size=1).rows[-1].batch_size == 1
+
+
+def test_the_verb_prints_a_table(capsys):
+    assert main(["estimate", "tiny", "--steps", "1"]) == 0
+    assert "clips at once" in capsys.readouterr().out
+    assert main(["estimate", "huge"]) == 2
+    assert "one of base, demo, tiny" in capsys.readouterr().err

@@ -1,0 +1,350 @@
+"""Test views against the published protocol read literally; evaluation; its files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from making_videos import moving_frames, write_video
+from PIL import Image
+
+from maedfer_lab import cli
+from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tiny
+from maedfer_lab.data.annotations import read_annotations
+from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.paper.measured import read_results
+from maedfer_lab.paper.reader import paper
+from maedfer_lab.training.evaluate_command import is_published
+from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.finetune import finetune
+from maedfer_lab.training.predictions import (
+    Evaluation,
+    combine,
+    read_evaluation,
+    save_evaluation,
+)
+from maedfer_lab.training.starts import PROBES, compare_starts
+from maedfer_lab.training.views import Views
+
+SIZE = 32
+
+
+class Shown(VideoReader):
+    """An array as a video that remembers which frames were asked for."""
+
+    backend, fps, path = "array", None, Path("array")
+
+    def __init__(self, frames):
+        self.frames, self._length, self.asked = frames, len(frames), []
+        self.height, self.width = frames.shape[1:3]
+
+    def _read(self, indices):
+        self.asked += indices
+        return self.frames[indices]
+
+
+def published_views(frames, num_frames, stride, segments, crops, size_px):
+    """Every view as the official test set makes it: slowly, one after the other."""
+    chosen = list(range(0, len(frames), stride))
+    while len(chosen) < num_frames:
+        chosen.append(chosen[-1])
+    whole = np.stack(
+        [
+            np.asarray(Image.fromarray(frames[i]).resize((size_px, size_px), Image.BILINEAR))  # type: ignore
+            for i in chosen
+        ]
+    )
+    views = []
+    for k in range(segments):
+        start = int(k * (len(whole) - num_frames) / (segments - 1))
+        for c in range(crops):
+            at = int(c * (size_px - size_px) / (crops - 1))
+            window = whole[start : start + num_frames]
+            views.append(window[:, at : at + size_px, at : at + size_px])
+    return np.stack(views)
+
+
+@given(
+    num=st.integers(1, 90),
+    stride=st.integers(1, 4),
+    segments=st.integers(2, 4),
+    crops=st.integers(2, 3),
+)
+def test_the_weighted_views_are_the_published_ones(num, stride, segments, crops):
+    frames = np.random.default_rng(num).integers(0, 256, (num, 10, 12, 3), dtype=np.uint8)
+    views = Views(8, 8, stride, segments, crops)
+    ours, weights = views.read(Shown(frames))
+    theirs = published_views(frames, 8, stride, segments, crops, 8)
+    count = {view.tobytes(): 0 for view in ours}
+    for view in theirs:
+        count[view.tobytes()] += 1  # a view of theirs that is not ours raises
+    for view, weight in zip(ours, weights, strict=True):
+        if len(count) == len(ours):
+            assert weight == pytest.approx(count[view.tobytes()] / len(theirs))
+    assert weights.sum() == pytest.approx(1) and len(ours) <= segments
+    mean = np.tensordot(weights, ours.astype(float), 1)
+    assert np.allclose(mean, theirs.astype(float).mean(0))
+
+
+def test_a_video_is_read_once_and_only_what_is_shown():
+    reader = Shown(moving_frames(200, 16, 16))
+    views, weights = Views(16, 16, stride=4).read(reader)
+    assert len(views) == 2 and weights.tolist() == [0.5, 0.5], "two crops are one picture"
+    assert len(reader.asked) == len(set(reader.asked)) == 32, "not the 18 frames between"
+    short, weights = Views(16, 16, stride=4).read(Shown(moving_frames(40, 16, 16)))
+    assert len(short) == 1 and weights.tolist() == [1.0], "two windows are one as well"
+
+
+def test_one_segment_and_one_crop_are_the_middle():
+    """B9: the official code divides by zero."""
+    views = Views(16, 16, stride=1, segments=1, crops=1, short_px=20)
+    assert dict(views.windows(26)) == {5: 1} and dict(views.corners()) == {2: 1}
+    assert dict(replace(views, crops=3).corners()) == {0: 1, 2: 1, 4: 1}
+    shown, weights = views.read(Shown(moving_frames(26, 20, 20)))
+    assert shown.shape == (1, 16, 16, 16, 3) and weights.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("odd", [{"segments": 0}, {"short_px": 8}])
+def test_impossible_views_are_refused(odd):
+    with pytest.raises(ValueError, match=next(iter(odd))):
+        Views(16, 16, **odd)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A folder per class, three people each with two videos, of many lengths."""
+    root = tmp_path_factory.mktemp("labelled")
+    for label, name in enumerate(("calm", "wild")):
+        (root / name).mkdir()
+        for i in range(6):
+            frames = moving_frames(3 + 9 * i, 36, 40, seed=10 * label + i)
+            write_video(root / name / f"person{i // 2}_take {i}.mp4", frames)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model():
+    found = build_classifier(tiny().model, 2)
+    with torch.no_grad():
+        found.head.weight.mul_(3000)  # opinions: a fresh head has none
+    return found
+
+
+OPTIONS: dict[str, Any] = {"stride": 2, "segments": 3}
+
+
+@pytest.fixture(scope="module")
+def found(labelled, model):
+    annotations = read_annotations("folder", labelled)
+    return evaluate(model, annotations, annotations.clips, **OPTIONS)
+
+
+def test_probabilities_are_the_mean_over_the_published_views(found, labelled, model):
+    annotations = read_annotations("folder", labelled)
+    for clip, ours in zip(annotations.clips, found.probabilities, strict=True):
+        reader = annotations.open(clip)
+        frames = reader.read(range(len(reader)))
+        views = published_views(frames, 8, 2, 3, 2, SIZE)
+        with torch.no_grad():
+            logits = model.eval()(torch.from_numpy(views).permute(0, 4, 1, 2, 3) / 255)
+        assert np.abs(logits.softmax(1).mean(0).numpy() - ours).max() < 2e-6
+    assert np.ptp(found.probabilities[:, 0]) > 0.01
+    assert found.labels.tolist() == [clip.label for clip in annotations.clips]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5, "workers": 1}])
+def test_batches_and_workers_do_not_matter(found, labelled, model, options):
+    annotations = read_annotations("folder", labelled)
+    again = evaluate(model, annotations, annotations.clips, **OPTIONS, **options)
+    assert np.abs(again.probabilities - found.probabilities).max() <= 2e-6
+    assert np.array_equal(again.guesses, found.guesses) and again.paths == found.paths
+
+
+TWO = """
+import sys, torch
+from pathlib import Path
+from accelerate import PartialState
+from maedfer_lab.config import tiny
+from maedfer_lab.data.annotations import read_annotations
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.predictions import save_evaluation
+torch.set_num_threads(1)
+state = PartialState(cpu=True)
+assert state.num_processes == 2, state
+model = build_classifier(tiny().model, 2)
+with torch.no_grad():
+    model.head.weight.mul_(3000)
+table = read_annotations("folder", Path(sys.argv[1]))
+found = evaluate(model, table, table.clips, stride=2, segments=3, batch_size=5)
+save_evaluation(found, Path(sys.argv[2]) / str(state.process_index), {}, method="own", name="two")
+"""
+
+
+def test_two_processes_give_the_same_files(labelled, model, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(script), str(labelled), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    annotations = read_annotations("folder", labelled)
+    one = evaluate(model, annotations, annotations.clips, **OPTIONS, batch_size=5)
+    save_evaluation(one, tmp_path, {}, method="own", name="two")
+    for suffix in (".csv", ".json"):
+        told = (tmp_path / f"two{suffix}").read_text()
+        assert told == (tmp_path / f"0/two{suffix}").read_text()
+        assert told == (tmp_path / f"1/two{suffix}").read_text()
+
+
+def test_broken_clips_are_named_and_left_out_only_if_told(labelled, model, tmp_path):
+    root = tmp_path / "spoiled"
+    shutil.copytree(labelled, root)
+    (root / "calm" / "person0_take 0.mp4").write_bytes(b"")
+    (root / "wild" / "person1_take 2.mp4").write_bytes(b"not a video")
+    annotations = read_annotations("folder", root)
+    with pytest.raises(ValueError, match=r"2 of 12 clips.*person0_take 0\.mp4.*person1_take 2"):
+        evaluate(model, annotations, annotations.clips, **OPTIONS)
+    rest = evaluate(model, annotations, annotations.clips, **OPTIONS, skip_broken=True)
+    assert len(rest.labels) == 10 and len(rest.skipped) == 2
+    assert "skipped: 2 clips" in str(rest) and "calm/person0_take 0.mp4" in str(rest)
+
+
+def test_a_model_of_other_classes_is_refused(labelled):
+    annotations = read_annotations("folder", labelled)
+    with pytest.raises(ValueError, match="tells 7 classes apart, folder has 2"):
+        evaluate(build_classifier(tiny().model, 7), annotations, annotations.clips)
+
+
+def test_files_hold_everything_and_read_back(found, tmp_path):
+    paths = save_evaluation(found, tmp_path, {"commit": "abc"}, method="own", epoch="last")
+    table = paths[0].read_text().splitlines()
+    assert table[0] == "path,label,guess,fold,subject,p calm,p wild" and len(table) == 13
+    again = read_evaluation(paths[1])
+    for name in ("dataset", "fold", "classes", "paths", "folds", "subjects", "skipped"):
+        assert getattr(again, name) == getattr(found, name)
+    assert np.array_equal(again.probabilities, found.probabilities)
+    told = json.loads(paths[1].read_text())
+    assert told["uar"] == found.scores["uar"] and told["epoch"] == "last"
+    assert told["provenance"] == {"commit": "abc"}
+
+
+def dfew(fold: str, clips: int | None = None) -> Evaluation:
+    """A made-up test of a fold of DFEW, every third clip wrong."""
+    splits = paper().splits("DFEW")[fold]
+    labels = np.repeat(np.arange(7), splits.clips_per_class)[:clips]
+    guesses = np.where(np.arange(len(labels)) % 3, labels, (labels + int(fold)) % 7)
+    chances = np.eye(7)[guesses]
+    n = len(labels)
+    paths = tuple(f"{fold}/{i}" for i in range(n))
+    return Evaluation("dfew", fold, tuple(paper().labels["DFEW"]), paths, labels, chances,
+                      (int(fold),) * n, (None,) * n)  # fmt: skip
+
+
+def test_claims_read_the_whole_test_of_a_fold_and_nothing_less(tmp_path):
+    whole, part = dfew("1"), dfew("2", clips=30)
+    for one in (whole, part, combine([whole, dfew("2")])[1]):
+        save_evaluation(one, tmp_path, {"commit": "abc"}, method="MAE-DFER")
+    (result,) = read_results(tmp_path, paper())
+    assert (result.dataset, result.fold, result.n) == ("DFEW", "1", 2341)
+    assert result.scores["uar"] == pytest.approx(whole.scores["uar"])
+
+
+def test_folds_are_averaged_and_pooled():
+    folds = [dfew("1"), dfew("2")]
+    mean, pooled = combine(folds)
+    assert mean["uar"] == pytest.approx(np.mean([one.scores["uar"] for one in folds]))
+    assert np.array_equal(pooled.confusion, folds[0].confusion + folds[1].confusion)
+    assert pooled.fold == "pooled" and set(pooled.folds) == {1, 2}
+    with pytest.raises(ValueError, match="different"):
+        combine([folds[0], folds[0]])
+
+
+@pytest.fixture(scope="module")
+def run(labelled, tmp_path_factory):
+    """A short fine-tuning on the folder whose best epoch is not the last."""
+    config = FinetuneConfig(
+        name="own",
+        model=tiny().model,
+        optim=OptimConfig(steps=6, batch_size=4, lr=0.064, warmup_steps=1),
+        dataset="folder",
+        data=labelled,
+        eval_every=2,
+        framing="whole",
+    )
+    return finetune(config, output=tmp_path_factory.mktemp("finetuned"))
+
+
+def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
+    status = cli.main(["evaluate", str(run.folder), "--out", str(tmp_path), "--segments", "1"])
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    assert "UAR" in told.out and "calm" in told.out and "written" in told.out
+    (path,) = tmp_path.glob("*.json")
+    saved = json.loads(path.read_text())
+    assert saved["kind"] == "evaluation" and saved["method"] == "own recipe"
+    assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
+    # One window and the whole picture are what the run itself was judged by.
+    assert saved["confusion"] == run.result["confusion"]
+
+
+def test_the_best_epoch_stands_beside_the_last_with_a_warning(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")
+    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "side by side" in told and "chosen on this test fold" in told
+
+
+def test_a_checkpoint_needs_a_data_set_and_a_head(labelled, tmp_path, capsys, model):
+    save_official(model, tmp_path / "model.pth")
+    path = str(tmp_path / "model.pth")
+    assert cli.main(["evaluate", path]) == 2
+    assert "dataset is missing" in capsys.readouterr().err
+    args = ["--dataset", "folder", "--root", str(labelled), "--out", str(tmp_path)]
+    assert cli.main(["evaluate", path, *args]) == 0, capsys.readouterr().err
+    assert '"own recipe"' in (tmp_path / "folder_foldall.json").read_text()
+    assert cli.main(["evaluate", str(tmp_path / "folder_foldall.json"), path, *args]) == 2
+    assert "different" in capsys.readouterr().err
+
+
+def test_only_the_published_recipe_is_the_papers_method():
+    config = replace(finetune_recipe("dfew", 9356), checkpoint=Path("pretrained.pth"), seed=3)
+    assert is_published(config, "dfew")
+    assert is_published(replace(config, dataset="shards", name="mine"), "dfew")
+    for other in (
+        replace(config, checkpoint=None),
+        replace(config, layer_decay=0.9),
+        replace(config, optim=replace(config.optim, lr=5e-4)),
+        finetune_recipe("dfew", 9356, epochs=10),
+    ):
+        assert not is_published(other, "dfew")
+
+
+def test_drawn_faces_are_tested_as_fine_tuning_judges_them(tmp_path):
+    short = OptimConfig(steps=8, batch_size=4, lr=0.128, warmup_steps=1)  # no ties at six digits
+    start = replace(tiny(), optim=short, eval_every=8, save_every=8)
+    config = FinetuneConfig(model=tiny().model, init=start, optim=short, num_clips=14, num_test=14)
+    found = compare_starts(config, output=tmp_path)
+    for name, run in found.runs.items():
+        assert found.tests[name].confusion.tolist() == run.result["confusion"]
+    assert set(found.tests) == {"pre-trained", "from scratch", *PROBES.values()}
+    numbers = found.numbers()
+    assert len(numbers["map"]) == 14 and json.dumps(numbers)

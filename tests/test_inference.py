@@ -1,0 +1,270 @@
+"""Any video in: crops, predictions, embeddings, reconstructions; and what is said of bad input."""
+
+import csv
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making_videos import cut, moving_frames, write_images, write_sound, write_video
+from PIL import Image, ImageDraw
+
+from maedfer_lab.checkpoints.pretrained import save_pretrained
+from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.cli import main
+from maedfer_lab.config import tiny
+from maedfer_lab.data.folder import sample_clip
+from maedfer_lab.data.framing import FaceBox
+from maedfer_lab.data.tracks import NoFaceError
+from maedfer_lab.data.video import open_video
+from maedfer_lab.inference.embed import embed
+from maedfer_lab.inference.faces import open_faces
+from maedfer_lab.inference.judge import judge
+from maedfer_lab.inference.known_model import known_model
+from maedfer_lab.inference.predict import predict, unique_names
+from maedfer_lab.inference.reconstruct import reconstruct
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+
+
+def everywhere(frame):
+    """A detector that takes the middle of any picture for a face."""
+    height, width = frame.shape[:2]
+    return [FaceBox(width / 4, height / 4, width / 2, height / 2, 1.0)]
+
+
+def slow_frames(num):
+    """Frames that change, but not like a cut of the scene."""
+    return moving_frames(1).repeat(num, 0) // 2 + moving_frames(num) // 4
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    model = build_autoencoder(tiny().model, tiny().target)
+    return save_pretrained(model, tmp_path_factory.mktemp("autoencoder"))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = save_pretrained(
+        build_classifier(tiny().model, 3), tmp_path_factory.mktemp("classifier")
+    )
+    card = {"name": "little", "stride": 2, "classes": ["glad", "cross", "calm"],
+            "synthetic": True, "training": "made up for a test"}  # fmt: skip
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "my face.mp4", slow_frames(60))
+
+
+@pytest.mark.parametrize("num", [1, 5, 16, 17, 60])
+def test_windows_cover_every_frame_of_a_stretch(num, tmp_path):
+    path = write_images(tmp_path / "frames", np.full((num, 48, 64, 3), 90, np.uint8))
+    faces = open_faces(path, 32, detect=everywhere, progress=False)
+    windows = faces.windows(tiny().model, stride=2)
+    assert all(len(w.frames) == 8 and w.frames.max() < num for w in windows)
+    assert windows[0].start_s == 0 and windows[-1].end_s == pytest.approx(num / 25)
+    ends = [0.0, *(w.end_s for w in windows)]
+    assert all(w.start_s <= end for w, end in zip(windows, ends, strict=False)), "no gap"
+    assert faces.clip(windows[-1]).shape == (3, 8, 32, 32)
+
+
+def test_a_prediction_is_the_models_and_says_what_it_is(classifier, video):
+    result = predict(video, classifier, detect=everywhere, progress=False)
+    model = known_model(classifier).model
+    clips = torch.stack([result.faces.clip(w) for w in result.windows])
+    expected = model(clips).softmax(1).detach().numpy()
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
+    text = f"{result.known}\n{result}"
+    for part in ("glad", "little", "made up for a test", "means nothing", "100%"):
+        assert part in text
+    assert result.at(0) is not None and 1 <= len(result.timeline()["crops"]) <= 8
+
+
+def test_embeddings_have_every_level(autoencoder, classifier, video):
+    for folder in (autoencoder, classifier):
+        found = embed([video, video], folder, levels=("clip", "rep", "token"), detect=everywhere,
+                      progress=False)  # fmt: skip
+        num = len(found.video)
+        shapes = {name: x.shape for name, x in found.arrays.items()}
+        assert shapes == {"clip": (num, 32), "rep": (num, 4, 32), "token": (num, 64, 32)}
+        half = num // 2
+        np.testing.assert_array_equal(found.arrays["clip"][:half], found.arrays["clip"][half:])
+    assert found.start_s[:half] == sorted(found.start_s[:half])
+
+
+def test_tokens_are_in_the_order_of_frames_rows_and_columns(autoencoder, video):
+    """Regions are encoded one after the other; what is handed out is not."""
+    found = embed([video], autoencoder, levels=("token",), detect=everywhere, progress=False)
+    known = known_model(autoencoder)
+    faces = open_faces(video, 32, detect=everywhere, progress=False)
+    clip = faces.clip(faces.windows(known.model.config, known.stride)[0])[None]
+    with torch.no_grad():
+        encoded = known.model.encoder(clip)
+    for place in (0, 5, 63):
+        row = (encoded.index[0] == place).nonzero().item()
+        np.testing.assert_allclose(
+            found.arrays["token"][0, place], encoded.tokens[0, row].numpy(), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".html", ".gif", ".mp4"])
+def test_a_reconstruction_is_written_in_every_format(autoencoder, video, tmp_path, suffix):
+    out = tmp_path / f"out{suffix}"
+    done = reconstruct(video, out, checkpoint=autoencoder, mask_ratio=0.75, detect=everywhere,
+                       progress=False)  # fmt: skip
+    assert out.stat().st_size > 500 and str(out) in str(done) and "appearance loss" in str(done)
+
+
+def test_the_commands_write_their_files(classifier, autoencoder, tmp_path, capsys):
+    clip = str(sample_clip())
+    out = tmp_path / "said"
+    assert main(["predict", clip, clip, "--checkpoint", str(classifier), "--out", str(out)]) == 0
+    assert "means nothing" in capsys.readouterr().out
+    names = sorted(path.name for path in out.iterdir())
+    stem = Path(clip).stem
+    assert names == sorted(f"{s}.{e}" for s in (stem, f"{stem}-2") for e in ("csv", "png", "mp4"))
+    lines = [x for x in (out / f"{stem}.csv").read_text().splitlines() if x[0] != "#"]
+    for row in csv.DictReader(lines):
+        assert sum(float(row[name]) for name in ("glad", "cross", "calm")) == pytest.approx(
+            1, abs=1e-5
+        )
+    assert len(open_video(out / f"{stem}.mp4")) == 120
+    for name in ("e.npz", "e.parquet"):
+        path = tmp_path / name
+        assert main(["embed", clip, "--checkpoint", str(autoencoder), "--out", str(path)]) == 0
+        assert path.stat().st_size > 1000
+    with np.load(tmp_path / "e.npz") as stored:
+        assert stored["clip"].shape[1] == 32 and "model" in json.loads(str(stored["about"]))
+
+
+def grey(path: Path) -> Path:
+    return write_video(path, np.full((30, 64, 64, 3), 120, np.uint8))
+
+
+def drawing(path: Path) -> Path:
+    picture = Image.new("RGB", (200, 200), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((30, 30, 170, 170), outline="black")
+    draw.line((80, 140, 120, 140), fill="black")
+    picture.save(path)
+    return path
+
+
+def text(path: Path) -> Path:
+    path.write_text("this is no video")
+    return path
+
+
+def empty_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+BAD = {
+    "missing.mp4": (lambda p: p, "no such file"),
+    "zero.mp4": (lambda p: (p.write_bytes(b""), p)[1], "empty"),
+    "sound.mp4": (write_sound, "sound"),
+    "text.mp4": (text, "not a video"),
+    "text.txt": (text, "text file|not a video"),
+    "folder": (empty_folder, "empty folder"),
+    "grey.mp4": (grey, "no face was found"),
+    "drawing.png": (drawing, "no face was found"),
+    "one.mp4": (lambda p: write_video(p, moving_frames(1)), "no face was found"),
+    "broken.jpg": (text, "broken"),
+    "colours.mp4": (lambda p: write_video(p, moving_frames(30)), "no face was found"),
+    "cut.mp4": (lambda p: cut(p, write_video(p, moving_frames(40)), 0.6), "cut off|ends early"),
+}
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "predict", "embed"])
+@pytest.mark.parametrize("name", BAD)
+def test_unsuitable_input_ends_in_a_sentence(verb, name, autoencoder, classifier, tmp_path, capsys):
+    make, message = BAD[name]
+    path = make(tmp_path / name)
+    folder = classifier if verb == "predict" else autoencoder
+    out = {"reconstruct": "o/r.png", "predict": "o", "embed": "o/e.npz"}[verb]
+    status = main([verb, str(path), "--checkpoint", str(folder), "--out", str(tmp_path / out)])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2, said
+    import re
+
+    assert re.search(message, said), said
+    assert "Traceback" not in said
+    if "no face" in message and verb != "embed":
+        assert "_no_face.png" in said and list((tmp_path / "o").glob("*_no_face.png"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a, c, v: predict(v, a, detect=everywhere), "cannot predict.*fine-tuned"),
+        (lambda a, c, v: reconstruct(v, checkpoint=c, detect=everywhere), "without decoder"),
+        (lambda a, c, v: predict(v, c, labels="dfew", detect=everywhere), "7 classes, the model 3"),
+        (lambda a, c, v: predict(v, c, framing="tight", detect=everywhere), "framing='tight'"),
+        (lambda a, c, v: predict(v, c, face=3, detect=everywhere), r"face=3 must lie in \[0, 1\)"),
+        (lambda a, c, v: reconstruct(v, Path("x.bmp"), checkpoint=a), "must end in .png"),
+        (lambda a, c, v: embed([], a), "at least one"),
+    ],
+)
+def test_wrong_requests_say_what_would_work(call, message, autoencoder, classifier, video):
+    with pytest.raises(ValueError, match=message):
+        call(autoencoder, classifier, video)
+
+
+def test_an_unknown_person_is_an_error_that_holds_the_frames(autoencoder, video):
+    with pytest.raises(NoFaceError) as caught:
+        reconstruct(video, checkpoint=autoencoder, detect=lambda frame: [], progress=False)
+    assert len(caught.value.pictures) == 3
+
+
+def test_results_of_videos_with_one_name_are_told_apart():
+    paths = [Path("a/x.mp4"), Path("b/x.avi"), Path("x.mp4"), Path("y.mp4")]
+    assert unique_names(paths) == ["x", "x-2", "x-3", "y"]
+
+
+def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path):
+    from maedfer_lab.viewers.upload import VideoUpload
+
+    default = tmp_path / "default.mp4"
+    upload = VideoUpload(default)
+    assert upload.path == default
+    upload.button.value = ({"name": "../../my face.mp4", "type": "video/mp4", "size": 3,
+                            "content": memoryview(b"abc"),
+                            "last_modified": datetime.now(timezone.utc)},)  # fmt: skip
+    path = upload.path
+    assert (path.name, path.read_bytes()) == ("my face.mp4", b"abc")
+    upload.box.value = " ~/other.mp4 "
+    assert upload.path == Path.home() / "other.mp4"
+    upload._folder.cleanup()
+    assert not path.exists()
+
+
+def test_official_checkpoints_reconstruct(video, tmp_path):
+    model = build_autoencoder(tiny().model, tiny().target)
+    save_official(model, tmp_path / "pretrained.pth")
+    done = reconstruct(video, checkpoint=tmp_path / "pretrained.pth", detect=everywhere)
+    assert "pretrained.pth" in str(done) and "not told" in str(done)
+    assert done.clip.shape == (3, 8, 32, 32)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(video, autoencoder, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match=r"cannot write .*x\.png .*--out"):
+        reconstruct(video, tmp_path / "file" / "x.png", checkpoint=autoencoder)
+
+
+def test_a_folder_is_judged_beside_guesses_without_a_model(video_folder, autoencoder, tmp_path):
+    out = tmp_path / "judged.png"
+    done = judge(video_folder, autoencoder, mask_ratios=(0.875, 0.75), stride=2, picture=out)
+    assert len(done.videos) == 5 and out.exists()
+    assert done.losses.keys() == {0.875, 0.75}
+    text = str(done)
+    assert "75% hidden, motion" in text and "interpolation" in text
+    some = judge(video_folder, autoencoder, mask_ratios=(0.75,), held_out=0.4)
+    assert 1 <= len(some.videos) < 5

@@ -1,0 +1,369 @@
+"""The training loop: parts of a batch, processes, kills, full disks, broken losses."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_pretrain import ENDLESS
+from torch import nn
+from torch.utils.data import Dataset
+
+from maedfer_lab import runs
+from maedfer_lab.config import OptimConfig, PretrainConfig, tiny
+from maedfer_lab.runs import Run
+from maedfer_lab.training import optim, stepping
+from maedfer_lab.training.loop import Task, own_share, train
+from maedfer_lab.training.pretrain import PretrainTask, pretrain
+
+TESTS = Path(__file__).parent
+SHORT = replace(tiny(), eval_every=6, save_every=4, num_clips=8, num_held_out=2)
+
+
+def in_child(code: str, *args: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Python running `code` with one thread, the tests in its path and `args` in sys.argv[1:]."""
+    start = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import torch\n"
+    start += "torch.set_num_threads(1)\n"
+    where = ["-c"]
+    if launcher:  # a launcher takes a file
+        script = Path(str(args[0])) / "script.py"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(start + code)
+        where = [*launcher, str(script)]
+    else:
+        where = ["-c", start + code]
+    return subprocess.Popen(
+        [sys.executable, *where, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+# --- a small task of its own: seconds become milliseconds -----------------------------------
+
+
+class Numbers(Dataset):
+    def __init__(self, wait_s: float = 0.0):
+        self.wait_s = wait_s
+
+    def __getitem__(self, index):
+        time.sleep(self.wait_s)
+        generator = torch.Generator().manual_seed(index)
+        return torch.rand(4, generator=generator)
+
+
+class Toy(Task):
+    """A linear map learns the mean of four numbers, with dropout that must be repeated exactly."""
+
+    def __init__(self, config, wait_s=0.0, dropout=0.0, spoil=None):
+        self.config, self.spoil, self.best = config, spoil, 1e9
+        torch.manual_seed(0)
+        self.parts = [nn.Linear(4, 8), nn.Dropout(dropout), nn.Linear(8, 1)]
+        self.model = nn.Sequential(*self.parts)
+        self.stream = Numbers(wait_s)
+
+    def optimiser(self):
+        slow, fast = self.parts[0].parameters(), self.parts[2].parameters()
+        return torch.optim.AdamW([{"params": slow, "lr_scale": 0.5}, {"params": fast}])
+
+    def loss(self, network, batch, step, places):
+        loss = (network(batch).squeeze(1) - batch.mean(1)).square().mean()
+        return {"loss": loss * float("nan") if step == self.spoil else loss}
+
+    def names(self, indices):
+        return [f"number {index}" for index in indices]
+
+    def judge(self):
+        weights = float(sum(p.detach().abs().sum() for p in self.model.parameters()))
+        self.best = min(self.best, weights)
+        return {"best": self.best}
+
+    def state_dict(self):
+        return {"best": self.best}
+
+    def load_state_dict(self, state):
+        self.best = state["best"]
+
+
+def toy_config(steps=30, batch_size=8, **more):
+    recipe = OptimConfig(steps=steps, batch_size=batch_size, lr=0.3, warmup_steps=3)
+    return PretrainConfig(
+        name="toy", optim=replace(recipe, **more), eval_every=7, save_every=5, precision="float32"
+    )
+
+
+def toy_weights(task):
+    return torch.cat([p.detach().flatten() for p in task.model.parameters()])
+
+
+@given(st.integers(1, 8), st.integers(1, 8))
+def test_shares_make_up_the_batch_and_keep_mixed_pairs_together(processes, share):
+    size = processes * share
+    shares = [own_share(size, processes, i) for i in range(processes)]
+    assert sorted(place for part in shares for place in part) == list(range(size))
+    assert all(part == sorted(part) and len(part) == share for part in shares)
+    if share % 2 == 0:  # flipping a share pairs the same clips as flipping the batch
+        assert all([size - 1 - place for place in part] == part[::-1] for part in shares)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size=6 must be a multiple of its 4 parts.*use 8"):
+        own_share(6, 4, 0)
+
+
+def test_a_batch_in_parts_gives_the_result_of_the_whole(tmp_path):
+    tasks = [Toy(toy_config(accumulate=parts)) for parts in (1, 2, 4)]
+    logs = [train(task, Run(tmp_path / str(i))).log for i, task in enumerate(tasks)]
+    for task, log in zip(tasks[1:], logs[1:], strict=True):
+        torch.testing.assert_close(toy_weights(task), toy_weights(tasks[0]), rtol=0, atol=1e-6)
+        assert [r["loss"] for r in log] == pytest.approx([r["loss"] for r in logs[0]], abs=1e-6)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken):
+    whole, again = Toy(toy_config(), dropout=0.5), Toy(toy_config(), dropout=0.5)
+    log = train(whole, Run(tmp_path / "whole")).log
+    run = Run(tmp_path / "again")
+    spoilt = Toy(toy_config(), dropout=0.5, spoil=17)
+    with pytest.raises(FloatingPointError):
+        train(spoilt, run)
+    if broken:
+        state = run.folder / "checkpoint.pt"
+        state.write_bytes(state.read_bytes()[:-500])
+        with pytest.warns(UserWarning, match=r"cannot be read; going on .* step 10"):
+            resumed = train(again, run)
+    else:
+        resumed = train(again, run)
+    assert torch.equal(toy_weights(again), toy_weights(whole))
+    assert resumed.log == log and again.best == whole.best
+
+
+def test_when_no_checkpoint_can_be_read_the_run_is_not_silently_started_anew(tmp_path):
+    run = Run(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint can be read"):
+        train(Toy(toy_config()), run)
+
+
+def test_a_loss_that_is_not_finite_names_its_clips_and_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        train(Toy(toy_config(), spoil=6), Run(tmp_path))
+    names = [f"number {i}" for i in range(48, 56)]
+    assert "step 7" in str(caught.value) and str(caught.value).split("\n  ")[1:] == names
+    state = Run(tmp_path).load_state()
+    assert state is not None and state["step"] == 5
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_rates_follow_the_schedule_and_the_scale_of_their_group(tmp_path):
+    seen = []
+
+    class Watched(Toy):
+        def loss(self, network, batch, step, places):
+            seen.append([group["lr"] for group in optimisers[0].param_groups])
+            return super().loss(network, batch, step, places)
+
+        def optimiser(self):
+            optimisers.append(super().optimiser())
+            return optimisers[0]
+
+    optimisers = []
+    log = train(Watched(toy_config()), Run(tmp_path)).log
+    assert seen == [[row["lr"] / 2, row["lr"]] for row in log]
+
+
+def test_rows_of_the_log_are_means(tmp_path):
+    fine, coarse = Toy(toy_config(steps=25)), Toy(toy_config(steps=25))
+    coarse.log_every = 3
+    rows = train(fine, Run(tmp_path / "fine")).log
+    means = train(coarse, Run(tmp_path / "coarse")).log
+    assert [row["step"] for row in means] == [3, 6, 7, 10, 13, 14, 17, 20, 21, 24, 25]
+    assert means[1]["loss"] == pytest.approx(sum(r["loss"] for r in rows[3:6]) / 3)
+    assert [row["step"] for row in means if "best" in row] == [7, 14, 21, 25]
+
+
+def test_a_schedule_may_be_left_before_its_end(tmp_path):
+    whole = train(Toy(toy_config()), Run(tmp_path / "whole")).log
+    part = train(Toy(toy_config(stop_after=12)), Run(tmp_path / "part")).log
+    drop = "best"
+    assert [{k: v for k, v in r.items() if k != drop} for r in part] == [
+        {k: v for k, v in r.items() if k != drop} for r in whole[:12]
+    ]
+
+
+def test_waiting_for_data_is_told_once(tmp_path, capsys):
+    trained = train(Toy(toy_config(steps=40, batch_size=2), wait_s=0.002), Run(tmp_path))
+    assert trained.waited > 0.3
+    errors = capsys.readouterr().err
+    assert errors.count("data are the brake") == 1 and "workers=2" in errors
+
+
+def test_overflow_in_fp16_skips_the_step_and_is_counted(tmp_path, monkeypatch):
+    for module in (stepping, optim):  # as on a GPU without bfloat16
+        monkeypatch.setattr(module, "amp_dtype", lambda precision, device: torch.float16)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, init_scale=2e6, **k))
+    task = Toy(toy_config())
+    trained = train(task, Run(tmp_path))
+    assert 0 < trained.skipped < 30 and toy_weights(task).isfinite().all()
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(3)
+    task = Toy(toy_config())
+    before = torch.get_rng_state()
+    train(task, Run(tmp_path))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_tensorboard_gets_the_log_where_asked_for(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = train(Toy(toy_config()), Run(tmp_path), tensorboard=True).log
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [row["step"] for row in log]
+
+
+# --- the disk --------------------------------------------------------------------------------
+
+
+def full_for(monkeypatch, name, times):
+    """Let writing `name` fail `times` times for want of space."""
+    left, write = [times], runs.write_aside
+
+    def write_aside(path, content):
+        if path.name == name and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(runs, "write_aside", write_aside)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
+    whole, task = Toy(toy_config()), Toy(toy_config())
+    train(whole, Run(tmp_path / "whole"))
+    full_for(monkeypatch, "next.pt", 2)
+    run = Run(tmp_path / "full")
+    with pytest.warns(UserWarning) as told:
+        train(task, run)
+    assert [str(w.message).split(" could")[0] for w in told] == ["step 5", "step 10"]
+    message = str(told[0].message)
+    assert "No space left" in message and "bytes" in message and str(run.folder) in message
+    assert torch.equal(toy_weights(task), toy_weights(whole))
+
+
+def test_a_disk_that_is_full_at_the_end_stops_the_run_and_the_next_start_ends_it(
+    tmp_path, monkeypatch
+):
+    full_for(monkeypatch, "model.safetensors", 1)
+    with pytest.raises(OSError, match=r"model.safetensors needs [\d,]+ bytes in"):
+        pretrain(SHORT, output=tmp_path)
+    state = Run.of(SHORT, tmp_path).load_state()
+    assert state is not None and state["step"] == SHORT.optim.steps
+    assert pretrain(SHORT, output=tmp_path).result["steps"] == SHORT.optim.steps
+
+
+# --- kills -----------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from test_pretrain import ENDLESS, pretrain
+from maedfer_lab.evidence import results
+from maedfer_lab.training import pretrain as module
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where, fsync, rename, loss = sys.argv[2], os.fsync, Path.replace, module.PretrainTask.loss
+def half_written(handle):
+    os.ftruncate(handle, os.fstat(handle).st_size // 2)
+    die()
+def between_renames(path, target):
+    die() if path.name == "next.pt" and Path(target).name == "checkpoint.pt" and Path(
+        path.parent / "checkpoint-before.pt").exists() else rename(path, target)
+def early(task, network, batch, step, places):
+    return die() if step == 2 else loss(task, network, batch, step, places)
+if where == "step":
+    module.PretrainTask.loss = early
+if where == "write":
+    results.os.fsync = half_written
+if where == "rename":
+    Path.replace = between_renames
+if where == "judge":
+    module.HeldOut.losses = die
+pretrain(ENDLESS, output=Path(sys.argv[1]))
+"""
+
+
+def test_a_run_killed_at_four_points_ends_with_the_same_bits(tmp_path):
+    whole = pretrain(ENDLESS, output=tmp_path / "whole")
+    folder = Run.of(ENDLESS, tmp_path / "killed").folder
+    steps = []
+    for where in ("step", "write", "rename", "judge"):
+        child = in_child(KILLED, tmp_path / "killed", where)
+        child.communicate(timeout=60)
+        assert child.returncode == -signal.SIGKILL
+        if where == "write":  # while the first checkpoint is written
+            assert list(folder.glob(".next.pt.*")) and not (folder / "checkpoint.pt").exists()
+        state = Run(folder).load_state()
+        steps.append(0 if state is None else state["step"])
+    assert steps == [0, 0, 4, 28]
+    resumed = pretrain(ENDLESS, output=tmp_path / "killed")
+    first, second = (run.folder / "model.safetensors" for run in (whole, resumed))
+    assert first.read_bytes() == second.read_bytes()
+    assert resumed.log == whole.log
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "log.csv",
+        "model.safetensors",
+        "result.json",
+    ]
+
+
+# --- processes -------------------------------------------------------------------------------
+
+TWO = """
+from pathlib import Path
+from test_loop import SHORT, pretrain
+pretrain(SHORT, output=Path(sys.argv[1]))
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Same losses within 1e-5 of their size and same weights within 1e-6 (float32, gloo)."""
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    launcher += ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    child = in_child(TWO, tmp_path / "two", launcher=launcher)
+    one = pretrain(SHORT, output=tmp_path / "one")
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    two = pretrain(SHORT, output=tmp_path / "two")  # loads what the processes left
+    assert two.result["provenance"]["processes"] == 2
+    for ours, theirs in zip(one.log, two.log, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5)
+    first, second = (load_file(run.folder / "model.safetensors") for run in (one, two))
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_masks_and_clips_of_a_step_do_not_depend_on_how_it_is_shared(tmp_path):
+    task = PretrainTask(SHORT)
+    clips = torch.stack([task.stream[i] for i in range(4)])
+    with torch.no_grad():
+        whole = task.loss(task.model, clips, 3, range(4))["loss"]
+        parts = [task.loss(task.model, clips[s], 3, s)["loss"] for s in ([0, 3], [1, 2])]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)

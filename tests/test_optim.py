@@ -1,0 +1,80 @@
+"""Layer decay against a slow loop over official names, and what is spared from weight decay."""
+
+from dataclasses import replace
+
+import pytest
+from accelerate import init_empty_weights
+
+from maedfer_lab.checkpoints.official import _official_entries
+from maedfer_lab.config import FinetuneConfig, ModelConfig, tiny
+from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.training.optim import finetune_optimiser, layer_of
+
+CONFIG = FinetuneConfig(model=tiny().model, layer_decay=0.75)
+
+
+def groups_of(model, config):
+    """Rate's scale and weight decay of every parameter, by name."""
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    return {
+        name_of[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in finetune_optimiser(model, config).param_groups
+        for p in group["params"]
+    }
+
+
+def official_layer(name, depth):
+    """As the official code counts: by the first words of an official name."""
+    if name.startswith("patch_embed"):
+        return 0
+    if name.startswith("blocks"):
+        return int(name.split(".")[1]) + 1
+    return depth + 1
+
+
+def test_rates_of_all_parameters_are_those_of_the_official_names():
+    model = build_classifier(CONFIG.model, 7)
+    found = groups_of(model, CONFIG)
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    top = CONFIG.model.depth + 1
+    for name, parameter in model.named_parameters():
+        for official, value in _official_entries(name, parameter.detach(), "finetune", model):
+            slow = 0.75 ** (top - official_layer(official, CONFIG.model.depth))
+            spared = value.ndim == 1 or official.endswith(".bias") or official == "lg_region_tokens"
+            assert found[name] == (pytest.approx(slow), 0.0 if spared else 0.05), official
+
+
+def test_published_values_of_the_base_model():
+    config = FinetuneConfig(model=ModelConfig(), layer_decay=0.75)
+    with init_empty_weights():
+        model = Classifier(ModelConfig(), 7)
+    found = groups_of(model, config)
+    assert found["encoder.embed.proj.weight"][0] == pytest.approx(0.00752, abs=5e-6)
+    assert found["encoder.rep_tokens"] == (1.0, 0.0)
+    assert found["head.weight"] == (1.0, 0.05) and found["fc_norm.weight"] == (1.0, 0.0)
+    assert found["encoder.blocks.15.mlp.fc1.weight"] == (0.75, 0.05)
+    assert found["encoder.blocks.0.mlp.fc1.weight"][0] == pytest.approx(0.75**16)
+    rates = [scale for scale, _ in found.values()]
+    assert found["encoder.rep_tokens"][0] / min(rates) == pytest.approx(133, abs=0.1)
+
+
+def test_the_odd_groups_can_be_switched():
+    model = build_classifier(CONFIG.model, 7)
+    first = groups_of(model, replace(CONFIG, rep_tokens_layer="first", decay_rep_tokens=True))
+    assert first["encoder.rep_tokens"] == first["encoder.embed.proj.weight"]
+    even = groups_of(model, replace(CONFIG, layer_decay=1.0))
+    assert {scale for scale, _ in even.values()} == {1.0}
+
+
+def test_frozen_parameters_are_left_out():
+    model = build_classifier(CONFIG.model, 7)
+    model.encoder.requires_grad_(False)
+    names = set(groups_of(model, CONFIG))
+    assert names == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+
+
+def test_a_vit_has_layers_too():
+    model = replace(CONFIG.model, encoder="vit")
+    found = groups_of(build_classifier(model, 7), replace(CONFIG, model=model))
+    assert found["encoder.blocks.0.attn.qkv.weight"] == (pytest.approx(0.75**2), 0.05)
+    assert layer_of("encoder.blocks.11.norm1.weight", 13) == 12

@@ -1,0 +1,299 @@
+"""`maedfer prepare`: what goes in comes out, whatever happens on the way."""
+
+import csv
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+from pathlib import Path, PosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
+from PIL import Image
+
+from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
+from maedfer_lab.data.clips import Box, crop_and_resize
+from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
+from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.prepare import prepare, prepare_command
+from maedfer_lab.data.prepare_workers import Job, encode, encode_in_order
+from maedfer_lab.data.shard_format import Jpegs, ShardWriter
+from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.video import VideoError, open_video
+
+NUM_CLIPS = 7
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Annotations:
+    """Seven clips of 3, 5, 7, ... frames with labels, folds and people; one has images."""
+    root = tmp_path_factory.mktemp("clips with a space ü")
+    clips = []
+    for i in range(NUM_CLIPS):
+        frames = moving_frames(3 + 2 * i, seed=i)
+        (root / f"{i % 3}").mkdir(exist_ok=True)
+        path = root / f"{i % 3}" / (f"take {i}.mp4" if i else "images")
+        write_video(path, frames) if i else write_images(path, frames)
+        clips.append(Clip(path, i % 3, i % 2, None, f"list.txt, line {i}", f"person {i // 2}"))
+    return Annotations("csv", ("happy", "sad", "neutral"), tuple(clips), root)
+
+
+def small(table: Annotations, out: Path, **changes: Any):
+    settings: dict[str, Any] = dict(size_px=40, framing="whole", progress=False)
+    return prepare(table, out, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def prepared(table, tmp_path_factory) -> Path:
+    return small(table, tmp_path_factory.mktemp("prepared")).out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+@pytest.mark.parametrize("framing", ["whole", "face"])
+def test_frames_labels_and_folds_come_back(table, tmp_path, framing):
+    report = small(table, tmp_path, framing=framing)
+    again = open_shards(tmp_path)
+    assert (report.clips, report.frames, len(report.skipped)) == (NUM_CLIPS, 63, 0)
+    assert (again.dataset, again.classes, again.num_folds) == ("csv", table.classes, 1)
+    for old, new in zip(table.clips, again.clips, strict=True):
+        assert again.name(new) == table.name(old)
+        assert (new.label, new.fold, new.source, new.subject) == (
+            old.label, old.fold, old.source, old.subject
+        )  # fmt: skip
+        before, after = open_video(old.path), again.open(new)
+        box = Box(0, 0, 48, 64) if framing == "whole" else face_square(before)
+        side = 40 if framing == "whole" else 48  # a margin of 1.2, and not larger than the square
+        assert (len(after), after.height, after.width) == (new.frames, side, side)
+        assert (len(after), after.fps) == (len(before), before.fps)
+        indices = [len(before) - 1, 0, 1, 1]
+        expected = crop_and_resize(before.read(indices), box, side, side)
+        assert psnr(after.read(indices), expected) > 36  # hard edges; faces keep 46 dB
+        assert face_square(after) == Box(0, 0, side, side)
+
+
+def test_a_prepared_folder_is_a_folder_of_videos(table, prepared):
+    paths = find_videos(prepared)
+    assert paths == [clip.path for clip in open_shards(prepared).clips]
+    videos = VideoFolder(paths, frames=2, stride=2, size_px=16, progress=False)
+    assert len(videos.paths) == NUM_CLIPS and videos[0].shape == (3, 2, 16, 16)
+    kept, held = split_videos(paths, prepared)
+    people = [
+        {open_shards(prepared).clips[paths.index(p)].subject for p in s} for s in (kept, held)
+    ]
+    assert not people[0] & people[1] and len(people[1]) == 1
+
+
+def test_shards_are_open_to_other_tools(prepared, tmp_path):
+    clip = open_shards(prepared).clips[4]
+    with tarfile.open(clip.path.parents[1]) as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path, filter="data")
+    assert [Path(n).suffix for n in names] == [".json", ".npy", ".mjpeg"]
+    about = json.loads((tmp_path / names[0]).read_text())
+    assert (about["name"], about["label"]) == ("1/take 4.mp4", 1)
+    played = open_video(tmp_path / names[2])
+    expected = open_video(clip.path).read(range(clip.frames or 0))
+    assert len(played) == clip.frames
+    assert psnr(played.read(range(len(played))), expected) > 30  # FFmpeg's own colours
+
+
+@pytest.mark.parametrize("moment", ["add", "finish", "rename"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(table, prepared, tmp_path, moment):
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        count, add, finish, writes = 0, ShardWriter.add, ShardWriter.finish, ShardWriter
+
+        def add_until(self: ShardWriter, key: int, *rest: Any) -> None:
+            nonlocal count
+            count += 1
+            add(self, key, *rest)
+            if count == 4:
+                if moment == "add":
+                    killed()
+                writes.finish = killed if moment == "finish" else half_finish  # type: ignore
+
+        def half_finish(self: ShardWriter) -> None:
+            finish(self)
+            self.file.with_suffix(".json").unlink()  # the tar is renamed, its json not yet written
+            killed()
+
+        writes.add = add_until  # type: ignore[method-assign]
+        small(table, tmp_path)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    finished = sorted(tmp_path.glob("shard-*.json"))
+    assert len(finished) == 3
+    with pytest.raises(FileNotFoundError, match="not finished: run the same"):
+        open_shards(tmp_path)
+    times = [p.stat().st_mtime_ns for p in finished]
+    small(table, tmp_path)
+    assert [p.stat().st_mtime_ns for p in finished] == times
+    assert contents(tmp_path) == contents(prepared)
+    times = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
+    small(table, tmp_path)
+    assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())] == times
+
+
+class Deadly(PosixPath):
+    """A path that ends the process which looks at it, as a crash in a decoder does."""
+
+    def is_dir(self) -> bool:
+        os._exit(3)
+
+
+def test_workers_give_the_same_and_a_death_costs_one_clip(table):
+    paths = [table.clips[1].path, Deadly("crash.mp4"), *(clip.path for clip in table.clips[2:])]
+    jobs = [Job(path, "whole", 40, 95) for path in paths]
+    with encode_in_order(jobs, 2) as results:
+        many = list(results)
+    assert isinstance(many[1], str) and "process that read it died" in many[1]
+    for job, result in zip(jobs, many, strict=True):
+        if job.path != paths[1]:
+            alone = encode(job)
+            assert isinstance(alone, Jpegs) and isinstance(result, Jpegs)
+            assert (result.data, result.box) == (alone.data, alone.box)
+            np.testing.assert_array_equal(result.table, alone.table)
+
+
+def spoil(folder: Path, how: str) -> Path:
+    file = sorted(folder.glob("*.tar"))[2]
+    if how == "missing":
+        file.unlink()
+    elif how == "short":
+        file.write_bytes(file.read_bytes()[:-999])
+    elif how == "index":
+        file.with_suffix(".json").write_text('{"plan": "')
+    else:
+        data = bytearray(file.read_bytes())
+        data[data.index(b"\xff\xd8\xff") + 700] ^= 1  # inside the first frame
+        file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("how", ["missing", "short", "index", "bit"])
+def test_a_damaged_shard_is_named_and_mended(table, prepared, tmp_path, how):
+    small(table, tmp_path)
+    file = spoil(tmp_path, how)
+    with pytest.raises(ValueError, match=rf"1 of 7 shards are damaged:\n.*{file.stem}.*delete it"):
+        open_shards(tmp_path, verify=True)
+    if how == "bit":
+        clip = open_shards(tmp_path).clips[2]
+        with pytest.raises(VideoError, match="frame 0: the shard shard-00002.tar is damaged"):
+            open_video(clip.path).read([0])
+        open_video(clip.path).read([1, 2])
+        file.unlink()
+    small(table, tmp_path)
+    assert contents(tmp_path) == contents(prepared)
+
+
+def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):
+    root = tmp_path / "clips"
+    odd, broken = root / "odd", root / "broken"
+    odd.mkdir(parents=True), broken.mkdir()
+    write_video(odd / "one frame.mp4", moving_frames(1))
+    write_video(odd / "five frames.mp4", moving_frames(5))
+    turn(write_video(odd / "turned.mp4", moving_frames(3)), 90)
+    write_video(odd / "grey.mkv", moving_frames(3), codec="ffv1", pix_fmt="gray")
+    write_video(odd / "alpha.mov", moving_frames(3), codec="png", pix_fmt="rgba")
+    write_images(odd / "unsorted", moving_frames(12))
+    (broken / "empty.mp4").touch()
+    write_sound(broken / "sound.mp4")
+    cut(broken / "cut.mp4", write_video(tmp_path / "whole.mp4", moving_frames(30)), 0.6)
+    sizes = write_images(broken / "two sizes", moving_frames(3))
+    Image.fromarray(moving_frames(1, 20, 20)[0]).save(sizes / "2.png")
+    images = write_images(broken / "images", moving_frames(2))
+    cut(images / "10.jpg", images / "1.png", 0.5)
+    out = tmp_path / "out"
+    report = prepare_command("folder", root=root, out=out, size_px=32, framing="whole", workers=0)
+    assert report.clips == 6 and len(open_shards(out)) == 6
+    assert "1 clips were" not in str(open_shards(out)) and "5 clips were" in str(open_shards(out))
+    with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
+        reasons = {row["clip"]: row["reason"] for row in csv.DictReader(file)}
+    expected = {
+        "broken/empty.mp4": "0 bytes",
+        "broken/sound.mp4": "sound but no picture",
+        "broken/cut.mp4": "cut off",
+        "broken/two sizes": "frame 2 (2.png) is 20 x 20",
+        "broken/images": "frame 2 (10.jpg) is broken",
+    }
+    assert reasons.keys() == expected.keys()
+    assert all(text in reasons[name] for name, text in expected.items())
+    assert all(name in str(report) for name in expected)
+    unsorted = next(c for c in open_shards(out).clips if c.path.name == "unsorted")
+    whole = crop_and_resize(moving_frames(12), Box(0, 0, 48, 64), 32, 32)
+    assert psnr(open_video(unsorted.path).read(range(12)), whole) > 33
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "empty.mp4").touch()
+    table = Annotations("csv", ("a",), (Clip(tmp_path / "a/empty.mp4", 0, 1),), tmp_path)
+    with pytest.raises(ValueError, match=r"none of 1 clips could be read:\n.*0 clips"):
+        small(table, tmp_path / "out")
+    assert "a/empty.mp4,the file is empty" in (tmp_path / "out" / "skipped.csv").read_text()
+
+
+def test_a_full_disk_is_named_and_loses_nothing(table, prepared, tmp_path, monkeypatch):
+    add, count = tarfile.TarFile.addfile, 0
+
+    def full(self, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "addfile", full)
+        with pytest.raises(
+            OSError, match=r"shard-00002.tar to .* No space left .* 2 of 7"
+        ) as error:
+            small(table, tmp_path)
+    assert error.value.errno == errno.ENOSPC and str(tmp_path) in str(error.value)
+    assert len(list(tmp_path.iterdir())) == 4  # two shards, and nothing half written
+    small(table, tmp_path)
+    assert contents(tmp_path) == contents(prepared)
+
+
+def test_other_clips_or_settings_need_another_folder(table, prepared):
+    for changes in (dict(size_px=32), dict(quality=90), dict(framing="face")):
+        with pytest.raises(ValueError, match="holds shards of other clips or settings"):
+            small(table, prepared, **changes)
+    fewer = Annotations("csv", table.classes, table.clips[:-1], table.root)
+    with pytest.raises(ValueError, match="other clips or settings"):
+        small(fewer, prepared)
+
+
+@pytest.mark.parametrize(
+    "change", [dict(size_px=8), dict(margin=0.5), dict(quality=0), dict(workers=-1)]
+)
+def test_arguments_out_of_range_are_refused(table, tmp_path, change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.* (must|use)"):
+        small(table, tmp_path, **change)
+
+
+def test_a_folder_that_is_not_prepared_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no index.json; .* `maedfer prepare` wrote"):
+        open_shards(tmp_path)
+
+
+def test_unlabelled_videos_are_prepared(video_folder, tmp_path):
+    table = read_annotations("voxceleb2", video_folder)
+    assert small(table, tmp_path).clips == 5
+    assert {clip.fold for clip in open_shards(tmp_path).clips} == {0}
