@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,43 @@ def write_video(
                     ticks = round(hide_first / 25 / packet.time_base)
                     packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
                 container.mux(packet)
+    return path
+
+
+def write_growing(path: Path, frames: np.ndarray) -> Path:
+    """Encode frames, then go on in the same stream with pictures of twice the height and width."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        larger: Any = av.CodecContext.create("libx264", "w")
+        larger.height, larger.width = 2 * stream.height, 2 * stream.width
+        stream.pix_fmt = larger.pix_fmt = "yuv420p"
+        larger.time_base = Fraction(1, 25)
+        twice = frames.repeat(2, axis=1).repeat(2, axis=2)
+        for coder, shift, pictures in ((stream, 0, frames), (larger, len(frames), twice)):
+            for i, frame in enumerate([*pictures, None]):
+                picture = None if frame is None else av.VideoFrame.from_ndarray(frame)
+                if picture is not None:
+                    picture.pts, picture.time_base = i, Fraction(1, 25)
+                for packet in coder.encode(picture):
+                    packet.stream = stream
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.time_base = Fraction(1, 25)
+                    container.mux(packet)
+    return path
+
+
+def write_uneven(path: Path, frames: np.ndarray, times_ms: list[int]) -> Path:
+    """Encode frames that are shown at the given times: a variable frame rate."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
+        for frame, time in zip(frames, times_ms, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame)
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
     return path
 
 

@@ -3,9 +3,11 @@
 import csv
 import errno
 import json
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path, PosixPath
 from typing import Any
@@ -21,7 +23,7 @@ from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.prepare import prepare, prepare_command
 from maedfer_lab.data.prepare_workers import Job, encode, encode_in_order
-from maedfer_lab.data.shard_format import Jpegs, ShardWriter
+from maedfer_lab.data.shard_format import Jpegs
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.video import VideoError, open_video
 
@@ -108,35 +110,35 @@ def test_shards_are_open_to_other_tools(prepared, tmp_path):
     assert psnr(played.read(range(len(played))), expected) > 30  # FFmpeg's own colours
 
 
+KILLED = """
+import os, pickle, signal, sys
+from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.shard_format import ShardWriter
+
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+
+def die_between(self):  # the tar is in its place, what stands beside it is not yet written
+    finish(self)
+    self.file.with_suffix(".json").unlink()
+    die()
+
+def add_until(self, key, *rest):
+    add(self, key, *rest)
+    if key == 3:
+        ShardWriter.finish = die_between if moment == "rename" else die
+        if moment == "add": die()
+
+table, out, moment = pickle.load(sys.stdin.buffer)
+add, finish, ShardWriter.add = ShardWriter.add, ShardWriter.finish, add_until
+prepare(table, out, size_px=40, framing="whole", workers=0)
+"""
+
+
 @pytest.mark.parametrize("moment", ["add", "finish", "rename"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(table, prepared, tmp_path, moment):
-    def killed(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def run() -> None:
-        count, add, finish, writes = 0, ShardWriter.add, ShardWriter.finish, ShardWriter
-
-        def add_until(self: ShardWriter, key: int, *rest: Any) -> None:
-            nonlocal count
-            count += 1
-            add(self, key, *rest)
-            if count == 4:
-                if moment == "add":
-                    killed()
-                writes.finish = killed if moment == "finish" else half_finish  # type: ignore
-
-        def half_finish(self: ShardWriter) -> None:
-            finish(self)
-            self.file.with_suffix(".json").unlink()  # the tar is renamed, its json not yet written
-            killed()
-
-        writes.add = add_until  # type: ignore[method-assign]
-        small(table, tmp_path)
-
-    child = multiprocessing.get_context("fork").Process(target=run)
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    sent = pickle.dumps((table, tmp_path, moment))
+    done = subprocess.run([sys.executable, "-c", KILLED], input=sent, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     finished = sorted(tmp_path.glob("shard-*.json"))
     assert len(finished) == 3
     with pytest.raises(FileNotFoundError, match="not finished: run the same"):
@@ -194,7 +196,7 @@ def test_a_damaged_shard_is_named_and_mended(table, prepared, tmp_path, how):
         open_shards(tmp_path, verify=True)
     if how == "bit":
         clip = open_shards(tmp_path).clips[2]
-        with pytest.raises(VideoError, match="frame 0: the shard shard-00002.tar is damaged"):
+        with pytest.raises(VideoError, match=r"frame 0: the shard shard-00002.tar is damaged"):
             open_video(clip.path).read([0])
         open_video(clip.path).read([1, 2])
         file.unlink()
@@ -205,7 +207,8 @@ def test_a_damaged_shard_is_named_and_mended(table, prepared, tmp_path, how):
 def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):
     root = tmp_path / "clips"
     odd, broken = root / "odd", root / "broken"
-    odd.mkdir(parents=True), broken.mkdir()
+    odd.mkdir(parents=True)
+    broken.mkdir()
     write_video(odd / "one frame.mp4", moving_frames(1))
     write_video(odd / "five frames.mp4", moving_frames(5))
     turn(write_video(odd / "turned.mp4", moving_frames(3)), 90)

@@ -6,7 +6,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
+from making_videos import (
+    cut,
+    moving_frames,
+    turn,
+    write_growing,
+    write_images,
+    write_sound,
+    write_uneven,
+    write_video,
+)
 from PIL import Image
 
 from maedfer_lab.data.video import VideoError, natural_key, open_video
@@ -147,6 +156,25 @@ def test_a_hole_in_the_middle_names_the_frame_and_spares_the_rest(tmp_path, mp4,
         reader.read([first])
     for good in (0, first - 1, NUM_FRAMES - 1):
         np.testing.assert_array_equal(reader.read([good])[0], expected[good])
+
+
+@pytest.mark.parametrize("name", ["grows.mp4", "grows.mkv", "grows.ts"])
+def test_a_size_that_changes_names_the_frame(tmp_path, name):
+    reader = open_video(write_growing(tmp_path / name, moving_frames(8)))
+    reader.read(range(8))
+    with pytest.raises(VideoError, match="frame 8 is 128 x 96 pixels, the first is 64 x 48"):
+        reader.read([8])
+
+
+@pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv"])
+def test_frames_of_uneven_length_are_counted_not_timed(tmp_path, name):
+    times_ms = [40 * i + 13 * (i % 3) + 400 * (i > 9) for i in range(20)]
+    path = write_uneven(tmp_path / name, moving_frames(20), times_ms)
+    expected = plain_decode(path)
+    reader = open_video(path)
+    assert len(reader) == len(expected) == 20
+    for indices in (range(20), [15, 3, 10]):
+        np.testing.assert_array_equal(reader.read(indices), expected[list(indices)])
 
 
 @pytest.mark.parametrize("index", [-1, NUM_FRAMES])

@@ -58,12 +58,12 @@ class PyAVReader(VideoReader):
     def _index_table(self) -> bool:
         """Index frames by their times in the file's table.
 
-        Returns whether the stream is plain: no frame hidden by an edit list, and none that follows
-        a key frame in the file but is shown before it (an open group of pictures).
+        Returns whether the stream is plain: no frame hidden by an edit list, none that follows a
+        key frame in the file but is shown before it (an open group of pictures), and one size.
         """
         shown: list[int | None] = []
         keys: list[int | None] = []
-        count, whole, in_order = 0, 0, True
+        count, whole, in_order, steady = 0, 0, True, True
         with suppress(self._av.FFmpegError):  # a cut is judged below, by what is missing
             for packet in self._container.demux(self._stream):
                 if not packet.size:
@@ -72,6 +72,7 @@ class PyAVReader(VideoReader):
                 whole += not packet.is_corrupt
                 if packet.is_keyframe:
                     keys.append(packet.pts)
+                    steady = steady and not _starts_anew(bytes(packet), self._stream.codec_context)
                 elif not keys or None in (keys[-1], packet.pts) or packet.pts < keys[-1]:
                     in_order = False
                 if not packet.is_discard:
@@ -89,7 +90,7 @@ class PyAVReader(VideoReader):
         self._times = {time: position for position, time in enumerate(times)}
         self._length = len(times)
         self._keys = sorted({0, *(self._times[key] for key in keys if key in self._times)})
-        return in_order and len(shown) == count
+        return in_order and steady and len(shown) == count
 
     def _index_by_decoding(self, can_seek: bool) -> None:
         self._jump(0)
@@ -172,6 +173,24 @@ def open_container(av: ModuleType, path: Path) -> tuple[Any, Any]:
     if streams[0].codec_context is None:
         raise VideoError(path, "its pictures are coded in a way that this FFmpeg cannot decode")
     return container, streams[0]
+
+
+def _starts_anew(data: bytes, codec: Any) -> bool:
+    """Whether an MP4's key frame brings other picture parameters, such as a size, than the file's.
+
+    decord would shrink what follows to the first size, PyAV names the frame.
+    """
+    known = codec.extradata or b""
+    if codec.name != "h264" or len(known) < 5:
+        place = data.find(b"\0\0\1\x20")  # MPEG-4's header of a video object layer
+        return place >= 0 and data[place : place + 12] not in known
+    size_bytes, place = (known[4] & 3) + 1, 0
+    while place + size_bytes < len(data):
+        start = place + size_bytes
+        place = start + int.from_bytes(data[place:start], "big")
+        if data[start] & 31 == 7 and data[start:place] not in known:  # a sequence parameter set
+            return True
+    return False
 
 
 def _decode(

@@ -102,11 +102,12 @@ def draw_reconstruction(data: dict[str, Any]) -> Figure:
         values = [losses[name][kind] for name in names]
         bars = axis.barh(["model", "interpolation", "predict zero"], values, color=colours)
         axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
-        axis.set(title=f"held-out {kind} loss", xlim=(0, 1.18 * max(values)))
+        axis.set(title=f"{kind} loss", xlim=(0, 1.18 * max(values)))
         axis.invert_yaxis()
     caption(
         figure,
-        f"Held-out identities, {data['hidden']:.0%} of the cubes hidden. {data['borrowed']} "
+        f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
+        f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
         "Motion: odd minus even frame, orange brighter, violet darker. Losses are mean squared "
         f"errors over the hidden cubes of {data['num_clips']} clips, in target units.",
         data,
