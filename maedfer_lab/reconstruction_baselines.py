@@ -15,7 +15,7 @@ BASELINES = {
     "interpolation": "interpolation of visible colours",
     "nearest": "copy of the nearest visible cube",
     "mean": "mean colour of the visible cubes",
-    "zero": "zero (in units of the targets)",
+    "zero": "zero in units of the targets",
 }
 
 

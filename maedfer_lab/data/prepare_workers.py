@@ -115,10 +115,10 @@ def _alone(job: Job) -> Jpegs | str:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    return ProcessPoolExecutor(workers, context, _begin)
+    return ProcessPoolExecutor(workers, context, begin_worker)
 
 
-def _begin() -> None:
+def begin_worker() -> None:
     """Start a worker: one thread, and an end when the main process ends, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)

@@ -66,7 +66,7 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
             f" Profile {source['profile']}{scale}; data: {source['data']}; seed {source['seed']}; "
             f"{source['device']}; commit {source['commit']}."
         )
-    columns = round(figure.get_figwidth() * 15)
+    columns = round(figure.get_figwidth() * 14)
     figure.supxlabel(textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left")
 
 

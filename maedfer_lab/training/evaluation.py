@@ -2,7 +2,7 @@
 
 The batches are cut from the list of clips in one way, and of several processes each takes its
 turn, so that no number depends on how many there are. Other batch sizes sum in another order:
-that moves probabilities by less than 1e-6 in float32, and they are rounded to six digits before
+that moves probabilities by some 1e-6 in float32, and they are rounded to six digits before
 anything is decided.
 """
 
@@ -18,13 +18,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import Precision
 from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.video_reader import VideoError
 from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.optim import mixed_precision
 from maedfer_lab.training.predictions import DIGITS, POOLED, Evaluation
 from maedfer_lab.training.views import Views
@@ -87,6 +88,7 @@ def evaluate(
     Raises:
         ValueError: no clip, labels beyond the model's classes, or (unless `skip_broken`) clips
             that cannot be read: their number and the first names.
+        ChildProcessError: a process that read clips died; names the clip.
     """
     _check(model, annotations, clips, batch_size)
     config, state = model.config, PartialState()
@@ -94,15 +96,15 @@ def evaluate(
     batches = [
         range(at, min(at + batch_size, len(clips))) for at in range(0, len(clips), batch_size)
     ]
-    loader = DataLoader(
+    own_batches = batches[state.process_index :: state.num_processes]
+    loaded = read_batches(
         ClipViews(annotations, clips, views),
-        batch_sampler=batches[state.process_index :: state.num_processes],  # type: ignore
-        num_workers=workers,
-        collate_fn=list,
-        # A fork of a process in which decord has run waits for threads that it does not have.
-        multiprocessing_context="spawn" if workers else None,
+        own_batches,
+        workers,
+        lambda index: annotations.name(clips[index]),
+        collate=list,
     )
-    shown = tqdm(loader, "evaluate", unit="batch", leave=False,
+    shown = tqdm(loaded, "evaluate", len(own_batches), unit="batch", leave=False,
                  disable=not state.is_local_main_process)  # fmt: skip
     was_training = model.training
     own = list(_answers(model.eval(), shown, precision))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig
@@ -25,6 +25,7 @@ from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import evaluate, view_probabilities
+from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.metrics import confusion_matrix
 
 CHUNK = 20  # clips that are judged, or frames that are checked, at a time
@@ -276,8 +277,13 @@ def _readable(
 ) -> tuple[tuple[tuple[Clip, ...], tuple[Clip, ...]], list[tuple[str, str]]]:
     """Both sides without the clips that cannot be read, and these with the reasons."""
     clips = [clip for side in sides for clip in side]
-    loader = DataLoader(_Check(annotations, clips), None, num_workers=workers)
-    reasons = list(tqdm(loader, "checking clips", unit="clip", leave=False))
+    numbers = [[i] for i in range(len(clips))]
+    loaded = read_batches(
+        _Check(annotations, clips), numbers, workers, lambda i: str(clips[i].path), collate=list
+    )
+    reasons = [
+        why for (why,) in tqdm(loaded, "checking clips", len(clips), unit="clip", leave=False)
+    ]
     skipped = {clip: why for clip, why in zip(clips, reasons, strict=True) if why}
     if skipped:
         warnings.warn(f"{len(skipped)} of {len(clips)} clips cannot be read and are left out, such "

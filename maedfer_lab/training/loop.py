@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from maedfer_lab.runs import LogRow, Run
+from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.progress import Progress, delayed_interrupt
 from maedfer_lab.training.shares import own_share
 from maedfer_lab.training.stepping import Stepper
@@ -65,6 +65,7 @@ def train(
 
     Raises:
         FloatingPointError: a loss is not finite; names the clips. The last good state is kept.
+        ChildProcessError: a process that read clips died; names the clip.
     """
     stepper = Stepper(task)
     gpus = [stepper.device] if stepper.device.type == "cuda" else []
@@ -91,17 +92,17 @@ def _train(
         start, log, unlogged = state["step"], state["log"], state["unlogged"]
         seconds = state["seconds"]
     parts = stepper.parts(start)
-    loader = DataLoader(
+    loaded = read_batches(
         task.stream,
-        batch_sampler=parts,  # type: ignore
-        num_workers=workers,
+        parts,
+        workers,
+        lambda index: task.names([index])[0],
         pin_memory=stepper.device.type == "cuda",
-        generator=torch.Generator(),  # its own, so that the loader leaves torch's state alone
     )
     shown = stepper.accelerator.is_local_main_process
     pending: list[LogRow] = []
     with Progress(config.name, start, optim, seconds, workers, shown) as progress:
-        batches = progress.timed(iter(loader))
+        batches = progress.timed(loaded)
         writer, written = _tensorboard(run, start) if tensorboard and is_main else None, len(log)
         for step in range(start, optim.last_step):
             pending.append(stepper.step(step, batches, parts.shares))

@@ -71,3 +71,14 @@ def pick(name: str, value: Any, known: Mapping[str, Any] | Sequence[str]) -> Any
         some = ", ".join(plain(k) for k in list(known)[:10])
         raise ValueError(f"{name}={plain(value)!r} is not known; choose one of {some}")
     return value
+
+
+def number_below(name: str, value: Any, count: int) -> int:
+    """`value` as a whole number from 0 to `count` - 1; an error that names it otherwise."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < count:
+        raise ValueError(f"{name}={value} must lie in 0 ... {count - 1}; try 0")
+    return number

@@ -77,7 +77,7 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
             for name, value in changes.items():
                 wish = self._changed(wish, name, value)
             self._wanted = wish
-            self._show(wish, self.status["serial"])
+            self._show(wish, int(self.status["serial"]))
 
     def _receive(self, _: Any, content: Any, buffers: Any) -> None:
         """A wish from the browser: take it at once, compute it beside the main thread."""
@@ -152,7 +152,7 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
 
     def _caption(self) -> str:
         facts = [f"{c['label']}: {c['shown']}" for c in self.controls]
-        return " ".join([f"{self.view.title}.", "; ".join(facts), *self.view.sentences])
+        return " ".join([f"{self.view.title}.", "; ".join(facts) + ".", *self.view.sentences])
 
     def save_html(self, path: Path | str) -> Path:
         """Write one file that plays and scrubs without a kernel and without a network."""

@@ -8,6 +8,7 @@
 // What Python is sent: {name, value, serial}, one message for each wish.
 
 const GAP = 12; // px between pictures
+const EDGE = 2; // px left free at both sides, for lines around pictures
 const LABEL = 44; // px above a picture, for its label
 const LARGEST = 280; // px, side of a picture
 const TALLEST = 660; // px, height of all pictures
@@ -178,7 +179,7 @@ class Player {
 
   lay() {
     const scene = this.scene;
-    const width = this.root.clientWidth - 2;
+    const width = this.root.clientWidth - 12 - 2 * EDGE; // 12: the root's padding
     if (!this.picture || width < 50) return; // nothing to show yet, or hidden
     const number = scene.rows.length;
     const aspect = scene.tile[1] / scene.tile[0];
@@ -187,17 +188,17 @@ class Player {
       const side = Math.min(LARGEST, (width - (columns - 1) * GAP) / columns);
       const height = Math.ceil(number / columns) * (side * aspect + LABEL + 4);
       const fits = height <= TALLEST || columns === number;
-      if (fits && (!best || side > best.side)) best = { columns, side: Math.floor(side), height };
+      if (fits && (!best || side >= best.side)) best = { columns, side: Math.floor(side), height };
     }
     const { columns, side } = best;
     const tall = Math.round(side * aspect);
     this.places = scene.rows.map((_, i) => ({
-      x: (i % columns) * (side + GAP),
+      x: (i % columns) * (side + GAP) + EDGE,
       y: Math.floor(i / columns) * (tall + LABEL + 4) + LABEL,
       w: side,
       h: tall,
     }));
-    const wide = Math.min(columns, number) * (side + GAP) - GAP;
+    const wide = Math.min(columns, number) * (side + GAP) - GAP + 2 * EDGE;
     const high = Math.ceil(number / columns) * (tall + LABEL + 4);
     const ratio = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(wide * ratio);
@@ -376,7 +377,9 @@ class Player {
     const scene = this.scene;
     if (!scene.overlays) return;
     const known = scene.overlays[0];
-    if (!this.query) this.query = scene.query ?? { token: 0 };
+    const asked = JSON.stringify(scene.query ?? { token: 0 });
+    if (!this.query || asked !== this.asked) this.query = JSON.parse(asked); // Python asks for it
+    this.asked = asked;
     const at = this.query;
     const [, rows, columns] = scene.grid;
     this.root.dataset.query = at.rep != null ? `rep ${at.rep}` : `token ${at.token}`;
@@ -500,6 +503,7 @@ class Player {
     if ((status.serial ?? 0) < this.serial && status.state === "idle") return; // a newer wish is on its way
     this.setState(status.state ?? "idle");
     this.say(status.text ?? "", status.error);
+    if (status.error) this.showControls(); // back to what is shown
   }
 
   setState(state) {

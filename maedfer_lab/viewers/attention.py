@@ -1,0 +1,314 @@
+"""AttentionViewer: where any token of a clip looks, at any stage, layer and head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from maedfer_lab.attention_maps.capture import attention_bytes, capture_attention
+from maedfer_lab.attention_maps.maps import AttentionMaps, is_within_regions
+from maedfer_lab.attention_maps.queries import all_queries
+from maedfer_lab.evidence.figures_viewers import colour_table
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.encoder import Encoder
+from maedfer_lab.viewers.controls import number_below, pick, select
+from maedfer_lab.viewers.player import Player
+from maedfer_lab.viewers.scene import Row, View, check_fits, frames_of, name_clips, plain, stops
+
+Model = MaskedAutoencoder | Classifier | Encoder
+STAGES = {
+    "local": "1 local: inside a region",
+    "inter": "2 inter: among representative tokens",
+    "interact": "3 interact: to representative tokens",
+    "composed": "stages 3, 2, 1 of the layer in a row",
+    "rollout": "rollout through all layers",
+}
+JOINT = {"joint": "joint: every token to every token", "rollout": STAGES["rollout"]}
+COLOURS = "cividis"
+STRENGTH = 0.7
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class AttentionWish:
+    """What is looked at.
+
+    layer: counted from 0, of the model with most layers; others show their nearest in proportion.
+    head: number, or None for the mean over heads.
+    query: (t, y, x) of a cube, or the number of a representative token; where figures and a fresh
+        page begin.
+    """
+
+    clip: str
+    stage: str
+    layer: int
+    head: int | None = None
+    query: tuple[int, int, int] | int = (0, 0, 0)
+
+
+class AttentionViewer(Player[AttentionWish]):
+    """Attention of one query over the clip, beside the plain clip; several models side by side.
+
+    models: a model (autoencoder, classifier or encoder; LGI-Former or ViT), or {name: model} with
+        equal token grids.
+    clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
+    stage: local, inter, interact, composed or rollout (`attention_maps.tracing`); a ViT shows its
+        joint attention for the first four.
+    layer: from 0, by default the last. head: from 0, or None for the mean.
+    query: (t, y, x) of a cube, or the number of a representative token; the middle by default.
+
+    The weights of every query lie in the browser, so that a click asks no kernel. Attention is
+    captured by the model's own code, once per clip, as float16; `nbytes` says how much that is.
+    """
+
+    def __init__(
+        self,
+        models: Model | Mapping[str, Model],
+        clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
+        *,
+        stage: str | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+        query: tuple[int, int, int] | int | None = None,
+    ) -> None:
+        named = dict(models) if isinstance(models, Mapping) else {"model": models}
+        if not named:
+            raise ValueError("models is empty; give one model or {name: model}")
+        self.encoders = {str(name): _encoder(model) for name, model in named.items()}
+        first = next(iter(self.encoders.values()))
+        self.clips = name_clips(clips)
+        for name, encoder in self.encoders.items():
+            same = encoder.grid == first.grid and encoder.config.tubelet == first.config.tubelet
+            if not same:
+                raise ValueError(
+                    f"model {plain(name)!r} has the token grid {encoder.grid.shape}, the first one "
+                    f"{first.grid.shape}; models side by side need equal grids and cubes"
+                )
+            for clip_name, clip in self.clips.items():
+                check_fits(clip_name, clip, encoder.config)
+        self.grid, self.config = first.grid, first.config
+        self._lgi = next((e for e in self.encoders.values() if e.num_regions), None)
+        self._stages = JOINT if self._lgi is None else _stages_of(self._lgi)
+        self._depth = max(e.config.depth for e in self.encoders.values())
+        self._heads = min(e.config.num_heads for e in self.encoders.values())
+        self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
+        middle = tuple(side // 2 for side in self.grid.shape)
+        wish = AttentionWish(
+            clip=next(iter(self.clips)),
+            stage=pick("stage", stage or next(iter(self._stages)), self._stages),
+            layer=number_below("layer", self._depth - 1 if layer is None else layer, self._depth),
+            head=None if head is None else number_below("head", head, self._heads),
+            query=self._check_query(middle if query is None else query),
+        )
+        super().__init__(wish)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights that are kept for one clip, known before any is computed."""
+        return sum(
+            attention_bytes(e.config, None, _kept_heads(e), e.grid.n)
+            for e in self.encoders.values()
+        )
+
+    def _check_query(self, query: Any) -> tuple[int, int, int] | int:
+        if isinstance(query, int) and not isinstance(query, bool):
+            regions = self._lgi.num_regions if self._lgi is not None else 0
+            if not regions:
+                raise ValueError(
+                    f"query={query}: a ViT has no representative tokens; use (0, 0, 0)"
+                )
+            return number_below("query", query, regions)
+        place = tuple(query) if isinstance(query, Sequence) else ()
+        sides = self.grid.shape
+        if len(place) != 3 or not all(0 <= i < n for i, n in zip(place, sides, strict=True)):
+            raise ValueError(
+                f"query={query} must be (t, y, x) inside the grid {self.grid.shape}, or the number "
+                "of a representative token; try (0, 0, 0)"
+            )
+        return int(place[0]), int(place[1]), int(place[2])
+
+    def _changed(self, wish: AttentionWish, name: str, value: Any) -> AttentionWish:
+        if name == "layer":
+            return replace(wish, layer=number_below("layer", value, self._depth))
+        if name == "head":
+            is_mean = value in (None, "mean")
+            return replace(wish, head=None if is_mean else number_below("head", value, self._heads))
+        if name == "stage":
+            return replace(wish, stage=pick("stage", value, self._stages))
+        if name == "query":
+            return replace(wish, query=self._check_query(value))
+        pick("name", name, ("clip", "stage", "layer", "head", "query"))
+        return replace(wish, clip=pick("clip", value, self.clips))
+
+    def _maps(self, clip: str) -> dict[str, AttentionMaps]:
+        """The attention of every model on a clip; that of the last clip is kept."""
+        if self._captured[0] != clip:
+            found = {
+                name: capture_attention(encoder, self.clips[clip], heads=_kept_heads(encoder))
+                for name, encoder in self.encoders.items()
+            }
+            self._captured = clip, found
+        return self._captured[1]
+
+    def _look(self, wish: AttentionWish) -> View:
+        plain_frames = frames_of(self.clips[wish.clip])
+        rows, overlays, table = [Row("clip", plain_frames)], [], []
+        scale = {"low": "0", "high": "most", "colours": stops(COLOURS)}
+        for name, maps in self._maps(wish.clip).items():
+            overlay, weights = self._overlay(plain(name), maps, wish)
+            overlay["offset"] = sum(map(len, table))
+            own = weights[overlay["row"]] if overlay["row"] >= 0 else None
+            rows.append(
+                Row(
+                    overlay["label"],
+                    plain_frames,
+                    plain_frames if own is None else self._painted(plain_frames, own),
+                    {"overlay": len(overlays), "scale": scale},
+                )
+            )
+            overlays.append(overlay)
+            table.append(weights.tobytes())
+        query = wish.query
+        asked = {"rep": query} if isinstance(query, int) else {"token": self._token(query)}
+        colours = ["#" + bytes(c.tolist()).hex() for c in colour_table(COLOURS)]
+        region = None if self._lgi is None else self._lgi.config.region
+        return View(
+            viewer="attention",
+            title=f"Attention on {plain(wish.clip)}",
+            rows=tuple(rows),
+            grid=self.grid.shape,
+            tubelet=self.config.tubelet,
+            region=region,
+            sentences=self._sentences(wish),
+            more={"overlays": overlays, "colours": colours, "regions": self._regions(),
+                  "query": asked, "click": "query"},
+            table=b"".join(table),
+        )  # fmt: skip
+
+    def _overlay(
+        self, name: str, maps: AttentionMaps, wish: AttentionWish
+    ) -> tuple[dict[str, Any], UInt8[np.ndarray, "q n"]]:
+        """How player.js reads one model's weights, and the weights: a row of bytes per query."""
+        layer = round(wish.layer * (maps.config.depth - 1) / max(1, self._depth - 1))
+        stage = wish.stage
+        if not maps.num_regions and stage != "rollout":
+            stage = "joint"
+        matrix, attends = all_queries(maps, stage, layer, wish.head)
+        visible, n = maps.num_visible, self.grid.n
+        tokens, rep = matrix[:, :visible], matrix[:, visible:]
+        is_painted = stage == "inter" or (
+            stage == "interact" and not is_within_regions(stage, maps.config)
+        )
+        if is_painted:  # keys are representative tokens: their regions show the weight
+            tokens = rep[:, torch.as_tensor(maps.places[:, 0])]
+            rest, share = None, 1 / maps.num_regions
+        else:
+            rest = [f"{float(r):.0%} to representative tokens" for r in rep.sum(1)[attends]]
+            rest = rest if maps.num_regions else None
+            reached = (matrix[attends] > 0).sum(1).float().mean()
+            share = float(1 / reached)
+        grid_order = torch.zeros(len(matrix), n)
+        grid_order[:, maps.index] = tokens
+        if stage == "rollout":  # half of every stage stays where it was and would outshine the rest
+            own = matrix.diagonal()
+            grid_order[torch.arange(visible), maps.index] = 0.0
+            kept = [f"{float(s):.0%} from itself (not drawn)" for s in own]
+            rest = kept if rest is None else [", ".join(p) for p in zip(kept, rest, strict=True)]
+        shown = grid_order[attends]
+        tops = shown.amax(1).clamp_min(1e-12)
+        weights = (shown / tops[:, None] * 255).round().to(torch.uint8).numpy()
+        row_of = torch.full((len(matrix),), -1, dtype=torch.long)
+        row_of[attends] = torch.arange(len(shown))
+        by_token = torch.full((n,), -1, dtype=torch.long)
+        by_token[maps.index] = row_of[:visible]
+        by_rep = row_of[visible:]
+        query = wish.query
+        if isinstance(query, int):
+            row = int(by_rep[query]) if query < len(by_rep) else -1
+        else:
+            row = int(by_token[self._token(query)])
+        has_heads = wish.head is not None and stage not in ("composed", "rollout")
+        which = f"head {wish.head + 1}" if has_heads and wish.head is not None else "mean of heads"
+        words = JOINT[stage] if stage == "joint" else STAGES[stage]
+        label = f"{name}, {words}" if stage == "rollout" else f"{name}, layer {layer + 1}, {words}"
+        return {
+            "label": f"{label}, {which}",
+            "tokens": by_token.tolist(),
+            "reps": by_rep.tolist(),
+            "tops": [float(f"{x:.4g}") for x in tops],
+            "rest": rest,
+            "share": share,
+            "row": row,
+        }, weights
+
+    def _token(self, place: tuple[int, int, int]) -> int:
+        return int(np.ravel_multi_index(place, self.grid.shape))
+
+    def _painted(
+        self, frames: UInt8[np.ndarray, "T H W 3"], weights: UInt8[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames under the colours of one query's weights, as the browser draws them."""
+        t, h, w = self.config.tubelet
+        colours = colour_table(COLOURS)[weights.reshape(self.grid.shape)]
+        whole = colours.repeat(t, 0).repeat(h, 1).repeat(w, 2)
+        return (STRENGTH * whole + (1 - STRENGTH) * frames).round().astype(np.uint8)
+
+    def _regions(self) -> list[list[int]] | None:
+        """First token (t, y, x) of each region, in order."""
+        if self._lgi is None:
+            return None
+        sizes = self._lgi.config.region
+        steps = [range(0, side, size) for side, size in zip(self.grid.shape, sizes, strict=True)]
+        return [[t, y, x] for t in steps[0] for y in steps[1] for x in steps[2]]
+
+    def _sentences(self, wish: AttentionWish) -> tuple[str, ...]:
+        said = "Brightness is relative to the strongest weight of this query; the pointer tells it."
+        if wish.stage in ("inter", "interact"):
+            said += " Keys are representative tokens here: each region shows its own one's weight."
+        if wish.stage == "inter":
+            said += " Only representative tokens ask at this stage: choose one as the query."
+        if wish.stage in ("composed", "rollout"):
+            said += " Heads are averaged, since those of different stages have nothing in common."
+        return (said, f"Captured weights of this clip: {self.nbytes / 2**20:.1f} MiB (float16).")
+
+    def _controls_of(self, wish: AttentionWish) -> list[dict[str, Any]]:
+        layers = {str(i): f"{i + 1} of {self._depth}" for i in range(self._depth)}
+        heads = {"mean": "mean"} | {str(i): str(i + 1) for i in range(self._heads)}
+        no_layer, no_head = wish.stage == "rollout", wish.stage in ("composed", "rollout")
+        return [
+            select("clip", "clip", wish.clip, {name: plain(name) for name in self.clips}),
+            select("stage", "stage", wish.stage, self._stages),
+            select("layer", "layer", str(wish.layer), layers, disabled=no_layer),
+            select("head", "head", "mean" if wish.head is None or no_head else str(wish.head),
+                   heads, disabled=no_head),
+        ]  # fmt: skip
+
+
+def _encoder(model: Any) -> Encoder:
+    if isinstance(model, Encoder):
+        return model
+    if isinstance(model, MaskedAutoencoder | Classifier):
+        return model.encoder
+    raise ValueError(
+        f"a {type(model).__name__} has no encoder of ours; give a MaskedAutoencoder, a Classifier "
+        "or an Encoder"
+    )
+
+
+def _stages_of(encoder: Encoder) -> dict[str, str]:
+    config = encoder.config
+    is_there = {"inter": config.inter, "interact": config.interact != "none"}
+    return {name: words for name, words in STAGES.items() if is_there.get(name, True)}
+
+
+def _kept_heads(encoder: Encoder) -> Any:
+    """All heads, or their mean alone where all would be too much to keep."""
+    size = attention_bytes(encoder.config, None, None, encoder.grid.n)
+    return None if size <= MAX_BYTES else "mean"

@@ -1,0 +1,384 @@
+"""Viewers without a browser: what they compute, refuse, send and leave behind."""
+
+import io
+import json
+import re
+import threading
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maedfer_lab.config import ModelConfig, TargetConfig, demo, tiny
+from maedfer_lab.data.video_writing import encode_video
+from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
+from maedfer_lab.reconstruction import reconstruct_clip
+from maedfer_lab.viewers import AttentionViewer, MaskingViewer, ReconstructionViewer
+from maedfer_lab.viewers.masking import published_faults
+from maedfer_lab.viewers.readout import say_losses
+from maedfer_lab.viewers.tubes import toggle_tube
+
+CONFIG = tiny().model
+HOSTILE = "</script><script>alert('1')</script>\"\n$\\frac$\u2028.mp4"
+
+
+def clip_of(config: ModelConfig = CONFIG, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(3, config.frames, config.size_px, config.size_px, generator=generator)
+
+
+def autoencoder(encoder="lgi", **target):
+    return build_autoencoder(tiny(encoder).model, replace(tiny().target, **target))
+
+
+def viewer_of(*, encoder="lgi", clips=None, **options):
+    return ReconstructionViewer(autoencoder(encoder), clips or clip_of(), **options)
+
+
+def wish(viewer, name, value, serial=1):
+    """What the browser sends."""
+    viewer._receive(viewer, {"name": name, "value": value, "serial": serial}, [])
+    viewer.wait()
+
+
+def sheet_of(viewer):
+    return np.asarray(Image.open(io.BytesIO(viewer.sprite)).convert("RGB"))
+
+
+# ---------------------------------------------------------------------- reconstruction
+
+
+def test_the_sprite_holds_seven_pictures_and_the_truth_among_them():
+    viewer = viewer_of(ratio=0.75)
+    height, width = viewer.scene["tile"]
+    sheet = sheet_of(viewer)
+    assert sheet.shape == (7 * height, CONFIG.frames * width, 3)
+    expected = reconstruct_clip(viewer.models["model"], clip_of(), viewer.mask)
+    for row, name in enumerate(["original", "masked"]):
+        for frame in (0, CONFIG.frames - 1):
+            tile = sheet[row * height :, frame * width :][:height, :width]
+            wanted = (getattr(expected, name)[frame] * 255).round()
+            assert np.abs(tile - wanted).max() <= 1
+    assert [row["label"] for row in viewer.scene["rows"]] == [
+        "original", "masked input", "reconstruction", "reconstruction with visible cubes",
+        "motion target", "predicted motion", "error per cube",
+    ]  # fmt: skip
+    assert np.array_equal(np.frombuffer(viewer.table, "<f4"), viewer.result.error.ravel())
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_a_click_hides_and_shows_a_tube(encoder):
+    viewer = viewer_of(encoder=encoder, ratio=0.75)
+    place = int(viewer.mask[:16].nonzero()[0])
+    before, windows = int((~viewer.mask).sum()), 2 if encoder == "lgi" else 1
+    wish(viewer, "tube", place)
+    assert not viewer.mask.view(4, 16)[:, place].any(), "shown at all times"
+    assert int((~viewer.mask).sum()) == before + 4 * windows == viewer.scene["visible"]
+    wish(viewer, "tube", place, 2)
+    assert viewer.mask.view(4, 16)[:, place].all()
+    assert int((~viewer.mask).sum()) == before and viewer.status["serial"] == 2
+
+
+@pytest.mark.parametrize("region", [None, (2, 2, 4), (4, 2, 2), (1, 4, 4)])
+@pytest.mark.parametrize("seed", range(4))
+def test_clicks_keep_regions_equal(region, seed):
+    """Any walk of clicks leaves equally many visible in each window, or says why not."""
+    grid, generator = Grid(4, 4, 4), torch.Generator().manual_seed(seed)
+    rh, rw = (4, 4) if region is None else region[1:]
+    hidden = region_tube_mask(grid, (1, rh, rw), 0.5, generator=generator)[0, :16]
+    for place in torch.randint(0, 16, (40,), generator=generator).tolist():
+        was = bool(hidden[place])
+        try:
+            after, said = toggle_tube(hidden, place, grid, region)
+        except ValueError as error:
+            assert "must stay" in str(error)
+            continue
+        assert bool(after[place]) is not was and said.startswith("Shown" if was else "Hidden")
+        windows = after.view(4 // rh, rh, 4 // rw, rw).sum((1, 3))
+        assert (windows == windows[0, 0]).all() and 0 < int(windows[0, 0]) < rh * rw
+        hidden = after
+
+
+def test_ratios_are_moved_to_ones_that_can_be_equal():
+    viewer = viewer_of(ratio=0.8)
+    assert viewer.wish.ratio == 0.75 and "0.75 is the nearest" in viewer.status["text"]
+    steps = next(c for c in viewer.controls if c["name"] == "ratio")
+    assert [option["value"] for option in steps["options"]] == [k / 8 for k in range(1, 8)]
+    for option in steps["options"]:
+        wish(viewer, "ratio", option["value"])
+        assert "error" not in viewer.status
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, float("nan"), "0.9", True])
+def test_ratios_that_hide_all_or_nothing_are_refused(ratio):
+    with pytest.raises(ValueError, match=r"ratio=.* must lie between 0 and 1 .*try 0\.9"):
+        viewer_of(ratio=ratio)
+
+
+def test_of_many_wishes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
+    viewer = viewer_of(ratio=0.75)
+    begun, go_on, looks = threading.Event(), threading.Event(), []
+    look = viewer._look
+
+    def slow(wanted):
+        looks.append(wanted)
+        begun.set()
+        assert go_on.wait(20)
+        return look(wanted)
+
+    monkeypatch.setattr(viewer, "_look", slow)
+    old = viewer.sprite
+    send = lambda name, value, serial: viewer._receive(  # noqa: E731
+        viewer, {"name": name, "value": value, "serial": serial}, []
+    )
+    send("seed", 1, 1)
+    assert begun.wait(20)
+    send("ratio", 0.5, 2)
+    for serial in range(3, 30):
+        send("seed", serial, serial)
+    assert viewer.status["state"] == "working" and viewer.sprite == old, "the old picture stays"
+    go_on.set()
+    viewer.wait()
+    assert len(looks) == 2, "what came between is not computed"
+    assert (viewer.wish.seed, viewer.wish.ratio) == (29, 0.5), "the ratio was not lost"
+    assert viewer.status == {"state": "idle", "serial": 29, "text": ""}
+
+
+def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
+    small = autoencoder()
+    large = build_autoencoder(replace(CONFIG, size_px=64), tiny().target)
+    viewer = ReconstructionViewer({"small": small, "large": large}, clip_of())
+    old, controls = viewer.sprite, viewer.controls
+    for serial, (name, value, said) in enumerate(
+        [
+            ("model", "large", "does not fit this model"),
+            ("model", HOSTILE, "is not known"),
+            ("seed", -1, "whole number"),
+            ("seed", None, "whole number"),
+            ("tube", 99, "place of the frame"),
+            ("ratio", 1, "between 0 and 1"),
+            ("nonsense", 1, "nothing that can be set"),
+        ],
+        start=1,
+    ):
+        wish(viewer, name, value, serial)
+        assert said in viewer.status["text"] and viewer.status["error"], name
+        assert viewer.status["serial"] == serial and viewer.status["state"] == "idle"
+    assert viewer.sprite == old and viewer.controls == controls
+    wish(viewer, "seed", 5, 20)
+    assert viewer.wish.seed == 5 and viewer.wish.model == "small"
+    for message in (None, "x", {}, {"name": "seed"}, {"name": 1, "value": 2, "x": 3}):
+        viewer._receive(viewer, message, [])
+    assert viewer.wish.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        (clip_of(replace(CONFIG, size_px=64)), "does not fit this model"),
+        (clip_of(replace(CONFIG, frames=4)), "does not fit this model"),
+        (clip_of(replace(CONFIG, frames=1)), "does not fit this model"),
+        (clip_of().fill_(float("nan")), "finite"),
+        (clip_of() * 255, r"\[0, 1\]"),
+        ([], "clips is empty"),
+        ({"face": np.zeros(3)}, "not a tensor"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(clip, told):
+    with pytest.raises(ValueError, match=told):
+        ReconstructionViewer(autoencoder(), clip)
+
+
+@pytest.mark.parametrize("models", [build_classifier(CONFIG, 7), {}, {"a": None}])
+def test_a_model_without_decoder_is_refused(models):
+    with pytest.raises(ValueError, match=r"no decoder.*MaskedAutoencoder|models is empty"):
+        ReconstructionViewer(models, clip_of())
+
+
+def test_a_clip_of_one_frame_has_no_motion():
+    config = replace(CONFIG, frames=1, tubelet=(1, 8, 8), region=(1, 2, 4))
+    model = build_autoencoder(config, TargetConfig("imagenet", motion=False))
+    viewer = ReconstructionViewer(model, clip_of(config))
+    assert viewer.scene["frames"] == 1 and len(viewer.scene["rows"]) == 5
+    assert "motion is no target" in " ".join(viewer.view.sentences)
+
+
+def test_two_hundred_clips_are_a_list_to_choose_from():
+    viewer = viewer_of(clips={f"{i} {HOSTILE}": clip_of(seed=i % 3) for i in range(200)})
+    picker = next(c for c in viewer.controls if c["name"] == "clip")
+    assert len(picker["options"]) == 200
+    wish(viewer, "clip", f"150 {HOSTILE}")
+    assert viewer.scene["title"].startswith("Reconstruction of 150 </script>")
+    assert not any("\n" in option["label"] for option in picker["options"])
+
+
+def test_statistics_and_token_order_are_said_and_off_where_they_mean_nothing():
+    raw = {c["name"]: c for c in viewer_of().controls}
+    assert raw["statistics"]["disabled"] and "none" in raw["statistics"]["note"]
+    assert {c["name"]: c for c in viewer_of(encoder="vit").controls}["token_order"]["disabled"]
+    cube = ReconstructionViewer(autoencoder(units="cube"), clip_of(), ratio=0.75)
+    assert "Statistics: visible only" in " ".join(cube.view.sentences)
+    cube.set(statistics="true", token_order="published")
+    said = " ".join(cube.view.sentences)
+    assert "Statistics: true" in said and "Published token order" in said
+    assert cube.result.statistics == "true"
+
+
+def test_the_readout_says_whether_the_model_beats_nothing():
+    guesses = dict.fromkeys(("interpolation", "nearest", "mean", "zero"), 1.0)
+
+    def said(model):
+        losses = {k: {"appearance": v, "motion": v} for k, v in {**guesses, "model": model}.items()}
+        return say_losses(losses, True)[0]
+
+    assert "better than nothing, 50% below" in said(0.5)
+    assert "no better than" in said(1.0) and "worse than a guess" in said(2.0)
+
+
+def test_a_mask_changes_within_a_second():
+    """With the demo model; generous, since the machine may be busy (measured: 0.1 to 0.2 s)."""
+    recipe = demo()
+    model = build_autoencoder(recipe.model, recipe.target)
+    viewer = ReconstructionViewer(model, clip_of(recipe.model))
+    seconds = []
+    import time
+
+    for seed in range(1, 6):
+        start = time.perf_counter()
+        viewer.set(seed=seed)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1, seconds
+
+
+# ---------------------------------------------------------------------- masks
+
+
+def test_masks_are_shown_with_what_the_published_code_would_do():
+    viewer = MaskingViewer(clip_of(demo().model), demo().model)
+    grid, region = viewer.grid, viewer.region
+    assert list(viewer.masks) == ["random", "tube", "region-equal tube"]
+    assert {int(mask.sum()) for mask in viewer.masks.values()} == {720}
+    tubes = viewer.masks["tube"].view(8, -1)
+    assert (tubes == tubes[0]).all()
+    few, many, region_faults, position = published_faults(
+        viewer.masks["region-equal tube"], grid, region
+    )
+    assert few == many == 10 and region_faults == 0
+    assert position == misplaced_tokens(grid, region) == 40
+    narrow = region_tube_mask(grid, (2, 5, 5), 0.92)[0]
+    assert published_faults(narrow, grid, (2, 5, 5))[2] > 0, "regions of part of the width (B2)"
+    viewer.set(ratio=0.8, seed=3)
+    assert {int(mask.sum()) for mask in viewer.masks.values()} == {640}
+    with pytest.raises(ValueError, match="does not divide the token grid"):
+        MaskingViewer(clip_of(), CONFIG, region=(3, 3, 3))
+
+
+# ---------------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("stage", ["local", "inter", "interact", "composed", "rollout"])
+def test_attention_sends_every_querys_weights(stage):
+    """A row of bytes per query; zeros where the query does not look."""
+    models = {"LGI": autoencoder(), "ViT": autoencoder("vit")}
+    viewer = AttentionViewer(models, clip_of(), stage=stage)
+    grid = viewer.scene["grid"]
+    assert grid == [4, 4, 4] and viewer.scene["click"] == "query"
+    lgi, vit = viewer.scene["overlays"]
+    assert len(viewer.table) == 64 * (len(lgi["tops"]) + len(vit["tops"]))
+    assert vit["offset"] == 64 * len(lgi["tops"]) and vit["reps"] == []
+    table = np.frombuffer(viewer.table, np.uint8).reshape(-1, 64)
+    assert (table.max(1) == 255).all(), "relative to the strongest weight of the query"
+    for overlay in (lgi, vit):
+        rows = [row for row in overlay["tokens"] + overlay["reps"] if row >= 0]
+        assert sorted(rows) == list(range(len(overlay["tops"])))
+    joint = table[len(lgi["tops"]) :][vit["tokens"]] / 255 * np.array(vit["tops"])[:, None]
+    assert joint.sum(1) == pytest.approx(np.ones(64), abs=0.15), "weights of a query sum to one"
+
+
+def test_attention_wants_equal_grids_and_known_places():
+    other = build_autoencoder(replace(CONFIG, tubelet=(2, 16, 16), region=(2, 1, 2)), tiny().target)
+    with pytest.raises(ValueError, match="equal grids"):
+        AttentionViewer({"a": autoencoder(), "b": other}, clip_of())
+    for options in ({"layer": 2}, {"head": 5}, {"query": (9, 0, 0)}, {"stage": "x"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            AttentionViewer(autoencoder(), clip_of(), **options)
+
+
+# ---------------------------------------------------------------------- what is left behind
+
+MAKERS = {
+    "reconstruction": lambda: viewer_of(clips={HOSTILE: clip_of()}),
+    "masking": lambda: MaskingViewer({HOSTILE: clip_of()}, CONFIG),
+    "attention": lambda: AttentionViewer({HOSTILE: autoencoder()}, {HOSTILE: clip_of()}),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def any_viewer(request):
+    return MAKERS[request.param]()
+
+
+def test_a_page_holds_all_and_takes_names_as_words(any_viewer, tmp_path):
+    path = tmp_path / "it's <b> \"new\"\nline.html"
+    text = any_viewer.save_html(path).read_text()
+    assert text.count("<script") == text.count("</script") == 2, "no name ends or starts a script"
+    assert "alert('1')" not in re.sub(r'<script type="application/json".*?</script>', "", text)
+    assert not re.search(r"(?:src|href)=|https?://|@import|url\(", text), "nothing to fetch"
+    assert "default-src 'none'" in text
+    content = re.search(r'<script type="application/json" id="content">(.*?)</script>', text)
+    assert content
+    scene = json.loads(content[1])["scene"]
+    assert scene == json.loads(json.dumps(any_viewer.scene))
+    assert "\n" not in scene["title"] and "</script>" in scene["title"]
+
+
+def test_a_page_of_the_papers_size_is_small(tmp_path):
+    """16 frames of 160 px with noise in every pixel, which nothing compresses, are the worst."""
+    config = replace(CONFIG, frames=16, size_px=160, tubelet=(2, 16, 16), region=(2, 5, 10))
+    wave = torch.linspace(0, 9, 160)
+    still = (wave.sin()[:, None] * wave.cos() + 1) / 2
+    clip = torch.stack([still.roll(3 * i, 1) for i in range(16)]).repeat(3, 1, 1, 1)
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
+    viewer = ReconstructionViewer(
+        build_autoencoder(config, tiny().target), (clip + 0.01 * noise).clamp(0, 1)
+    )
+    assert len(viewer.scene["rows"]) == 7
+    assert viewer.save_html(tmp_path / "x.html").stat().st_size < 6e6
+
+
+def test_figures_and_videos(any_viewer, tmp_path):
+    figure = any_viewer.static()
+    assert len(figure.axes) == 5 * len(any_viewer.view.rows)
+    assert figure._repr_png_()[:4] == b"\x89PNG", "names with $ are no mathematics"
+    picture = Image.open(any_viewer.save_png(tmp_path / "a.png", frame=1))
+    gif: Image.Image = Image.open(any_viewer.save_gif(tmp_path / "a.gif"))
+    assert getattr(gif, "n_frames", 1) >= 2 and gif.size == picture.size
+    with av.open(str(any_viewer.save_mp4(tmp_path / "a.mp4"))) as video:
+        frames = list(video.decode(video=0))
+    assert len(frames) >= CONFIG.frames and frames[0].width == picture.width
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "a.png"]
+
+
+def test_exports_refuse_what_they_cannot_write(any_viewer, tmp_path):
+    for save, good in (("html", ".html"), ("gif", ".gif"), ("mp4", ".mp4"), ("png", ".png")):
+        with pytest.raises(ValueError, match=rf"must end in \{good}"):
+            getattr(any_viewer, f"save_{save}")(tmp_path / "a.xyz")
+    with pytest.raises(ValueError, match=r"frame=99 must lie in 0 \.\.\. 7"):
+        any_viewer.save_png(tmp_path / "a.png", frame=99)
+    for frames in ([], [8], [-1]):
+        with pytest.raises(ValueError, match="must name some of the 8 frames"):
+            any_viewer.static(frames)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_videos_need_even_sides():
+    with pytest.raises(ValueError, match="even sides"):
+        encode_video(np.zeros((2, 5, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="at least one"):
+        encode_video(np.zeros((0, 4, 4, 3), np.uint8))
