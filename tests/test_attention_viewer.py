@@ -1,5 +1,7 @@
 """AttentionViewer: what the browser gets is what the maps say."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from dataclasses import replace
 
 import numpy as np

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
@@ -15,6 +16,7 @@ from maedfer_lab.checkpoints.pretrained import save_pretrained
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.cli import main
 from maedfer_lab.config import tiny
+from maedfer_lab.data import video_writing
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.framing import FaceBox
 from maedfer_lab.data.tracks import NoFaceError
@@ -23,7 +25,7 @@ from maedfer_lab.inference.embed import embed
 from maedfer_lab.inference.faces import open_faces
 from maedfer_lab.inference.judge import judge
 from maedfer_lab.inference.known_model import known_model
-from maedfer_lab.inference.predict import predict, unique_names
+from maedfer_lab.inference.predict import predict, save_prediction, unique_names
 from maedfer_lab.inference.reconstruct import reconstruct
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
@@ -84,6 +86,21 @@ def test_a_prediction_is_the_models_and_says_what_it_is(classifier, video):
     for part in ("glad", "little", "made up for a test", "means nothing", "100%"):
         assert part in text
     assert result.at(0) is not None and 1 <= len(result.timeline()["crops"]) <= 8
+
+
+def test_times_are_those_of_the_file_where_the_frame_rate_varies(classifier, tmp_path):
+    times = np.concatenate([np.arange(20) / 25, 0.8 + np.arange(20) / 5])
+    path = tmp_path / "#1, uneven.mp4"
+    video_writing.write_video(path, slow_frames(40), 25, times)
+    result = save_prediction(
+        predict(path, classifier, detect=everywhere, progress=False), tmp_path, "out"
+    )
+    table = pd.read_csv(result.files[0], comment="#")
+    first = [w.frames[0] for w in result.windows]
+    np.testing.assert_allclose(table.start_s, times[first], atol=2e-3)
+    assert table.end_s.iloc[-1] == pytest.approx(4.8, abs=2e-3)
+    assert set(table.video) == {path.name} and len(result.timeline()["crops"]) == 8
+    np.testing.assert_allclose(open_video(result.files[2], "pyav").times, times, atol=2e-3)
 
 
 def test_embeddings_have_every_level(autoencoder, classifier, video):
@@ -173,6 +190,7 @@ BAD = {
     "text.mp4": (text, "not a video"),
     "text.txt": (text, "text file|not a video"),
     "folder": (empty_folder, "empty folder"),
+    "folders": (lambda p: ((p / "a").mkdir(parents=True), p)[1], "no jpg or png.*give a video"),
     "grey.mp4": (grey, "no face was found"),
     "drawing.png": (drawing, "no face was found"),
     "one.mp4": (lambda p: write_video(p, moving_frames(1)), "no face was found"),

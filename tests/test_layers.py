@@ -29,6 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "data",
         "runs",
         "checkpoints",
+        "weights",
         "flops.formula",
         "flops.memory",
         "evidence.results",

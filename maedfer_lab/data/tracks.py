@@ -41,8 +41,8 @@ class NoFaceError(ValueError):
         if len(looked) > len(shown):
             shown += ["...", str(looked[-1])]
         super().__init__(
-            f"{name}: no face was found in the {len(looked)} frames looked at "
-            f"({', '.join(shown)}). Faces must be photographed (not drawn), from the front or half "
+            f"{name}: no face was found in the {len(looked)} frame(s) looked at "
+            f"({', '.join(shown)}); faces must be photographed (not drawn), from the front or half "
             "to the side, and at least about a tenth of the picture high"
         )
         self.looked, self.pictures = tuple(looked), tuple(pictures)
@@ -112,12 +112,22 @@ class FaceTracks:
         """Frames per second; 25 where the source has no clock."""
         return self.video.fps or USUAL_FPS
 
+    def second(self, frame: int) -> float:
+        """Time at which a frame is shown; of the frame count itself, the end of the video."""
+        times = self.video.times
+        if times is None:
+            return frame / self.fps
+        if frame < len(times):
+            return float(times[frame])
+        last = times[-1] - times[-2] if len(times) > 1 else 1 / self.fps
+        return float(times[-1] + last)
+
     def __str__(self) -> str:
         lines = [
             f"{self.video.path.name}: {len(self.tracks)} face track(s) in {len(self.video)} frames"
         ]
         for i, track in enumerate(self.tracks):
-            start, end = track.first / self.fps, track.stop / self.fps
+            start, end = self.second(track.first), self.second(track.stop)
             lines.append(
                 f"  {i}: {start:6.2f} to {end:6.2f} s, face {track.size_px:.0f} px high, "
                 f"{track.ending}"
@@ -209,9 +219,8 @@ def track_faces(
                     pictures.append(_small(frame))
                 bar.update()
     end(list(active), "end of the video")
-    for track in done:  # half a look further on both sides, where nothing says otherwise
-        track.first = max(0, track.looks[0] - every // 2)
-        track.stop = min(len(video), track.looks[-1] + every // 2 + 1)
+    for track in done:  # not a frame further: what lies between two looks may be another scene
+        track.first, track.stop = track.looks[0], track.looks[-1] + 1
     needed = 1 if len(looks) <= 3 else 2  # a face seen once in a long video is a false alarm
     shortest = min(min_s * fps, len(video) / 2)
     kept = [t for t in done if len(t.looks) >= needed and len(t) >= shortest]

@@ -44,6 +44,9 @@ class PyAVReader(VideoReader):
             self._index_by_decoding(can_seek="matroska" in self._container.format.name)
         if self._length == 0:
             raise VideoError(path, "it has no frame that can be decoded")
+        if self._times is not None:
+            shown = np.array(list(self._times), dtype=np.float64)
+            self.times = (shown - shown[0]) * float(self._stream.time_base)
         self._jump(0)
         first = self._frame_at(0)
         self.height, self.width = first.shape[:2]

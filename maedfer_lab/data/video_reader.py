@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 
 class VideoError(ValueError):
@@ -28,6 +28,8 @@ class VideoReader(ABC):
 
     ``fps`` is None where the source has no clock (images). ``height`` and ``width`` are those of
     the picture as it is seen, that is after the rotation a phone wrote into the file.
+    ``times``: second at which each frame is shown, the first at 0, where the file tells; with a
+    variable frame rate that is not the frame's number over ``fps``, which is a mean.
     ``is_framed``: the picture was cut out of the original's already, as prepared clips are.
     """
 
@@ -37,6 +39,7 @@ class VideoReader(ABC):
     width: int
     backend: str
     is_framed: bool = False
+    times: Float[np.ndarray, " N"] | None = None
     _length: int
 
     def __len__(self) -> int:

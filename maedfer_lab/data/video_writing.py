@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from maedfer_lab.evidence.results import check_writable
+
+CLOCK = Fraction(1, 90_000)  # second
 
 
 def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 25) -> bytes:
@@ -28,8 +30,16 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 25) -> bytes:
     return file.getvalue()
 
 
-def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float | int) -> None:
-    """Write frames to an MP4 one by one, aside and then renamed; odd sides lose a pixel."""
+def write_video(
+    path: Path,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    fps: float | int,
+    times: Float[np.ndarray, " T"] | None = None,
+) -> None:
+    """Write frames to an MP4 one by one, aside and then renamed; odd sides lose a pixel.
+
+    times: second at which each frame is shown; without them `fps` of them a second.
+    """
     check_writable(path)
     aside = path.with_name(f".{path.name}.part")
     steps = iter(frames)
@@ -38,14 +48,19 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: f
     try:
         with aside.open("wb") as file:
             cut = (frame[:height, :width] for frame in itertools.chain([first], steps))
-            _encode(file, cut, fps, height, width)
+            _encode(file, cut, fps, height, width, times)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _encode(
-    file: Any, frames: Iterable[np.ndarray], fps: float | int, height: int, width: int
+    file: Any,
+    frames: Iterable[np.ndarray],
+    fps: float | int,
+    height: int,
+    width: int,
+    times: np.ndarray | None = None,
 ) -> None:
     import av
 
@@ -53,7 +68,11 @@ def _encode(
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for frame in frames:
+        if times is not None:
+            stream.codec_context.time_base = CLOCK
+        for i, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = round(times[i] / CLOCK), CLOCK
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))

@@ -22,6 +22,7 @@ from maedfer_lab.evidence.figures_paper import (
 )
 from maedfer_lab.evidence.figures_style import (
     STYLE,
+    Page,
     caption,
     new_figure,
     picture_format,
@@ -29,7 +30,12 @@ from maedfer_lab.evidence.figures_style import (
     save_figure,
 )
 from maedfer_lab.evidence.figures_timeline import draw_framings, draw_own_face, draw_timeline
-from maedfer_lab.evidence.figures_training import LiveCurve, draw_pretrain, draw_reconstruction
+from maedfer_lab.evidence.figures_training import (
+    LiveCurve,
+    draw_pretrain,
+    draw_reconstruction,
+    draw_weights,
+)
 from maedfer_lab.evidence.results import figures_folder, load, save
 
 Format = Literal["png", "svg", "pdf"]
@@ -53,6 +59,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "10_ablations": draw_ablations,
     "11_your_own_face": draw_own_face,
     "11_framings": draw_framings,
+    "demo_weights": draw_weights,
 }
 
 
@@ -81,7 +88,7 @@ def publish(name: str, data: dict[str, Any], source: dict[str, Any]) -> Figure:
 
 def draw_rows(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], text: str, path: Path | None = None
-) -> Figure:
+) -> Page:
     """Draw rows of pictures with a caption; written to `path` if one is given."""
     with rc_context(STYLE):
         figure = new_figure(1.6 + 1.35 * len(columns), 0.9 + 1.35 * len(rows))

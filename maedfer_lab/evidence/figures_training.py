@@ -90,6 +90,25 @@ def draw_pretrain(data: dict[str, Any]) -> Figure:
     return figure
 
 
+def draw_weights(data: dict[str, Any]) -> Figure:
+    """The training of the shipped small model, part after part."""
+    figure = new_figure(9.5, 4.6)
+    loss_curve(figure, data["log"], data["baselines"])
+    for axis in figure.axes:
+        for part in data["parts"][1:]:
+            axis.axvline(part["first"], color=INK, linewidth=0.8, linestyle=":")
+    parts = "; ".join(f"from step {p['first']:,}: {p['what']}" for p in data["parts"])
+    caption(
+        figure,
+        f"Training of the shipped model ({data['parameters'] / 1e6:.1f}M parameters, "
+        f"{data['hours']:.1f} h on one core), dotted: {parts}. Training: mask ratios from 50 to "
+        "90 %, changed colours, turned and mirrored clips. Held out: 90 % hidden, ten people; "
+        "dashed: what can be had without a model.",
+        data,
+    )
+    return figure
+
+
 def draw_reconstruction(data: dict[str, Any]) -> Figure:
     """Notebook 05: held-out clips, hidden and put back, and their losses."""
     figure = new_figure(9.5, 11.2)

@@ -19,7 +19,7 @@ from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.face_video import FaceVideo
 from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
 from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
-from maedfer_lab.data.video import VideoReader, open_video
+from maedfer_lab.data.video import VideoReader, find_images, open_video
 from maedfer_lab.evidence.results import pack_picture, write_aside
 
 SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
@@ -72,9 +72,9 @@ class Faces:
             for start in _starts(last, hop or max(span // 2, 1)):
                 reachable = (len(video) - 1 - start) // stride
                 frames = start + stride * np.minimum(np.arange(config.frames), reachable)
-                first = video.first + int(frames[0])
-                end = video.first + min(start + span, len(video))
-                found.append(Window(face, frames, first / self.fps, end / self.fps))
+                first, end = start, min(start + span, len(video))
+                seconds = [self.tracks.second(video.first + frame) for frame in (first, end)]
+                found.append(Window(face, frames, *seconds))
         return found
 
     def clips(
@@ -148,8 +148,9 @@ def face_clip(
 
 def open_front_to_back(path: Path) -> VideoReader:
     """Open a video for reading in order: PyAV then needs less time and far less memory."""
-    if path.is_dir() and not any(path.iterdir()):
-        raise ValueError(f"{path} is an empty folder; give a video, or a folder of images")
+    if path.is_dir() and not find_images(path):
+        held = "holds no jpg or png image" if any(path.iterdir()) else "is an empty folder"
+        raise ValueError(f"{path} {held}; give a video file, or a folder of images")
     video = open_video(path)
     return open_video(path, "pyav") if video.backend == "decord" else video
 
@@ -167,7 +168,7 @@ def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
     path = folder / f"{name}_no_face.png"
     write_aside(path, file.getvalue())
     shown = NoFaceError("", error.looked, error.pictures)
-    shown.args = (f"{error}. Some of these frames: {path}",)
+    shown.args = (f"{error}; some of these frames: {path}",)
     return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Prediction:
 
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
-        second = frame / self.faces.fps
+        second = self.faces.tracks.second(frame)
         inside = [i for i, w in enumerate(self.windows) if w.start_s <= second < w.end_s]
         return self.probabilities[inside].mean(0) if inside else None
 
@@ -68,10 +69,10 @@ class Prediction:
             {
                 "video": self.faces.path.name,
                 "piece": window.face,
-                "start_s": f"{window.start_s:.3f}",
-                "end_s": f"{window.end_s:.3f}",
+                "start_s": round(window.start_s, 3),
+                "end_s": round(window.end_s, 3),
                 "guess": self.known.classes[int(p.argmax())],
-                **{name: f"{x:.6f}" for name, x in zip(self.known.classes, p, strict=True)},
+                **dict(zip(self.known.classes, np.round(p.astype(float), 6).tolist(), strict=True)),
             }
             for window, p in zip(self.windows, self.probabilities, strict=True)
         ]
@@ -80,8 +81,9 @@ class Prediction:
         """What `figures.draw_timeline` draws."""
         middles = [(w.start_s + w.end_s) / 2 for w in self.windows]
         crops = []
+        shown = range(len(self.faces.tracks.video))
         for second in np.linspace(min(middles), max(middles), CROPS if len(middles) > 1 else 1):
-            frame = round(second * self.faces.fps)
+            frame = bisect_right(shown, second, key=self.faces.tracks.second) - 1
             for video in self.faces.videos:
                 if video.first <= frame < video.first + len(video):
                     picture = pack_picture(video.read([frame - video.first])[0])
@@ -138,7 +140,7 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
     source = provenance(profile="none", seed=0, device="cpu", data=result.faces.path.name)
     for line in (*str(result.known).splitlines(), f"commit {source['commit']}"):
         text.write(f"# {line}\n")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     files = [out / f"{name}.csv", out / f"{name}.png"]
@@ -146,7 +148,8 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
     draw_timeline(result.timeline(), files[1])
     if video:
         files.append(out / f"{name}.mp4")
-        write_video(files[-1], annotated_frames(result), result.faces.fps)
+        source = result.faces.tracks.video
+        write_video(files[-1], annotated_frames(result), result.faces.fps, source.times)
     return Prediction(
         result.known, result.faces, result.windows, result.probabilities, tuple(files)
     )

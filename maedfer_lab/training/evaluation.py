@@ -8,7 +8,7 @@ anything is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def evaluate(
     shown = tqdm(loaded, "evaluate", len(own_batches), unit="batch", leave=False,
                  disable=not state.is_local_main_process)  # fmt: skip
     was_training = model.training
-    own = list(_answers(model.eval(), shown, precision))
+    own = list(_answers(model.eval(), iter(shown), precision))
     model.train(was_training)
     # A process without a batch takes part as well; gather_object joins the lists.
     answers = dict(own if state.num_processes == 1 else gather_object(own))
@@ -139,8 +139,8 @@ def _check(model: Classifier, annotations: Annotations, clips: Sequence[Clip], b
 
 
 def _answers(
-    model: Classifier, batches: Iterable[list[ReadClip]], precision: Precision
-) -> Iterable[tuple[int, np.ndarray | str]]:
+    model: Classifier, batches: Iterator[list[ReadClip]], precision: Precision
+) -> Iterator[tuple[int, np.ndarray | str]]:
     """Index and probabilities of every clip, or the reason why there are none."""
     for batch in batches:
         good = [clip for clip in batch if not clip.reason]

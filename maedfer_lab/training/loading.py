@@ -107,7 +107,7 @@ def read_batches(
 
 def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:
     """Which worker died over what; `notes` holds process and item of each."""
-    dead = {int(pid) for pid in re.findall(r"\d+", reason.partition(")")[0])}
+    dead = {int(number) for number in re.findall(r"\d+", reason)}
     items = [item for pid, item in notes if pid in dead]
     advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
     if not items:

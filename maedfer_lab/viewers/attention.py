@@ -97,7 +97,8 @@ class AttentionViewer(Player[AttentionWish]):
         self._lgi = next((e for e in self.encoders.values() if e.num_regions), None)
         self._stages = JOINT if self._lgi is None else _stages_of(self._lgi)
         self._depth = max(e.config.depth for e in self.encoders.values())
-        self._heads = min(e.config.num_heads for e in self.encoders.values())
+        only_mean = any(_kept_heads(e) == "mean" for e in self.encoders.values())
+        self._heads = 0 if only_mean else min(e.config.num_heads for e in self.encoders.values())
         self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
         middle = tuple(side // 2 for side in self.grid.shape)
         wish = AttentionWish(
@@ -265,7 +266,7 @@ class AttentionViewer(Player[AttentionWish]):
         if self._lgi is None:
             return None
         sizes = self._lgi.config.region
-        steps = [range(0, side, size) for side, size in zip(self.grid.shape, sizes, strict=True)]
+        steps = [range(0, n, size) for n, size in zip(self.grid.shape, sizes, strict=True)]
         return [[t, y, x] for t in steps[0] for y in steps[1] for x in steps[2]]
 
     def _sentences(self, wish: AttentionWish) -> tuple[str, ...]:
@@ -273,10 +274,20 @@ class AttentionViewer(Player[AttentionWish]):
         if wish.stage in ("inter", "interact"):
             said += " Keys are representative tokens here: each region shows its own one's weight."
         if wish.stage == "inter":
-            said += " Only representative tokens ask at this stage: choose one as the query."
+            said += " Only representative tokens ask at this stage."
         if wish.stage in ("composed", "rollout"):
             said += " Heads are averaged, since those of different stages have nothing in common."
-        return (said, f"Captured weights of this clip: {self.nbytes / 2**20:.1f} MiB (float16).")
+        query = wish.query
+        asks = (
+            f"representative token of region {query + 1}"
+            if isinstance(query, int)
+            else f"cube at time step {query[0] + 1}, row {query[1] + 1}, column {query[2] + 1}"
+        )
+        return (
+            f"First query: the {asks}.",
+            said,
+            f"Captured weights of this clip: {self.nbytes / 2**20:.1f} MiB (float16).",
+        )
 
     def _controls_of(self, wish: AttentionWish) -> list[dict[str, Any]]:
         layers = {str(i): f"{i + 1} of {self._depth}" for i in range(self._depth)}

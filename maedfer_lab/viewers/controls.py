@@ -79,6 +79,8 @@ def number_below(name: str, value: Any, count: int) -> int:
         number = int(value)
     except (TypeError, ValueError):
         number = -1
+    if not count:
+        raise ValueError(f"{name}={value}: only their mean was kept, to save memory; use None")
     if not 0 <= number < count:
         raise ValueError(f"{name}={value} must lie in 0 ... {count - 1}; try 0")
     return number

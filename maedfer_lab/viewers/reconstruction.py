@@ -102,8 +102,8 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         for name, clip in self.clips.items():
             check_fits(name, clip, self.models[first].config)
         wish = ReconstructionWish(first, next(iter(self.clips)), 0.5)
-        for name, value in (("ratio", ratio), ("seed", seed), ("statistics", statistics),
-                            ("token_order", token_order)):  # fmt: skip
+        for name, value in (("seed", seed), ("statistics", statistics),
+                            ("token_order", token_order), ("ratio", ratio)):  # fmt: skip
             wish = self._changed(wish, name, value)
         super().__init__(replace(wish, note="" if ratio == 0.9 else wish.note))
 
@@ -241,10 +241,12 @@ def reconstruction_tiles(
         Row("reconstruction with visible cubes", as_bytes(result.reconstruction)),
     ]
     if len(result.original) % 2 == 0:
+        predicted = motion_pictures(result.predicted_motion)
+        predicted = np.where(is_hidden, predicted, GREY_BYTE).astype(np.uint8)
         scale = {"scale": {"low": "darker", "high": "brighter", "colours": stops("PuOr_r")}}
         rows += [
             Row("motion target", motion_pictures(result.motion), more=scale),
-            Row("predicted motion", motion_pictures(result.predicted_motion), more=scale),
+            Row("predicted motion", predicted, more=scale),
         ]
     scale = {"scale": {"low": "0", "high": f"{top:.2g}", "colours": stops("viridis")}}
     return (*rows, Row("error per cube", heat, more=scale))

@@ -183,14 +183,17 @@ class Player {
     if (!this.picture || width < 50) return; // nothing to show yet, or hidden
     const number = scene.rows.length;
     const aspect = scene.tile[1] / scene.tile[0];
-    let best = null;
+    const ways = [];
     for (let columns = 1; columns <= number; columns++) {
-      const side = Math.min(LARGEST, (width - (columns - 1) * GAP) / columns);
-      const height = Math.ceil(number / columns) * (side * aspect + LABEL + 4);
-      const fits = height <= TALLEST || columns === number;
-      if (fits && (!best || side >= best.side)) best = { columns, side: Math.floor(side), height };
+      const side = Math.floor(Math.min(LARGEST, (width - (columns - 1) * GAP) / columns));
+      const lines = Math.ceil(number / columns);
+      const height = lines * (side * aspect + LABEL + 4);
+      if (height <= TALLEST || columns === number) ways.push({ columns, side, lines });
     }
-    const { columns, side } = best;
+    // Large pictures, but rather all in a line than a little larger.
+    const largest = Math.max(...ways.map((way) => way.side));
+    const good = ways.filter((way) => way.side >= 0.8 * largest);
+    const { columns, side } = good.sort((a, b) => a.lines - b.lines || b.side - a.side)[0];
     const tall = Math.round(side * aspect);
     this.places = scene.rows.map((_, i) => ({
       x: (i % columns) * (side + GAP) + EDGE,
@@ -283,9 +286,10 @@ class Player {
     context.globalAlpha = this.strength;
     for (let i = 0; i < rows * columns; i++) {
       context.fillStyle = this.scene.colours[found.bytes[first + i]];
-      const x = i % columns;
-      const y = Math.floor(i / columns);
-      context.fillRect(place.x + x * w, place.y + y * h, w + 0.5, h + 0.5);
+      // Whole pixels, so that neighbours leave no seam.
+      const [left, right] = [0, 1].map((step) => Math.round(place.x + ((i % columns) + step) * w));
+      const [top, bottom] = [0, 1].map((step) => Math.round(place.y + (Math.floor(i / columns) + step) * h));
+      context.fillRect(left, top, right - left, bottom - top);
     }
     context.globalAlpha = 1;
   }
