@@ -24,6 +24,7 @@ from maedfer_lab.evidence.results import write_aside
 LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig
 
+DIGESTED = 2**20  # bytes at either end of a checkpoint
 STATES = ("checkpoint.pt", "checkpoint-before.pt")
 
 # Settings that are younger than the first runs: at these values a run keeps its name.
@@ -48,21 +49,41 @@ def _without_later(values: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """The folder of one configuration.
 
-    config.json, checkpoint.pt (state to resume from; checkpoint-before.pt is the one before),
-    log.csv; and once finished model.safetensors and result.json.
+    config.json, start.json (digest of the weights it starts from), checkpoint.pt (state to resume
+    from; checkpoint-before.pt is the one before), log.csv; and once finished model.safetensors and
+    result.json.
     """
 
     folder: Path
 
     @classmethod
     def of(cls, config: RunConfig, output: Path | None = None) -> Run:
-        """The run of `config` under `output` (default: the project's folder)."""
+        """The run of `config` under `output` (default: the project's folder).
+
+        Raises:
+            ValueError: the weights that the run starts from are others than when it began.
+        """
         root = (output or output_folder()) / "runs"
         run = cls(root / f"{config.name}-{config_hash(config)}")
         text = json.dumps(asdict(config), indent=1, default=str) + "\n"
         if not (run.folder / "config.json").exists():
             write_aside(run.folder / "config.json", text.encode())
+        start = getattr(config, "checkpoint", config.init)
+        if isinstance(start, Path):
+            run._check_start(start)
         return run
+
+    def _check_start(self, start: Path) -> None:
+        digest, kept = _digest(start), self.folder / "start.json"
+        if digest is None:  # not there (any more): told where it is needed
+            return
+        if not kept.exists():
+            write_aside(kept, (json.dumps({"digest": digest}) + "\n").encode())
+        elif json.loads(kept.read_text())["digest"] != digest:
+            raise ValueError(
+                f"{start} holds other weights than when {self.folder} began; to start anew from "
+                "them, delete that folder, or give another one with --out"
+            )
 
     @property
     def is_finished(self) -> bool:
@@ -79,13 +100,14 @@ class Run:
         file = io.BytesIO()
         torch.save(state, file)
         content = file.getvalue()
-        self._write("next.pt", content)
+        self.write("next.pt", content)
         if (self.folder / STATES[0]).exists():
             (self.folder / STATES[0]).replace(self.folder / STATES[1])
         (self.folder / "next.pt").replace(self.folder / STATES[0])
         self.save_log(state["log"])
 
-    def _write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder; an error names it, the folder and the bytes needed."""
         try:
             write_aside(self.folder / name, content)
         except OSError as error:
@@ -141,14 +163,14 @@ class Run:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(log)
-        self._write("log.csv", file.getvalue().encode())
+        self.write("log.csv", file.getvalue().encode())
 
     def finish(self, model: nn.Module, result: dict[str, Any]) -> None:
         """Write the final weights and the result; the state to resume from is dropped."""
         weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-        self._write("model.safetensors", save(weights))
+        self.write("model.safetensors", save(weights))
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        self._write("result.json", text.encode())
+        self.write("result.json", text.encode())
         for name in (*STATES, "next.pt"):
             (self.folder / name).unlink(missing_ok=True)
         self.sweep()
@@ -164,6 +186,20 @@ class Run:
     def load_result(self) -> dict[str, Any]:
         """The result of a finished run."""
         return json.loads((self.folder / "result.json").read_text())
+
+
+def _digest(start: Path) -> str | None:
+    """Digest of a checkpoint, or of the weights in a folder: sizes, first and last megabyte."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(start.glob("*.safetensors")) if start.is_dir() else [start]
+    for path in (path for path in files if path.is_file()):
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest.update(size.to_bytes(8, "big"))
+            for at in (0, max(0, size - DIGESTED)):
+                file.seek(at)
+                digest.update(file.read(DIGESTED))
+    return digest.hexdigest() if files and files[0].is_file() else None
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:

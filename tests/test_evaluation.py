@@ -34,7 +34,7 @@ from maedfer_lab.training.predictions import (
     read_evaluation,
     save_evaluation,
 )
-from maedfer_lab.training.starts import PROBES, compare_starts
+from maedfer_lab.training.starts import PROBES, SHIPPED, compare_starts
 from maedfer_lab.training.views import Views
 
 SIZE = 32
@@ -345,6 +345,6 @@ def test_drawn_faces_are_tested_as_fine_tuning_judges_them(tmp_path):
     found = compare_starts(config, output=tmp_path)
     for name, run in found.runs.items():
         assert found.tests[name].confusion.tolist() == run.result["confusion"]
-    assert set(found.tests) == {"pre-trained", "from scratch", *PROBES.values()}
+    assert set(found.tests) == {"pre-trained", "from scratch", *PROBES.values(), SHIPPED}
     numbers = found.numbers()
     assert len(numbers["map"]) == 14 and json.dumps(numbers)

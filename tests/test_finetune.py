@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from making_videos import moving_frames, write_video
+from test_loop import full_for
 
+from maedfer_lab.checkpoints.pretrained import save_pretrained
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profile, tiny
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
@@ -122,6 +124,23 @@ def test_a_finetuning_starts_from_an_official_checkpoint(tmp_path):
         replace(SHORT, checkpoint=tmp_path / "tiny.pth", mode="scratch")
 
 
+@pytest.mark.parametrize("official", [True, False])
+def test_a_replaced_checkpoint_does_not_load_the_old_run(tmp_path, official):
+    place = tmp_path / ("tiny.pth" if official else "folder")
+
+    def put(seed):
+        start = build_autoencoder(PRETRAIN.model, PRETRAIN.target, seed=seed)
+        save_official(start, place) if official else save_pretrained(start, place)
+
+    put(3)
+    config = replace(SHORT, checkpoint=place)
+    first = finetune(config, output=tmp_path)
+    assert finetune(config, output=tmp_path).result == first.result
+    put(4)
+    with pytest.raises(ValueError, match=r"holds other weights than when .* began"):
+        finetune(config, output=tmp_path)
+
+
 def test_a_stopped_finetuning_ends_bit_for_bit_as_an_unbroken_one(tmp_path, monkeypatch):
     config = replace(
         SHORT,
@@ -151,6 +170,13 @@ def test_a_stopped_finetuning_ends_bit_for_bit_as_an_unbroken_one(tmp_path, monk
         assert torch.equal(value, again.model.state_dict()[name])
     loaded = loop.load_finetuned(whole.folder)
     assert loaded.config == config and loaded.result == whole.result
+
+
+def test_a_disk_that_is_full_at_the_best_epoch_is_told(tmp_path, monkeypatch):
+    full_for(monkeypatch, "best.safetensors", 1)
+    with pytest.raises(OSError, match=r"best.safetensors needs [\d,]+ bytes in"):
+        finetune(SHORT, output=tmp_path)
+    assert finetune(SHORT, output=tmp_path).result["steps"] == 3
 
 
 def test_the_same_seed_gives_the_same_training(tmp_path):

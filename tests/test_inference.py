@@ -1,7 +1,10 @@
 """Any video in: crops, predictions, embeddings, reconstructions; and what is said of bad input."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import csv
 import json
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -130,10 +133,11 @@ def test_tokens_are_in_the_order_of_frames_rows_and_columns(autoencoder, video):
         )
 
 
-@pytest.mark.parametrize("suffix", [".png", ".html", ".gif", ".mp4"])
+@pytest.mark.parametrize("suffix", [".png", ".html", ".gif", ".mp4", "$b_{x}$ \\frac.png"])
 def test_a_reconstruction_is_written_in_every_format(autoencoder, video, tmp_path, suffix):
     out = tmp_path / f"out{suffix}"
-    done = reconstruct(video, out, checkpoint=autoencoder, mask_ratio=0.75, detect=everywhere,
+    video = str(shutil.copy(video, out.with_suffix(".in")))
+    done = reconstruct(video, str(out), checkpoint=autoencoder, mask_ratio=0.75, detect=everywhere,
                        progress=False)  # fmt: skip
     assert out.stat().st_size > 500 and str(out) in str(done) and "appearance loss" in str(done)
 
@@ -228,6 +232,9 @@ def test_unsuitable_input_ends_in_a_sentence(verb, name, autoencoder, classifier
         (lambda a, c, v: predict(v, c, face=3, detect=everywhere), r"face=3 must lie in \[0, 1\)"),
         (lambda a, c, v: reconstruct(v, Path("x.bmp"), checkpoint=a), "must end in .png"),
         (lambda a, c, v: embed([], a), "at least one"),
+        (lambda a, c, v: predict(v, c, stride=0, detect=everywhere), "stride=0"),
+        (lambda a, c, v: reconstruct(v, checkpoint=a, stride=0, detect=everywhere), "stride=0"),
+        (lambda a, c, v: reconstruct(v, checkpoint=a, at_s=9, detect=everywhere), "at_s=9.*2.40"),
     ],
 )
 def test_wrong_requests_say_what_would_work(call, message, autoencoder, classifier, video):
@@ -275,6 +282,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(video, autoencod
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"cannot write .*x\.png .*--out"):
         reconstruct(video, tmp_path / "file" / "x.png", checkpoint=autoencoder)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OSError, match=r"folder\.png: it is a folder"):
+        reconstruct(video, tmp_path / "folder.png", checkpoint=autoencoder)
 
 
 def test_a_folder_is_judged_beside_guesses_without_a_model(video_folder, autoencoder, tmp_path):

@@ -77,7 +77,7 @@ def test_the_sprite_holds_seven_pictures_and_the_truth_among_them():
             wanted = (getattr(expected, name)[frame] * 255).round()
             assert np.abs(tile - wanted).max() <= 1
     assert [row["label"] for row in viewer.scene["rows"]] == [
-        "original", "masked input", "reconstruction", "reconstruction with visible cubes",
+        "original", "masked input", "reconstruction", "with visible cubes",
         "motion target", "predicted motion", "error per cube",
     ]  # fmt: skip
     assert np.array_equal(np.frombuffer(viewer.table, "<f4"), viewer.result.error.ravel())

@@ -8,6 +8,23 @@ from torch import Tensor
 
 from maedfer_lab.attention_maps.maps import AttentionMaps, is_within_regions
 from maedfer_lab.attention_maps.tracing import rollout, trace_back
+from maedfer_lab.method.encoder import Encoder
+
+STAGES = {
+    "local": "1 local: inside a region",
+    "inter": "2 inter: among representative tokens",
+    "interact": "3 interact: to representative tokens",
+    "composed": "stages 3, 2, 1 of the layer in a row",
+    "rollout": "rollout through all layers",
+}
+JOINT = {"joint": "joint: every token to every token", "rollout": STAGES["rollout"]}
+
+
+def stages_to_ask(encoder: Encoder) -> dict[str, str]:
+    """What a query can be followed through in an LGI-Former: name and words."""
+    config = encoder.config
+    is_there = {"inter": config.inter, "interact": config.interact != "none"}
+    return {name: words for name, words in STAGES.items() if is_there.get(name, True)}
 
 
 def all_queries(

@@ -95,7 +95,7 @@ def draw_locality(data: dict[str, Any]) -> Figure:
     _inter(first, data)
     left, right = second.subplots(1, 2)
     _by_layer(left, data, "relative_entropy", "entropy / largest possible")
-    left.set(ylim=(0, 1.08), title="how spread out attention is (1 = uniform)")
+    left.set(title="how spread out attention is (1 = uniform)")
     _rollout(right, data)
     for axis, (name, places) in zip(third.subplots(1, len(data["tsne"])), data["tsne"].items(),
                                     strict=True):  # fmt: skip
@@ -141,7 +141,9 @@ def _by_layer(axis: Axes, data: dict[str, Any], value: str, label: str) -> None:
                 axis.plot([r["layer"] + shift for r in own], [r[value] for r in own], "o",
                           color=COLOURS[stage], markersize=4, alpha=0.75)  # fmt: skip
     axis.set(xlabel="layer", ylabel=label, xticks=layers)
-    axis.legend(loc="center", fontsize=8, ncols=2, bbox_to_anchor=(0.5, 0.6))
+    axis.set_ylim(0, 1.45)  # room for the legend above
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.legend(loc="upper center", fontsize=8, ncols=2)
 
 
 def _rollout(axis: Axes, data: dict[str, Any]) -> None:

@@ -67,7 +67,9 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
             f"{source['device']}; commit {source['commit']}."
         )
     columns = round(figure.get_figwidth() * 14)
-    figure.supxlabel(textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left")
+    figure.supxlabel(  # a $ in a file's name is no formula
+        textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
+    )
 
 
 def picture_format(path: Path) -> str:

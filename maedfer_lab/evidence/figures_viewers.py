@@ -30,7 +30,7 @@ def draw_viewer(rows: Sequence[dict[str, Any]], columns: Sequence[str], text: st
         {**row, "label": "\n".join(textwrap.wrap(_literal(row["label"]), LABEL_LETTERS))}
         for row in rows
     ]
-    return draw_rows(wrapped, columns, _literal(text))
+    return draw_rows(wrapped, columns, text)
 
 
 def _literal(text: str) -> str:

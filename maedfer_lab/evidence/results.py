@@ -38,6 +38,8 @@ def write_aside(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise, before hours of work, if `path` could not be written."""
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
     handle, name = _beside(path)
     os.close(handle)
     Path(name).unlink()

@@ -105,7 +105,7 @@ def _windows(
     progress: bool,
 ):  # type: ignore
     config = known.model.config
-    windows = faces.windows(config, stride or steps_for(known.stride, faces.fps), hop)
+    windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
     bar = tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress)
     with bar:
         for part, clips in faces.clips(windows):
@@ -164,7 +164,7 @@ def embed_command(
     if out.suffix not in SUFFIXES:
         raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
     check_writable(out)
-    chosen = int(face) if face.isdigit() else face
+    chosen = int(face) if face.isdecimal() else face
     result = embed(
         videos, checkpoint, levels=levels, face=chosen, framing=framing, stride=stride, hop=hop
     )

@@ -92,6 +92,12 @@ class Faces:
     def middle(self, config: ModelConfig, stride: int, at_s: float | None = None) -> Window:
         """The window nearest to second `at_s`; by default to the middle of what is seen."""
         windows = self.windows(config, stride, hop=max(1, stride))
+        stop_s = self.tracks.second(len(self.tracks.video))
+        if at_s is not None and not 0 <= at_s <= stop_s:
+            raise ValueError(
+                f"at_s={at_s} must lie between 0 and {stop_s:.2f}, the seconds of "
+                f"{self.path.name}; use {stop_s / 2:.2f}"
+            )
         times = np.array([(w.start_s + w.end_s) / 2 for w in windows])
         return windows[int(np.abs(times - (np.median(times) if at_s is None else at_s)).argmin())]
 
@@ -172,11 +178,14 @@ def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
     return shown
 
 
-def steps_for(stride: int, fps: float) -> int:
-    """Stride in frames of this video: strides are meant for about 25 frames a second.
+def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
+    """Stride in frames of this video: what is asked for, or what the model's `stride` means here.
 
-    Doubled at 50 or 60 frames a second, so that a clip spans the same time.
+    A model's stride is meant for about 25 frames a second: doubled at 50 or 60, so that a clip
+    spans the same time.
     """
+    if asked is not None:
+        return asked
     return max(1, round(stride * fps / USUAL_FPS)) if fps > 1.5 * USUAL_FPS else stride
 
 

@@ -50,7 +50,7 @@ def judge(
     held_out: float = 0.0,
     seed: int = 0,
     stride: int | None = None,
-    picture: Path | None = None,
+    picture: Path | str | None = None,
 ) -> Judgement:
     """Hide cubes of the middle clip of every video and measure what the model puts back.
 
@@ -63,6 +63,7 @@ def judge(
     """
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
+    picture = None if picture is None else Path(picture).expanduser()
     if picture is not None:
         check_writable(picture)
     ratios = mask_ratios or (usual_ratio(model),)
@@ -71,7 +72,9 @@ def judge(
     if held_out > 0:
         videos = split_videos(videos, root, held_out, seed)[1]
     config = model.config
-    frames = load_clips(videos, config.frames, stride or known.stride, config.size_px)
+    frames = load_clips(
+        videos, config.frames, known.stride if stride is None else stride, config.size_px
+    )
     clips = torch.stack([to_tensor(clip) for clip in frames])
     losses = {}
     for ratio in ratios:

@@ -15,7 +15,8 @@ from maedfer_lab.weights import shipped
 
 OFFICIAL_STRIDE = 4
 NOT_FOR_REAL_USE = (
-    "This model was trained on drawn (synthetic) faces: what it says of real people means nothing."
+    "This model was trained on drawn (synthetic) faces and is not for real use: what it says of "
+    "real people means nothing."
 )
 
 
@@ -39,8 +40,8 @@ class KnownModel:
         lines = [f"model: {self.name}; {self.training}"]
         if self.classes:
             lines.append(f"labels: {', '.join(self.classes)}")
-            if self.synthetic:
-                lines.append(NOT_FOR_REAL_USE)
+        if self.synthetic:
+            lines.append(NOT_FOR_REAL_USE)
         return "\n".join(lines)
 
 

@@ -123,7 +123,7 @@ def predict(
     faces = open_faces(
         video, model.config.size_px, face=face, framing=framing, detect=detect, progress=progress
     )
-    windows = faces.windows(model.config, stride or steps_for(known.stride, faces.fps), hop)
+    windows = faces.windows(model.config, steps_for(known.stride, faces.fps, stride), hop)
     found = []
     with tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress) as bar:
         for part, clips in faces.clips(windows):
@@ -236,7 +236,7 @@ def predict_command(
     if not videos:
         raise ValueError("name at least one video, such as: maedfer predict face.mp4")
     check_writable(out / "predictions.csv")
-    chosen = int(face) if face.isdigit() else face
+    chosen = int(face) if face.isdecimal() else face
     results: list[Prediction] = []
     refused: list[str] = []
     for path, name in zip(videos, unique_names(videos), strict=True):

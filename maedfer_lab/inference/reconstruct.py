@@ -61,7 +61,7 @@ def usual_ratio(model: MaskedAutoencoder) -> float:
 
 def reconstruct(
     video: Path | str,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     checkpoint: Path | str | None = None,
     mask_ratio: float | None = None,
@@ -84,6 +84,7 @@ def reconstruct(
     at_s: second of the video around which the clip lies; by default its middle.
     stride: frames of the video per frame of the clip; by default as the model was trained.
     """
+    out = None if out is None else Path(out).expanduser()
     if out is not None:
         if out.suffix.lower() not in PICTURES + MOVING:
             raise ValueError(
@@ -101,20 +102,18 @@ def reconstruct(
         if out is None:
             raise
         raise keep_pictures(error, out.parent, out.stem) from error
-    window = faces.middle(model.config, stride or steps_for(known.stride, faces.fps), at_s)
+    window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
     result = reconstruct_clip(model, clip, mask, statistics, token_order)
     done = FaceReconstruction(known, faces, clip, result, out)
     if out is None:
         return done
-    note = (
-        f"{faces.path.name}, seconds {window.start_s:.1f} to {window.end_s:.1f}; {known.name}, "
-        f"{ratio:.0%} hidden."
-    )
+    where = f"{faces.path.name}, {window.start_s:.1f} to {window.end_s:.1f} s"
+    note = f"{where}; {known.name}, {ratio:.0%} hidden."
     if out.suffix.lower() in MOVING:
         from maedfer_lab.viewers import ReconstructionViewer
 
-        viewer = ReconstructionViewer({known.name: model}, {note: clip}, ratio=ratio,
+        viewer = ReconstructionViewer({known.name: model}, {where: clip}, ratio=ratio,
                                       seed=mask_seed, statistics=statistics,
                                       token_order=token_order)  # fmt: skip
         {".html": viewer.save_html, ".gif": viewer.save_gif, ".mp4": viewer.save_mp4}[
@@ -125,7 +124,7 @@ def reconstruct(
         columns = min(5, len(frames))
         shown = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
         rows = reconstruction_rows([(result, frame) for frame in shown])
-        text = f"{note} {known.training.capitalize()}. {loss_line(result)}"
+        text = f"{note} {known.training[:1].upper()}{known.training[1:]}. {loss_line(result)}"
         draw_rows(rows, [f"frame {frame}" for frame in shown], text, out)
     return done
 
@@ -168,7 +167,7 @@ def reconstruct_command(
         mask_seed=mask_seed,
         statistics=statistics,
         token_order=token_order,
-        face=int(face) if face.isdigit() else face,
+        face=int(face) if face.isdecimal() else face,
         framing=framing,
         at_s=at_s,
         stride=stride,

@@ -29,6 +29,8 @@ MARGIN = 1.1  # synthetic faces are drawn this much larger, for random crops
 class SyntheticSource(ClipSource):
     """Synthetic faces; each clip is drawn once, then cropped at random."""
 
+    is_drawn = True
+
     def __init__(self, config: PretrainConfig) -> None:
         size_px = round(config.model.size_px * MARGIN)
         common = {"num_frames": config.model.frames, "size_px": size_px, "seed": config.seed,

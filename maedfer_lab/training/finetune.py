@@ -19,7 +19,7 @@ from torch.nn import functional
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
 from maedfer_lab.data.augment import mix_batch
-from maedfer_lab.evidence.results import provenance, write_aside
+from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
 from maedfer_lab.runs import LogRow, Run, unique_state
 from maedfer_lab.training.labelled import MIX, LabelledSource, open_labelled
@@ -247,7 +247,7 @@ class FinetuneTask(Task):
             if PartialState().is_main_process:
                 state = unique_state(self.model).items()
                 weights = {name: x.detach().cpu().contiguous() for name, x in state}
-                write_aside(self.run.folder / BEST, save(weights))
+                self.run.write(BEST, save(weights))
         return {"validation_uar": uar(confusion), "validation_war": war(confusion)}
 
     def test_scores(self) -> tuple[dict[str, Any], dict[str, Any]]:

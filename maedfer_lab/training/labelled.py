@@ -105,6 +105,8 @@ def light(frames: np.ndarray, box: Box, size_px: int, rng: np.random.Generator) 
 class SyntheticLabelled(LabelledSource):
     """Synthetic faces; each clip is drawn once, a tenth larger than the model's."""
 
+    is_drawn = True
+
     def __init__(self, config: FinetuneConfig) -> None:
         self.config, self.classes = config, EXPRESSIONS
         side = round(config.model.size_px * MARGIN)

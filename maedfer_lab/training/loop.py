@@ -101,7 +101,8 @@ def _train(
     )
     shown = stepper.accelerator.is_local_main_process
     pending: list[LogRow] = []
-    with Progress(config.name, start, optim, seconds, workers, shown) as progress:
+    is_drawn = getattr(task.stream, "is_drawn", False)
+    with Progress(config.name, start, optim, seconds, workers, shown, is_drawn) as progress:
         batches = progress.timed(loaded)
         writer, written = _tensorboard(run, start) if tensorboard and is_main else None, len(log)
         for step in range(start, optim.last_step):

@@ -25,14 +25,21 @@ class Progress:
     """
 
     def __init__(
-        self, name: str, start: int, optim: OptimConfig, seconds: float, workers: int, shown: bool
+        self,
+        name: str,
+        start: int,
+        optim: OptimConfig,
+        seconds: float,
+        workers: int,
+        shown: bool,
+        is_drawn: bool = False,
     ) -> None:
         self.bar = tqdm(total=optim.last_step, initial=start, desc=name, unit="step",
                         disable=not shown)  # fmt: skip
         self.batch_size, self.workers = optim.batch_size, workers
         self.began = time.monotonic() - seconds
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
-        self._told = False
+        self._told = is_drawn  # of clips that are drawn once and kept, the wait soon ends by itself
 
     def __enter__(self) -> Progress:
         return self

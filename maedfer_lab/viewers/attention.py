@@ -13,26 +13,26 @@ from torch import Tensor
 
 from maedfer_lab.attention_maps.capture import attention_bytes, capture_attention
 from maedfer_lab.attention_maps.maps import AttentionMaps, is_within_regions
-from maedfer_lab.attention_maps.queries import all_queries
+from maedfer_lab.attention_maps.queries import JOINT, STAGES, all_queries, stages_to_ask
 from maedfer_lab.evidence.figures_viewers import colour_table
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.encoder import Encoder
 from maedfer_lab.viewers.controls import number_below, pick, select
 from maedfer_lab.viewers.player import Player
-from maedfer_lab.viewers.scene import Row, View, check_fits, frames_of, name_clips, plain, stops
+from maedfer_lab.viewers.scene import (
+    COLOURS,
+    Row,
+    View,
+    check_fits,
+    frames_of,
+    name_clips,
+    painted,
+    plain,
+    stops,
+)
 
 Model = MaskedAutoencoder | Classifier | Encoder
-STAGES = {
-    "local": "1 local: inside a region",
-    "inter": "2 inter: among representative tokens",
-    "interact": "3 interact: to representative tokens",
-    "composed": "stages 3, 2, 1 of the layer in a row",
-    "rollout": "rollout through all layers",
-}
-JOINT = {"joint": "joint: every token to every token", "rollout": STAGES["rollout"]}
-COLOURS = "cividis"
-STRENGTH = 0.7
 MAX_BYTES = 2**28
 
 
@@ -95,7 +95,7 @@ class AttentionViewer(Player[AttentionWish]):
                 check_fits(clip_name, clip, encoder.config)
         self.grid, self.config = first.grid, first.config
         self._lgi = next((e for e in self.encoders.values() if e.num_regions), None)
-        self._stages = JOINT if self._lgi is None else _stages_of(self._lgi)
+        self._stages = JOINT if self._lgi is None else stages_to_ask(self._lgi)
         self._depth = max(e.config.depth for e in self.encoders.values())
         only_mean = any(_kept_heads(e) == "mean" for e in self.encoders.values())
         self._heads = 0 if only_mean else min(e.config.num_heads for e in self.encoders.values())
@@ -162,6 +162,7 @@ class AttentionViewer(Player[AttentionWish]):
         plain_frames = frames_of(self.clips[wish.clip])
         rows, overlays, table = [Row("clip", plain_frames)], [], []
         scale = {"low": "0", "high": "most", "colours": stops(COLOURS)}
+        sides = self.grid.shape, self.config.tubelet
         for name, maps in self._maps(wish.clip).items():
             overlay, weights = self._overlay(plain(name), maps, wish)
             overlay["offset"] = sum(map(len, table))
@@ -170,7 +171,7 @@ class AttentionViewer(Player[AttentionWish]):
                 Row(
                     overlay["label"],
                     plain_frames,
-                    plain_frames if own is None else self._painted(plain_frames, own),
+                    plain_frames if own is None else painted(plain_frames, own, *sides),
                     {"overlay": len(overlays), "scale": scale},
                 )
             )
@@ -252,15 +253,6 @@ class AttentionViewer(Player[AttentionWish]):
     def _token(self, place: tuple[int, int, int]) -> int:
         return int(np.ravel_multi_index(place, self.grid.shape))
 
-    def _painted(
-        self, frames: UInt8[np.ndarray, "T H W 3"], weights: UInt8[np.ndarray, " n"]
-    ) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames under the colours of one query's weights, as the browser draws them."""
-        t, h, w = self.config.tubelet
-        colours = colour_table(COLOURS)[weights.reshape(self.grid.shape)]
-        whole = colours.repeat(t, 0).repeat(h, 1).repeat(w, 2)
-        return (STRENGTH * whole + (1 - STRENGTH) * frames).round().astype(np.uint8)
-
     def _regions(self) -> list[list[int]] | None:
         """First token (t, y, x) of each region, in order."""
         if self._lgi is None:
@@ -311,12 +303,6 @@ def _encoder(model: Any) -> Encoder:
         f"a {type(model).__name__} has no encoder of ours; give a MaskedAutoencoder, a Classifier "
         "or an Encoder"
     )
-
-
-def _stages_of(encoder: Encoder) -> dict[str, str]:
-    config = encoder.config
-    is_there = {"inter": config.inter, "interact": config.interact != "none"}
-    return {name: words for name, words in STAGES.items() if is_there.get(name, True)}
 
 
 def _kept_heads(encoder: Encoder) -> Any:

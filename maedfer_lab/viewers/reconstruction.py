@@ -238,7 +238,7 @@ def reconstruction_tiles(
         Row("original", as_bytes(result.original)),
         Row("masked input", as_bytes(result.masked)),
         Row("reconstruction", as_bytes(alone)),
-        Row("reconstruction with visible cubes", as_bytes(result.reconstruction)),
+        Row("with visible cubes", as_bytes(result.reconstruction)),
     ]
     if len(result.original) % 2 == 0:
         predicted = motion_pictures(result.predicted_motion)

@@ -20,6 +20,8 @@ from maedfer_lab.method.encoder import check_clip
 FPS = 10
 LONGEST_NAME = 80
 GREY = 128  # of what a picture leaves out
+COLOURS = "cividis"  # of attention: even steps, for all eyes
+STRENGTH = 0.7  # of an overlay, as player.js begins
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,18 @@ def as_bytes(pixels: np.ndarray) -> np.ndarray:
 def frames_of(clip: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
     """A clip's frames as the sprite takes them."""
     return as_bytes(clip.permute(1, 2, 3, 0).float().cpu().numpy())
+
+
+def painted(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    weights: UInt8[np.ndarray, " n"],
+    grid: Shape3,
+    tubelet: Shape3,
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames under the colours of one query's weights, as the browser draws them."""
+    t, h, w = tubelet
+    whole = colour_table(COLOURS)[weights.reshape(grid)].repeat(t, 0).repeat(h, 1).repeat(w, 2)
+    return (STRENGTH * whole + (1 - STRENGTH) * frames).round().astype(np.uint8)
 
 
 def plain(name: object) -> str:

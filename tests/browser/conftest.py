@@ -68,7 +68,7 @@ def lab(workplace: Workplace, browser: Browser) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def app(workplace: Workplace, browser: Browser) -> Iterator[str]:
-    with workplace.app("02", "05") as address:
+    with workplace.app("02", "05", "06") as address:
         yield address
 
 

@@ -17,12 +17,15 @@ SETUP = """import torch
 from maedfer_lab.config import demo
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.training.clips import example_clips
-from maedfer_lab.viewers import ReconstructionViewer
+from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
 
 config = demo()
 model = build_autoencoder(config.model, config.target)
 clips = example_clips(2, config.model, None)"""
-VIEWERS = {"reconstruction": "ReconstructionViewer(model, clips)"}
+VIEWERS = {
+    "reconstruction": "ReconstructionViewer(model, clips)",
+    "attention": "AttentionViewer({'LGI-Former': model}, clips)",
+}
 KEYS, MASKS = 50, 10
 
 # Two times for each event, from its own time stamp: until the canvas holds other pixels, and until

@@ -9,7 +9,7 @@ from .pages import Viewer, Watched, end_kernel, use_lab_theme, wait_until
 
 Open = Callable[[str, str], Watched]
 HOSTS = ("lab", "app")
-KIND = {"02": "masking", "05": "reconstruction"}
+KIND = {"02": "masking", "05": "reconstruction", "06": "attention"}
 
 everywhere = pytest.mark.parametrize("host", HOSTS)
 every_viewer = pytest.mark.parametrize("number", KIND)
