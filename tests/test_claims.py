@@ -225,6 +225,9 @@ def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path: Path) -> N
         config = {"name": name, "target": {"units": units}, "optim": {"batch_size": 4}}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         (tmp_path / name / "log.csv").write_text("step,loss\n1,0.9\n2,0.7\n")
+    (tmp_path / "c").mkdir()  # a fine-tuning: no target, another loss
+    (tmp_path / "c" / "config.json").write_text(json.dumps({"name": "c"}))
+    (tmp_path / "c" / "log.csv").write_text("step,loss\n1,1.9\n")
     (run,) = figure_data.pretraining(paper(), tmp_path)["runs"]
     assert run == {"name": "a", "clips": [4, 8], "loss": [0.9, 0.7]}
 

@@ -73,4 +73,4 @@ def test_the_verb_prints_a_table(capsys):
     assert main(["estimate", "tiny", "--steps", "1"]) == 0
     assert "clips at once" in capsys.readouterr().out
     assert main(["estimate", "huge"]) == 2
-    assert "one of base, demo, tiny" in capsys.readouterr().err
+    assert "one of base, demo, faces-still, faces, tiny" in capsys.readouterr().err

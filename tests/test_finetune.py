@@ -15,7 +15,7 @@ from maedfer_lab.checkpoints.pretrained import save_pretrained
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profile, tiny
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
-from maedfer_lab.data.labelled import labelled_folder
+from maedfer_lab.data.annotations import read_annotations
 from maedfer_lab.flops.formula import macs, parameters
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
@@ -268,27 +268,15 @@ def labelled(root, people=3):
 
 def test_a_labelled_folder_can_be_learned_from(tmp_path):
     root = labelled(tmp_path / "videos")
-    folder = labelled_folder(root)
-    assert folder.classes == ("calm", "wild")
-    assert not {p for p, _ in folder.train} & {p for p, _ in folder.test}
-    assert {label for _, label in folder.test} == {0, 1}
+    _, test = read_annotations("folder", root).split(1)
+    assert {clip.label for clip in test} == {0, 1}
     config = FinetuneConfig(
         name="own", model=tiny().model, optim=OptimConfig(2, 2, warmup_steps=0), data=root
     )
     run = finetune(config, output=tmp_path)
     assert run.result["classes"] == ["calm", "wild"] and run.model.head.out_features == 2
-    assert sum(map(sum, run.result["confusion"])) == len(folder.test)
+    assert sum(map(sum, run.result["confusion"])) == len(test)
     assert run.result["provenance"]["data"] == "videos"
     assert f"maedfer evaluate {run.folder}" in str(run)
     again = finetune(config, output=tmp_path)
     assert again.result == run.result
-
-
-def test_labelled_folders_that_cannot_be_judged_are_told(tmp_path):
-    with pytest.raises(ValueError, match="at least two"):
-        labelled_folder(labelled(tmp_path / "videos") / "calm")
-    rows = ["file,identity", *(f"{c}/person {i}.mp4,one{c}" for c in ("calm",) for i in range(3)),
-            *(f"wild/person {i}.mp4,two" for i in range(3))]  # fmt: skip
-    (tmp_path / "videos" / "MANIFEST.csv").write_text("\n".join(rows))
-    with pytest.raises(ValueError, match="no video of class"):
-        labelled_folder(tmp_path / "videos")

@@ -25,6 +25,7 @@ TINY = FinetuneConfig(
 
 KILLED = """
 import os, signal
+from pathlib import Path
 
 from test_finetune_processes import TINY, finetune, replace
 from maedfer_lab.evidence import results

@@ -252,7 +252,7 @@ def test_the_command_takes_its_settings(tmp_path):
 
 
 def test_unknown_presets_are_told_the_known_ones():
-    with pytest.raises(ValueError, match="base, demo, tiny"):
+    with pytest.raises(ValueError, match="base, demo, faces-still, faces, tiny"):
         preset("huge")
 
 

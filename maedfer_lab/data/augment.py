@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import Augment
-from maedfer_lab.data.clips import Box, crop_and_resize, to_tensor
+from maedfer_lab.data.clips import Box, check_counts, crop_and_resize, to_tensor
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as in the model
 SHIFT = 0.45  # RandAugment moves by up to this share of the picture
@@ -43,13 +43,7 @@ def training_indices(
     Raises:
         ValueError: one of the numbers is below 1.
     """
-    for name, value in (
-        ("num_video_frames", num_video_frames),
-        ("num_frames", num_frames),
-        ("stride", stride),
-    ):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_counts(num_video_frames=num_video_frames, num_frames=num_frames, stride=stride)
     span = num_frames * stride
     if num_video_frames <= span:
         few = np.linspace(0, num_video_frames, num_video_frames // stride)

@@ -28,6 +28,13 @@ class Box(NamedTuple):
     width: int
 
 
+def check_counts(**counts: int) -> None:
+    """Raise, with its name, for a count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 def clip_indices(
     num_video_frames: int,
     num_frames: int = 16,
@@ -45,13 +52,7 @@ def clip_indices(
     Raises:
         ValueError: one of the numbers is below 1.
     """
-    for name, value in (
-        ("num_video_frames", num_video_frames),
-        ("num_frames", num_frames),
-        ("stride", stride),
-    ):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_counts(num_video_frames=num_video_frames, num_frames=num_frames, stride=stride)
     last_start = max(num_video_frames - num_frames * stride, 0)
     start = last_start // 2 if rng is None else int(rng.integers(last_start + 1))
     reachable = (num_video_frames - 1 - start) // stride

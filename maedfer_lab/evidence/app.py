@@ -9,6 +9,7 @@ import argparse
 import base64
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,10 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(
         f"Serves {', '.join(path.stem for path in shown)} at the {current.name} profile, on this "
-        "machine alone, until Ctrl-C. The address follows; a page runs its notebook anew, and "
-        "trains the model first if notebook 04 was never run.",
+        "machine alone, until Ctrl-C. The address follows; a page runs its notebook anew.",
         flush=True,
     )
+    # Where it was started in the background of a script, Ctrl-C would be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Imported late: it changes the event loop's policy.
     from voila.app import Voila
 

@@ -169,7 +169,7 @@ def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("*/log.csv")):
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        if config["target"]["units"] != "cube":
+        if config.get("target", {}).get("units") != "cube":  # fine-tuning has no target
             continue
         with path.open(newline="", encoding="utf-8") as file:
             log = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]

@@ -62,7 +62,8 @@ class AttentionViewer(Player[AttentionWish]):
     stage: local, inter, interact, composed or rollout (`attention_maps.tracing`); a ViT shows its
         joint attention for the first four.
     layer: from 0, by default the last. head: from 0, or None for the mean.
-    query: (t, y, x) of a cube, or the number of a representative token; the middle by default.
+    query: (t, y, x) of a cube, or the number of a representative token; by default the
+        middle of the first frame.
 
     The weights of every query lie in the browser, so that a click asks no kernel. Attention is
     captured by the model's own code, once per clip, as float16; `nbytes` says how much that is.
@@ -100,7 +101,7 @@ class AttentionViewer(Player[AttentionWish]):
         only_mean = any(_kept_heads(e) == "mean" for e in self.encoders.values())
         self._heads = 0 if only_mean else min(e.config.num_heads for e in self.encoders.values())
         self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
-        middle = tuple(side // 2 for side in self.grid.shape)
+        middle = 0, self.grid.h // 2, self.grid.w // 2  # seen at once, in the first frame
         wish = AttentionWish(
             clip=next(iter(self.clips)),
             stage=pick("stage", stage or next(iter(self._stages)), self._stages),
