@@ -28,7 +28,7 @@ reproduce: $(STAMP)
 
 test: $(STAMP)
 	@echo "All tests, among them the notebooks at the smoke profile and the viewers in a real Chromium:"
-	@echo "about 8 minutes on two cores; results are printed here, pictures of the viewers kept in tests/browser/pictures/."
+	@echo "about 10 minutes on two cores; results are printed here, pictures of the viewers kept in tests/browser/pictures/."
 	@$(PY) -m pytest -q
 
 lab: $(STAMP)
