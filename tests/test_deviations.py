@@ -47,8 +47,7 @@ def test_the_page_is_the_list():
 
 @pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda d: d.id)
 def test_every_named_test_exists(deviation):
-    if not deviation.tests:
-        assert deviation.state == "not built yet"
+    assert deviation.tests, "nothing pins it"
     for name in deviation.tests:
         file, _, test = name.partition("::")
         tree = ast.parse((ROOT / file).read_text())
