@@ -141,7 +141,7 @@ DEVIATIONS = (
         "right by default",
         "Every epoch is judged on the middle clip of each video, every clip counted once, answers "
         "gathered before they are scored. Validating on the test fold, as published, is the "
-        "default and is warned of; `config.FinetuneConfig.holdout` holds out training clips instead.",
+        "default and is warned of; `config.FinetuneConfig.holdout` holds out training clips.",
         NONE_NEEDED,
         (
             "tests/test_folder.py::test_held_out_clips_are_the_middle_of_each_video",
@@ -262,7 +262,7 @@ DEVIATIONS = (
         "Unusable videos are named in one warning and left out before training starts; a frame "
         "that turns out damaged later is an error that names it. Where clips are decoded as they "
         "are needed (VoxCeleb2) a broken video ends the run by name. Fine-tuning ends by the name "
-        "of the first broken clip, or lists and leaves out all of them if told to before the start.",
+        "of the first broken clip, or lists and leaves out all of them if told to.",
         NONE_NEEDED,
         (
             "tests/test_loading.py::test_a_process_that_is_killed_names_what_it_read",
