@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,14 @@ def loss_curve(
     log: list[dict[str, float]],
     baselines: dict[str, dict[str, float]],
     published: dict[str, list[float]] | None = None,
+    parts: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Appearance and motion loss over steps, beside what needs no model.
 
     published: step and loss of a published run; a third panel then shows the run's loss over it.
+    parts: "first" step and "baselines" of each part of a training whose clips changed on the way.
     """
+    parts = parts or [{"first": 0, "baselines": baselines}]
     axes = figure.subplots(1, 2 if published is None else 3)
     if published is not None:
         _over_published(axes[2], log, published)
@@ -52,9 +56,12 @@ def loss_curve(
         if judged:
             axis.plot(*zip(*judged, strict=True), "o-", color=INK, markersize=4, linewidth=1,
                       label="held-out identities")  # fmt: skip
-        for name, losses in baselines.items():
+        edges = [*(part["first"] for part in parts), steps[-1]]
+        for name in baselines:
             colour, label = BASELINES[name]
-            axis.axhline(losses[kind], color=colour, linestyle="--", label=f"held-out: {label}")
+            levels = [part["baselines"][name][kind] for part in parts]
+            axis.stairs(levels, edges, baseline=None, color=colour, linestyle="--", linewidth=1.5,
+                        label=f"held-out: {label}")  # fmt: skip
         _finish(axis, kind, values, [losses[kind] for losses in baselines.values()])
 
 
@@ -93,10 +100,11 @@ def draw_pretrain(data: dict[str, Any]) -> Figure:
 def draw_weights(data: dict[str, Any]) -> Figure:
     """The training of the shipped small model, part after part."""
     figure = new_figure(9.5, 4.6)
-    loss_curve(figure, data["log"], data["baselines"])
+    loss_curve(figure, data["log"], data["baselines"], parts=data["parts"])
     for axis in figure.axes:
+        axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         for part in data["parts"][1:]:
-            axis.axvline(part["first"], color=INK, linewidth=0.8, linestyle=":")
+            axis.axvline(part["first"], ymax=0.7, color=INK, linewidth=0.8, linestyle=":")
     parts = "; ".join(f"from step {p['first']:,}: {p['what']}" for p in data["parts"])
     caption(
         figure,
