@@ -30,6 +30,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "maedfer_lab.training.estimate:estimate_command",
         "say what a training needs here: memory, hours, disk",
     ),
+    "plan": (
+        "maedfer_lab.training.plan_command:plan_command",
+        "say what a pre-training costs on 1 to many GPUs, and what binds",
+    ),
     "reconstruct": (
         "maedfer_lab.inference.reconstruct:reconstruct_command",
         "find a face in a video, hide most of it, show what a model puts back",
@@ -65,6 +69,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "flops": (
         "maedfer_lab.flops.report:flops_command",
         "count parameters and multiply-adds of LGI-Former and ViT, three ways",
+    ),
+    "bench": (
+        "maedfer_lab.bench.command:bench_command",
+        "measure models, data, tests and waits beside a floor and beside plain code",
     ),
     "claims": (
         "maedfer_lab.paper.ledger:claims_command",
@@ -108,9 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    if result is not None:
+    if result is not None and is_main_process():
         print(result)
     return int(getattr(result, "exit_status", 0))
+
+
+def is_main_process() -> bool:
+    """Whether this is the one of many processes (torchrun) that tells the result."""
+    return importlib.import_module("maedfer_lab.config").is_main_process()
 
 
 def run_verb(verb: str, args: Sequence[str]) -> object:

@@ -3,17 +3,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2 import functional as v2
 
 from maedfer_lab.data.clips import (
     CROP_PLACES,
     CROP_SCALES,
+    Box,
     centre_square,
     centre_square_crop,
     clip_indices,
+    crop_and_resize,
     jitter_colours,
     multi_scale_box,
     multi_scale_crop,
     tilt_clip,
+    to_bytes,
+    to_floats,
     to_tensor,
 )
 
@@ -87,6 +93,25 @@ def test_shrinking_antialiases_and_full_size_changes_nothing():
     np.testing.assert_array_equal(centre_square_crop(frames, 64), frames)
 
 
+@pytest.mark.parametrize("box", [Box(0, 0, 60, 90), Box(7, 11, 41, 33), Box(3, 5, 20, 25)])
+def test_frames_are_resized_as_pillow_resizes_each(box):
+    frames = centre_square_crop(rng().integers(0, 256, (3, 9, 9, 3), dtype=np.uint8), 90)[:, :60]
+    found = crop_and_resize(frames, box, 40, 30)
+    for frame, ours in zip(frames, found, strict=True):
+        cut = frame[box.top : box.top + box.height, box.left : box.left + box.width]
+        theirs = Image.fromarray(cut).resize((30, 40), Image.Resampling.BILINEAR)
+        differences = abs(ours.astype(int) - np.asarray(theirs))
+        assert differences.max() <= 1 and (differences > 0).mean() < 0.1
+
+
+def test_the_mirror_and_floats_of_a_batch_keep_every_value():
+    frames = rng().integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8)
+    mirrored = torch.stack([to_bytes(clip[:, :, ::-1]) for clip in frames])
+    floats = to_floats(mirrored)
+    assert floats.shape == (2, 3, 3, 4, 5) and floats.is_contiguous()
+    assert torch.equal(floats.flip(-1)[1], to_tensor(frames[1]))
+
+
 def test_to_tensor_keeps_every_value():
     frames = rng().integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
     clip = to_tensor(frames)
@@ -97,14 +122,26 @@ def test_to_tensor_keeps_every_value():
 
 def test_colours_change_alike_in_all_frames_and_stay_colours():
     still = np.tile(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8), (4, 1, 1, 1))
-    clip = to_tensor(still)
-    changed = jitter_colours(clip, 0.5, rng(1))
-    assert not torch.equal(changed, clip) and torch.equal(changed[:, 0], changed[:, 3])
+    clips = to_tensor(still)[None].repeat(2, 1, 1, 1, 1)
+    changed = jitter_colours(clips, 0.5, [rng(1), rng(2)])
+    assert torch.equal(changed[:, :, 0], changed[:, :, 3])
+    assert not any(torch.equal(a, b) for a, b in ((changed, clips), tuple(changed)))
     assert 0 <= changed.min() and changed.max() <= 1
-    assert torch.equal(changed, jitter_colours(clip, 0.5, rng(1)))
-    assert torch.equal(jitter_colours(clip, 0.0, rng(1)), clip)
+    assert torch.equal(changed[1:], jitter_colours(clips[1:], 0.5, [rng(2)]))
+    assert torch.equal(jitter_colours(clips, 0.0, []), clips)
     with pytest.raises(ValueError, match="strength=2"):
-        jitter_colours(clip, 2.0, rng(1))
+        jitter_colours(clips, 2.0, [rng(1), rng(2)])
+
+
+def test_colours_change_as_torchvision_changes_those_of_each_frame():
+    clip = to_tensor(rng().integers(0, 256, (3, 9, 7, 3), dtype=np.uint8))
+    draws = rng(1)
+    frames, (b, c, s) = clip.transpose(0, 1), (1 + 0.5 * draws.uniform(-1, 1, 3)).tolist()
+    frames = v2.adjust_saturation(v2.adjust_contrast(v2.adjust_brightness(frames, b), c), s)
+    balance = torch.from_numpy(1 + 0.5 / 3 * draws.uniform(-1, 1, (3, 1, 1))).float()
+    expected = (frames * balance).clamp(0, 1).transpose(0, 1)
+    found = jitter_colours(clip[None], 0.5, [rng(1)])[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
 def test_a_tilt_turns_all_frames_alike_and_keeps_the_middle():

@@ -1,12 +1,14 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from maedfer_lab.cli import main
-from maedfer_lab.config import FinetuneConfig, tiny
+from maedfer_lab.config import FinetuneConfig, environment, tiny
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.training.estimate import Estimate, Measured, estimate, estimate_command
 from maedfer_lab.training.optim import make_optimiser
@@ -67,6 +69,24 @@ def test_configurations_of_runs_are_read(tmp_path):
     path.write_text(json.dumps(dataclasses.asdict(config), default=str))
     assert estimate_command(str(path), steps=1).config == config
     assert estimate_command(str(tmp_path), steps=1, batch_size=1).rows[-1].batch_size == 1
+
+
+def test_two_processes_are_compared_with_one_and_tell_it_once(tmp_path):
+    """Weak scaling: each process takes as many clips as the one alone; no time is judged."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "maedfer_lab", "estimate", "tiny", "--steps", "2"],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        cwd=tmp_path,
+        env={**environment(1), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("clips at once") == 1 and "2 processes" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines()[2:4]]
+    assert [row[:2] for row in rows] == [["1", "2"], ["2", "1"]]  # each one's clips, accumulate
+    assert all(row[-1].endswith("%") and float(row[-3]) > 0 for row in rows)
 
 
 def test_the_verb_prints_a_table(capsys):

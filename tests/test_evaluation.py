@@ -21,13 +21,16 @@ from maedfer_lab import cli
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tiny
 from maedfer_lab.data.annotations import read_annotations
+from maedfer_lab.data.clips import Box
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.reader import paper
+from maedfer_lab.training import views as views_module
 from maedfer_lab.training.evaluate_command import is_published
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.finetune import finetune
+from maedfer_lab.training.labelled import open_labelled
 from maedfer_lab.training.predictions import (
     Evaluation,
     combine,
@@ -84,7 +87,7 @@ def published_views(frames, num_frames, stride, segments, crops, size_px):
 def test_the_weighted_views_are_the_published_ones(num, stride, segments, crops):
     frames = np.random.default_rng(num).integers(0, 256, (num, 10, 12, 3), dtype=np.uint8)
     views = Views(8, 8, stride, segments, crops)
-    ours, weights = views.read(Shown(frames))
+    ours, weights, _ = views.read(Shown(frames))
     theirs = published_views(frames, 8, stride, segments, crops, 8)
     count = {view.tobytes(): 0 for view in ours}
     for view in theirs:
@@ -99,10 +102,10 @@ def test_the_weighted_views_are_the_published_ones(num, stride, segments, crops)
 
 def test_a_video_is_read_once_and_only_what_is_shown():
     reader = Shown(moving_frames(200, 16, 16))
-    views, weights = Views(16, 16, stride=4).read(reader)
+    views, weights, _ = Views(16, 16, stride=4).read(reader)
     assert len(views) == 2 and weights.tolist() == [0.5, 0.5], "two crops are one picture"
     assert len(reader.asked) == len(set(reader.asked)) == 32, "not the 18 frames between"
-    short, weights = Views(16, 16, stride=4).read(Shown(moving_frames(40, 16, 16)))
+    short, weights, _ = Views(16, 16, stride=4).read(Shown(moving_frames(40, 16, 16)))
     assert len(short) == 1 and weights.tolist() == [1.0], "two windows are one as well"
 
 
@@ -111,7 +114,7 @@ def test_one_segment_and_one_crop_are_the_middle():
     views = Views(16, 16, stride=1, segments=1, crops=1, short_px=20)
     assert dict(views.windows(26)) == {5: 1} and dict(views.corners()) == {2: 1}
     assert dict(replace(views, crops=3).corners()) == {0: 1, 2: 1, 4: 1}
-    shown, weights = views.read(Shown(moving_frames(26, 20, 20)))
+    shown, weights, _ = views.read(Shown(moving_frames(26, 20, 20)))
     assert shown.shape == (1, 16, 16, 16, 3) and weights.tolist() == [1.0]
 
 
@@ -169,6 +172,32 @@ def test_batches_and_workers_do_not_matter(found, labelled, model, options):
     again = evaluate(model, annotations, annotations.clips, **OPTIONS, **options)
     assert np.abs(again.probabilities - found.probabilities).max() <= 2e-6
     assert np.array_equal(again.guesses, found.guesses) and again.paths == found.paths
+
+
+def test_faces_are_looked_for_once(labelled, model, monkeypatch):
+    """Also over the epochs of a fine-tuning, and the answers stay the same."""
+    looked = []
+
+    def find(reader):
+        looked.append(reader.path)
+        return Box(2, 4, 30, 28)
+
+    monkeypatch.setattr(views_module, "face_square", find)
+    annotations = read_annotations("folder", labelled)
+    clips, boxes = annotations.clips, {}
+    first = evaluate(model, annotations, clips[:7], **OPTIONS, framing="face", boxes=boxes)
+    assert len(looked) == 7 and boxes == dict.fromkeys(clips[:7], Box(2, 4, 30, 28))
+    again = evaluate(model, annotations, clips, **OPTIONS, framing="face", boxes=boxes)
+    assert len(looked) == len(boxes) == 12
+    assert np.abs(again.probabilities[:7] - first.probabilities).max() <= 2e-6
+
+    looked.clear()
+    config = FinetuneConfig(model=tiny().model, dataset="folder", data=labelled, framing="face",
+                            holdout=0.3)  # fmt: skip
+    source = open_labelled(config)
+    told = [source.judge(model, "validation") for _ in range(3)]
+    assert len(looked) == len(set(looked)) == told[0].sum()
+    assert all(np.array_equal(told[0], one) for one in told)
 
 
 TWO = """

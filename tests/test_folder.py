@@ -9,7 +9,7 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 
 from maedfer_lab.data import folder as folder_module
-from maedfer_lab.data.clips import centre_square_crop, clip_indices, multi_scale_crop, to_tensor
+from maedfer_lab.data.clips import centre_square_crop, clip_indices, multi_scale_crop, to_bytes
 from maedfer_lab.data.folder import (
     VideoFolder,
     check_videos,
@@ -124,8 +124,7 @@ def test_items_are_fixed_by_seed_epoch_and_index(root):
     assert not torch.equal(first.clip(2, epoch=0), backwards[2])
     assert not torch.equal(small(paths, seed=1).clip(2, epoch=1), backwards[2])
     clip = first[0]
-    assert clip.shape == (3, 4, 16, 16) and clip.dtype == torch.float32
-    assert 0 <= clip.min() and clip.max() <= 1
+    assert clip.shape == (4, 16, 16, 3) and clip.dtype == torch.uint8
     with pytest.raises(IndexError, match=r"must lie in \[0, "):
         first[len(first)]
 
@@ -136,7 +135,7 @@ def test_an_item_is_a_stretch_of_the_video_cropped(root):
     rng = np.random.default_rng([0, 5, 3])
     kept = open_video(path).read(range(0, 100, 2))[:, :, 8:56]
     clip = multi_scale_crop(kept[clip_indices(50, 4, 1, rng)], 40, rng)
-    assert torch.equal(folder.clip(3, epoch=5), to_tensor(clip))
+    assert torch.equal(folder.clip(3, epoch=5), to_bytes(clip))
 
 
 def test_long_videos_give_more_clips(root):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.checkpoints.pretrained import save_pretrained
 from maedfer_lab.checkpoints.saving import save_official
@@ -24,14 +24,16 @@ from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.framing import FaceBox
 from maedfer_lab.data.tracks import NoFaceError
 from maedfer_lab.data.video import open_video
+from maedfer_lab.inference import predict as predicting
 from maedfer_lab.inference.embed import embed
-from maedfer_lab.inference.faces import open_faces
+from maedfer_lab.inference.faces import open_faces, unique_names
 from maedfer_lab.inference.judge import judge
 from maedfer_lab.inference.known_model import known_model
-from maedfer_lab.inference.predict import predict, save_prediction, unique_names
+from maedfer_lab.inference.predict import DEFAULT, predict, save_prediction
 from maedfer_lab.inference.reconstruct import reconstruct
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.weights import shipped
 
 
 def everywhere(frame):
@@ -77,6 +79,37 @@ def test_windows_cover_every_frame_of_a_stretch(num, tmp_path):
     ends = [0.0, *(w.end_s for w in windows)]
     assert all(w.start_s <= end for w, end in zip(windows, ends, strict=False)), "no gap"
     assert faces.clip(windows[-1]).shape == (3, 8, 32, 32)
+
+
+@pytest.mark.parametrize(("stride", "hop"), [(2, None), (3, 1), (2, 40), (1, 5)])
+def test_overlapping_windows_read_every_frame_once_from_front_to_back(
+    stride, hop, video, monkeypatch
+):
+    """Going back means decoding again: 14 times over in a film with few key frames."""
+    faces = open_faces(video, 32, detect=everywhere, progress=False)
+    windows = faces.windows(tiny().model, stride, hop)
+    expected = torch.stack([faces.clip(window) for window in windows])
+    asked, read = [], type(faces.videos[0]).read
+    monkeypatch.setattr(
+        type(faces.videos[0]), "read", lambda self, n: (asked.extend(n), read(self, n))[1]
+    )
+    parts = list(faces.clips(windows[::-1], batch=3))
+    assert [window for part, _ in parts for window in part] == windows
+    torch.testing.assert_close(torch.cat([clips for _, clips in parts]), expected, rtol=0, atol=0)
+    assert asked == sorted(set(asked))
+
+
+@pytest.mark.parametrize("hop", [1, 7, None, 40])
+def test_what_is_said_of_a_frame_is_the_mean_of_the_windows_that_hold_it(hop, classifier, video):
+    """Asked for at every frame of a film, so not by going through all windows."""
+    found = predict(video, classifier, hop=hop, detect=everywhere, progress=False)
+    for frame in range(60):
+        second = found.faces.tracks.second(frame)
+        inside = [i for i, w in enumerate(found.windows) if w.start_s <= second < w.end_s]
+        said = found.at(frame)
+        assert (said is None) == (not inside)
+        if said is not None:
+            np.testing.assert_array_equal(said, found.probabilities[inside].mean(0))
 
 
 def test_a_prediction_is_the_models_and_says_what_it_is(classifier, video):
@@ -218,8 +251,44 @@ def test_unsuitable_input_ends_in_a_sentence(verb, name, autoencoder, classifier
 
     assert re.search(message, said), said
     assert "Traceback" not in said
-    if "no face" in message and verb != "embed":
+    if "no face" in message:
         assert "_no_face.png" in said and list((tmp_path / "o").glob("*_no_face.png"))
+
+
+@pytest.mark.parametrize("width", [90, 160, 400])
+def test_what_is_said_of_a_model_fits_into_a_narrow_picture(width):
+    font = ImageFont.load_default(size=12)
+    label = predicting._label(
+        ("drawn-face model: not for real use", "surprise 9%"), (width, 300), font
+    )
+    assert label.width < width, "nothing is cut off at the right"
+    assert (label.height > 40) == (width < 200), "it is broken into lines"
+
+
+@pytest.mark.parametrize("verb", ["predict", "reconstruct", "embed", "judge"])
+def test_help_says_which_model_and_that_it_is_not_for_real_use(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "how it was trained is said" in said and "not for real use" in said
+    assert ("drawn faces" if verb == "predict" else "few people's faces") in said
+    assert verb != "predict" or all(name in said for name in known_model(shipped(DEFAULT)).classes)
+
+
+@pytest.mark.parametrize("verb", ["predict", "embed"])
+def test_videos_without_a_face_do_not_spoil_the_others(verb, classifier, tmp_path, capsys):
+    clip, out = sample_clip(), tmp_path / "out"
+    where = out if verb == "predict" else out / "e.npz"
+    paths = [str(p) for p in (grey(tmp_path / "a.mp4"), clip, tmp_path / "b.mp4", tmp_path)]
+    (tmp_path / "folder").mkdir()
+    status = main([verb, *paths, str(tmp_path / "folder"), "--checkpoint", str(classifier),
+                   "--out", str(where)])  # fmt: skip
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2 and f"results of the other 1 are in {where}" in said
+    for part in ("a_no_face.png", "b.mp4: there is no such file", "folder: it is an empty folder"):
+        assert part in said
+    assert (out / "a_no_face.png").exists()
+    assert (out / ("e.npz" if verb == "embed" else f"{clip.stem}.csv")).exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.video import open_video
 from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.loading import read_batches
+from maedfer_lab.training.loading import read_batches, read_in_threads
 
 
 class Squares(Dataset):
@@ -63,3 +63,11 @@ def test_training_goes_on_with_workers_after_videos_were_decoded_here(tmp_path):
     helped = finetune(config, output=tmp_path / "again", workers=2)
     assert helped.result["loss"] == alone.result["loss"]
     assert helped.result["confusion"] == alone.result["confusion"]
+
+
+def test_threads_read_the_batches_that_one_process_reads():
+    batches = [[3, 1], [4, 4, 2], [0]]
+    alone = list(read_batches(Squares(), batches, 0, str))
+    assert all(map(torch.equal, alone, read_in_threads(Squares(), batches, 3)))
+    with pytest.raises(ValueError, match="number 7 is broken"):
+        list(read_in_threads(Squares(broken=7), [[1], [7]], 2))

@@ -1,14 +1,24 @@
 """Notebooks are thin and stripped, and each runs top to bottom at the smoke profile."""
 
 import ast
+import os
 import re
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from maedfer_lab.evidence.notebooks import NotebookError, find_notebooks, main, run_notebooks
+from maedfer_lab.evidence.notebooks import (
+    NotebookError,
+    find_notebooks,
+    main,
+    num_cores,
+    run_notebooks,
+)
 from maedfer_lab.evidence.results import figures_folder
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -112,6 +122,57 @@ def test_a_failing_cell_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "[1/3] 01_good" in told and "done in" in told and "[2/3] 02_bad" in told
     assert "03_after" not in told
     assert "so far" in (tmp_path / "executed" / "02_bad.ipynb").read_text()
+
+
+def test_two_run_side_by_side_and_what_needs_another_waits_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pause = "import time; time.sleep(1)"
+    paths = [
+        write_notebook(tmp_path / "08_reads.ipynb", "open('made').read()"),
+        write_notebook(tmp_path / "06_makes.ipynb", pause, "open('made', 'w').write('it')"),
+        write_notebook(tmp_path / "01_other.ipynb", "import os", "os.environ['OMP_NUM_THREADS']"),
+    ]
+    run_notebooks(paths, timeout_s=60, save_to=tmp_path / "executed", at_once=2)
+    told = capsys.readouterr().out
+    assert told.index("01_other done") and told.index("06_makes done") < told.index("08_reads\n")
+    cell = code_cells(tmp_path / "executed" / "01_other.ipynb")[1]
+    assert 1 <= int(ast.literal_eval(cell.outputs[0].data["text/plain"])) <= num_cores()
+
+
+def test_a_failure_interrupts_the_other_kernel_so_that_it_can_keep_its_state(
+    tmp_path: Path,
+) -> None:
+    training = (
+        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('kept')\n"
+    )
+    paths = [
+        write_notebook(tmp_path / "01_trains.ipynb", training, "print('never')"),
+        write_notebook(tmp_path / "02_bad.ipynb", "import time; time.sleep(2)", "1 / 0"),
+    ]
+    with pytest.raises(NotebookError, match=r"02_bad\.ipynb"):
+        run_notebooks(paths, timeout_s=90, save_to=tmp_path / "executed", at_once=2)
+    first, second = code_cells(tmp_path / "executed" / "01_trains.ipynb")
+    assert first.outputs[0].text == "kept\n" and not second.outputs
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to oneself alone")
+def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    source = f"import time; open({str(ready)!r}, 'w').close()\ntry:\n    time.sleep(60)\n"
+    path = write_notebook(tmp_path / "01.ipynb", source + "finally:\n    print('kept')", "1")
+    thread = threading.Thread(target=_interrupt_when, args=(ready,), daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_notebooks([path], timeout_s=90, save_to=tmp_path / "executed")
+    first, second = code_cells(tmp_path / "executed" / "01.ipynb")
+    assert first.outputs[0].text == "kept\n" and second.execution_count is None
+
+
+def _interrupt_when(ready: Path) -> None:
+    while not ready.exists():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_reproduce_says_what_it_does_and_where_the_results_are(

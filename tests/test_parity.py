@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official_equations import classify, reconstruct
 
 from maedfer_lab import cli
+from maedfer_lab.bench.plain import classify, reconstruct
 from maedfer_lab.checkpoints.archives import (
     own_names,
     read_archive,
@@ -309,7 +309,7 @@ def test_full_size_models_are_the_published_ones():
         full_size("ft_head")
 
 
-# Every variant against the official equations written out in tests/official_equations.py.
+# Every variant against the official equations written out in maedfer_lab/bench/plain.py.
 
 divisors_of_4 = st.sampled_from([1, 2, 4])
 common = {

@@ -88,7 +88,7 @@ def test_a_prepared_folder_is_a_folder_of_videos(table, prepared):
     paths = find_videos(prepared)
     assert paths == [clip.path for clip in open_shards(prepared).clips]
     videos = VideoFolder(paths, frames=2, stride=2, size_px=16, progress=False)
-    assert len(videos.paths) == NUM_CLIPS and videos[0].shape == (3, 2, 16, 16)
+    assert len(videos.paths) == NUM_CLIPS and videos[0].shape == (2, 16, 16, 3)
     kept, held = split_videos(paths, prepared)
     people = [
         {open_shards(prepared).clips[paths.index(p)].subject for p in s} for s in (kept, held)

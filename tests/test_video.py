@@ -1,6 +1,8 @@
 import importlib.util
+import re
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import av
@@ -139,6 +141,58 @@ def test_broken_files_end_in_plain_words(tmp_path, mp4, kind, reason, backend):
     with pytest.raises(VideoError, match=reason if path.suffix else "folder") as error:
         open_video(path, backend)
     assert error.value.path == path and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "keep", "said"),
+    [
+        ("a.mkv", {}, 0.6, r"promises 1.60 s, but its (\d+) frames end at 0\.\d\d s"),
+        ("a.webm", {"codec": "libvpx-vp9"}, 0.7, r"promises 1.60 s, but its (\d+) frames end at"),
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}, 0.94,
+         r"promises 40 frames, but only (\d+) can be read"),
+    ],
+)  # fmt: skip
+def test_a_file_that_ends_before_its_promise_is_read_with_a_warning(
+    tmp_path, name, how, keep, said
+):
+    whole = write_video(tmp_path / name, moving_frames(NUM_FRAMES), **how)
+    expected = plain_decode(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(open_video(whole)) == NUM_FRAMES
+    path = cut(tmp_path / f"cut_{name}", whole, keep)
+    with pytest.warns(UserWarning, match=said) as caught:
+        reader = open_video(path)
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.startswith(str(path)) and "these are used" in message
+    count = int(re.findall(said, message)[0])
+    assert len(reader) == count < NUM_FRAMES
+    whole_ones = count - 1  # the last may be a torn JPEG, which decodes in part
+    np.testing.assert_array_equal(reader.read(range(whole_ones)), expected[:whole_ones])
+
+
+@pytest.mark.parametrize("more", [5, 40])
+def test_sound_may_outlast_the_pictures_a_little(tmp_path, more):
+    """Where Matroska does not tell the length of each stream, as the sound's end is the file's."""
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        pictures: Any = container.add_stream("libx264", rate=25)
+        pictures.height, pictures.width, pictures.pix_fmt = 48, 64, "yuv420p"
+        sound: Any = container.add_stream("pcm_s16le", rate=25600)
+        for i in range(25 + more):
+            frame = av.AudioFrame(format="s16", layout="mono", samples=1024)
+            frame.rate, frame.pts = 25600, 1024 * i
+            container.mux(sound.encode(frame))
+            if i < 25:
+                picture = av.VideoFrame.from_ndarray(moving_frames(1)[0], format="rgb24")
+                container.mux(pictures.encode(picture))
+        container.mux(pictures.encode(None))
+        container.mux(sound.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(open_video(path)) == 25
+    assert len(caught) == (more > 5)
 
 
 @pytest.mark.parametrize("backend", ["auto", "pyav"])

@@ -53,21 +53,22 @@ def _finetune(budget: AblationConfig, steps: int | None = None) -> FinetuneConfi
 
 
 def _profiles() -> dict[str, Profile]:
-    slow = {"01": 0.5, "02": 0.3, "03": 0.5, "05": 0.5, "06": 1, "07": 1.5, "09": 0.2, "11": 0.5}
+    # One thread each, two side by side, as `make reproduce` runs them.
+    slow = {"01": 0.2, "02": 0.2, "03": 0.2, "05": 0.3, "06": 0.6, "07": 0.8, "09": 0.2, "11": 0.4}
     known = (
         Profile(
             "smoke",
             tiny(),
             smoke_ablations(),
             _finetune(smoke_ablations()),
-            dict.fromkeys([*slow, "04", "08", "10"], 0.3),
+            dict.fromkeys([*slow, "04", "08", "10"], 0.25),
         ),
         Profile(
             "quick",
             demo(),
             quick_ablations(),
             _finetune(quick_ablations(), steps=150),
-            {**slow, "04": 8, "08": 2.5, "10": 2.5},
+            {**slow, "04": 8, "08": 0.6, "10": 1.8},
         ),
         Profile(
             "full",
@@ -111,6 +112,18 @@ def project_folder() -> Path:
         if (folder / "maedfer_lab").is_dir() and (folder / "notebooks").is_dir():
             return folder
     return here
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment for a process that shall compute on at most so many CPU threads."""
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    least = min(threads, int(own)) if own.isdecimal() and int(own) else threads
+    return {**os.environ, "OMP_NUM_THREADS": str(least)}
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def output_folder() -> Path:

@@ -1,26 +1,29 @@
-"""The published training transform of fine-tuning, and mixup of a batch: timm's and torchvision's.
+"""The published training transform of fine-tuning, and mixup of a batch.
 
-Every random number is a function of a key such as (seed, item): the libraries draw from global
-generators, which `seeded` sets for the moment and puts back.
+A clip is resized, changed by RandAugment, cropped and mirrored as uint8 where it is read
+(`augment_clip`), and erased and mixed as floats, a batch at a time, on the device
+(`finish_clips`, `mix_batch`). Every random number is a function of a key such as (seed, item).
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import Augment
-from maedfer_lab.data.clips import Box, check_counts, crop_and_resize, to_tensor
+from maedfer_lab.data.clips import Box, check_counts, crop_and_resize, mirror, resize, to_floats
+from maedfer_lab.data.rand_augment import apply_operations, draw_operations
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as in the model
-SHIFT = 0.45  # RandAugment moves by up to this share of the picture
+ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of the picture; height / width
+TRIES = 10  # draws of a rectangle that may not fit
 
 
 def training_indices(
@@ -55,93 +58,105 @@ def training_indices(
     return spread.clip(end - span, end - 1).astype(np.int64)
 
 
-@contextmanager
-def seeded(*key: int) -> Iterator[Callable[[], None]]:
-    """Make Python's, numpy's and torch's global draws a function of `key`; put them back after.
+def augment_clip(
+    frames: UInt8[np.ndarray, "T H W 3"], box: Box, size_px: int, augment: Augment, *key: int
+) -> UInt8[np.ndarray, "T {size_px} {size_px} 3"]:
+    """Turn the part `box` of a video's frames into a training clip that `finish_clips` completes.
 
-    Yields a function that rewinds Python and numpy to the start.
+    Resize to a square -> RandAugment -> random resized crop -> mirror, each drawn once for the
+    clip. `key` decides everything that is random; no global generator is touched, so many threads
+    may do this at once.
+
+    *Official:* the crop is resized in floats; here it is rounded to whole levels.
     """
+    clip = crop_and_resize(frames, box, size_px, size_px)
+    description = augment.rand_augment
+    operations = draw_operations(description, *key) if description else ()
+    rng = np.random.default_rng([*key, 1])
+    shown = crop_box(size_px, size_px, augment.crop_area, augment.crop_ratio, rng)
+    # parity: without antialiasing, as the official crop
+    clip = resize(apply_operations(clip, operations, shown), size_px, size_px, antialias=False)
+    return mirror(clip) if rng.random() < augment.flip else clip
+
+
+def crop_box(
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """Draw the rectangle of a random resized crop, as torchvision does.
+
+    area: as a share of the picture, uniform. ratio: width / height, its logarithm uniform. If ten
+    draws do not fit into the picture, its middle of the nearest allowed ratio.
+    """
+    low, high = (math.log(limit) for limit in ratio)
+    for _ in range(TRIES):
+        wanted, shape = height * width * rng.uniform(*area), math.exp(rng.uniform(low, high))
+        h, w = round(math.sqrt(wanted / shape)), round(math.sqrt(wanted * shape))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return Box(int(top), int(left), h, w)
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    h, w = min(height, round(width / shape)), min(width, round(height * shape))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def finish_clips(
+    frames: UInt8[Tensor, "b T H W 3"], augment: Augment, keys: Sequence[Sequence[int]]
+) -> Float[Tensor, "b 3 T H W"]:
+    """Clips of `augment_clip`, where they are, as floats in [0, 1], some of them erased in part.
+
+    keys: one for each clip; it decides what is erased, and with the kind of device the noise.
+
+    One box for all frames, noise of its own for every pixel, as timm has it. The published noise
+    is N(0, 1) in normalised units. Ours is the same, mapped to pixels, where the 3.3 % of it that
+    no picture can hold are clipped to [0, 1].
+    """
+    clips = to_floats(frames)
+    mean, std = (clips.new_tensor(x).view(3, 1, 1, 1) for x in (PIXEL_MEAN, PIXEL_STD))
+    for clip, key in zip(clips, keys, strict=True):
+        rng = np.random.default_rng(key)
+        if rng.random() >= augment.erase:
+            continue
+        if (box := _erased_box(clip.shape[-2], clip.shape[-1], rng)) is None:
+            continue
+        generator = torch.Generator(clip.device).manual_seed(int(rng.integers(2**63)))
+        size = (3, clip.shape[1], box.height, box.width)
+        noise = torch.randn(size, generator=generator, device=clip.device)
+        rows = slice(box.top, box.top + box.height)
+        columns = slice(box.left, box.left + box.width)
+        clip[..., rows, columns] = noise.mul_(std).add_(mean).clamp_(0, 1)
+    return clips
+
+
+def _erased_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
+    low, high = (math.log(limit) for limit in ERASED_RATIO)
+    for _ in range(TRIES):
+        wanted = height * width * rng.uniform(*ERASED_AREA)
+        shape = math.exp(rng.uniform(low, high))
+        h, w = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
+        if h < height and w < width:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return Box(int(top), int(left), h, w)
+    return None
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Make Python's, numpy's and torch's global draws a function of `key`; put them back after."""
     words = np.random.SeedSequence(key).generate_state(6)
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm draws there)
-
-    def rewind() -> None:
-        random.seed(words[:2].tobytes())
-        np.random.seed(words[2:4])  # noqa: NPY002
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(words[4]) << 32 | int(words[5]))
-        rewind()
+        random.seed(words[:2].tobytes())
+        np.random.seed(words[2:4])  # noqa: NPY002
         try:
-            yield rewind
+            yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
-
-
-def augment_clip(
-    frames: UInt8[np.ndarray, "T H W 3"], box: Box, size_px: int, augment: Augment, *key: int
-) -> Float[Tensor, "3 T {size_px} {size_px}"]:
-    """Turn the part `box` of a video's frames into a training clip, pixels in [0, 1].
-
-    Resize to a square -> RandAugment -> random resized crop -> mirror -> erase, each drawn once
-    for the clip. `key` decides everything that is random.
-    """
-    clip = crop_and_resize(frames, box, size_px, size_px)
-    with seeded(*key) as rewind:
-        if augment.rand_augment:
-            clip = rand_augment(clip, augment.rand_augment, rewind)
-        return _after_colours(to_tensor(clip), augment)
-
-
-def rand_augment(
-    clip: UInt8[np.ndarray, "T H W 3"], description: str, rewind: Callable[[], None]
-) -> UInt8[np.ndarray, "T H W 3"]:
-    """timm's RandAugment with the same draws for every frame: `rewind` comes before each.
-
-    *Official:* bicubic, moves in parts of 0.45 of the size, holes filled with grey 128.
-    """
-    from timm.data.auto_augment import rand_augment_transform
-
-    options = {
-        "translate_const": int(min(clip.shape[1:3]) * SHIFT),
-        "interpolation": Image.Resampling.BICUBIC,
-    }
-    transform = rand_augment_transform(description, options)
-    changed = np.empty_like(clip)
-    for frame, out in zip(clip, changed, strict=True):
-        rewind()
-        out[:] = np.asarray(transform(Image.fromarray(frame)))
-    return changed
-
-
-def _after_colours(clip: Float[Tensor, "3 T H W"], augment: Augment) -> Float[Tensor, "3 T H W"]:
-    """Random resized crop, mirror and erasing, one draw for all frames."""
-    from torchvision.transforms import RandomResizedCrop
-    from torchvision.transforms.v2 import functional
-
-    area, ratio = list(augment.crop_area), list(augment.crop_ratio)
-    box = RandomResizedCrop.get_params(clip, area, ratio)  # (top, left, height, width)
-    size = list(clip.shape[-2:])
-    # parity: without antialiasing, as the official crop
-    clip = functional.resized_crop(clip, *box, size, antialias=False).clamp(0, 1)
-    if random.random() < augment.flip:
-        clip = clip.flip(-1)
-    return erase(clip, augment.erase)
-
-
-def erase(clip: Float[Tensor, "3 T H W"], probability: float) -> Float[Tensor, "3 T H W"]:
-    """timm's random erasing: one box for all frames, noise of its own for every pixel.
-
-    The published noise is N(0, 1) in normalised units. Ours is the same, mapped to pixels, where
-    the 3.3 % of it that no picture can hold are clipped to [0, 1].
-    """
-    from timm.data.random_erasing import RandomErasing
-
-    eraser = RandomErasing(probability, mode="pixel", device="cpu")
-    kept = torch.full_like(clip.flatten(0, 1), torch.nan)  # (c T) H W: one picture to timm
-    noise = eraser(kept).view_as(clip)
-    mean, std = (torch.tensor(x).view(3, 1, 1, 1) for x in (PIXEL_MEAN, PIXEL_STD))
-    return torch.where(noise.isnan(), clip, (mean + std * noise).clamp(0, 1))
 
 
 def mix_batch(

@@ -8,6 +8,7 @@ labels: the expression, and the direction, which needs the order of the frames.
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, SupportsIndex
 
 import numpy as np
@@ -147,6 +148,23 @@ class SyntheticFaces:
         talking = self.difficulty * generator.uniform(0.0, 0.8) * (generator.random() < 0.5)
         timeline = onset_timeline(label, self.num_frames, intensity, talking, generator)
         return render_face(person, timeline, scene, self.size_px), intensity
+
+
+def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames of clip `number`, drawn when first asked for, and kept: they are not to be changed.
+
+    Whatever asks for the same settings in one process shares them: the variants of an ablation,
+    a training and its test.
+    """
+    kept = _drawings(faces)
+    if number not in kept:
+        kept[number] = faces[number].frames
+    return kept[number]
+
+
+@lru_cache(maxsize=8)  # the two sides of a few seeds and sizes
+def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
+    return {}
 
 
 def contact_sheet(

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch.utils.data
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from maedfer_lab.data.clips import (
     Box,
     clip_indices,
     crop_and_resize,
-    jitter_colours,
+    mirror,
     multi_scale_crop,
     tilt_clip,
-    to_tensor,
+    to_bytes,
 )
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.identities import split_videos
@@ -132,7 +132,7 @@ class VideoFolder(torch.utils.data.Dataset):
     sees the same clips. Each video gives one clip per epoch for every ``frames * stride`` of its
     frames, at least 1 and at most ``max_clips``. A clip is a random stretch of the video, then one
     random multi-scale crop inside the ``face_square``, with ``tilt`` turned by up to so many
-    degrees, with ``mirror`` flipped half of the time, with ``jitter`` its colours changed.
+    degrees, with ``mirror`` flipped half of the time. It stays uint8 until it is on the device.
 
     Videos are decoded once, when the data set is made: every ``stride``-th frame, the square
     shrunk (antialiased) to 1.2 times the clip's size, as uint8. That is
@@ -153,7 +153,6 @@ class VideoFolder(torch.utils.data.Dataset):
         min_scale: float = 0.66,
         mirror: bool = False,
         tilt: float = 0.0,
-        jitter: float = 0.0,
         cache_gb: float | int = 2.0,
         progress: bool = True,
     ) -> None:
@@ -173,7 +172,7 @@ class VideoFolder(torch.utils.data.Dataset):
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
         self.min_scale, self.mirror = min_scale, mirror
-        self.tilt, self.jitter = tilt, jitter
+        self.tilt = tilt
         self.epoch = 0
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
@@ -218,7 +217,7 @@ class VideoFolder(torch.utils.data.Dataset):
         """Choose the epoch that ``folder[index]`` draws from."""
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T {self.size_px} {self.size_px}"]:
+    def __getitem__(self, index: int) -> UInt8[Tensor, "T {self.size_px} {self.size_px} 3"]:
         """Return ``clip(index, self.epoch)``."""
         return self.clip(index, self.epoch)
 
@@ -226,8 +225,8 @@ class VideoFolder(torch.utils.data.Dataset):
         """The video that clip ``index`` is taken from."""
         return self.paths[self._video_of[index]]
 
-    def clip(self, index: int, epoch: int) -> Float[Tensor, "3 T {self.size_px} {self.size_px}"]:
-        """Draw clip ``index`` of ``epoch``: (c T H W), pixels in [0, 1].
+    def clip(self, index: int, epoch: int) -> UInt8[Tensor, "T {self.size_px} {self.size_px} 3"]:
+        """Draw clip ``index`` of ``epoch``: RGB in [0, 255]; ``to_floats`` makes it a model's.
 
         Raises:
             VideoError: a frame of a video that was too long for the cache is damaged.
@@ -246,7 +245,7 @@ class VideoFolder(torch.utils.data.Dataset):
         squares = tilt_clip(squares, self.tilt, rng)
         clip = multi_scale_crop(squares, self.size_px, rng, self.min_scale)
         mirrored = self.mirror and rng.random() < 0.5
-        return jitter_colours(to_tensor(clip[:, :, ::-1] if mirrored else clip), self.jitter, rng)
+        return to_bytes(mirror(clip) if mirrored else clip)
 
     def _box(self, reader: VideoReader) -> Box:
         if reader.path not in self._boxes:

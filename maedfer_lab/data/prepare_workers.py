@@ -18,10 +18,12 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from maedfer_lab.data.clips import Box
 from maedfer_lab.data.folder import cropped_pieces
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shard_format import Jpegs, encode_jpeg
 from maedfer_lab.data.video import VideoError, open_video
 
@@ -122,6 +124,8 @@ def begin_worker() -> None:
     """Start a worker: one thread, and an end when the main process ends, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:
         watch = threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maedfer_lab.data.video import IMAGE_SUFFIXES, ImagesReader, find_images
-from maedfer_lab.data.video_pyav import open_container
+from maedfer_lab.data.video_pyav import ends_early, open_container
 from maedfer_lab.data.video_reader import VideoError
 
 EARLY = 0.8  # pictures that stop before this share of the promised seconds end early
@@ -19,6 +19,7 @@ TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
 TURNED = "clips turned by their metadata (read upright)"
 UNEVEN_RATE = "clips of variable frame rate (frames are counted, not timed)"
+SHORT = "clips whose pictures end a little before the file says (read to their end)"
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
@@ -114,6 +115,8 @@ def _glance_file(path: Path) -> Glance:
                     if packet.pts is not None:
                         times.append(packet.pts)
         reached = float((max(times) - min(times)) * stream.time_base) if times else seconds
+        last_s = float(max(times, default=0) * stream.time_base)
+        short = ends_early(container, stream, count, last_s)
     if whole < max(promised, count):
         damage = f"{whole} of {max(promised, count)} frames"
         raise VideoError(path, f"it ends early or is damaged: {damage}")
@@ -130,7 +133,7 @@ def _glance_file(path: Path) -> Glance:
     turned = round(frame.rotation / 90) % 2
     height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
     gaps = np.diff(np.sort(np.asarray(times)))
-    remarks = []
+    remarks = [SHORT] if short else []
     if frame.rotation % 360:
         remarks.append(TURNED)
     if len(gaps) and gaps.max() > UNEVEN * max(gaps.min(), 1):

@@ -6,6 +6,8 @@ decoding, jumping to a key frame) is taken only where it leads to the same frame
 
 from __future__ import annotations
 
+import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +19,8 @@ import numpy as np
 
 from maedfer_lab.data.video_reader import VideoError, VideoReader
 
+SOUND_S = 0.5  # by which sound may outlast the pictures
+
 
 class PyAVReader(VideoReader):
     """A video file through PyAV (FFmpeg): forward decoding, with jumps to exact key frames."""
@@ -27,7 +31,8 @@ class PyAVReader(VideoReader):
         """Count the frames and decode the first.
 
         MP4 and MOV carry a table of their frames, so counting costs milliseconds. Other containers
-        may promise more or fewer frames than they give and are counted by decoding them once.
+        may promise more or fewer frames than they give and are counted by decoding them once; a
+        warning says so where the pictures end early, as in a Matroska file that was cut off.
         """
         import av
 
@@ -44,6 +49,8 @@ class PyAVReader(VideoReader):
             self._index_by_decoding(can_seek="matroska" in self._container.format.name)
         if self._length == 0:
             raise VideoError(path, "it has no frame that can be decoded")
+        if early := ends_early(self._container, self._stream, self._length, self._end_s):
+            warnings.warn(f"{path}: {early}; these are used (was it cut off?)", stacklevel=3)
         if self._times is not None:
             shown = np.array(list(self._times), dtype=np.float64)
             self.times = (shown - shown[0]) * float(self._stream.time_base)
@@ -92,6 +99,7 @@ class PyAVReader(VideoReader):
             return False
         self._times = {time: position for position, time in enumerate(times)}
         self._length = len(times)
+        self._end_s = float(times[-1] * self._stream.time_base) if times else 0.0
         self._keys = sorted({0, *(self._times[key] for key in keys if key in self._times)})
         return in_order and steady and len(shown) == count
 
@@ -105,6 +113,7 @@ class PyAVReader(VideoReader):
         if self._damage:
             raise VideoError(self.path, f"frame {len(times)} cannot be read: {self._damage[0]}")
         self._length = len(times)
+        self._end_s = float(max((t or 0 for t in times), default=0) * self._stream.time_base)
         if can_seek and None not in times and times == sorted(set(times)):
             self._times = {time: position for position, time in enumerate(times)}
             self._keys = sorted({0, *keys})
@@ -176,6 +185,27 @@ def open_container(av: ModuleType, path: Path) -> tuple[Any, Any]:
     if streams[0].codec_context is None:
         raise VideoError(path, "its pictures are coded in a way that this FFmpeg cannot decode")
     return container, streams[0]
+
+
+def ends_early(container: Any, stream: Any, count: int, last_s: float) -> str | None:
+    """Say how a file's `count` pictures, the last shown at `last_s`, fall short of its promise.
+
+    None if they do not, or if the container stores no promise (an estimate is none).
+    """
+    if container.format.name == "avi" and count < stream.frames:
+        return f"it promises {stream.frames} frames, but only {count} can be read"
+    told = stream.metadata.get("DURATION")  # of the pictures alone, in Matroska and WebM
+    if told and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", told):
+        hours, minutes, seconds = told.split(":")
+        promised, slack = 3600 * int(hours) + 60 * int(minutes) + float(seconds), 0.0
+    elif {"matroska", "mp4"} & set(container.format.name.split(",")) and not stream.frames:
+        promised, slack = (container.duration or 0) / 1e6, SOUND_S
+    else:
+        return None
+    rate = stream.average_rate or stream.guessed_rate
+    if last_s + slack + 2.5 / float(rate or 10) >= promised:
+        return None
+    return f"it promises {promised:.2f} s, but its {count} frames end at {last_s:.2f} s"
 
 
 def _starts_anew(data: bytes, codec: Any) -> bool:

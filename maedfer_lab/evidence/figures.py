@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from maedfer_lab.evidence.figures_ablations import draw_ablations
 from maedfer_lab.evidence.figures_attention import draw_attention, draw_locality
+from maedfer_lab.evidence.figures_bench import draw_bench
 from maedfer_lab.evidence.figures_finetune import draw_finetune
 from maedfer_lab.evidence.figures_flops import draw_complexity, draw_flops
 from maedfer_lab.evidence.figures_ledger import draw_folds, draw_ledger, draw_pretraining_log
@@ -59,6 +60,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "10_ablations": draw_ablations,
     "11_your_own_face": draw_own_face,
     "11_framings": draw_framings,
+    "bench": draw_bench,
     "demo_weights": draw_weights,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from maedfer_lab.evidence.figures_style import (
     GREY,
     INK,
+    PALETTE,
     caption,
     draw_picture,
     new_figure,
@@ -24,7 +25,7 @@ from maedfer_lab.evidence.results import unpack_picture
 
 HEAT = "viridis"  # perceptually uniform, and readable for the colour-blind
 STAGES = {"local": "1 local", "inter": "2 inter", "interact": "3 interact", "joint": "joint"}
-COLOURS = dict(zip(STAGES, sns.color_palette("colorblind").as_hex(), strict=False))  # type: ignore
+COLOURS = dict(zip(STAGES, PALETTE, strict=False))
 MARK = "#e34a33"
 COLUMNS = 4
 
@@ -176,7 +177,7 @@ def _rollout(axis: Axes, data: dict[str, Any]) -> None:
 def _neighbours(axis: Axes, name: str, places: list[Any], data: dict[str, Any]) -> None:
     xy, regions = np.array(places), data["regions"]
     steps = max(region["step"] for region in regions) + 1
-    colours = sns.color_palette("viridis", steps).as_hex()  # type: ignore
+    colours = colormaps[HEAT](np.linspace(0, 1, steps + 2)[1:-1])
     for j, region in enumerate(regions):
         marker = "o^sDvP*X"[region["window"] % 8]
         axis.scatter(*xy[j :: len(regions)].T, s=26, marker=marker, edgecolor=INK, linewidth=0.3,

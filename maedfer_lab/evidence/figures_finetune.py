@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from maedfer_lab.evidence.figures_style import (
     INTERPOLATION,
     MODEL,
+    PALETTE,
     caption,
     new_figure,
     stack,
@@ -71,21 +71,22 @@ def _confusions(figure: SubFigure, data: dict[str, Any]) -> None:
 
 
 def _maps(figure: SubFigure, data: dict[str, Any]) -> None:
+    import seaborn as sns  # here alone: it takes a second to import
+
     left, right = figure.subplots(1, 2)
-    colours = sns.color_palette("colorblind", len(data["classes"]))
     places, labels = np.array(data["map"]), np.array(data["labels"])
     for number, name in enumerate(data["classes"]):
         own = places[labels == number]
-        left.scatter(*own.T, s=22, color=colours[number], marker="osD^v<>PXhp"[number], label=name)
+        left.scatter(*own.T, s=22, color=PALETTE[number], marker="osD^v<>PXhp"[number], label=name)
     left.legend(fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
     people = np.array(data["people"])
+    shades = sns.husl_palette(people.max() + 1)
     for number in np.unique(people):  # a line from each clip to the nearest of the same person
         own = places[people == number]
-        colour = sns.husl_palette(people.max() + 1)[number]
         apart = np.linalg.norm(own[:, None] - own, axis=-1) + 1e9 * np.eye(len(own))
         for place, other in zip(own, own[apart.argmin(1)], strict=True):
-            right.plot(*zip(place, other, strict=True), color=colour, linewidth=1.2)
-        right.scatter(*own.T, s=22, color=colour)
+            right.plot(*zip(place, other, strict=True), color=shades[number], linewidth=1.2)
+        right.scatter(*own.T, s=22, color=shades[number])
     _title(left, "class", data)
     _title(right, "person", data)
 

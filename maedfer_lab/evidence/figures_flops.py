@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
@@ -15,13 +14,13 @@ from maedfer_lab.evidence.figures_style import (
     INK,
     INTERPOLATION,
     MODEL,
+    PALETTE,
     ZERO,
     caption,
     new_figure,
     stack,
 )
 
-PALETTE: list[str] = sns.color_palette("colorblind").as_hex()  # type: ignore
 STAGE_COLOURS = {
     "embedding": GREY,
     "joint": PALETTE[1],

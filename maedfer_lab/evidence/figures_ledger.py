@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maedfer_lab.evidence.figures_paper import PALETTE, WIDTH
-from maedfer_lab.evidence.figures_style import GREY, INK, MODEL, caption, new_figure
+from maedfer_lab.evidence.figures_paper import WIDTH
+from maedfer_lab.evidence.figures_style import GREY, INK, MODEL, PALETTE, caption, new_figure
 
 RUNS = {  # by whom -> colour, shape, words
     "ours": (INK, "*", "measured here"),

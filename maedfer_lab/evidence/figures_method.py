@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
@@ -15,6 +14,7 @@ from maedfer_lab.evidence.figures_style import (
     INK,
     INTERPOLATION,
     MODEL,
+    PALETTE,
     caption,
     draw_picture,
     new_figure,
@@ -126,7 +126,7 @@ def draw_lgi_former(data: dict[str, Any]) -> Figure:
     left, right = bottom.subplots(1, 2)
     parts = data["pairs"]
     names = list(parts)
-    colours = [MODEL, *sns.color_palette("colorblind").as_hex()[3:5], GREY]  # type: ignore
+    colours = [MODEL, *PALETTE[3:5], GREY]
     bars = left.barh(names, [parts[k] for k in names], color=colours[: len(names) - 1] + [GREY])
     left.bar_label(bars, [f"{parts[k]:,}" for k in names], padding=3, fontsize=9)
     left.set(title="query-key pairs per head", xscale="log", xlim=(1, 2e7))

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from maedfer_lab.evidence.figures_style import GREY, MODEL, caption, new_figure
+from maedfer_lab.evidence.figures_style import GREY, MODEL, PALETTE, caption, new_figure
 
 WIDTH = 6.4
-PALETTE: list[str] = sns.color_palette("colorblind").as_hex()  # type: ignore
 OURS = "MAE-DFER"
 VOX, KINETICS = "VideoMAE (VoxCeleb2)", "VideoMAE (Kinetics-400)"
 METHODS = {OURS: (MODEL, "o"), VOX: (PALETTE[1], "s"), KINETICS: (PALETTE[2], "^")}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from maedfer_lab.evidence.figures_style import (
     GREY,
+    PALETTE,
     STYLE,
     caption,
     new_figure,
@@ -66,12 +66,11 @@ def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
         _crops(faces, data["crops"])
         strongest = np.argsort(-values.max(0))
         named = set(strongest[:NAMED].tolist())
-        colours = sns.color_palette("colorblind", NAMED)
         marks = "osD^"
         for k in strongest[::-1]:
             rank = int(np.where(strongest == k)[0][0])
             style: dict[str, Any] = (
-                {"color": colours[rank], "marker": marks[rank], "label": data["classes"][k],
+                {"color": PALETTE[rank], "marker": marks[rank], "label": data["classes"][k],
                  "zorder": 3} if k in named
                 else {"color": GREY, "lw": 0.8, "alpha": 0.6}
             )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from maedfer_lab.config import EncoderKind, ModelConfig, output_folder
 from maedfer_lab.evidence.results import write_aside
@@ -199,7 +200,7 @@ def median_seconds(steps: dict[Key, Step], repeats: int, device: torch.device) -
     All steps run once before any runs again, so that whatever else slows the machine slows all.
     """
     taken: dict[Key, list[float]] = {key: [] for key in steps}
-    for turn in range(repeats + 1):
+    for turn in tqdm(range(repeats + 1), "measure", leave=False, unit="turn"):
         for key, step in steps.items():
             start = _now(device)
             step()

@@ -9,6 +9,8 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from maedfer_lab.config import ModelConfig, Shape3, base, profile
 from maedfer_lab.evidence.results import provenance, write_aside
 from maedfer_lab.flops.counters import count_with_fvcore, count_with_torch, model_for_counting
@@ -130,18 +132,22 @@ def count_models() -> list[Count]:
     """The paper's two models, with variants: classifiers first, then pre-training."""
     lgi, vit = base().model, base("vit").model
     same_shape = replace(vit, width=lgi.width, depth=lgi.depth, num_heads=lgi.num_heads)
+    plans: list[tuple[str, ModelConfig, Task, bool]] = [
+        ("LGI-B", lgi, "classify", True),
+        ("ViT-B", vit, "classify", True),
+        ("ViT 512 x 16", same_shape, "classify", True),
+        ("LGI-B without stage 2", replace(lgi, inter=False), "classify", True),
+        ("LGI-B without stage 3", replace(lgi, interact="none"), "classify", True),
+        ("LGI-B without 2 and 3", replace(lgi, inter=False, interact="none"), "classify", True),
+        ("LGI-B, ours", lgi, "classify", False),
+        ("LGI-B", lgi, "pretrain", True),
+        ("LGI-B, ours", lgi, "pretrain", False),
+        ("ViT-B", vit, "pretrain", True),
+        ("ViT-B, ours", vit, "pretrain", False),
+    ]
     return [
-        count("LGI-B", lgi),
-        count("ViT-B", vit),
-        count("ViT 512 x 16", same_shape),
-        count("LGI-B without stage 2", replace(lgi, inter=False)),
-        count("LGI-B without stage 3", replace(lgi, interact="none")),
-        count("LGI-B without 2 and 3", replace(lgi, inter=False, interact="none")),
-        count("LGI-B, ours", lgi, as_published=False),
-        count("LGI-B", lgi, "pretrain"),
-        count("LGI-B, ours", lgi, "pretrain", as_published=False),
-        count("ViT-B", vit, "pretrain"),
-        count("ViT-B, ours", vit, "pretrain", as_published=False),
+        count(name, config, task, as_published=published)
+        for name, config, task, published in tqdm(plans, "count", leave=False, unit="model")
     ]
 
 
@@ -152,7 +158,7 @@ def count_regions(regions: Sequence[Shape3] | None = None) -> list[Count]:
     return [
         count(f"region {' x '.join(map(str, shape))}", replace(lgi, region=shape),
               by_one_block=True)
-        for shape in shapes
+        for shape in tqdm(shapes, "count", leave=False, unit="region")
     ]  # fmt: skip
 
 

@@ -17,7 +17,13 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import choose
 from maedfer_lab.data.framing import Detector, detect_faces
 from maedfer_lab.evidence.results import check_writable, provenance, write_aside
-from maedfer_lab.inference.faces import Faces, open_faces, steps_for
+from maedfer_lab.inference.faces import (
+    Faces,
+    open_faces,
+    over_videos,
+    report_refused,
+    steps_for,
+)
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.classifier import Classifier
 
@@ -52,7 +58,7 @@ class Embeddings:
 @torch.no_grad()
 def embed(
     videos: Sequence[Path | str],
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | KnownModel | None = None,
     *,
     levels: Sequence[Level] = ("clip", "rep"),
     face: str | int = "largest",
@@ -152,9 +158,13 @@ def embed_command(
 ) -> Embeddings:
     """Turn the faces in videos into vectors, one row per window of the video.
 
+    Which model and how it was trained is said with the result and inside the file. Without a
+    checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
+    method (no labels); not for real use, and not for identifying or judging people.
+
     videos: video files, folders of images, or images.
     out: .npz (NumPy) or .parquet; written aside and renamed.
-    checkpoint: pre-trained or fine-tuned, official or ours; our own small model without one.
+    checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
     levels: clip (one vector), rep (one per representative token), token (one per cube).
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
@@ -164,13 +174,31 @@ def embed_command(
     if out.suffix not in SUFFIXES:
         raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
     check_writable(out)
+    if not videos:
+        raise ValueError("name at least one video, such as: maedfer embed face.mp4")
     chosen = int(face) if face.isdecimal() else face
-    result = embed(
-        videos, checkpoint, levels=levels, face=chosen, framing=framing, stride=stride, hop=hop
-    )
-    write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
+    known = known_model(checkpoint)
+
+    def one(path: Path, name: str) -> Embeddings:
+        return embed([path], known, levels=levels, face=chosen, framing=framing, stride=stride,
+                     hop=hop)  # fmt: skip
+
+    results, refused = over_videos(videos, out.parent, one)
+    if results:
+        result = _joined(results, out)
+        write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
+    report_refused(refused, len(results), out)
+    return result
+
+
+def _joined(parts: Sequence[Embeddings], path: Path) -> Embeddings:
     return Embeddings(
-        result.known, result.arrays, result.video, result.start_s, result.end_s, path=out
+        parts[0].known,
+        {level: np.concatenate([p.arrays[level] for p in parts]) for level in parts[0].arrays},
+        [video for part in parts for video in part.video],
+        [second for part in parts for second in part.start_s],
+        [second for part in parts for second in part.end_s],
+        path,
     )
 
 

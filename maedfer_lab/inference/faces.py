@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.face_video import FaceVideo
 from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
 from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
-from maedfer_lab.data.video import VideoReader, find_images, open_video
+from maedfer_lab.data.video import VideoError, VideoReader, find_images, open_video
 from maedfer_lab.evidence.results import pack_picture, write_aside
 
+T = TypeVar("T")
 SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
 
 
@@ -80,10 +83,29 @@ class Faces:
     def clips(
         self, windows: Sequence[Window], batch: int = 8
     ) -> Iterator[tuple[list[Window], Float[Tensor, "b 3 T H W"]]]:
-        """Windows and their clips (pixels in [0, 1]), `batch` at a time, read when needed."""
+        """Windows in order of time and their clips (pixels in [0, 1]), `batch` at a time.
+
+        Windows overlap; the crops that later ones need are kept, so that the video is read once
+        from front to back: going back means decoding from a key frame again, in some containers
+        from the start.
+        """
+        windows = sorted(windows, key=lambda w: (w.face, int(w.frames[0])))
+        needed = sorted({(w.face, int(frame)) for w in windows for frame in w.frames})
+        held: dict[tuple[int, int], np.ndarray] = {}
+        done = 0
         for first in range(0, len(windows), batch):
-            part = list(windows[first : first + batch])
-            yield part, torch.stack([self.clip(window) for window in part])
+            part = windows[first : first + batch]
+            stop = bisect_right(needed, max((w.face, int(w.frames.max())) for w in part))
+            for face, keys in groupby(needed[done:stop], key=lambda key: key[0]):
+                numbers = [frame for _, frame in keys]
+                crops = self.videos[face].read(numbers)
+                held |= {(face, n): crop for n, crop in zip(numbers, crops, strict=True)}
+            done = stop
+            clips = [np.stack([held[w.face, int(frame)] for frame in w.frames]) for w in part]
+            yield part, torch.stack([to_tensor(clip) for clip in clips])
+            if first + batch < len(windows):
+                start = windows[first + batch].face, int(windows[first + batch].frames[0])
+                held = {key: crop for key, crop in held.items() if key >= start}
 
     def clip(self, window: Window) -> Float[Tensor, "3 T H W"]:
         """One clip, pixels in [0, 1]."""
@@ -155,10 +177,49 @@ def face_clip(
 def open_front_to_back(path: Path) -> VideoReader:
     """Open a video for reading in order: PyAV then needs less time and far less memory."""
     if path.is_dir() and not find_images(path):
-        held = "holds no jpg or png image" if any(path.iterdir()) else "is an empty folder"
-        raise ValueError(f"{path} {held}; give a video file, or a folder of images")
+        held = "it holds no jpg or png image" if any(path.iterdir()) else "it is an empty folder"
+        raise VideoError(path, f"{held}; give a video file, or a folder of images")
     video = open_video(path)
     return open_video(path, "pyav") if video.backend == "decord" else video
+
+
+def over_videos(
+    videos: Sequence[Path], folder: Path, work: Callable[[Path, str], T]
+) -> tuple[list[T], list[str]]:
+    """Call `work(path, name)` on every video; return results, and a sentence per refused video.
+
+    name: of the video's files in `folder`, where frames without a face are kept.
+    """
+    results: list[T] = []
+    refused: list[str] = []
+    for path, name in zip(videos, unique_names(videos), strict=True):
+        try:
+            results.append(work(path, name))
+        except NoFaceError as error:
+            refused.append(str(keep_pictures(error, folder, name)))
+        except VideoError as error:
+            refused.append(str(error))
+    return results, refused
+
+
+def report_refused(refused: Sequence[str], num_done: int, where: Path) -> None:
+    """Raise ValueError if videos were refused, saying what became of the others."""
+    if refused:
+        done = f"; results of the other {num_done} are in {where}" if num_done else ""
+        raise ValueError("; ".join(refused) + done)
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A file name for the results of each video: its own, numbered where two are alike."""
+    names: list[str] = []
+    for path in paths:
+        stem = path.stem or path.resolve().name
+        name, count = stem, 1
+        while name in names:
+            count += 1
+            name = f"{stem}-{count}"
+        names.append(name)
+    return names
 
 
 def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:

@@ -105,8 +105,12 @@ def judge_command(
 ) -> Judgement:
     """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
 
+    It judges the model, not the people. Which model and how it was trained is said with the
+    result. Without a checkpoint it is `demo`, a small model pre-trained on few people's faces
+    for looking at the method; not for real use.
+
     folder: videos; faces are found and framed as in pre-training.
-    checkpoint: a pre-training run or checkpoint; our own small model without one.
+    checkpoint: a pre-training run or checkpoint; `demo` without one.
     mask_ratios: shares of hidden tokens; 0.9 by default.
     held_out: judge only the identities that a pre-training with this share and seed holds out.
     seed: of that split.

@@ -46,13 +46,19 @@ class KnownModel:
 
 
 def known_model(
-    checkpoint: Path | str | None = None, *, default: str = "demo", labels: str | None = None
+    checkpoint: Path | str | KnownModel | None = None,
+    *,
+    default: str = "demo",
+    labels: str | None = None,
 ) -> KnownModel:
     """Load a checkpoint with what is known of it.
 
-    checkpoint: whatever `load_checkpoint` takes; without one, our own small weights `default`.
+    checkpoint: whatever `load_checkpoint` takes; without one, our own small weights `default`;
+        a model that is known already is returned as it is.
     labels: data set whose class names fit the model, for files that do not tell (official ones).
     """
+    if isinstance(checkpoint, KnownModel):
+        return checkpoint
     source = Path(checkpoint).expanduser() if checkpoint is not None else shipped(default)
     loaded = load_checkpoint(source)
     model = loaded.model.eval()

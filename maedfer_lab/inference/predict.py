@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,17 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from maedfer_lab.data.framing import Detector, detect_faces
-from maedfer_lab.data.tracks import NoFaceError
-from maedfer_lab.data.video import VideoError
 from maedfer_lab.data.video_writing import write_video
 from maedfer_lab.evidence.figures import draw_timeline
 from maedfer_lab.evidence.results import check_writable, pack_picture, provenance, write_aside
-from maedfer_lab.inference.faces import Faces, Window, keep_pictures, open_faces, steps_for
+from maedfer_lab.inference.faces import (
+    Faces,
+    Window,
+    open_faces,
+    over_videos,
+    report_refused,
+    steps_for,
+)
 from maedfer_lab.inference.known_model import (
     NOT_FOR_REAL_USE,
     KnownModel,
@@ -60,8 +68,14 @@ class Prediction:
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
         second = self.faces.tracks.second(frame)
-        inside = [i for i, w in enumerate(self.windows) if w.start_s <= second < w.end_s]
-        return self.probabilities[inside].mean(0) if inside else None
+        starts, ends = self._bounds
+        inside = slice(bisect_right(ends, second), bisect_right(starts, second))
+        return self.probabilities[inside].mean(0) if inside.start < inside.stop else None
+
+    @cached_property
+    def _bounds(self) -> tuple[list[float], list[float]]:
+        """Starts and ends of the windows, both rising: they are asked for at every frame."""
+        return [w.start_s for w in self.windows], [w.end_s for w in self.windows]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per window: face piece, start and end in seconds, guess, probabilities."""
@@ -102,7 +116,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     video: Path | str,
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | KnownModel | None = None,
     *,
     labels: str | None = None,
     face: str | int = "largest",
@@ -178,19 +192,26 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
             if said is not None:
                 best = np.argsort(-said)[:3]
                 lines += [f"{result.known.classes[k]} {said[k]:.0%}" for k in best]
-            _write_lines(draw, lines, font)
+            label = _label(tuple(lines), size, font)
+            picture.paste(label, mask=label)
             bar.update()
             yield np.asarray(picture)
     bar.close()
 
 
-def _write_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Any) -> None:
-    top = 4
-    for line in lines:
+@lru_cache(maxsize=1)  # the text stays for many frames, and drawing it takes longer than the rest
+def _label(lines: tuple[str, ...], size: tuple[int, int], font: Any) -> Image.Image:
+    """White lines on black, transparent elsewhere; lines too long for the picture are broken."""
+    label = Image.new("RGBA", size)
+    draw, top = ImageDraw.Draw(label), 4
+    room = [max(6, int(len(x) * (size[0] - 12) / draw.textlength(x, font=font))) for x in lines]
+    for line in chain.from_iterable(map(textwrap.wrap, lines, room)):
         box = draw.textbbox((6, top), line, font=font)
-        draw.rectangle((box[0] - 3, box[1] - 2, box[2] + 3, box[3] + 2), fill=(0, 0, 0))
-        draw.text((6, top), line, fill=(255, 255, 255), font=font)
+        draw.rectangle((box[0] - 3, box[1] - 2, box[2] + 3, box[3] + 2), fill="black")
+        draw.text((6, top), line, fill="white", font=font)
         top = int(box[3]) + 4
+    box = label.getbbox()
+    return label.crop((0, 0, *box[2:])) if box else label
 
 
 @dataclass(frozen=True)
@@ -222,9 +243,13 @@ def predict_command(
     For each video: NAME.csv (probabilities per window), NAME.png (a timeline under the face's
     crops) and NAME.mp4 (the video with the face's square and what is said of it).
 
+    Which model, which labels and how it was trained is said with every result. Without a
+    checkpoint it is `demo-expressions`: seven expressions (happiness, sadness, neutral, anger,
+    surprise, disgust, fear), learnt from drawn faces. It is there to show the method and is not
+    for real use: what it says of real people means nothing.
+
     videos: video files, folders of images, or images.
-    checkpoint: a fine-tuned model, official or ours. Without one our own small model, which knows
-        drawn faces only and is not for real use.
+    checkpoint: a fine-tuned model, official or ours; demo-expressions without one.
     out: folder for the results.
     labels: dfew, ferv39k, mafw, cremad, ravdess or enterface: names for a model that has none.
     face: largest, longest, left, right, or the number of a face track.
@@ -237,34 +262,15 @@ def predict_command(
         raise ValueError("name at least one video, such as: maedfer predict face.mp4")
     check_writable(out / "predictions.csv")
     chosen = int(face) if face.isdecimal() else face
-    results: list[Prediction] = []
-    refused: list[str] = []
-    for path, name in zip(videos, unique_names(videos), strict=True):
-        try:
-            result = predict(path, checkpoint, labels=labels, face=chosen, framing=framing,
-                             stride=stride, hop=hop)  # fmt: skip
-            results.append(save_prediction(result, out, name, annotate))
-        except NoFaceError as error:
-            refused.append(str(keep_pictures(error, out, name)))
-        except VideoError as error:
-            refused.append(str(error))
-    if refused:
-        done = f"; results of the other {len(results)} are in {out}" if results else ""
-        raise ValueError("; ".join(refused) + done)
-    return Predictions(results[0].known, tuple(results))
+    known = known_model(checkpoint, default=DEFAULT, labels=labels)
 
+    def one(path: Path, name: str) -> Prediction:
+        result = predict(path, known, face=chosen, framing=framing, stride=stride, hop=hop)
+        return save_prediction(result, out, name, annotate)
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the results of each video: its own, numbered where two are alike."""
-    names: list[str] = []
-    for path in paths:
-        stem = path.stem or path.resolve().name
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
-    return names
+    results, refused = over_videos(videos, out, one)
+    report_refused(refused, len(results), out)
+    return Predictions(known, tuple(results))
 
 
 __all__ = ["NOT_FOR_REAL_USE", "Prediction", "Predictions", "predict", "predict_command"]

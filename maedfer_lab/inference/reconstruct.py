@@ -146,9 +146,13 @@ def reconstruct_command(
 ) -> FaceReconstruction:
     """Find a face in a video, hide most of it, and show what a model puts back.
 
+    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`,
+    a small model of few people's faces for looking at the method. It is not for real use: what
+    it puts back is a guess, no evidence of how anybody looks.
+
     video: a video file, a folder of images, or an image.
     out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4.
-    checkpoint: a pre-training run or checkpoint, official ones too; our own small model without.
+    checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
     mask_ratio: share of hidden tokens; 0.9 by default.
     mask_seed: which tokens are hidden.
     statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.method.attention import ViTBlock, layer_norm
 from maedfer_lab.method.encoder import Encoder, init_xavier
-from maedfer_lab.method.grid import Grid, position_table, take
+from maedfer_lab.method.grid import Grid, position_table
 from maedfer_lab.method.masking import TokenSplit, split_tokens
+from maedfer_lab.method.products import Linear
 from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
 
 
@@ -29,7 +30,7 @@ class Decoder(nn.Module):
         if config.decoder_depth < 1:
             raise ValueError(f"decoder_depth={config.decoder_depth} must be at least 1; try 4")
         width = config.decoder_width
-        self.embed = nn.Linear(config.width, width, bias=False)
+        self.embed = Linear(config.width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         positions = position_table(grid, width, config.positions)
         self.register_buffer("positions", positions, persistent=False)
@@ -39,7 +40,7 @@ class Decoder(nn.Module):
         )
         self.norm = layer_norm(width)
         pt, ph, pw = config.tubelet
-        self.head = nn.Linear(width, pt * ph * pw * colours)
+        self.head = Linear(width, pt * ph * pw * colours)
 
     def forward(
         self,
@@ -130,7 +131,7 @@ class MaskedAutoencoder(nn.Module):
         check_batch(len(clip), len(mask))
         split = self.split(mask).to(clip.device)
         prediction = self.predict(clip, split)
-        target = take(make_target(clip, self.config.tubelet, self.target), split.masked)
+        target = make_target(clip, self.config.tubelet, self.target, index=split.masked)
         loss = reconstruction_loss(
             prediction, target, split.masked, self.grid, self.config.tubelet, self.target
         )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -15,12 +14,12 @@ from maedfer_lab.method.attention import LGIBlock, ViTBlock
 from maedfer_lab.method.grid import (
     Grid,
     check_region,
-    patchify,
     position_table,
     region_index,
-    take,
+    take_cubes,
 )
-from maedfer_lab.method.targets import normalise_pixels
+from maedfer_lab.method.products import linear
+from maedfer_lab.method.targets import normalise_cube_pixels
 
 
 def check_clip(clip: Any, config: ModelConfig) -> None:
@@ -68,7 +67,7 @@ class TubeletEmbed(nn.Module):
     def forward(self, cubes: Float[Tensor, "b n p"]) -> Float[Tensor, "b n d"]:
         """cubes: ImageNet-normalised, in the order of `patchify`."""
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
-        return F.linear(cubes, weight, self.proj.bias)
+        return linear(cubes, weight, self.proj.bias)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Encoder(nn.Module):
             )
         if index is None:
             index = self.all_tokens.expand(len(clip), -1)
-        cubes = take(patchify(normalise_pixels(clip), self.config.tubelet), index)
+        cubes = normalise_cube_pixels(take_cubes(clip, self.config.tubelet, index))
         x = self.embed(cubes) + self.positions[index]
         kept = [(weights or {}).get(layer) for layer in range(len(self.blocks))]
         if self.rep_tokens is None:
@@ -155,10 +154,14 @@ class Encoder(nn.Module):
                 x = block(x, weights=w)
             return Encoded(x, None, index)
         tokens = x.unflatten(1, (self.num_regions, -1))
-        rep = self.rep_tokens.expand(len(clip), -1, -1)
+        rep = self.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
+        z = entered = torch.cat([rep, tokens], 2)
         for i, (block, w) in enumerate(zip(self.blocks, kept, strict=True)):
-            rep, tokens = block(rep, tokens, rep_only=rep_only and i == len(kept) - 1, weights=w)
-        return Encoded(tokens.flatten(1, 2), rep, index)
+            entered = z
+            last = i == len(kept) - 1
+            z = block.together(z, rep_only=rep_only and last, weights=w)  # type: ignore
+        tokens = (entered if rep_only else z)[:, :, 1:]
+        return Encoded(tokens.flatten(1, 2), z[:, :, 0], index)
 
 
 def init_xavier(module: nn.Module) -> None:

@@ -177,3 +177,16 @@ def position_table(grid: Grid, width: int, kind: PositionKind) -> Float[Tensor, 
 def take(x: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
     """Rows of `x` named by `index`, per clip."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def take_cubes(
+    clip: Float[Tensor, "b c T H W"], tubelet: Shape3, index: Int[Tensor, "b k"]
+) -> Float[Tensor, "b k p"]:
+    """The cubes of `patchify` that `index` names, per clip; no other pixel is read."""
+    grid, (pt, ph, pw) = grid_of(clip, tubelet), tubelet
+    cubes = rearrange(
+        clip, "b c (t pt) (h ph) (w pw) -> b t h w pt ph pw c", pt=pt, ph=ph, pw=pw
+    )  # a view
+    row = torch.arange(len(clip), device=clip.device).unsqueeze(1)
+    frame, place = index // (grid.h * grid.w), index % (grid.h * grid.w)
+    return cubes[row, frame, place // grid.w, place % grid.w].flatten(2)

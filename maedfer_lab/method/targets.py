@@ -7,6 +7,7 @@ order of `grid.patchify`, so that p is (frame, row, column, colour).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange, reduce
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maedfer_lab.config import Shape3, TargetConfig
-from maedfer_lab.method.grid import Grid, grid_of, patchify, unpatchify
+from maedfer_lab.method.grid import Grid, grid_of, patchify, take, take_cubes, unpatchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,9 +34,22 @@ def unnormalise_pixels(clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b c T
     return clip * std + mean
 
 
-def _imagenet(clip: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = clip.new_tensor(IMAGENET_MEAN), clip.new_tensor(IMAGENET_STD)
-    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+def normalise_cube_pixels(cubes: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
+    """`normalise_pixels` for the three colours of cut cubes."""
+    mean, std = (x.flatten() for x in _imagenet(cubes))
+    return ((cubes.unflatten(2, (-1, len(mean))) - mean) / std).flatten(2)
+
+
+def _imagenet(like: Tensor) -> tuple[Tensor, Tensor]:
+    return _constants(like.dtype, like.device)
+
+
+@lru_cache(maxsize=8)
+def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation to broadcast over clips, kept: to send them anew would make a GPU wait."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(x, dtype=dtype).to(device) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,10 @@ class CubeStatistics:
 def cube_statistics(cubes: Float[Tensor, "b n p"], colours: int = 3) -> CubeStatistics:
     """Statistics per cube and colour; the deviation is the unbiased one, plus 1e-6."""
     x = rearrange(cubes, "b n (q c) -> b n q c", c=colours)
-    return CubeStatistics(x.mean(2), x.std(2, unbiased=True) + CUBE_EPS)
+    mean = x.mean(2)
+    # Written out, since torch's own deviation takes one value at a time on a CPU.
+    variance = (x - mean.unsqueeze(2)).square().sum(2) / (x.shape[2] - 1)
+    return CubeStatistics(mean, variance.sqrt() + CUBE_EPS)
 
 
 def normalise_cubes(
@@ -76,7 +93,12 @@ def split_motion(
     """First frame of each group stays (appearance); it is taken from the others (motion).
 
     Groups of 2 are the paper's even and odd frames: V_a = V[0::2], V_m = V[1::2] - V[0::2].
+    Where groups do not reach from cube to cube, `cubes` may be any of a clip's.
     """
+    if tubelet[0] % group == 0:
+        x = rearrange(cubes, "b n (k g q) -> b n k g q", k=tubelet[0] // group, g=group)
+        first = x[:, :, :, :1]
+        return torch.cat([first, x[:, :, :, 1:] - first], 3).flatten(2)
     x = _by_group(cubes, grid, tubelet, group)
     first = x[:, :, :, :1]
     return _by_cube(torch.cat([first, x[:, :, :, 1:] - first], 3), grid, tubelet)
@@ -121,21 +143,33 @@ def make_target(
     tubelet: Shape3,
     config: TargetConfig,
     statistics: CubeStatistics | None = None,
-) -> Float[Tensor, "b n p"]:
-    """Target of every token. Pixels in [0, 1] in; units as `config` says out.
+    index: Int[Tensor, "b m"] | None = None,
+) -> Float[Tensor, "b n2 p"]:
+    """Target of every token, or of those named by `index` alone.
 
-    statistics: for targets in cube units, the ones to normalise by (default: the clip's own).
+    clip: pixels in [0, 1]; the targets' units are as `config` says.
+    statistics: for targets in cube units, the ones to normalise these cubes by (default: the
+        clip's own).
 
     *Official:* cubes are normalised first and differenced after, so motion is in units of each
     cube's own deviation. The paper's formula differences raw pixels: `units="pixel"`.
     """
     grid = grid_of(clip, tubelet)
-    cubes = patchify(normalise_pixels(clip) if config.units == "imagenet" else clip, tubelet)
+    if index is None:
+        cubes = patchify(clip, tubelet)
+    elif config.motion and tubelet[0] % config.motion_group:  # motion from cube to cube
+        return take(make_target(clip, tubelet, config, statistics), index)
+    else:
+        cubes = take_cubes(clip, tubelet, index)
+    if config.units == "imagenet":
+        cubes = normalise_cube_pixels(cubes)
     if config.units == "cube":
         cubes = normalise_cubes(cubes, statistics or cube_statistics(cubes, clip.shape[1]))
     if config.motion:
         cubes = split_motion(cubes, grid, tubelet, config.motion_group)
-        cubes = _scale_motion(cubes, grid, tubelet, config, config.motion_scale)
+        moving = motion_frames(grid, tubelet, config.motion_group, cubes.device)
+        moving = moving if index is None else moving[index]
+        cubes = _scale_motion(cubes, moving, config.motion_scale)
     return cubes
 
 
@@ -153,7 +187,8 @@ def invert_target(
     """
     cubes = target
     if config.motion:
-        cubes = _scale_motion(cubes, grid, tubelet, config, 1 / config.motion_scale)
+        moving = motion_frames(grid, tubelet, config.motion_group, cubes.device)
+        cubes = _scale_motion(cubes, moving, 1 / config.motion_scale)
         cubes = add_motion(cubes, grid, tubelet, config.motion_group)
     if config.units == "cube":
         if statistics is None:
@@ -166,15 +201,13 @@ def invert_target(
     return unnormalise_pixels(clip) if config.units == "imagenet" else clip
 
 
-def _scale_motion(
-    cubes: Tensor, grid: Grid, tubelet: Shape3, config: TargetConfig, scale: float
-) -> Tensor:
+def _scale_motion(cubes: Tensor, moving: Tensor, scale: float) -> Tensor:
+    """moving: which frames of these cubes (... pt)."""
     if scale == 1:
         return cubes
-    moving = motion_frames(grid, tubelet, config.motion_group, cubes.device)
     factor = torch.where(moving, scale, 1.0).to(cubes.dtype)
-    x = rearrange(cubes, "b n (pt q) -> b n pt q", pt=tubelet[0])
-    return rearrange(x * factor.unsqueeze(-1), "b n pt q -> b n (pt q)")
+    x = rearrange(cubes, "b n (pt q) -> b n pt q", pt=moving.shape[-1])
+    return (x * factor.unsqueeze(-1)).flatten(2)
 
 
 @dataclass(frozen=True)

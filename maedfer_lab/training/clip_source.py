@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,8 +15,11 @@ class ClipSource(Dataset, ABC):
     description: str
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
-        """Training clip `index` of an endless stream: always the same for the same index."""
+    def __getitem__(self, index: int) -> UInt8[Tensor, "T H W 3"]:
+        """Training clip `index` of an endless stream: always the same for the same index.
+
+        RGB in [0, 255], as the device gets it; there `PretrainTask` makes floats of it.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:

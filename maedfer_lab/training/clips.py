@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, PretrainConfig
-from maedfer_lab.data.clips import jitter_colours, tilt_clip, to_tensor
-from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.clips import mirror, tilt_clip, to_bytes, to_tensor
+from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.folder import (
     VideoFolder,
     check_videos,
@@ -38,25 +38,20 @@ class SyntheticSource(ClipSource):
         self.config = config
         self.faces = SyntheticFaces(config.num_clips, "train", **common)
         self.unseen = SyntheticFaces(config.num_held_out, "test", **common)
-        self._drawn: dict[int, np.ndarray] = {}
         self.description = (
             f"synthetic faces: {config.num_clips} clips for training, {config.num_held_out} held "
             f"out with other identities, difficulty {config.difficulty}"
         )
 
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+    def __getitem__(self, index: int) -> UInt8[Tensor, "T H W 3"]:
         """One clip of the stream, drawn with replacement."""
         rng = np.random.default_rng([self.config.seed, index])
-        choice = self._choice(rng)
-        if choice not in self._drawn:
-            self._drawn[choice] = self.faces[choice].frames
-        frames, size = self._drawn[choice], self.config.model.size_px
+        frames, size = drawn_frames(self.faces, self._choice(rng)), self.config.model.size_px
         frames = tilt_clip(frames, self.config.tilt, rng)
         top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
         frames = frames[:, top : top + size, left : left + size]
         mirrored = self.config.mirror and rng.random() < 0.5
-        clip = to_tensor(frames[:, :, ::-1] if mirrored else frames)
-        return jitter_colours(clip, self.config.jitter, rng)
+        return to_bytes(mirror(frames) if mirrored else frames)
 
     def _choice(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.faces)))
@@ -70,7 +65,12 @@ class SyntheticSource(ClipSource):
         size = self.config.model.size_px
         first = (self.unseen.size_px - size) // 2
         middle = slice(first, first + size)
-        return torch.stack([to_tensor(c.frames[:, middle, middle]) for c in self.unseen])
+        return torch.stack(
+            [
+                to_tensor(drawn_frames(self.unseen, i)[:, middle, middle])
+                for i in range(len(self.unseen))
+            ]
+        )
 
 
 class FolderSource(ClipSource):
@@ -106,7 +106,6 @@ class FolderSource(ClipSource):
             config.min_crop,
             config.mirror,
             config.tilt,
-            config.jitter,
         )
 
     @cached_property
@@ -114,7 +113,7 @@ class FolderSource(ClipSource):
         """The synthetic faces that are mixed in."""
         return SyntheticSource(self.config)
 
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+    def __getitem__(self, index: int) -> UInt8[Tensor, "T H W 3"]:
         """One clip of the stream."""
         if self._is_drawn(index):
             return self.drawn[index]
@@ -128,10 +127,11 @@ class FolderSource(ClipSource):
     def _place(self, index: int) -> tuple[int, int]:
         """Which clip of which epoch the stream's clip `index` is."""
         epoch, place = divmod(index, len(self.videos))
-        if self._order[0] != epoch:
+        order = self._order  # another thread may replace it
+        if order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
-            self._order = epoch, rng.permutation(len(self.videos))
-        return int(self._order[1][place]), epoch
+            self._order = order = epoch, rng.permutation(len(self.videos))
+        return int(order[1][place]), epoch
 
     def name(self, index: int) -> str:
         """The video's path."""

@@ -8,7 +8,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import (
@@ -30,17 +29,19 @@ from maedfer_lab.config import (
     pretrain_config,
 )
 from maedfer_lab.flops.memory import METHODS, peak_bytes
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
-from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
-from maedfer_lab.training.pretrain import PretrainTask
+from maedfer_lab.training.estimate_tasks import RandomFinetuning, RandomPretraining
+from maedfer_lab.training.optim import amp_dtype, device_name, mixed_precision
+from maedfer_lab.training.shares import own_share
 from maedfer_lab.training.stepping import Stepper
 from maedfer_lab.training.task import Task
 
 WARM_UP = 1  # steps before the first that counts
 STATES = 3  # checkpoints on the disk at most: the last, the one before, and one being written
 BYTES = 4 * 3  # of a parameter: its value and AdamW's two moments
-CLASSES = 7  # of a classifier that is estimated; a few more change nothing
+MANY = (
+    "Clips at once and memory are those of each process. Efficiency (weak scaling): the time of "
+    "one alone, while the others wait, over the time of all together."
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Measured:
     batch_size: clips in memory at once. memory_bytes: weights, gradients, optimiser and
     activations at their peak. step_s: median; fastest_s, slowest_s: the spread.
     steps: how many were timed; 0 where this row is a straight line through the measured ones.
+    alone_s: median of the same step in one process while the others wait; nan with one process.
     """
 
     batch_size: int
@@ -58,14 +60,21 @@ class Measured:
     fastest_s: float
     slowest_s: float
     steps: int
+    alone_s: float = math.nan
+
+    @property
+    def efficiency(self) -> float:
+        """Weak scaling: what each process does, of what it does alone; 1 is perfect."""
+        return self.alone_s / self.step_s
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What a run needs; `print` shows it as a table.
 
-    hours: of the whole run on this device alone, at each row's batch (with the configuration's
-    batch_size / the row's as `accumulate`), evaluation and waiting for data not counted.
+    hours: of the whole run on the processes that measured, at each row's batch (with each one's
+    share of the configuration's batch_size / the row's as `accumulate`), evaluation and waiting for
+    data not counted.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -75,6 +84,7 @@ class Estimate:
     method: str
     rows: tuple[Measured, ...]
     free_bytes: int
+    processes: int = 1
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -89,23 +99,30 @@ class Estimate:
     def hours(self, row: Measured) -> float:
         """Hours of the whole run in parts of the row's batch size."""
         optim = self.config.optim
-        return optim.last_step * optim.batch_size / row.batch_size * row.step_s / 3600
+        parts = optim.batch_size / self.processes / row.batch_size
+        return optim.last_step * parts * row.step_s / 3600
 
     def __str__(self) -> str:
-        optim = self.config.optim
+        optim, many = self.config.optim, self.processes > 1
+        each = f"{self.processes} processes, each {self.device}" if many else self.device
         lines = [
             f"{self.config.name}: {self.parameters / 1e6:.1f}M parameters; {optim.last_step:,} "
-            f"steps of {optim.batch_size} clips; {self.device}, {self.precision}",
+            f"steps of {optim.batch_size} clips; {each}, {self.precision}",
             f"{'clips at once':>13} {'accumulate':>10} {'memory':>9} "
-            f"{'s/step (fastest-slowest)':>27} {'clips/s':>8} {'whole run':>10}",
+            f"{'s/step (fastest-slowest)':>27} {'clips/s':>8} {'whole run':>10}"
+            + f" {'one alone':>10} {'efficiency':>10}"
+            * many,
         ]
         for row in self.rows:
             spread = f"{row.step_s:.3g}"
             spread += f" ({row.fastest_s:.3g}-{row.slowest_s:.3g})" if row.steps else " projected"
+            share = row.batch_size * self.processes
             lines.append(
-                f"{row.batch_size:>13} {optim.batch_size / row.batch_size:>10g} "
+                f"{row.batch_size:>13} {optim.batch_size / share:>10g} "
                 f"{_size(row.memory_bytes):>9} {spread:>27} "
-                f"{row.batch_size / row.step_s:>8.3g} {_duration(self.hours(row)):>10}"
+                f"{share / row.step_s:>8.3g} {_duration(self.hours(row)):>10}"
+                + f" {row.alone_s:>8.3g} s {row.efficiency:>10.0%}"
+                * (many and row.steps > 0)
             )
         timed = max(row.steps for row in self.rows)
         return "\n".join(
@@ -113,8 +130,9 @@ class Estimate:
                 *lines,
                 f"Measured on random clips: medians of {timed} step{'s' * (timed > 1)} after "
                 f"{WARM_UP}; projected rows are straight lines through the measured ones.",
-                f"The time is this one device's, without evaluation and without waiting for data. "
-                f"Memory: {self.method}.",
+                f"The time is that of {'all processes' if many else 'this one device'}, without "
+                f"evaluation and without waiting for data. Memory: {self.method}.",
+                *[MANY] * many,
                 f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
                 f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
                 f"{_size(self.free_bytes)} are free in {output_folder()}.",
@@ -127,26 +145,37 @@ def estimate(
 ) -> Estimate:
     """Measure a few steps at 1, 2, 4, ... clips at once, as long as memory and time allow.
 
-    The rows end with the configuration's whole batch, projected if it was not reached.
+    Of many processes (torchrun) each takes that many clips, their gradients are joined, and the
+    first one also steps alone, in turn: `Measured.efficiency`. The rows end with the whole batch of
+    the configuration (each one's share of it), projected if it was not reached.
 
     steps: timed for each batch size. seconds: larger batches are tried while they would end in it.
     """
     for name, value in (("steps", steps), ("seconds", seconds)):
         if value <= 0:
             raise ValueError(f"{name}={value} must be positive; try 5 steps in 60 seconds")
-    began, total = time.monotonic(), config.optim.batch_size
-    task = _Pretraining(config) if isinstance(config, PretrainConfig) else _Finetuning(config)
-    stepper, rows = Stepper(task), []
-    sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
-    for size in tqdm(sorted({*sizes, total}), desc="measuring", unit="batch size", leave=False):
+    began = time.monotonic()
+    stepper, rows = Stepper(_task(config)), []
+    state, alone = stepper.accelerator, None
+    if state.num_processes > 1 and state.is_main_process:
+        alone = _task(config)
+        alone.model.to(stepper.device)
+    total = len(own_share(config.optim.batch_size, state.num_processes, 0))
+    sizes = sorted({*(2**power for power in range(total.bit_length()) if 2**power <= total), total})
+    shown = tqdm(sizes, "measuring", unit="batch size", leave=False,
+                 disable=not state.is_main_process)  # fmt: skip
+    for size in shown:
         if len(rows) > 1:
             ahead = rows[-1].step_s * size / rows[-1].batch_size * (steps + WARM_UP + 2)
-            if time.monotonic() - began + ahead > seconds:
+            if stepper.agree(time.monotonic() - began + ahead > seconds):
                 break
         try:
-            rows.append(_measure(stepper, task, size, steps))
+            row = _measure(stepper, alone, size, steps)
         except torch.OutOfMemoryError:
+            row = None
+        if stepper.agree(row is None) or row is None:
             break
+        rows.append(row)
     if not rows:
         raise MemoryError(f"{config.name} does not fit into {device_name(stepper.device)}")
     if rows[-1].batch_size != total and len(rows) > 1:
@@ -154,12 +183,13 @@ def estimate(
     half = amp_dtype(config.precision, stepper.device)
     return Estimate(
         config,
-        sum(p.numel() for p in task.model.parameters()),
+        sum(p.numel() for p in stepper.task.model.parameters()),
         device_name(stepper.device),
         "float32" if half is None else str(half).removeprefix("torch."),
         METHODS[stepper.device.type],
         tuple(rows),
         shutil.disk_usage(output_folder()).free,
+        state.num_processes,
     )
 
 
@@ -167,6 +197,8 @@ def estimate_command(
     config: str = "demo", /, *, steps: int = 5, seconds: float = 60.0, batch_size: int | None = None
 ) -> Estimate:
     """Say what a training needs on this machine: memory, hours and disk, from a few steps.
+
+    Under torchrun it measures all processes together, and says what joining them costs.
 
     config: a preset (base, demo, tiny), or the config.json of a run.
     steps: timed for each batch size.
@@ -201,27 +233,63 @@ def _configuration(name: str) -> PretrainConfig | FinetuneConfig:
     return pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
 
 
-def _measure(stepper: Stepper, task: Task, size: int, steps: int) -> Measured:
-    model: Any = task.model
-    clips = torch.rand(size, 3, model.config.frames, model.config.size_px, model.config.size_px)
+def _task(config: PretrainConfig | FinetuneConfig) -> Task:
+    if isinstance(config, PretrainConfig):
+        return RandomPretraining(config)
+    return RandomFinetuning(config)
+
+
+def _measure(stepper: Stepper, alone: Task | None, size: int, steps: int) -> Measured:
+    """Time steps of `size` clips in each process and, in turn with them, of `alone` in this one."""
+    model: Any = stepper.task.model
+    sides = model.config.size_px, model.config.size_px
+    clips = torch.randint(256, (size, model.config.frames, *sides, 3), dtype=torch.uint8)
     batches, places = repeat(clips), [list(range(size))]
 
     def step() -> None:
         stepper.step(0, batches, places)
-        if stepper.device.type == "cuda":
-            torch.cuda.synchronize(stepper.device)
+        _finish(stepper.device)
 
-    times = []
-    for number in range(WARM_UP + steps):
-        before = time.perf_counter()
-        step()
-        if number >= WARM_UP:
-            times.append(time.perf_counter() - before)
+    by_itself = None if alone is None else _step_alone(alone, clips, stepper.device)
+    times, times_alone = [], []
+    for _ in range(WARM_UP + steps):
+        if by_itself is not None:
+            times_alone.append(_seconds(by_itself))
+        stepper.accelerator.wait_for_everyone()
+        times.append(_seconds(step))
     parameters = sum(p.numel() for p in model.parameters())
     gc.collect()  # what earlier steps left in cycles would be counted, or freed meanwhile
     memory = BYTES * parameters + peak_bytes(step, stepper.device)
+    times = times[WARM_UP:]
+    one = statistics.median(times_alone[WARM_UP:]) if times_alone else math.nan
     middle = statistics.median(times)
-    return Measured(size, memory, middle, min(times), max(times), len(times))
+    return Measured(size, memory, middle, min(times), max(times), len(times), one)
+
+
+def _step_alone(task: Task, clips: Tensor, device: torch.device) -> Callable[[], None]:
+    """The same step without other processes: joined parameters would wait for them."""
+    optimiser, places = task.optimiser(), range(len(clips))
+
+    def step() -> None:
+        with mixed_precision(task.config.precision, device):
+            losses = task.loss(task.model, clips.to(device), 0, places)
+        losses["loss"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        _finish(device)
+
+    return step
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    before = time.perf_counter()
+    step()
+    return time.perf_counter() - before
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _projected(rows: Sequence[Measured], size: int) -> Measured:
@@ -233,53 +301,3 @@ def _projected(rows: Sequence[Measured], size: int) -> Measured:
 
     memory = round(at([row.memory_bytes for row in rows]))
     return Measured(size, memory, at([row.step_s for row in rows]), math.nan, math.nan, 0)
-
-
-class _Pretraining(PretrainTask):
-    """Pre-training without its data."""
-
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
-        self.model = build_autoencoder(config.model, config.target, seed=config.seed)
-
-    def loss(
-        self, network: nn.Module, batch: Tensor, step: int, places: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """As in training, with as many masks as clips are at hand."""
-        whole = self.config
-        self.config = replace(
-            whole, optim=replace(whole.optim, batch_size=len(batch), accumulate=1)
-        )
-        try:
-            return super().loss(network, batch, step, places)
-        finally:
-            self.config = whole
-
-
-class _Finetuning(Task):
-    """A classifier without its data."""
-
-    config: FinetuneConfig
-
-    def __init__(self, config: FinetuneConfig) -> None:
-        self.config = config
-        self.model = build_classifier(config.model, CLASSES, seed=config.seed)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        """AdamW; layer decay changes neither memory nor time."""
-        return make_optimiser(self.model, self.config.optim)
-
-    def loss(
-        self, network: nn.Module, batch: Tensor, step: int, places: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """Cross-entropy."""
-        labels = torch.zeros(len(batch), dtype=torch.long, device=batch.device)
-        return {"loss": functional.cross_entropy(network(batch).float(), labels)}
-
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """Random clips have no names."""
-        return [f"random clip {index}" for index in indices]
-
-    def judge(self) -> dict[str, float]:
-        """Nothing to judge."""
-        return {}

@@ -8,7 +8,7 @@ anything is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import Precision
 from maedfer_lab.data.annotations import Annotations, Clip
+from maedfer_lab.data.clips import Box
 from maedfer_lab.data.video_reader import VideoError
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.loading import read_batches
@@ -35,19 +36,27 @@ SHOWN = 5  # broken clips in a message
 
 @dataclass(frozen=True)
 class ReadClip:
-    """The distinct views of a clip and their weights; without any, the reason."""
+    """The distinct views of a clip, their weights, and their box; without any, the reason."""
 
     index: int
     views: UInt8[np.ndarray, "v T H W 3"]
     weights: Float[np.ndarray, " v"]
+    box: Box | None
     reason: str = ""
 
 
 class ClipViews(Dataset):
     """Reads the views of clips, for a data loader."""
 
-    def __init__(self, annotations: Annotations, clips: Sequence[Clip], views: Views) -> None:
+    def __init__(
+        self,
+        annotations: Annotations,
+        clips: Sequence[Clip],
+        views: Views,
+        boxes: Mapping[Clip, Box] | None = None,
+    ) -> None:
         self.annotations, self.clips, self.views = annotations, clips, views
+        self.boxes = boxes or {}
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -55,11 +64,13 @@ class ClipViews(Dataset):
 
     def __getitem__(self, index: int) -> ReadClip:
         """One clip; one that cannot be read says why."""
+        clip = self.clips[index]
         try:
-            return ReadClip(index, *self.views.read(self.annotations.open(self.clips[index])))
+            reader = self.annotations.open(clip)
+            return ReadClip(index, *self.views.read(reader, self.boxes.get(clip)))
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else str(error)
-            none = np.empty((0, 1, 1, 1, 3), np.uint8), np.empty(0)
+            none = np.empty((0, 1, 1, 1, 3), np.uint8), np.empty(0), None
             return ReadClip(index, *none, reason or type(error).__name__)
 
 
@@ -76,6 +87,7 @@ def evaluate(
     workers: int = 0,
     precision: Precision = "float32",
     skip_broken: bool = False,
+    boxes: dict[Clip, Box] | None = None,
 ) -> Evaluation:
     """Class probabilities of `clips`: softmax, then the mean over the test views (`Views`).
 
@@ -84,6 +96,7 @@ def evaluate(
 
     batch_size: clips that are read together.
     workers: processes that read clips, of each process.
+    boxes: where faces were found; these are not looked for again, and new ones are added.
 
     Raises:
         ValueError: no clip, labels beyond the model's classes, or (unless `skip_broken`) clips
@@ -98,7 +111,7 @@ def evaluate(
     ]
     own_batches = batches[state.process_index :: state.num_processes]
     loaded = read_batches(
-        ClipViews(annotations, clips, views),
+        ClipViews(annotations, clips, views, boxes),
         own_batches,
         workers,
         lambda index: annotations.name(clips[index]),
@@ -107,7 +120,10 @@ def evaluate(
     shown = tqdm(loaded, "evaluate", len(own_batches), unit="batch", leave=False,
                  disable=not state.is_local_main_process)  # fmt: skip
     was_training = model.training
-    own = list(_answers(model.eval(), iter(shown), precision))
+    found: dict[int, Box] = {}
+    own = list(_answers(model.eval(), iter(shown), precision, found))
+    if boxes is not None:
+        boxes.update({clips[index]: box for index, box in found.items()})
     model.train(was_training)
     # A process without a batch takes part as well; gather_object joins the lists.
     answers = dict(own if state.num_processes == 1 else gather_object(own))
@@ -139,10 +155,14 @@ def _check(model: Classifier, annotations: Annotations, clips: Sequence[Clip], b
 
 
 def _answers(
-    model: Classifier, batches: Iterator[list[ReadClip]], precision: Precision
+    model: Classifier,
+    batches: Iterator[list[ReadClip]],
+    precision: Precision,
+    boxes: dict[int, Box],
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Index and probabilities of every clip, or the reason why there are none."""
+    """Index and probabilities of every clip, or the reason why there are none; notes its box."""
     for batch in batches:
+        boxes.update({clip.index: clip.box for clip in batch if clip.box is not None})
         good = [clip for clip in batch if not clip.reason]
         yield from ((clip.index, clip.reason) for clip in batch if clip.reason)
         if good:

@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
-from maedfer_lab.data.augment import mix_batch
+from maedfer_lab.data.augment import finish_clips, mix_batch
+from maedfer_lab.data.clips import to_floats
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
 from maedfer_lab.runs import LogRow, Run, unique_state
-from maedfer_lab.training.labelled import MIX, LabelledSource, open_labelled
+from maedfer_lab.training.labelled import ERASE, MIX, LabelledSource, open_labelled
 from maedfer_lab.training.loop import Task, train
 from maedfer_lab.training.metrics import uar, war
 from maedfer_lab.training.optim import device_name, finetune_optimiser
@@ -227,10 +228,15 @@ class FinetuneTask(Task):
         if self.config.mode == "linear":
             self.model.encoder.eval()  # no drop path in a frozen encoder
         self.step = step + 1
-        clips, labels = batch
-        targets = labels
-        if (augment := self.config.augment) is not None:
-            key = (self.config.seed, MIX, step)
+        frames, labels = batch
+        config, targets = self.config, labels
+        if (augment := config.augment) is None:
+            clips = to_floats(frames)
+        else:
+            first = step * config.optim.batch_size
+            keys = [(config.seed, ERASE, first + place) for place in places]
+            clips = finish_clips(frames, augment, keys)
+            key = (config.seed, MIX, step)
             clips, targets = mix_batch(clips, labels, len(self.stream.classes), augment, *key)
         return {"loss": functional.cross_entropy(network(clips).float(), targets)}
 

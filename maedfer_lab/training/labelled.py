@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -17,9 +16,9 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import FinetuneConfig
 from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.augment import augment_clip, training_indices
-from maedfer_lab.data.clips import Box, crop_and_resize, to_tensor
+from maedfer_lab.data.clips import Box, crop_and_resize, mirror, to_bytes
 from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import Classifier
@@ -29,7 +28,7 @@ from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.metrics import confusion_matrix
 
 CHUNK = 20  # clips that are judged, or frames that are checked, at a time
-STREAM, AUGMENT, MIX = range(3)  # independent random streams of a seed
+STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a seed
 
 
 class LabelledSource(Dataset):
@@ -49,8 +48,11 @@ class LabelledSource(Dataset):
     skipped: Sequence[tuple[str, str]] = ()
     _order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Item `index` of an endless stream, always the same: a clip (3 T H W) and its label."""
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "T H W 3"], int]:
+        """Item `index` of an endless stream, always the same: a clip and its label.
+
+        RGB in [0, 255], as the device gets it; there `FinetuneTask` makes floats of it.
+        """
         choice = self.choice(index)
         key = (self.config.seed, AUGMENT, index)
         rng = np.random.default_rng(key)
@@ -64,17 +66,19 @@ class LabelledSource(Dataset):
         size = self.config.model.size_px
         if self.config.augment is None:
             return light(frames, box, size, rng), label
-        return augment_clip(frames, box, size, self.config.augment, *key), label
+        clip = augment_clip(frames, box, size, self.config.augment, *key)
+        return torch.from_numpy(clip), label
 
     def choice(self, index: int) -> int:
         """Which training clip item `index` is; an epoch drops the clips that fill no batch."""
         batch = self.config.optim.batch_size
         per_epoch = self.num_train // batch * batch or self.num_train
         epoch, place = divmod(index, per_epoch)
-        if self._order[0] != epoch:
+        order = self._order  # another thread may replace it
+        if order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, STREAM, epoch])
-            self._order = epoch, rng.permutation(self.num_train)
-        return int(self._order[1][place])
+            self._order = order = epoch, rng.permutation(self.num_train)
+        return int(order[1][place])
 
     @abstractmethod
     def read(self, choice: int, rng: np.random.Generator) -> tuple[np.ndarray, int, Box]:
@@ -89,7 +93,9 @@ class LabelledSource(Dataset):
         """Confusion matrix on the clips of "validation" or "test", one middle view of each."""
 
 
-def light(frames: np.ndarray, box: Box, size_px: int, rng: np.random.Generator) -> Tensor:
+def light(
+    frames: np.ndarray, box: Box, size_px: int, rng: np.random.Generator
+) -> UInt8[Tensor, "T {size_px} {size_px} 3"]:
     """A clip at a random place, mirrored half of the time: the transform of small synthetic sets.
 
     Frames are resized to a square a tenth larger than the clip, if they are not of that size.
@@ -99,7 +105,7 @@ def light(frames: np.ndarray, box: Box, size_px: int, rng: np.random.Generator) 
         frames = crop_and_resize(frames, box, large, large)
     top, left = rng.integers(0, large - size_px + 1, 2)
     frames = frames[:, top : top + size_px, left : left + size_px]
-    return to_tensor(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
+    return to_bytes(mirror(frames) if rng.random() < 0.5 else frames)
 
 
 class SyntheticLabelled(LabelledSource):
@@ -125,7 +131,7 @@ class SyntheticLabelled(LabelledSource):
     def read(self, choice: int, rng: np.random.Generator) -> tuple[np.ndarray, int, Box]:
         """A clip as it was drawn."""
         number, side = self.train[choice], self.faces.size_px
-        return _drawn(self.faces, number), self.faces.labels(number)[0], Box(0, 0, side, side)
+        return drawn_frames(self.faces, number), self.faces.labels(number)[0], Box(0, 0, side, side)
 
     def name(self, choice: int) -> str:
         """Its number in the training set."""
@@ -143,25 +149,12 @@ class SyntheticLabelled(LabelledSource):
         guesses: list[np.ndarray] = []
         model.eval()
         for at in range(0, len(numbers), CHUNK):
-            clips = [_drawn(faces, i)[:, middle, middle] for i in numbers[at : at + CHUNK]]
+            clips = [drawn_frames(faces, i)[:, middle, middle] for i in numbers[at : at + CHUNK]]
             views = torch.from_numpy(np.stack(clips))
             found = view_probabilities(model, views, self.config.precision)
             guesses.append(found.argmax(1).numpy())
         labels = np.array([faces.labels(i)[0] for i in numbers])
         return confusion_matrix(labels, np.concatenate(guesses), len(self.classes))
-
-
-@lru_cache(maxsize=4)  # two sides of two seeds: the variants of an ablation share their clips
-def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
-    return {}
-
-
-def _drawn(faces: SyntheticFaces, number: int) -> np.ndarray:
-    """The frames of a clip, drawn when they are first asked for."""
-    kept = _drawings(faces)
-    if number not in kept:
-        kept[number] = faces[number].frames
-    return kept[number]
 
 
 class AnnotatedSource(LabelledSource):
@@ -191,6 +184,7 @@ class AnnotatedSource(LabelledSource):
                 stacklevel=4,
             )
         self._boxes: dict[Clip, Box] = {}
+        self._judged: dict[Clip, Box] = {}  # of clips that are not trained on
         self.description = (
             f"{annotations.dataset}, fold {config.fold}: {self.num_train} clips for training, "
             f"{len(held)} held out of them, {len(test)} for the test, {len(self.skipped)} skipped"
@@ -225,6 +219,7 @@ class AnnotatedSource(LabelledSource):
             segments=1,
             crops=1,
             framing=self.config.framing,
+            boxes=self._judged,
             workers=workers,
             precision=self.config.precision,
         )

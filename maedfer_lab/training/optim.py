@@ -22,7 +22,7 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     parts: list[dict[str, Any]] = [
         {"params": params, "weight_decay": decay} for decay, params in groups.items()
     ]
-    return torch.optim.AdamW(parts, lr=0.0, betas=optim.betas)
+    return torch.optim.AdamW(parts, lr=0.0, betas=optim.betas, fused=True)
 
 
 def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
@@ -48,7 +48,7 @@ def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim
         {"params": params, "weight_decay": decay, "lr_scale": config.layer_decay ** (top - layer)}
         for (layer, decay), params in groups.items()
     ]
-    return torch.optim.AdamW(parts, lr=0.0, betas=config.optim.betas)
+    return torch.optim.AdamW(parts, lr=0.0, betas=config.optim.betas, fused=True)
 
 
 def layer_of(name: str, top: int) -> int:

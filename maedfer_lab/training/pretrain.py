@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
 from maedfer_lab.config import preset as named_preset
+from maedfer_lab.data.clips import jitter_colours, to_floats
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
 from maedfer_lab.method.targets import Loss
@@ -26,6 +28,7 @@ from maedfer_lab.training.held_out import HeldOut, model_mask
 from maedfer_lab.training.loop import Task, train
 from maedfer_lab.training.optim import device_name, make_optimiser
 
+JITTER = 2  # the random stream of an item's colours, beside those of its clip
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
 
 
@@ -127,13 +130,17 @@ class PretrainTask(Task):
     def loss(
         self,
         network: nn.Module,
-        batch: Float[Tensor, "b 3 T H W"],
+        batch: UInt8[Tensor, "b T H W 3"],
         step: int,
         places: Sequence[int],
     ) -> dict[str, Tensor]:
         """Total, appearance and motion loss of these clips of a batch under the step's masks."""
-        mask = step_mask(self.config, self.model, step)[list(places)]
-        loss: Loss = network(batch, mask).loss
+        config = self.config
+        items = [step * config.optim.batch_size + place for place in places]
+        rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
+        clips = jitter_colours(to_floats(batch), config.jitter, rngs)
+        mask = step_mask(config, self.model, step)[list(places)]
+        loss: Loss = network(clips, mask).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
 
     def names(self, indices: Sequence[int]) -> list[str]:

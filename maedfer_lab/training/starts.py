@@ -15,7 +15,7 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig
 from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.clips import MARGIN
@@ -181,7 +181,8 @@ class DrawnFaces(Annotations):
         faces = self.faces[clip.path.parent.name]
         first = (faces.size_px - self.size_px) // 2
         middle = slice(first, first + self.size_px)
-        return DrawnReader(clip.path, faces[int(clip.path.name)].frames[:, middle, middle])
+        frames = drawn_frames(faces, int(clip.path.name))
+        return DrawnReader(clip.path, frames[:, middle, middle])
 
 
 class DrawnReader(VideoReader):

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.runs import LogRow
 from maedfer_lab.training.devices import open_accelerator
 from maedfer_lab.training.optim import amp_dtype, mixed_precision
@@ -23,6 +24,7 @@ class Stepper:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        keep_freed_memory()
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
         self.optimiser = task.optimiser()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maedfer_lab.config import PretrainConfig
@@ -16,9 +16,10 @@ from maedfer_lab.data.clips import (
     Box,
     clip_indices,
     crop_and_resize,
-    jitter_colours,
+    mirror,
     multi_scale_crop,
     tilt_clip,
+    to_bytes,
     to_tensor,
 )
 from maedfer_lab.data.framing import face_square
@@ -55,12 +56,13 @@ class StreamedSource(ClipSource):
 
     def _clip(self, index: int) -> Clip:
         epoch, place = divmod(index, len(self.clips))
-        if self._order[0] != epoch:
+        order = self._order  # another thread may replace it
+        if order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
-            self._order = epoch, rng.permutation(len(self.clips))
-        return self.clips[self._order[1][place]]
+            self._order = order = epoch, rng.permutation(len(self.clips))
+        return self.clips[order[1][place]]
 
-    def __getitem__(self, index: int) -> Float[Tensor, "3 T H W"]:
+    def __getitem__(self, index: int) -> UInt8[Tensor, "T H W 3"]:
         """One clip of the stream: a random stretch, then one random multi-scale crop."""
         config = self.config
         rng = np.random.default_rng([config.seed, index])
@@ -71,8 +73,7 @@ class StreamedSource(ClipSource):
         frames = tilt_clip(frames, config.tilt, rng)
         frames = multi_scale_crop(frames, config.model.size_px, rng, config.min_crop)
         mirrored = config.mirror and rng.random() < 0.5
-        clip = to_tensor(frames[:, :, ::-1] if mirrored else frames)
-        return jitter_colours(clip, config.jitter, rng)
+        return to_bytes(mirror(frames) if mirrored else frames)
 
     def name(self, index: int) -> str:
         """The video's path."""

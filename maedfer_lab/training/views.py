@@ -74,15 +74,20 @@ class Views:
         return self.stride * np.minimum(start + np.arange(self.num_frames), last)
 
     def read(
-        self, reader: VideoReader
-    ) -> tuple[UInt8[np.ndarray, "v T H W 3"], Float[np.ndarray, " v"]]:
-        """The distinct views of a video and their weights, which sum to 1."""
+        self, reader: VideoReader, box: Box | None = None
+    ) -> tuple[UInt8[np.ndarray, "v T H W 3"], Float[np.ndarray, " v"], Box]:
+        """The distinct views of a video, their weights, which sum to 1, and what was cut out.
+
+        box: as an earlier reading of the same video gave it, which saves looking for the face.
+        """
         windows, corners = self.windows(len(reader)), self.corners()
         chosen = [self.frames(start, len(reader)) for start in windows]
         needed = np.unique(np.concatenate(chosen))
-        whole = Box(0, 0, reader.height, reader.width)
-        box = whole if self.framing == "whole" else face_square(reader)
-        frames = crop_and_resize(reader.read(needed), box, self.side_px, self.side_px)
+        if self.framing == "whole":
+            box = Box(0, 0, reader.height, reader.width)
+        box = face_square(reader) if box is None else box
+        side = self.side_px
+        frames = crop_and_resize(reader.read(needed), box, side, side, exact=True)
         squares = [slice(at, at + self.size_px) for at in corners]
         views = [
             frames[np.searchsorted(needed, indices)][:, square, square]
@@ -90,7 +95,7 @@ class Views:
             for square in squares
         ]
         weights = np.outer(list(windows.values()), list(corners.values())).ravel()
-        return np.stack(views), weights / weights.sum()
+        return np.stack(views), weights / weights.sum(), box
 
 
 def _places(room: int, num: int) -> Counter[int]:

@@ -1,0 +1,190 @@
+"""The models written plainly: the official equations on official parameter names.
+
+Independent of our models, and the reference of their tests: functions of a state dict, one line
+per equation. Query and key-value projections are apart, the softmax is written out, region tokens
+are joined with the tokens of their regions, all cubes go through a 3-D convolution before any is
+hidden, and no work is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+Arguments = Mapping[str, Any]  # of the official constructor, `official_arguments`
+
+
+@lru_cache(maxsize=8)
+def positions(num: int, width: int) -> Tensor:
+    """The table of sine-cosine positions (num, width)."""
+    j = np.arange(width)
+    angle = np.arange(num)[:, None] / 10000 ** (2 * (j // 2) / width)
+    return torch.from_numpy(np.where(j % 2, np.cos(angle), np.sin(angle)).astype(np.float32))
+
+
+def norm(p: Parameters, name: str, x: Tensor, eps: float) -> Tensor:
+    """LayerNorm."""
+    return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"], eps)
+
+
+def linear(p: Parameters, name: str, x: Tensor) -> Tensor:
+    """A linear layer."""
+    return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+
+def attend(p: Parameters, name: str, x: Tensor, context: Tensor, heads: int) -> Tensor:
+    """Attention of x (b n c) to context (b k c). Joint blocks alone have one matrix for q, k, v."""
+    q_bias, v_bias = p.get(f"{name}.q_bias"), p.get(f"{name}.v_bias")
+    if f"{name}.qkv.weight" in p:
+        bias = None
+        if q_bias is not None and v_bias is not None:
+            bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+        q, k, v = F.linear(x, p[f"{name}.qkv.weight"], bias).chunk(3, -1)
+    else:
+        bias = None if v_bias is None else torch.cat([torch.zeros_like(v_bias), v_bias])
+        q = F.linear(x, p[f"{name}.q.weight"], q_bias)
+        k, v = F.linear(context, p[f"{name}.kv.weight"], bias).chunk(2, -1)
+    q, k, v = (rearrange(t, "b n (a d) -> b a n d", a=heads) for t in (q, k, v))
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+    return linear(p, f"{name}.proj", rearrange(weights @ v, "b a n d -> b n (a d)"))
+
+
+def mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
+    """Two linear layers with an exact GELU between them."""
+    return linear(p, f"{name}.fc2", F.gelu(linear(p, f"{name}.fc1", x)))
+
+
+def joint_block(p: Parameters, name: str, x: Tensor, heads: int, eps: float) -> Tensor:
+    """A block of a ViT."""
+    y = norm(p, f"{name}.norm1", x, eps)
+    x = x + attend(p, f"{name}.attn", y, y, heads)
+    return x + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", x, eps))
+
+
+def lg_block(
+    p: Parameters, name: str, s: Tensor, x: Tensor, heads: int, eps: float, kw: Arguments
+) -> tuple[Tensor, Tensor]:
+    """A local-global block; s: (b, m, c) region tokens, x: (b, m, n, c) tokens of the regions."""
+    b = len(s)
+
+    def join() -> Tensor:
+        return torch.cat([s[:, :, None], x], 2).flatten(0, 1)
+
+    def part(z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.unflatten(0, (b, -1))
+        return z[:, :, 0], z[:, :, 1:]
+
+    def within(stage: str) -> tuple[Tensor, Tensor]:
+        z = join()
+        y = norm(p, f"{name}.{stage}_norm0", z, eps)
+        return part(z + attend(p, f"{name}.{stage}", y, y, heads))
+
+    if kw.get("lg_first_attn_type", "self") == "self":
+        s, x = within("first_attn")
+    else:
+        query = norm(p, f"{name}.first_attn_norm0", s, eps).flatten(0, 1)[:, None]
+        context = norm(p, f"{name}.first_attn_norm1", x, eps).flatten(0, 1)
+        s = s + attend(p, f"{name}.first_attn", query, context, heads).view(s.shape)
+    if not kw.get("lg_no_second"):
+        y = norm(p, f"{name}.second_attn_norm0", s, eps)
+        s = s + attend(p, f"{name}.second_attn", y, y, heads)
+    if not kw.get("lg_no_third"):
+        if kw.get("lg_third_attn_type", "cross") == "self":
+            s, x = within("third_attn")
+        else:
+            query = norm(p, f"{name}.third_attn_norm0", x, eps).flatten(1, 2)
+            context = norm(p, f"{name}.third_attn_norm1", s, eps)
+            x = x + attend(p, f"{name}.third_attn", query, context, heads).view(x.shape)
+    z = join()
+    return part(z + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", z, eps)))
+
+
+def embed(p: Parameters, prefix: str, clip: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Tokens (b, n, c) with positions, in the order (t, h, w), and the grid."""
+    weight = p[f"{prefix}patch_embed.proj.weight"]
+    x = F.conv3d(clip, weight, p[f"{prefix}patch_embed.proj.bias"], stride=weight.shape[2:])
+    grid, x = x.shape[2:], x.flatten(2).transpose(1, 2)
+    return x + positions(x.shape[1], x.shape[2]).to(x), tuple(grid)
+
+
+def blocks(
+    p: Parameters, prefix: str, x: Tensor, kw: Arguments, heads: int, eps: float
+) -> tuple[Tensor | None, Tensor]:
+    """Through all blocks; x: (b, m, n, c) for local-global, (b, n, c) for joint attention."""
+    depth = len({n.split("blocks.")[1].split(".")[0] for n in p if n.startswith(f"{prefix}blocks")})
+    s = p.get(f"{prefix}lg_region_tokens")
+    if s is None:
+        for i in range(depth):
+            x = joint_block(p, f"{prefix}blocks.{i}", x, heads, eps)
+        return None, x
+    s = s.expand(len(x), -1, -1)
+    for i in range(depth):
+        s, x = lg_block(p, f"{prefix}blocks.{i}", s, x, heads, eps, kw)
+    return s, x
+
+
+def classify(p: Parameters, clip: Tensor, kw: Arguments, eps: float = 1e-6) -> Tensor:
+    """Logits (b k) of ImageNet-normalised clips (b 3 T H W)."""
+    x, (t, h, w) = embed(p, "", clip)
+    if kw["attn_type"] == "local_global":
+        a, b, c = kw["lg_region_size"]
+        cut = "b (nt t nh h nw w) c -> b (nt nh nw) (t h w) c"
+        x = rearrange(x, cut, nt=t // a, nh=h // b, nw=w // c, t=a, h=b, w=c)
+    s, x = blocks(p, "", x, kw, kw["num_heads"], eps)
+    if s is not None:
+        kind = kw.get("lg_classify_token_type", "org")
+        both = torch.cat([s[:, :, None], x], 2).flatten(1, 2)
+        x = {"region": s, "org": x.flatten(1, 2), "all": both}[kind]
+    if kw.get("use_mean_pooling", True):
+        feature = norm(p, "fc_norm", x.mean(1), eps)
+    else:
+        feature = norm(p, "norm", x, eps)[:, 0]
+    return linear(p, "head", feature)
+
+
+def reconstruct(
+    p: Parameters, clip: Tensor, mask: Tensor, kw: Arguments, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Encoder output (b v c) and predictions (b m p) of normalised clips; mask (b n), True hides.
+
+    Visible tokens are cut into regions by rank and placed in grid order, as published.
+    """
+    x, (t, h, w) = embed(p, "encoder.", clip)
+    x = x[~mask].view(len(x), -1, x.shape[-1])
+    if kw["attn_type"] == "local_global":
+        a, b, c = kw["lg_region_size"]
+        regions = (h // b) * (w // c)  # in a frame; each takes its share of the visible, by rank
+        x = rearrange(x, "b (nt t nhw hw) c -> b (nt nhw) (t hw) c", nt=t // a, t=a, nhw=regions)
+    _, x = blocks(p, "encoder.", x, kw, kw["encoder_num_heads"], eps)
+    out = norm(p, "encoder.norm", x.flatten(1, -2), eps)
+    x = F.linear(out, p["encoder_to_decoder.weight"])
+    place = positions(mask.shape[1], x.shape[-1]).to(x).expand(len(x), -1, -1)
+    masked = p["mask_token"] + place[mask].view(len(x), -1, x.shape[-1])
+    x = torch.cat([x + place[~mask].view(x.shape), masked], 1)
+    _, x = blocks({n: v for n, v in p.items() if "lg_" not in n}, "decoder.", x, kw,
+                  kw["decoder_num_heads"], eps)  # fmt: skip
+    x = norm(p, "decoder.norm", x[:, -masked.shape[1] :], eps)
+    return out, linear(p, "decoder.head", x)
+
+
+def targets(pixels: Tensor, mask: Tensor, kw: Arguments) -> Tensor:
+    """What hidden cubes of two frames are to show (b m p): the first frame, then the motion.
+
+    pixels: (b 3 T H W) in [0, 1]. Every cube is normalised by its own mean and deviation.
+    """
+    t, s = kw["tubelet_size"], kw["patch_size"]
+    cut = "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw) c"
+    cubes = rearrange(pixels, cut, pt=t, ph=s, pw=s)
+    mean, deviation = cubes.mean(2, keepdim=True), cubes.var(2, keepdim=True).sqrt()
+    frames = ((cubes - mean) / (deviation + 1e-6)).unflatten(2, (t, -1))
+    first, second = frames[:, :, :1], frames[:, :, 1:]
+    shown = torch.cat([first, second - first], 2).flatten(2)
+    return shown[mask].view(len(shown), -1, shown.shape[-1])

@@ -1,0 +1,295 @@
+"""RandAugment of a clip, drawn as timm draws it, and done on all its uint8 frames at once.
+
+Draws, tables and blends are timm's and Pillow's to the last bit, moves to a level now and then
+(`tests/test_rand_augment.py`). They are quicker because what is shared is worked out once: a chain
+of tables is one table, a move one list of places and weights for all frames. And only the part of
+the picture is computed that the crop after it will show.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from maedfer_lab.data.clips import Box
+from maedfer_lab.data.moves import move, source_box
+
+SHIFT = 0.45  # moves go up to this share of the picture
+FULL = 10.0  # the level at which an operation is strongest
+LEVELS = np.arange(256)
+_LOCAL = threading.local()
+GREY = np.array([19595, 38470, 7471], np.float32)  # of red, green and blue, in 65,536ths
+
+
+class Operation(NamedTuple):
+    """One operation: its name as in timm without "Increasing", and its strength.
+
+    argument: degrees (Rotate), share of the other side (Shear...), share of the picture
+    (Translate...), bits that stay (Posterize), threshold (Solarize), what is added (SolarizeAdd),
+    factor with 1 for no change (Color, Contrast, Brightness, Sharpness), else 0.
+    """
+
+    name: str
+    argument: float
+
+
+def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
+    """The operations of one clip: timm's draws, in its order, from generators that `key` seeds.
+
+    Raises:
+        ValueError: `description` is not RandAugment's, or asks for operations beyond its 15.
+    """
+    drawn = timms(description)
+    words = np.random.SeedSequence(key).generate_state(6)
+    rng = random.Random(words[:2].tobytes())
+    legacy = _chooser()
+    legacy.seed(words[2:4])
+    numbers = legacy.choice(
+        len(drawn.ops),
+        drawn.num_layers,
+        replace=drawn.choice_weights is None,
+        p=drawn.choice_weights,
+    )
+    operations = []
+    for op in (drawn.ops[number] for number in numbers):
+        if op.prob < 1 and rng.random() > op.prob:
+            continue
+        level, spread = op.magnitude, op.magnitude_std
+        if spread > 0:
+            level = rng.uniform(0, level) if math.isinf(spread) else rng.gauss(level, spread)
+        level = max(0.0, min(level, op.magnitude_max or FULL)) / FULL
+        name = op.name.removesuffix("Increasing")
+        operations.append(Operation(name, float(_argument(op, level, rng))))
+    return tuple(operations)
+
+
+def _chooser() -> np.random.RandomState:
+    """This thread's own: to make one takes longer than all other draws together."""
+    if not hasattr(_LOCAL, "chooser"):
+        _LOCAL.chooser = np.random.RandomState(0)
+    return _LOCAL.chooser
+
+
+@lru_cache(maxsize=8)
+def timms(description: str) -> Any:
+    """timm's own reading of a description such as "rand-m7-n4-mstd0.5-inc1"."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    try:
+        found = rand_augment_transform(description, {"translate_pct": SHIFT})
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"rand_augment={description!r} is no RandAugment; use 'rand-m7-n4-mstd0.5-inc1'"
+        ) from error
+    unknown = {op.name for op in found.ops} - KNOWN
+    if unknown:
+        raise ValueError(
+            f"rand_augment={description!r} asks for {', '.join(sorted(unknown))}; leave out the "
+            "part that begins with t, as in 'rand-m7-n4-mstd0.5-inc1'"
+        )
+    return found
+
+
+def _argument(op: Any, level: float, rng: random.Random) -> float | int:
+    """The strength of an operation at `level` in [0, 1]; half of those with a sign lose it."""
+
+    def signed(value: float) -> float:
+        return -value if rng.random() > 0.5 else value
+
+    name = op.name.removesuffix("Increasing")
+    rises = name != op.name
+    if name == "Rotate":
+        return signed(level * 30)
+    if name in ("ShearX", "ShearY"):
+        return signed(level * 0.3)
+    if name in ("TranslateXRel", "TranslateYRel"):
+        return signed(level * op.hparams["translate_pct"])
+    if name == "Posterize":
+        return 4 - int(level * 4) if rises else int(level * 4)
+    if name == "Solarize":
+        return 256 - min(256, int(level * 256)) if rises else min(256, int(level * 256))
+    if name == "SolarizeAdd":
+        return min(128, int(level * 110))
+    if name in ("AutoContrast", "Equalize", "Invert"):
+        return 0
+    return max(0.1, 1 + signed(level * 0.9)) if rises else level * 1.8 + 0.1
+
+
+def apply_operations(
+    clip: UInt8[np.ndarray, "T H W 3"], operations: Sequence[Operation], box: Box | None = None
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Do `operations` one after the other; what is asked for is the part `box` of the result.
+
+    *Official:* per frame, bicubic, what lies outside grey 128, then the crop. The same pixels.
+    """
+    height, width = clip.shape[1:3]
+    whole = Box(0, 0, height, width)
+    parts = [box or whole]  # of the picture, before each operation, from the last to the first
+    for operation in reversed(operations):
+        parts.append(_needed(operation, parts[-1], height, width))
+    parts.reverse()
+    part, tables = _cut(clip, whole, parts[0]), None
+    for operation, have, want in zip(operations, parts, parts[1:], strict=False):
+        name, argument = operation
+        if name in FIXED:
+            table = np.clip(FIXED[name](argument), 0, 255).astype(np.uint8)
+            tables = table if tables is None else table[tables]
+            continue
+        part, tables = _look_up(part, tables), None
+        if name in OWN:
+            tables = np.stack([OWN[name](frame, argument) for frame in part])
+            part = _cut(part, have, want)
+        elif name == "Color":
+            part = np.stack([_blend(_grey(x)[..., None], x, argument) for x in part])
+        elif name == "Sharpness":
+            part = np.stack([_blend(_smooth(x, have, whole), x, argument) for x in part])
+            part = _cut(part, have, want)
+        else:
+            part = move(part, _matrix(operation, height, width), have, want, whole)
+    return _look_up(part, tables)
+
+
+def _needed(operation: Operation, want: Box, height: int, width: int) -> Box:
+    """The part of the picture that an operation must see to give `want`."""
+    name = operation.name
+    if name in OWN:
+        return Box(0, 0, height, width)
+    if name == "Sharpness":
+        top, left = max(want.top - 1, 0), max(want.left - 1, 0)
+        bottom = min(want.top + want.height + 1, height)
+        right = min(want.left + want.width + 1, width)
+        return Box(top, left, bottom - top, right - left)
+    if name in FIXED or name == "Color":
+        return want
+    return source_box(_matrix(operation, height, width), want, height, width)
+
+
+def _cut(clip: np.ndarray, have: Box, want: Box) -> np.ndarray:
+    if have == want:
+        return clip
+    top, left = want.top - have.top, want.left - have.left
+    return np.ascontiguousarray(clip[:, top : top + want.height, left : left + want.width])
+
+
+def _look_up(clip: np.ndarray, tables: np.ndarray | None) -> np.ndarray:
+    """Send every value through a table (256), or each frame's own (T 256 3)."""
+    if tables is None:
+        return clip
+    if tables.ndim == 1:
+        long = clip.reshape(-1, clip.shape[2], 3)
+        return cv2.LUT(long, tables).reshape(clip.shape)
+    pairs = zip(clip, tables, strict=True)
+    return np.stack([cv2.LUT(frame, table[None]) for frame, table in pairs])
+
+
+def _blend(base: np.ndarray | int, values: np.ndarray, factor: float) -> np.ndarray:
+    """From `base` at 0 over `values` at 1 and beyond, rounded down, in Pillow's precision."""
+    blended = values - np.float32(base)
+    blended *= np.float32(factor)
+    blended += base
+    return np.clip(blended, 0, 255, out=blended).astype(np.uint8)
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    """Pillow's grey levels; sums below 2 ** 24 are exact in float32."""
+    sums = frame.astype(np.float32) @ GREY + 2.0**15
+    return np.floor(sums * np.float32(2.0**-16))
+
+
+def _smooth(frame: np.ndarray, have: Box, whole: Box) -> np.ndarray:
+    """Every pixel's mean with its neighbours, itself five times; the picture's edge stays."""
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+    smooth = cv2.filter2D(frame, -1, kernel)
+    if have.top == 0:
+        smooth[0] = frame[0]
+    if have.left == 0:
+        smooth[:, 0] = frame[:, 0]
+    if have.top + have.height == whole.height:
+        smooth[-1] = frame[-1]
+    if have.left + have.width == whole.width:
+        smooth[:, -1] = frame[:, -1]
+    return smooth
+
+
+def _counts(frame: np.ndarray) -> np.ndarray:
+    """How often each level (256) occurs in each colour (3)."""
+    counts = [cv2.calcHist([frame], [c], None, [256], [0, 256]).ravel() for c in range(3)]
+    return np.stack(counts, axis=1).astype(np.int64)
+
+
+def _auto_contrast(frame: np.ndarray, _: float) -> np.ndarray:
+    """Tables (256 3) that spread each colour from 0 to 255."""
+    table = np.repeat(LEVELS[:, None], 3, axis=1)
+    for colour, counts in enumerate(_counts(frame).T):
+        used = np.flatnonzero(counts)
+        low, high = int(used[0]), int(used[-1])
+        if high > low:
+            scale = 255.0 / (high - low)
+            table[:, colour] = np.clip((LEVELS * scale - low * scale).astype(np.int64), 0, 255)
+    return table.astype(np.uint8)
+
+
+def _equalize(frame: np.ndarray, _: float) -> np.ndarray:
+    """Tables (256 3) that make all levels of each colour about equally frequent."""
+    table = np.repeat(LEVELS[:, None], 3, axis=1)
+    for colour, counts in enumerate(_counts(frame).T):
+        used = counts[counts > 0]
+        step = int(used[:-1].sum()) // 255
+        if step:
+            below = np.concatenate([[0], counts.cumsum()[:-1]])
+            table[:, colour] = np.minimum((step // 2 + below) // step, 255)
+    return table.astype(np.uint8)
+
+
+def _contrast(frame: np.ndarray, factor: float) -> np.ndarray:
+    """A table (256 3) that stretches levels about the frame's mean grey."""
+    mean = int(_grey(frame).mean(dtype=np.float64) + 0.5)
+    return np.repeat(_blend(mean, LEVELS.astype(np.uint8), factor)[:, None], 3, axis=1)
+
+
+def _matrix(operation: Operation, height: int, width: int) -> tuple[float, ...]:
+    """(a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
+    name, by = operation
+    if name == "ShearX":
+        return 1.0, by, 0.0, 0.0, 1.0, 0.0
+    if name == "ShearY":
+        return 1.0, 0.0, 0.0, by, 1.0, 0.0
+    if name == "TranslateXRel":
+        return 1.0, 0.0, by * width, 0.0, 1.0, 0.0
+    if name == "TranslateYRel":
+        return 1.0, 0.0, 0.0, 0.0, 1.0, by * height
+    angle = -math.radians(by % 360.0)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    x, y = width / 2, height / 2  # the middle stays
+    return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y
+
+
+# Tables (256) that do not depend on the picture.
+FIXED: dict[str, Callable[[float], np.ndarray]] = {
+    "Invert": lambda _: 255 - LEVELS,
+    "Posterize": lambda bits: LEVELS & ~(2 ** (8 - int(bits)) - 1),
+    "Solarize": lambda threshold: np.where(LEVELS < threshold, LEVELS, 255 - LEVELS),
+    "SolarizeAdd": lambda add: np.where(LEVELS < 128, np.minimum(LEVELS + add, 255), LEVELS),
+    "Brightness": lambda factor: _blend(0, LEVELS.astype(np.uint8), factor),
+}
+# Tables (256 3) of a frame's own, from the whole of it.
+OWN: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "AutoContrast": _auto_contrast,
+    "Equalize": _equalize,
+    "Contrast": _contrast,
+}
+_BOTH = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
+KNOWN = {
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "SolarizeAdd", "ShearX", "ShearY"),
+    *("TranslateXRel", "TranslateYRel"),
+    *_BOTH,
+    *(f"{name}Increasing" for name in _BOTH),
+}

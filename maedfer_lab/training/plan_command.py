@@ -1,0 +1,130 @@
+"""The verb `maedfer plan`: what a pre-training costs on other machines than this one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig
+from maedfer_lab.config import preset as named_preset
+from maedfer_lab.data.folder import find_videos
+from maedfer_lab.data.shard_format import INDEX, read_shard
+from maedfer_lab.flops.plan import Plan, plan
+from maedfer_lab.flops.plan_inputs import CardName, Form, Input, Inputs, usual_inputs
+from maedfer_lab.training.clips import open_source
+from maedfer_lab.training.loading import read_batches
+
+STARTING = 2  # clips before the clock starts: worker and decoder come up
+SECONDS = 10.0  # of reading
+
+
+def plan_command(
+    preset: PresetName = "base",
+    /,
+    *,
+    encoder: EncoderKind = "lgi",
+    gpus: tuple[int, ...] = (1, 4, 8, 64),
+    clips_per_gpu: int | None = None,
+    card: CardName = "A100",
+    form: Form = "shards",
+    data: Path | None = None,
+    utilisation: float | None = None,
+    issue: float | None = None,
+    cores_per_gpu: float | None = None,
+    clips_per_core: float | None = None,
+    mb_per_clip: float | None = None,
+    storage: float | None = None,
+    gpus_per_machine: int | None = None,
+    network: float | None = None,
+    overlap: float | None = None,
+    reached: float | None = None,
+) -> Plan:
+    """Say what a pre-training costs on other machines: hours, what binds, and what would feed it.
+
+    Arithmetic on counts, measurements and data sheets; each number says where it comes from.
+
+    preset: whose recipe is planned; base is the paper's.
+    encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
+    gpus: numbers of them, one row each.
+    clips_per_gpu: the batch grows with the GPUs; the recipe's batch is shared without it.
+    card: whose data sheet counts.
+    form: what clips are read from: mp4, or shards of maedfer prepare.
+    data: a folder of such clips, to measure how many a core of this machine reads.
+    utilisation: share of the card's peak that is reached.
+    issue: seconds to issue the operators of a step; torch.compile and CUDA graphs shorten it.
+    cores_per_gpu: for reading.
+    clips_per_core: clips that one core reads in a second.
+    mb_per_clip: megabytes that are read for a clip.
+    storage: GB/s of all processes together.
+    gpus_per_machine: joined by the card's own links.
+    network: GB/s of each GPU to other machines.
+    overlap: share of the backward pass beside which gradients travel.
+    reached: share of a bandwidth on paper that is reached.
+    """
+    config = named_preset(preset, encoder)
+    if data is not None:
+        data = data.expanduser()
+        form = "shards" if (data / INDEX).is_file() else "mp4"
+    inputs = usual_inputs(card, form)
+    if data is not None:
+        inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
+    inputs = inputs.given(
+        utilisation=utilisation,
+        issue=issue,
+        cores_per_gpu=cores_per_gpu,
+        clips_per_core=clips_per_core,
+        mb_per_clip=mb_per_clip,
+        storage=storage,
+        gpus_per_machine=gpus_per_machine,
+        network=network,
+        overlap=overlap,
+        reached=reached,
+    )
+    return plan(config, gpus, inputs, clips_per_gpu=clips_per_gpu)
+
+
+def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -> Inputs:
+    """The inputs with what one worker process reads here of the clips at `config.data`.
+
+    As in training: decoded, cropped and handed over by a worker. Bytes are those of whole files
+    of videos, and of a clip's frames of shards.
+    """
+    assert config.data is not None
+    source: Any = open_source(config)
+    batches = ([index] for index in itertools.count())
+    loaded = read_batches(source, batches, 1, source.name)
+    shown = tqdm(desc="reading", unit="clip", leave=False)
+    began, read = 0.0, -STARTING
+    for _ in loaded:
+        shown.update()
+        read += 1
+        if read == 0:
+            began = time.perf_counter()
+        if read > 0 and time.perf_counter() - began > seconds:
+            break
+    taken = time.perf_counter() - began
+    shown.close()
+    where = f"one worker process here: {read} clips of {config.data.name}"
+    return replace(
+        inputs,
+        clips_per_core=Input(round(read / taken, 1), "clips/s", "measured", where),
+        mb_per_clip=_megabytes(config.data, config.model.frames),
+    )
+
+
+def _megabytes(data: Path, frames: int) -> Input:
+    if (data / INDEX).is_file():
+        shards = [read_shard(file) for file in sorted(data.glob("shard-*.tar"))]
+        number = sum(shard.frames for shard in shards)
+        size = sum(shard.bytes for shard in shards) / number * frames
+        where = f"{frames} JPEGs, mean of {number:,}"
+    else:
+        videos = find_videos(data)
+        size = sum(path.stat().st_size for path in videos) / len(videos)
+        where = f"a whole video, mean of {len(videos):,}"
+    return Input(round(size / 1e6, 3), "MB", "measured", f"{where} of {data.name}")

@@ -1,0 +1,190 @@
+"""The plan past one machine: arithmetic by hand, and the page that is printed from it."""
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making_videos import moving_frames, write_video
+
+from maedfer_lab import cli
+from maedfer_lab.config import base, tiny
+from maedfer_lab.data.prepare import prepare_command
+from maedfer_lab.flops.plan import plan
+from maedfer_lab.flops.plan_inputs import CardName, Form, Inputs, usual_inputs
+from maedfer_lab.flops.plan_page import markdown
+from maedfer_lab.training.plan_command import measure_reading, plan_command
+from maedfer_lab.training.shares import own_share
+
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+CARDS: tuple[CardName, ...] = get_args(CardName)
+FORMS: tuple[Form, ...] = get_args(Form)
+NAMES = [field.name for field in fields(Inputs)]
+
+
+def free(**slow: float) -> Inputs:
+    """Everything takes next to no time but what is named."""
+    fast = dict.fromkeys(("memory", "link", "network", "clips_per_core", "storage"), 1e12)
+    ideal = {"peak": 1e12, "utilisation": 1.0, "reached": 1.0, "overlap": 0.0, "issue": 1e-12}
+    return usual_inputs().given(**{**fast, **ideal, **slow})
+
+
+def test_the_page_is_the_plan():
+    """If this fails, write the page again:
+
+    python -c "from maedfer_lab.flops import plan_page as p; print(p.markdown(), end='')"
+    """
+    assert PAGE.read_text() == markdown()
+
+
+def test_the_paper_is_counted():
+    found = plan(base())
+    assert found.clips == 50 * 6823 * 160 and found.parameters == 92_760_192
+    assert found.flops_per_clip == pytest.approx(6 * 13.2936e9, rel=1e-4)
+    assert found.clips * found.flops_per_clip == pytest.approx(4.4e18, rel=0.02)  # presets.base
+
+
+def test_each_part_by_hand():
+    """Ten TFLOP/s, 1 GB/s, a core that reads 5 clips in a second: one of them at a time."""
+    clips, params, flops = 50 * 6823 * 160, 92_760_192, plan(base()).flops_per_clip
+    for gpus in (1, 4, 8):
+        computed = plan(base(), [gpus], free(peak=10)).rows[0]
+        assert computed.hours == pytest.approx(clips * flops / 1e13 / gpus / 3600)
+        assert computed.binds == "GPU"
+        sent = plan(base(), [gpus], free(link=1)).rows[0]
+        assert sent.gradients_s == pytest.approx(2 * (gpus - 1) / gpus * 4 * params / 1e9)
+        assert gpus == 1 or sent.binds == "gradients"
+        read = plan(base(), [gpus], free(clips_per_core=5, cores_per_gpu=3)).rows[0]
+        assert read.hours == pytest.approx(clips / (15 * gpus) / 3600) and read.binds == "loader"
+        stored = plan(base(), [gpus], free(storage=1, mb_per_clip=2)).rows[0]
+        assert stored.hours == pytest.approx(clips * 2e6 / 1e9 / 3600) and stored.binds == "storage"
+        issued = plan(base(), [gpus], free(issue=0.1)).rows[0]
+        assert issued.hours == pytest.approx(50 * 6823 * 0.1 / 3600) and issued.binds == "issue"
+
+
+def test_gradients_leave_the_machine_when_the_gpus_do():
+    inputs = free(link=100, network=1, gpus_per_machine=8)
+    inside, outside = plan(base(), (8, 16), inputs).rows
+    assert outside.gradients_s == pytest.approx(100 * inside.gradients_s * (15 / 16) / (7 / 8))
+
+
+def test_what_the_backward_pass_hides_is_not_waited_for():
+    waits = [plan(base(), [8], free(peak=10, link=1, overlap=x)).rows[0] for x in (0, 0.5, 1)]
+    assert [row.gradients_s for row in waits] == pytest.approx([waits[0].gradients_s] * 3)
+    backward = waits[0].gpu_s * 2 / 3
+    lost = [row.gradients_s - row.waited_s for row in waits]
+    assert lost == pytest.approx([0, 0.5 * backward, min(backward, waits[0].gradients_s)], rel=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 512), st.none() | st.integers(1, 64))
+def test_batches_can_be_shared_and_every_clip_is_seen(gpus, clips_per_gpu):
+    found = plan(base(), [gpus], clips_per_gpu=clips_per_gpu)
+    (row,) = found.rows
+    assert len(own_share(row.batch_size, gpus, 0)) == row.batch_size // gpus
+    assert 0 <= row.steps * row.batch_size - found.clips < row.batch_size
+    if clips_per_gpu is None:
+        assert 0 <= row.batch_size - 160 < gpus
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(NAMES), st.floats(1.1, 10), st.integers(1, 100))
+def test_more_of_anything_never_takes_longer(name, factor, gpus):
+    inputs = usual_inputs()
+    usual = getattr(inputs, name).value
+    more = usual * factor if name not in ("issue", "mb_per_clip") else usual / factor
+    more = min(more, 1.0) if getattr(inputs, name).unit == "share" else more
+    before, after = (
+        plan(base(), [gpus], i).rows[0] for i in (inputs, inputs.given(**{name: more}))
+    )
+    assert after.hours <= before.hours * (1 + 1e-12)
+
+
+def test_as_many_cores_as_it_says_feed_it():
+    for form in FORMS:
+        for row in plan(base(), inputs=usual_inputs("A100", form)).rows:
+            fed = usual_inputs("A100", form).given(cores_per_gpu=row.cores / row.gpus)
+            again = plan(base(), [row.gpus], fed).rows[0]
+            assert again.binds != "loader"
+            less = fed.given(cores_per_gpu=(row.cores - 1) / row.gpus)
+            assert plan(base(), [row.gpus], less).rows[0].binds == "loader"
+
+
+def test_what_binds_is_what_the_page_says():
+    def binds(*inputs):
+        return [row.binds for row in plan(base(), inputs=usual_inputs(*inputs)).rows]
+
+    assert binds("A100", "shards") == ["GPU", "GPU", "issue", "gradients"]
+    assert binds("A100", "mp4") == ["loader", "loader", "loader", "gradients"]
+    eight, many = plan(base()).rows[2:]
+    assert many.hours > eight.hours
+    grown = plan(base(), clips_per_gpu=40).rows
+    assert [row.hours for row in grown] == sorted((row.hours for row in grown), reverse=True)
+    assert grown[-1].binds == "storage"
+    a100, h100 = (plan(base(), inputs=usual_inputs(card)).rows for card in CARDS[:2])
+    assert all(0.8 <= b.hours / a.hours <= 1 for a, b in zip(a100, h100, strict=True))
+
+
+def test_every_input_says_where_it_comes_from():
+    for card in CARDS:
+        for form in FORMS:
+            inputs = usual_inputs(card, form)
+            for name in NAMES:
+                one = getattr(inputs, name)
+                assert one.source and one.origin != "given", name
+    changed = usual_inputs().given(utilisation=0.4, storage=None)
+    assert changed.utilisation.origin == "given" and changed.storage == usual_inputs().storage
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Two people of VoxCeleb2's shape, and the same prepared."""
+    root = tmp_path_factory.mktemp("people")
+    for i in range(2):
+        folder = root / "mp4" / f"id0000{i}" / "talk"
+        folder.mkdir(parents=True)
+        write_video(folder / "00001.mp4", moving_frames(40, 224, 224, seed=i))
+    prepare_command("voxceleb2", root=root / "mp4", out=root / "shards", framing="whole",
+                    margin=1.4, workers=0)  # fmt: skip
+    return root
+
+
+def test_reading_is_measured_with_a_worker(people, monkeypatch):
+    config = replace(base(), held_out=0.5)
+    for form in FORMS:
+        there = replace(config, data=people / form)
+        found = measure_reading(there, usual_inputs(), seconds=0.2)
+        speed, size = found.clips_per_core, found.mb_per_clip
+        assert speed.value > 0 and speed.origin == size.origin == "measured"
+        assert form in speed.source and form in size.source
+        if form == "mp4":
+            sizes = [path.stat().st_size for path in (people / form).rglob("*.mp4")]
+            assert size.value == pytest.approx(sum(sizes) / 2e6, abs=1e-3)
+    monkeypatch.setattr("maedfer_lab.training.plan_command.SECONDS", 0.2)
+    found = plan_command(data=people / "shards", storage=3.0)
+    assert found.inputs.clips_per_core.origin == "measured"
+    assert found.inputs.storage.value == 3 and math.isfinite(found.rows[0].hours)
+
+
+def test_the_verb_prints_a_table_with_origins(capsys):
+    assert cli.main(["plan", "--gpus", "2", "64", "--utilisation", "0.4", "--card", "L40S"]) == 0
+    told = capsys.readouterr().out
+    assert "192*" in told and "given" in told and "L40S" in told and "launching.md" in told
+    for wrong, word in (
+        (["--gpus", "0"], "gpus=(0,)"),
+        (["--utilisation", "1.2"], "utilisation=1.2 must be a share"),
+        (["--storage", "0"], "storage=0 must be positive"),
+        (["--clips-per-gpu", "0"], "clips_per_gpu=0"),
+    ):
+        assert cli.main(["plan", *wrong]) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_other_recipes_are_planned_too():
+    found = plan(tiny(), (1, 2))
+    assert found.clips == 12 * 4 and found.rows[1].batch_size == 4
+    with pytest.raises(ValueError, match="H100"):
+        usual_inputs("H1")  # type: ignore[arg-type]
