@@ -1,7 +1,7 @@
 # The commands of maedfer_lab. The first use of any of them makes .venv; later uses are instant.
 
 PYTHON ?= python3
-EXTRAS := notebooks,flops,sample,tensorboard,dev
+EXTRAS := notebooks,flops,fast,sample,tensorboard,dev
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -10,15 +10,17 @@ STAMP := .venv/.ready
 READY := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c pass 2>/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab app figures lint python-usable always
+.PHONY: help reproduce test lab app figures bench lint python-usable always
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
+	@echo "                 two at a time where there are two cores, a core each"
 	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make app         serve the viewers of notebooks 05 and 06 as a dashboard, without code"
 	@echo "make figures     draw figures/*.png again from figures/*.json"
+	@echo "make bench       measure models, data, evaluation and waits on this machine"
 	@echo "make test        run all tests"
 	@echo "make lint        check style and types"
 	@echo "The first use of any of them makes .venv: about 3 minutes, 6 GB. Python: make PYTHON=python3.12 ..."
@@ -41,6 +43,10 @@ app: $(STAMP)
 figures: $(STAMP)
 	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."
 	@$(PY) -m maedfer_lab figures
+
+bench: $(STAMP)
+	@echo "Measures beside a floor and beside plain code; let nothing else run. Results: figures/bench.json, figures/bench.png."
+	@$(PY) -m maedfer_lab bench --json figures/bench.json
 
 lint: $(STAMP)
 	@echo "Checks style (ruff) and types (pyright): about half a minute; findings are printed here."

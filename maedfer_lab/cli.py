@@ -10,7 +10,9 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: arguments without the program's name; None takes those of the process.
     Status 0: done, or the `exit_status` of the verb's result (1: it found what would spoil a
     result). 2: refused, with one line on stderr that says why (`--debug` before the verb
-    shows the traceback instead). 130: interrupted.
+    shows the traceback instead). 130: interrupted. Warnings are lines on stderr too.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = args[:1] == ["--debug"]
@@ -108,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"maedfer: {unknown_verb(verb)}", file=sys.stderr)
         return 2
     try:
-        result = run_verb(verb, rest)
+        with warnings_in_one_line(verb):
+            result = run_verb(verb, rest)
     except EXPECTED_ERRORS as error:
         if debug:
             raise
@@ -119,6 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is not None and is_main_process():
         print(result)
     return int(getattr(result, "exit_status", 0))
+
+
+@contextmanager
+def warnings_in_one_line(verb: str) -> Iterator[None]:
+    """Show warnings as `maedfer VERB: warning: ...`, without the line of source they are from."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        print(f"maedfer {verb}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def is_main_process() -> bool:

@@ -9,13 +9,18 @@ import csv
 import hashlib
 import io
 import json
+import os
+import re
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
@@ -97,17 +102,18 @@ class Run:
             OSError: it could not be written; names the folder and the bytes needed. The states
                 of before are untouched.
         """
-        file = io.BytesIO()
-        torch.save(state, file)
-        content = file.getvalue()
-        self.write("next.pt", content)
+        self.write("next.pt", lambda path: write_state(state, path), _num_bytes(state))
         if (self.folder / STATES[0]).exists():
             (self.folder / STATES[0]).replace(self.folder / STATES[1])
         (self.folder / "next.pt").replace(self.folder / STATES[0])
         self.save_log(state["log"])
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(
+        self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None
+    ) -> None:
         """Write a file of the folder; an error names it, the folder and the bytes needed."""
+        if isinstance(content, bytes):
+            num_bytes = len(content)
         try:
             write_aside(self.folder / name, content)
         except OSError as error:
@@ -115,7 +121,7 @@ class Run:
                 raise
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {name} needs {len(content):,} bytes in {self.folder}",
+                f"{error.strerror}: {name} needs {num_bytes or 0:,} bytes in {self.folder}",
             ) from error
 
     def load_state(self) -> dict[str, Any] | None:
@@ -168,7 +174,9 @@ class Run:
     def finish(self, model: nn.Module, result: dict[str, Any]) -> None:
         """Write the final weights and the result; the state to resume from is dropped."""
         weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-        self.write("model.safetensors", save(weights))
+        self.write(
+            "model.safetensors", lambda path: write_weights(weights, path), _num_bytes(weights)
+        )
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
         self.write("result.json", text.encode())
         for name in (*STATES, "next.pt"):
@@ -186,6 +194,39 @@ class Run:
     def load_result(self) -> dict[str, Any]:
         """The result of a finished run."""
         return json.loads((self.folder / "result.json").read_text())
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """`torch.save`, straight into the file; a full disk is the OSError it was."""
+    with _disk_errors(), path.open("wb") as file:  # torch writes a path's own name into the file
+        torch.save(state, file)
+
+
+def write_weights(weights: dict[str, Tensor], path: Path, **metadata: str) -> None:
+    """Safetensors' `save_file`, straight into the file; a full disk is the OSError it was."""
+    with _disk_errors():
+        save_file(weights, path, metadata=metadata or None)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise the OSError that torch and safetensors hide behind errors of their own."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
+
+
+def _num_bytes(state: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists; the rest is small beside them."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state
+    return sum(map(_num_bytes, parts)) if isinstance(state, dict | list | tuple) else 0
 
 
 def _digest(start: Path) -> str | None:

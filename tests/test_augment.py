@@ -3,6 +3,7 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
+from timm.data.mixup import Mixup
 
 from maedfer_lab.config import Augment
 from maedfer_lab.data.augment import (
@@ -129,7 +131,8 @@ def test_the_crop_box_has_the_published_area_and_ratio():
         "top": lambda boxes: boxes[:, 0],
         "left": lambda boxes: boxes[:, 1],
     }.items():
-        assert ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-3, name
+        tested: Any = ks_2samp(measure(ours), measure(theirs))
+        assert tested.pvalue > 1e-3, name
     assert ours.min() >= 0 and (ours[:, :2] + ours[:, 2:]).max() <= 160
 
 
@@ -169,7 +172,7 @@ def test_processes_mix_the_pairs_that_one_process_mixes(step, parts):
     generator = torch.Generator().manual_seed(step)
     clips = torch.rand(8, 3, 4, 12, 12, generator=generator)
     labels = torch.randint(7, (8,), generator=generator)
-    whole, targets = mix_batch(clips, labels, 7, Augment(), 0, step)
+    whole, targets = mix_batch(clips.clone(), labels, 7, Augment(), 0, step)
     for part in range(parts):
         places = own_share(8, parts, part)
         own, own_targets = mix_batch(clips[places], labels[places], 7, Augment(), 0, step)
@@ -178,13 +181,32 @@ def test_processes_mix_the_pairs_that_one_process_mixes(step, parts):
     assert not torch.equal(whole, clips)
 
 
+def global_draws() -> np.ndarray:
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return state[1].copy()
+
+
+def test_mixing_is_timms_to_the_last_bit():
+    clips, labels = torch.rand(4, 3, 2, 9, 12), torch.tensor([0, 2, 1, 0])
+    before = global_draws()
+    for step in range(12):
+        words = np.random.SeedSequence((0, step)).generate_state(6)
+        ours, targets = mix_batch(clips.clone(), labels, 3, Augment(), 0, step)
+        assert np.array_equal(global_draws(), before), "global draws stay"
+        np.random.seed(words[2:4])  # noqa: NPY002
+        theirs = Mixup(0.8, 1.0, switch_prob=0.5, label_smoothing=0.1, num_classes=3)
+        expected, soft = theirs(clips.clone().flatten(1, 2), labels)
+        assert torch.equal(ours.flatten(1, 2), expected) and torch.equal(targets, soft)
+        before = global_draws()
+
+
 def test_mixing_is_mixup_or_a_box_over_all_frames_with_the_weight_of_its_area():
     clips = torch.zeros(2, 3, 4, 10, 10)
     clips[1] = 1.0
     labels = torch.tensor([0, 1])
     kinds = set()
     for step in range(30):
-        mixed, targets = mix_batch(clips, labels, 2, Augment(), 0, step)
+        mixed, targets = mix_batch(clips.clone(), labels, 2, Augment(), 0, step)
         assert torch.equal(mixed[:, :, :1].expand_as(mixed), mixed), "the same in all frames"
         share = mixed[0].mean().item()  # of the other clip
         assert targets[0, 1].item() == pytest.approx(0.05 + 0.9 * share, abs=1e-4)
@@ -197,6 +219,6 @@ def test_an_odd_batch_is_refused_and_no_mixing_still_smooths():
         mix_batch(torch.rand(3, 3, 2, 4, 4), torch.zeros(3, dtype=torch.long), 2, Augment(), 0)
     clips = torch.rand(3, 3, 2, 4, 4)
     plain = replace(Augment(), mixup=0.0, cutmix=0.0)
-    same, targets = mix_batch(clips, torch.tensor([0, 1, 1]), 2, plain, 0)
+    same, targets = mix_batch(clips.clone(), torch.tensor([0, 1, 1]), 2, plain, 0)
     assert torch.equal(same, clips)
     assert targets[0].tolist() == pytest.approx([0.95, 0.05])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -27,7 +28,8 @@ def stretch(clip: Path, /, *, times: int = 2, mode: Literal["loop", "hold"] = "l
 
 
 def read(path: Path) -> None:
-    path.read_bytes()
+    if not path.read_bytes():
+        warnings.warn(f"{path.name} is empty;\n  nothing was read", stacklevel=2)
 
 
 REAL_VERBS = dict(cli.VERBS)
@@ -53,7 +55,7 @@ def test_arguments_become_the_functions(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_verb_without_result_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a").touch()
+    (tmp_path / "a").write_text("text")
     assert cli.main(["read", "--path", str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out == ""
 
@@ -113,6 +115,20 @@ def test_an_error_is_one_line_without_traceback(
     assert cli.main(args) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"maedfer {args[0]}: ") and message in err and err.count("\n") == 1
+
+
+def test_a_warning_is_one_line_without_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main(["read", "--path", str(tmp_path / "a")]) == 0
+        shown = capsys.readouterr()
+        assert shown.err == "maedfer read: warning: a is empty; nothing was read\n"
+        with pytest.warns(UserWarning, match="is empty"):  # a call from Python warns as ever
+            read(tmp_path / "a")
+    assert shown.out == "" == capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback() -> None:

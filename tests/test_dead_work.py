@@ -1,14 +1,20 @@
 """What the fast ways leave out changes no result: each against the same thing written plainly."""
 
 import copy
+import json
+import pickle
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from maedfer_lab.checkpoints.digests import compare_digest
 from maedfer_lab.config import TargetConfig, tiny
-from maedfer_lab.method import folded
+from maedfer_lab.method import folded, products
 from maedfer_lab.method.attention import Attention, LGIBlock
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
@@ -78,6 +84,173 @@ def test_half_precision_is_autocasts():
     assert (trained - wanted).abs().max() <= 2**-7 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("graded", [True, False])
+def test_what_does_not_fit_is_pytorchs_to_refuse(graded):
+    """oneDNN looks at neither: a wrong bias went through, a wrong type was cast."""
+    x, weight = seeded(3, 48).requires_grad_(graded), seeded(40, 48, seed=1)
+    with torch.set_grad_enabled(graded):
+        for bias in (seeded(1), seeded(1)[0]):
+            assert_close([linear(x, weight, bias)], [F.linear(x, weight, bias)])
+        assert linear(x, weight[0]).shape == (3,)
+        for wrong in ((weight.double(),), (weight[:, :9],), (weight, seeded(7))):
+            with pytest.raises(RuntimeError) as plain:
+                F.linear(x, *wrong)
+            with pytest.raises(RuntimeError) as found:
+                linear(x, *wrong)
+            assert str(found.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inputs", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("graded", [True, False])
+def test_autocast_chooses_the_type_that_it_would(inputs, dtype, graded):
+    x, weight = seeded(3, 48).to(inputs), seeded(40, 48, seed=1).to(inputs)
+    weight.requires_grad_(graded)
+    with torch.autocast("cpu", dtype), torch.set_grad_enabled(graded):
+        assert linear(x, weight).dtype == F.linear(x, weight).dtype
+
+
+@pytest.mark.parametrize("frozen", range(8))
+def test_any_part_may_be_frozen_and_derived_twice(frozen):
+    parts = seeded(3, 48), seeded(40, 48, seed=1), seeded(40, seed=2)
+    leaves = [part for i, part in enumerate(parts) if not frozen >> i & 1]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    found, plain = linear(*parts, gelu=True), F.gelu(F.linear(*parts))
+    assert found.requires_grad == plain.requires_grad == bool(leaves)
+    if leaves:
+        once = torch.autograd.grad(found.square().sum(), leaves, create_graph=True)
+        wanted = torch.autograd.grad(plain.square().sum(), leaves, create_graph=True)
+        assert_close(once, wanted)
+        once, wanted = (torch.cat([g.flatten() for g in grads]) for grads in (once, wanted))
+        assert_close(gradients(once, leaves), gradients(wanted, leaves), 1e-4)
+
+
+def test_transforms_and_forward_derivatives_go_through():
+    x, weight = seeded(2, 3, 48), seeded(40, 48, seed=1)
+    vectors = torch.func.vmap(lambda one: linear(one, weight))(x)
+    assert_close([vectors], [F.linear(x, weight)])
+    slopes = torch.func.grad(lambda w: linear(x, w).square().sum())(weight)
+    assert_close([slopes], [torch.func.grad(lambda w: F.linear(x, w).square().sum())(weight)])
+    for graded in (True, False):
+        with torch.set_grad_enabled(graded):
+            along = torch.func.jvp(lambda w: linear(x, w), (weight,), (weight,))
+            assert_close(along, [F.linear(x, weight)] * 2)
+
+
+@pytest.fixture(params=["oneDNN", "a processor without it"])
+def either_product(request, monkeypatch):
+    if request.param != "oneDNN":
+        monkeypatch.setattr(products, "_has_onednn", lambda: False)
+    elif not products._has_onednn():
+        pytest.skip("this machine has no oneDNN with AVX-512")
+
+
+@pytest.mark.parametrize("name", ["ft_all_share", "ft_cross_first", "ft_joint", "pt"])
+def test_numbers_are_the_official_ones_on_any_processor(either_product, name):
+    digests = Path(__file__).parent / "data" / "parity_digests.json"
+    rows = compare_digest(name, json.loads(digests.read_text())[name])
+    assert rows and all(row.verdict == "ok" for row in rows), rows
+
+
+def test_the_other_product_is_taken_where_onednn_is_not_what_it_was(monkeypatch):
+    def gone(*_):
+        raise AttributeError("no operator of this name")
+
+    try:
+        for changed in (gone, lambda x, weight, *_: x @ weight.t()):
+            products._has_onednn.cache_clear()
+            monkeypatch.setattr(products, "_onednn", changed)
+            x, weight, bias = seeded(3, 48), seeded(40, 48, seed=1), seeded(40, seed=2)
+            assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+    finally:
+        products._has_onednn.cache_clear()
+
+
+def tiny_classifier():
+    """With weights large enough for every stage to show in the logits."""
+    model = build_classifier(tiny().model, 7).eval()
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data += 0.2 * seeded(*parameter.shape, seed=i)
+    return model, seeded(2, 3, 8, 32, 32).sigmoid()
+
+
+def test_models_are_traced_exported_copied_and_counted():
+    model, clip = tiny_classifier()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = model(clip)
+        mlp, z = model.get_submodule("encoder.blocks.0.mlp"), seeded(2, 5, 32)
+        assert_close([torch.jit.trace(mlp, z)(z)], [mlp(z)])  # type: ignore
+        assert_close([torch.export.export(model, (clip,)).module()(clip)], [wanted])
+        assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(model)))(clip), wanted)
+        assert torch.equal(model(clip), wanted)  # nothing stays behind
+        counts = []
+        for device in ("cpu", "meta"):
+            with FlopCounterMode(display=False) as counter:
+                model.to(device)(clip.to(device))
+            counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("order", ["folded", "as published"])
+def test_models_of_other_types_run_and_train(monkeypatch, order, dtype):
+    monkeypatch.setattr(folded, "pays", lambda *_: order == "folded")
+    model, clip = tiny_classifier()
+    wanted = model(clip)
+    model, clip = model.to(dtype), clip.to(dtype)
+    tolerance = {torch.float64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
+    trained = model(clip)
+    with torch.inference_mode():
+        told = model(clip)
+    assert trained.dtype == told.dtype == dtype
+    assert_close([trained.float(), told.float()], [wanted, wanted], tolerance)
+    trained.float().sum().backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("order", ["folded", "as published"])
+def test_batches_of_any_number_and_layout(monkeypatch, order):
+    monkeypatch.setattr(folded, "pays", lambda *_: order == "folded")
+    model, clip = tiny_classifier()
+    with torch.no_grad():
+        wanted = model(clip)
+        assert model(clip[:0]).shape == (0, 7)
+        assert torch.equal(model(clip), wanted)  # the same call, the same bits
+        assert_close([model(clip[:1])], [wanted[:1]])
+        assert_close([model(clip.contiguous(memory_format=torch.channels_last_3d))], [wanted])
+        assert_close([model(clip[:1].expand(2, -1, -1, -1, -1))], [wanted[:1].expand(2, -1)])
+
+
+def test_layers_that_are_listened_to_or_wrapped_are_not_gone_round(monkeypatch):
+    """As `peft` wraps a linear layer, and as features are read by forward hooks."""
+    monkeypatch.setattr(folded, "pays", lambda *_: True)
+    model, clip = tiny_classifier()
+    called = []
+    for name, module in model.named_modules():
+        if name.endswith("_attn.proj") or isinstance(module, LGIBlock):
+            module.register_forward_hook(lambda m, i, out, name=name: called.append(name))
+    wanted = model(clip)
+    last = {"encoder.blocks.1.interact_attn.proj"}  # its work is dead
+    everything = {f"encoder.blocks.{i}{part}" for i in range(2) for part in
+                  ("", ".local_attn.proj", ".inter_attn.proj", ".interact_attn.proj")}  # fmt: skip
+    assert set(called) == everything - last and len(called) == len(set(called))
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    name = "encoder.blocks.0.interact_attn.proj"
+    model.set_submodule(name, Wrapped(model.get_submodule(name)))
+    assert (model(clip) - wanted).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize(("tokens", "context"), [(400, 3), (1, 90), (2, 200)])
 def test_attention_between_few_and_many_is_attention(tokens, context, qkv_bias):
@@ -106,8 +279,8 @@ def test_the_other_order_is_taken_where_it_is_much_less_work():
 def test_regions_as_one_tensor_are_the_block(local, interact, rep_only):
     block = LGIBlock(24, 3, local=local, interact=interact)
     z = seeded(2, 4, 6, 24)
-    rep, tokens = block(z[:, :, 0], z[:, :, 1:], rep_only=rep_only)
-    together = block.together(z, rep_only=rep_only)
+    rep, tokens = block.apart(z[:, :, 0], z[:, :, 1:], rep_only=rep_only)
+    together = block(z, rep_only=rep_only)
     assert torch.equal(together[:, :, 0], rep)
     assert torch.equal(tokens, z[:, :, 1:] if rep_only else together[:, :, 1:])
 
@@ -194,3 +367,24 @@ def test_one_pass_over_the_parameters_takes_the_same_step():
                 optimiser.step()
             assert any("fused_adamw" in name for name in ran.names) is (optimiser is fast)
     assert_close(models[0].parameters(), models[1].parameters(), 1e-6)
+
+
+def test_runs_begun_with_the_other_step_go_on_with_this_one():
+    config = tiny()
+    model = build_autoencoder(config.model, config.target)
+    old, new = (make_optimiser(model, config.optim) for _ in range(2))
+    for parameter in model.parameters():
+        parameter.grad = seeded(*parameter.shape)
+    old.step()
+    state = copy.deepcopy(old.state_dict())
+    for group in state["param_groups"]:  # as it was saved
+        group |= {"fused": None, "foreach": None, "lr": 0.5}
+    new.load_state_dict(state)
+    assert all(group["fused"] and group["lr"] == 0.5 for group in new.param_groups)
+    assert not any(group["fused"] for group in state["param_groups"])
+    old.load_state_dict(old.state_dict())
+    first = next(model.parameters())
+    assert torch.equal(new.state[first]["exp_avg"], old.state[first]["exp_avg"])
+    with Operators() as ran:
+        new.step()
+    assert any("fused_adamw" in name for name in ran.names)

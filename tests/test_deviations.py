@@ -152,8 +152,8 @@ def test_only_visible_cubes_are_embedded():
 # Drop path and biases, as official.
 
 
-def changed(block: torch.nn.Module, rep, tokens) -> tuple[torch.Tensor, torch.Tensor]:
-    new_rep, new_tokens = block(rep, tokens)
+def changed(block: LGIBlock, rep, tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    new_rep, new_tokens = block.apart(rep, tokens)
     return (new_rep - rep).abs().amax(-1) > 0, (new_tokens - tokens).abs().amax(-1) > 0
 
 

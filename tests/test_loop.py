@@ -276,6 +276,26 @@ def test_a_disk_that_is_full_at_the_end_stops_the_run_and_the_next_start_ends_it
     assert pretrain(SHORT, output=tmp_path).result["steps"] == SHORT.optim.steps
 
 
+@pytest.mark.parametrize("write", ["state", "weights"])
+def test_a_file_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path, write):
+    resource = pytest.importorskip("resource")
+    run, tensors = Run(tmp_path), {"weight": torch.rand(100_000)}
+    saves = {
+        "state": lambda t: run.save_state({"log": [], **t}),
+        "weights": lambda t: run.write("weights", lambda path: runs.write_weights(t, path)),
+    }
+    saves[write](tensors)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .* needs .* bytes in"):
+            saves[write]({"weight": tensors["weight"] + 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # --- kills -----------------------------------------------------------------------------------
 
 KILLED = """

@@ -350,9 +350,9 @@ def double_model(content: dict):
     model = official.build()
     recipe_parameters(model, official.kind, 0.3)
     archive = {n: x.double() for n, x in recipe_parameters(model, official.kind, 0.3).items()}
-    own = own_names(model, official.kind)
-    leaves = {n: archive[n].requires_grad_() for n in own}
-    state = {n: leaves.get(n, leaves.get(_first_name(n, leaves))) for n in archive}
+    leaves = {n: archive[n].requires_grad_() for n in own_names(model, official.kind)}
+    names = {n: n if n in leaves else _first_name(n, leaves) for n in archive}
+    state = {n: leaves[own] for n, own in names.items() if own in leaves}
     return official, model.double(), leaves, state
 
 

@@ -199,6 +199,17 @@ def test_prepared_shards_of_voxceleb2_are_read(voxceleb2, tmp_path):
     torch.testing.assert_close(shards.held_out(), videos.held_out(), rtol=0, atol=0.05)
 
 
+def test_prepared_faces_are_streamed_whatever_the_framing(voxceleb2, tmp_path):
+    table = read_annotations("voxceleb2", voxceleb2)
+    prepare(table, tmp_path, size_px=32, framing="face", progress=False)
+    config = replace(tiny(), data=tmp_path, held_out=0.3)
+    source, mixed = (open_source(replace(config, synthetic=share)) for share in (0.0, 0.5))
+    assert "decoded when needed" in source.description
+    assert source[0].shape == (config.model.frames, 32, 32, 3)
+    assert "synthetic faces" in mixed.description
+    assert torch.equal(source.held_out(), mixed.held_out()), "the same people, framed alike"
+
+
 def test_frames_of_another_size_are_refused_by_name(video_folder):
     config = replace(streamed(video_folder), stride=1)
     with pytest.raises(VideoError, match=r"clip \d.mp4.*64 x 48.*framing='face'"):

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maedfer_lab.data.cuts import SceneChanges
 from maedfer_lab.data.face_video import FaceVideo
+from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.framing import FRAMINGS, FaceBox, detect_faces, frame_square
 from maedfer_lab.data.tracks import NoFaceError, track_faces
 from maedfer_lab.data.video import VideoReader, open_video
@@ -99,6 +101,52 @@ def test_faces_that_cross_are_split_where_nobody_can_tell_them_apart():
 def test_a_cut_of_the_scene_ends_a_track():
     (one, two) = track(line(40, 40), cut_at=50).tracks
     assert one.ending == "scene cut" and one.stop <= 50 <= two.first, "no frame of the other scene"
+
+
+def people():
+    """40 frames of one drawn person, cut to 40 of another in the same place."""
+    faces = SyntheticFaces(8, "train", num_frames=40, size_px=64)
+    one = faces[0]
+    other = next(clip for clip in faces if clip.identity != one.identity)
+    return np.concatenate([one.frames, other.frames])
+
+
+def flash(frames, number):
+    frames = frames[:40].copy()
+    frames[20 : 20 + number] = 255 - (255 - frames[20 : 20 + number]) // 4
+    return frames
+
+
+def pan(frames):
+    wide = np.tile(np.concatenate(list(frames[::8]), axis=1), (1, 2, 1))
+    lefts = [min(max(0, i - 15), 20) * 12 for i in range(40)]  # stands, pans, stands
+    return np.stack([wide[:, left : left + 64] for left in lefts])
+
+
+def fade(frames):
+    share = np.linspace(0, 1, 40)[:, None, None, None]
+    return ((1 - share) * frames[:40] + share * frames[40:]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("scene", "cuts"),
+    [
+        (lambda frames: frames, [40]),
+        (lambda frames: frames[38:], [2]),
+        (lambda frames: frames[:40], []),
+        (lambda frames: flash(frames, 1), []),
+        (lambda frames: flash(frames, 4), []),
+        (pan, []),
+        (fade, []),
+        (lambda frames: frames[:1], []),
+    ],
+    ids=["cut", "early cut", "none", "flash", "long flash", "pan", "fade", "still"],
+)
+def test_cuts_between_people_are_told_from_flashes_pans_and_fades(scene, cuts):
+    changes = SceneChanges()
+    for frame in scene(people()):
+        changes.add(frame)
+    assert changes.cuts() == cuts
 
 
 def test_one_of_several_people_is_picked():

@@ -39,7 +39,7 @@ def read_frames(path: Path, choose: Callable[[int], Sequence[int]]) -> list[Imag
     return [Image.fromarray(x) for x in video.get_batch(choose(len(video))).asnumpy()]
 
 
-def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+def to_tensor(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
     """Normalised frames (3 T H W)."""
     from torchvision.transforms import functional
 
@@ -67,7 +67,6 @@ def finetuning_clip(
     rng: np.random.Generator,
 ) -> Tensor:
     """Frames stretched to a square, RandAugment, then random crop, mirror and erasing as floats."""
-    from timm.data.random_erasing import RandomErasing
     from torchvision.transforms import RandomResizedCrop
 
     frames = read_frames(path, lambda num: training_indices(num, num_frames, stride, rng).tolist())
@@ -79,6 +78,17 @@ def finetuning_clip(
     clip = F.interpolate(cut, (size_px, size_px), mode="bilinear", align_corners=False)
     if random.random() < augment.flip:
         clip = clip.flip(-1)
+    return _erased(clip, augment)
+
+
+def finished(clips: Tensor, augment: Augment) -> Tensor:
+    """Normalised floats (b 3 T H W) of frames (b T H W 3), erased in part."""
+    return torch.stack([_erased(to_tensor(list(clip.numpy())), augment) for clip in clips])
+
+
+def _erased(clip: Tensor, augment: Augment) -> Tensor:
+    from timm.data.random_erasing import RandomErasing
+
     eraser = RandomErasing(augment.erase, mode="pixel", device="cpu")
     return eraser(clip.flatten(0, 1)).view_as(clip)
 

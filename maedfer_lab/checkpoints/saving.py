@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import save
 
 from maedfer_lab.checkpoints.constructors import CLASSIFIED, official_arguments
 from maedfer_lab.checkpoints.loading import Model
@@ -18,7 +14,7 @@ from maedfer_lab.checkpoints.recognising import CONFIG_FILE, PACKAGE, WEIGHTS_FI
 from maedfer_lab.checkpoints.report import ENCODERS, preset_of
 from maedfer_lab.evidence.results import write_aside
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.runs import unique_state
+from maedfer_lab.runs import unique_state, write_state, write_weights
 
 
 def save_official(model: Model, path: Path) -> None:
@@ -29,9 +25,8 @@ def save_official(model: Model, path: Path) -> None:
     `load_checkpoint` builds the same model again; official code reads "model" alone.
     """
     state = {name: x.cpu() for name, x in to_official(model).items()}
-    file = io.BytesIO()
-    torch.save({"model": state, "args": arguments_of(model)}, file)
-    write_aside(path, file.getvalue())
+    content = {"model": state, "args": arguments_of(model)}
+    write_aside(path, lambda file: write_state(content, file))
 
 
 def arguments_of(model: Model) -> dict[str, Any]:
@@ -57,7 +52,7 @@ def write_folder(model: Model, folder: Path) -> Path:
     """
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-    write_aside(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+    write_aside(folder / WEIGHTS_FILE, lambda file: write_weights(weights, file, format="pt"))
     write_aside(folder / "README.md", model_card(model).encode())
     text = json.dumps(settings_of(model), indent=1) + "\n"
     write_aside(folder / CONFIG_FILE, text.encode())

@@ -16,9 +16,8 @@ def base(encoder: EncoderKind = "lgi") -> PretrainConfig:
     (a folder with id00012/VIDEO/00001.mp4, or a list with lines "path label"; docs/launching.md
     has the lines for one GPU, many, and Slurm).
     Cost (projected, not measured): 4.4e18 floating-point operations (counted, times three for the
-    backward pass): 19 hours on one A100 at a fifth of its bf16 peak. Reading the videos takes 590
-    core-hours more (39 ms a clip on one core of an AMD EPYC, measured on videos of that size), so
-    32 cores keep it fed. `maedfer estimate base` measures your machine.
+    backward pass). docs/scaling.md says what hours and which cores for reading follow on 1 to 64
+    GPUs, `maedfer plan` the same for other machines; `maedfer estimate base` measures yours.
     Expected loss (quoted, published log): 0.952 in the mean of epoch 0, 0.633 in 5, 0.547 in 10,
     0.509 in 20, 0.474 in 49; targets in cube units, lambda 0.5.
 

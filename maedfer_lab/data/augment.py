@@ -8,9 +8,9 @@ A clip is resized, changed by RandAugment, cropped and mirrored as uint8 where i
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,7 +69,9 @@ def augment_clip(
 
     *Official:* the crop is resized in floats; here it is rounded to whole levels.
     """
-    clip = crop_and_resize(frames, box, size_px, size_px)
+    clip = np.ascontiguousarray(frames)
+    if frames.shape[1:3] != (size_px, size_px) or box != (0, 0, size_px, size_px):
+        clip = crop_and_resize(frames, box, size_px, size_px)
     description = augment.rand_augment
     operations = draw_operations(description, *key) if description else ()
     rng = np.random.default_rng([*key, 1])
@@ -115,7 +117,7 @@ def finish_clips(
     no picture can hold are clipped to [0, 1].
     """
     clips = to_floats(frames)
-    mean, std = (clips.new_tensor(x).view(3, 1, 1, 1) for x in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = _pixel_units(clips.device)
     for clip, key in zip(clips, keys, strict=True):
         rng = np.random.default_rng(key)
         if rng.random() >= augment.erase:
@@ -131,6 +133,13 @@ def finish_clips(
     return clips
 
 
+@lru_cache(maxsize=8)
+def _pixel_units(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3 1 1 1); made once, since the host waits while they are sent."""
+    mean, std = torch.tensor([PIXEL_MEAN, PIXEL_STD], device=device).view(2, 3, 1, 1, 1)
+    return mean, std
+
+
 def _erased_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
     low, high = (math.log(limit) for limit in ERASED_RATIO)
     for _ in range(TRIES):
@@ -141,22 +150,6 @@ def _erased_box(height: int, width: int, rng: np.random.Generator) -> Box | None
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             return Box(int(top), int(left), h, w)
     return None
-
-
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Make Python's, numpy's and torch's global draws a function of `key`; put them back after."""
-    words = np.random.SeedSequence(key).generate_state(6)
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm draws there)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(words[4]) << 32 | int(words[5]))
-        random.seed(words[:2].tobytes())
-        np.random.seed(words[2:4])  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def mix_batch(
@@ -170,24 +163,42 @@ def mix_batch(
 
     timm's mixup or CutMix, one weight and one box for the whole batch. All draws follow from
     `key`, so that processes that hold mirrored positions of one batch mix as one process would.
+    The clips are overwritten, and returned.
 
     Raises:
         ValueError: an odd number of clips.
     """
-    from timm.data.mixup import Mixup, mixup_target
+    from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
 
+    smoothing = augment.smoothing
     if not augment.mixes:
-        return clips, mixup_target(labels, num_classes, smoothing=augment.smoothing)
+        return clips, mixup_target(labels, num_classes, smoothing=smoothing)
     if len(clips) % 2:
         raise ValueError(f"clips hold {len(clips)} entries, which do not pair; use an even number")
-    mixup = Mixup(
-        augment.mixup,
-        augment.cutmix,
-        switch_prob=augment.switch,
-        label_smoothing=augment.smoothing,
-        num_classes=num_classes,
-    )
-    with seeded(*key):
-        # timm mixes pictures in place: time goes with the colours
-        mixed, targets = mixup(clips.flatten(1, 2).clone(), labels)
-    return mixed.view_as(clips), targets
+    with _seeded(*key):
+        draw = Mixup(augment.mixup, augment.cutmix, switch_prob=augment.switch)._params_per_batch
+        weight, has_box = draw()
+        if has_box:
+            (top, bottom, left, right), weight = cutmix_bbox_and_lam(clips.shape, weight)
+            part = clips[..., top:bottom, left:right]
+            part.copy_(part.flip(0))
+    if not has_box:
+        # On a CPU a few pictures at a time, which its caches hold.
+        on_cpu = clips.device.type == "cpu"
+        pieces = [x for colour in clips.unbind(1) for x in colour.unbind(1)] if on_cpu else [clips]
+        for piece in pieces:
+            others = piece.flip(0).mul_(1 - weight)
+            piece.mul_(weight).add_(others)
+    return clips, mixup_target(labels, num_classes, weight, smoothing)
+
+
+@contextmanager
+def _seeded(*key: int) -> Iterator[None]:
+    """Make numpy's global draws, which are timm's, a function of `key`; put them back after."""
+    words = np.random.SeedSequence(key).generate_state(6)
+    legacy = np.random.get_state()  # noqa: NPY002
+    np.random.seed(words[2:4])  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(legacy)  # noqa: NPY002

@@ -5,6 +5,7 @@ The detector is a function: any callable that takes an RGB picture and lists `Fa
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,6 +21,7 @@ from maedfer_lab.data.video import VideoReader
 LOOKS = 3  # frames in which a face is looked for
 LOOK_PX = 360  # of the longer side: larger faces are found as well, at a tenth of the time
 CONFIDENT = 0.95
+_DETECTING = threading.Lock()  # the detector is kept, and one thread's at a time
 SAME_FACE = 0.6  # share of the smaller box inside the larger one that makes them one face
 
 
@@ -96,9 +98,11 @@ def detect_faces(frame: UInt8[np.ndarray, "H W 3"]) -> list[FaceBox]:
     """Find the faces of an RGB picture, the largest first (MTCNN, weights inside its package)."""
     scale = min(1.0, LOOK_PX / max(frame.shape[:2]))
     small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    with _DETECTING:
+        found = _mtcnn().detect_faces(small)
     faces = [
         FaceBox(*(np.array(face["box"]) / scale).tolist(), confidence=float(face["confidence"]))
-        for face in _mtcnn().detect_faces(small)
+        for face in found
         if face["confidence"] >= CONFIDENT and min(face["box"][2:]) > 0
     ]
     faces.sort(key=lambda face: -face.width * face.height)

@@ -12,7 +12,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,7 +26,8 @@ SHIFT = 0.45  # moves go up to this share of the picture
 FULL = 10.0  # the level at which an operation is strongest
 LEVELS = np.arange(256)
 _LOCAL = threading.local()
-GREY = np.array([19595, 38470, 7471], np.float32)  # of red, green and blue, in 65,536ths
+# Of red, green and blue, in 65,536ths, and what rounds their sum.
+GREY = np.array([[19595, 38470, 7471, 2**15]], np.float32)
 
 
 class Operation(NamedTuple):
@@ -145,13 +146,13 @@ def apply_operations(
             continue
         part, tables = _look_up(part, tables), None
         if name in OWN:
-            tables = np.stack([OWN[name](frame, argument) for frame in part])
+            tables = OWN[name](part, argument)
             part = _cut(part, have, want)
         elif name == "Color":
-            part = np.stack([_blend(_grey(x)[..., None], x, argument) for x in part])
+            part = _blend_frames(part, _grey_picture, argument)
         elif name == "Sharpness":
-            part = np.stack([_blend(_smooth(x, have, whole), x, argument) for x in part])
-            part = _cut(part, have, want)
+            smooth = partial(_smooth, have=have, whole=whole)
+            part = _cut(_blend_frames(part, smooth, argument), have, want)
         else:
             part = move(part, _matrix(operation, height, width), have, want, whole)
     return _look_up(part, tables)
@@ -180,28 +181,49 @@ def _cut(clip: np.ndarray, have: Box, want: Box) -> np.ndarray:
 
 
 def _look_up(clip: np.ndarray, tables: np.ndarray | None) -> np.ndarray:
-    """Send every value through a table (256), or each frame's own (T 256 3)."""
+    """Send every value through a table (256), or each frame's own (T 256), (T 256 3)."""
     if tables is None:
         return clip
     if tables.ndim == 1:
         long = clip.reshape(-1, clip.shape[2], 3)
         return cv2.LUT(long, tables).reshape(clip.shape)
-    pairs = zip(clip, tables, strict=True)
-    return np.stack([cv2.LUT(frame, table[None]) for frame, table in pairs])
+    looked_up = np.empty_like(clip)
+    for frame, table, out in zip(clip, tables, looked_up, strict=True):
+        cv2.LUT(frame, table[None], dst=out)
+    return looked_up
 
 
 def _blend(base: np.ndarray | int, values: np.ndarray, factor: float) -> np.ndarray:
-    """From `base` at 0 over `values` at 1 and beyond, rounded down, in Pillow's precision."""
-    blended = values - np.float32(base)
-    blended *= np.float32(factor)
-    blended += base
-    return np.clip(blended, 0, 255, out=blended).astype(np.uint8)
+    """From `base` at 0 over `values` at 1 and beyond, in Pillow's precision; not rounded down yet.
+
+    values: floats, which are overwritten: what is as large as a frame stays in the nearest cache.
+    """
+    values -= base
+    values *= np.float32(factor)
+    values += base
+    return np.clip(values, 0, 255, out=values)
+
+
+def _blend_frames(
+    clip: np.ndarray, base: Callable[[np.ndarray], np.ndarray], factor: float
+) -> np.ndarray:
+    """Blend every frame with what `base` makes of it."""
+    blended = np.empty_like(clip)
+    for frame, out in zip(clip, blended, strict=True):
+        values = frame.astype(np.float32)
+        np.copyto(out, _blend(base(frame), values, factor), casting="unsafe")
+    return blended
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
     """Pillow's grey levels; sums below 2 ** 24 are exact in float32."""
-    sums = frame.astype(np.float32) @ GREY + 2.0**15
-    return np.floor(sums * np.float32(2.0**-16))
+    sums = cv2.transform(frame.astype(np.float32), GREY)
+    sums *= np.float32(2.0**-16)
+    return np.floor(sums, out=sums)
+
+
+def _grey_picture(frame: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(_grey(frame), cv2.COLOR_GRAY2RGB)
 
 
 def _smooth(frame: np.ndarray, have: Box, whole: Box) -> np.ndarray:
@@ -216,43 +238,43 @@ def _smooth(frame: np.ndarray, have: Box, whole: Box) -> np.ndarray:
         smooth[-1] = frame[-1]
     if have.left + have.width == whole.width:
         smooth[:, -1] = frame[:, -1]
-    return smooth
+    return smooth.astype(np.float32)
 
 
-def _counts(frame: np.ndarray) -> np.ndarray:
-    """How often each level (256) occurs in each colour (3)."""
-    counts = [cv2.calcHist([frame], [c], None, [256], [0, 256]).ravel() for c in range(3)]
-    return np.stack(counts, axis=1).astype(np.int64)
+def _auto_contrast(clip: np.ndarray, _: float) -> np.ndarray:
+    """Tables (T 256 3) that spread each colour of each frame from 0 to 255."""
+    rows = clip.reshape(*clip.shape[:2], -1)
+    low, high = (
+        pick(pick(rows, axis=1).reshape(len(clip), -1, 3), axis=1, keepdims=True).astype(np.float64)
+        for pick in (np.min, np.max)
+    )
+    scale = 255.0 / np.maximum(high - low, 1)
+    levels = LEVELS[None, :, None]
+    tables = np.where(high > low, levels * scale - low * scale, levels)
+    return np.clip(tables, 0, 255).astype(np.uint8)
 
 
-def _auto_contrast(frame: np.ndarray, _: float) -> np.ndarray:
-    """Tables (256 3) that spread each colour from 0 to 255."""
-    table = np.repeat(LEVELS[:, None], 3, axis=1)
-    for colour, counts in enumerate(_counts(frame).T):
-        used = np.flatnonzero(counts)
-        low, high = int(used[0]), int(used[-1])
-        if high > low:
-            scale = 255.0 / (high - low)
-            table[:, colour] = np.clip((LEVELS * scale - low * scale).astype(np.int64), 0, 255)
-    return table.astype(np.uint8)
+def _equalize(clip: np.ndarray, _: float) -> np.ndarray:
+    """Tables (T 256 3) that make all levels of each colour about equally frequent."""
+    counts = np.empty((len(clip), 3, 256), np.float32)  # exact below 2 ** 24 pixels
+    for frame, out in zip(clip, counts, strict=True):
+        for colour in range(3):
+            cv2.calcHist([frame], [colour], None, [256], [0, 256], hist=out[colour])
+    counts = counts.astype(np.int32)
+    below = counts.cumsum(-1, dtype=np.int32)
+    highest = 255 - (counts[..., ::-1] > 0).argmax(-1, keepdims=True)
+    step = (below[..., -1:] - np.take_along_axis(counts, highest, -1)) // 255
+    below -= counts
+    spread = np.minimum((step // 2 + below) // np.maximum(step, 1), 255)
+    tables = np.where(step > 0, spread, LEVELS).astype(np.uint8)
+    return np.ascontiguousarray(tables.transpose(0, 2, 1))
 
 
-def _equalize(frame: np.ndarray, _: float) -> np.ndarray:
-    """Tables (256 3) that make all levels of each colour about equally frequent."""
-    table = np.repeat(LEVELS[:, None], 3, axis=1)
-    for colour, counts in enumerate(_counts(frame).T):
-        used = counts[counts > 0]
-        step = int(used[:-1].sum()) // 255
-        if step:
-            below = np.concatenate([[0], counts.cumsum()[:-1]])
-            table[:, colour] = np.minimum((step // 2 + below) // step, 255)
-    return table.astype(np.uint8)
-
-
-def _contrast(frame: np.ndarray, factor: float) -> np.ndarray:
-    """A table (256 3) that stretches levels about the frame's mean grey."""
-    mean = int(_grey(frame).mean(dtype=np.float64) + 0.5)
-    return np.repeat(_blend(mean, LEVELS.astype(np.uint8), factor)[:, None], 3, axis=1)
+def _contrast(clip: np.ndarray, factor: float) -> np.ndarray:
+    """Tables (T 256) that stretch levels about each frame's mean grey."""
+    means = [[int(cv2.mean(_grey(frame))[0] + 0.5)] for frame in clip]
+    levels = np.tile(LEVELS.astype(np.float32), (len(clip), 1))
+    return _blend(np.array(means, np.float32), levels, factor).astype(np.uint8)
 
 
 def _matrix(operation: Operation, height: int, width: int) -> tuple[float, ...]:
@@ -278,9 +300,9 @@ FIXED: dict[str, Callable[[float], np.ndarray]] = {
     "Posterize": lambda bits: LEVELS & ~(2 ** (8 - int(bits)) - 1),
     "Solarize": lambda threshold: np.where(LEVELS < threshold, LEVELS, 255 - LEVELS),
     "SolarizeAdd": lambda add: np.where(LEVELS < 128, np.minimum(LEVELS + add, 255), LEVELS),
-    "Brightness": lambda factor: _blend(0, LEVELS.astype(np.uint8), factor),
+    "Brightness": lambda factor: _blend(0, LEVELS.astype(np.float32), factor),
 }
-# Tables (256 3) of a frame's own, from the whole of it.
+# Tables (T 256) or (T 256 3) of each frame's own, from the whole of it.
 OWN: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "AutoContrast": _auto_contrast,
     "Equalize": _equalize,

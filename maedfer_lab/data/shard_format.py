@@ -18,16 +18,17 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import zlib
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import Int, UInt8, UInt32
 
 from maedfer_lab.data.video_reader import VideoError, VideoReader
 from maedfer_lab.evidence.results import write_aside
@@ -37,7 +38,9 @@ try:
 except ImportError:
     simplejpeg = None
 
+TABLE_HEAD = 128  # bytes before the numbers of a table that np.save wrote
 INDEX = "index.json"
+IN_SHARD = re.compile(r"((?:.*/)?shard-[^/]*\.tar)/(.+)", re.DOTALL)
 AGAIN = "delete it and run the same `maedfer prepare` again: only what misses is written"
 
 
@@ -192,15 +195,27 @@ class ShardWriter:
 
 def shard_and_name(path: Path) -> tuple[Path, str] | None:
     """Split ``FOLDER/shard-00000.tar/NAME`` into the tar file and the clip's name, else None."""
-    for parent in path.parents:
-        if parent.suffix == ".tar" and parent.name.startswith("shard-"):
-            return parent, path.relative_to(parent).as_posix()
-    return None
+    found = IN_SHARD.fullmatch(path.as_posix())
+    return (Path(found[1]), found[2]) if found else None
 
 
 @lru_cache(maxsize=64)
-def _entries(file: Path, _changed_ns: int) -> dict[str, dict[str, Any]]:
-    return {clip["name"]: clip for clip in read_shard(file).clips}
+def _entries(file: str, _changed_ns: int) -> dict[str, dict[str, Any]]:
+    return {clip["name"]: clip for clip in read_shard(Path(file)).clips}
+
+
+def _read_table(file: BinaryIO, start: int, frames: int) -> Int[np.ndarray, "T 2"]:
+    """Read the table of a clip. `np.load` would parse its head, which takes longer than to read.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    file.seek(start)
+    data = file.read(TABLE_HEAD + 8 * frames)
+    head = f"'<u4', 'fortran_order': False, 'shape': ({frames}, 2)".encode()
+    if not data.startswith(b"\x93NUMPY\x01") or head not in data[:TABLE_HEAD]:
+        raise ValueError("a table of frames is damaged")
+    return np.frombuffer(data, "<u4", 2 * frames, TABLE_HEAD).reshape(-1, 2).astype(np.int64)
 
 
 class ShardReader(VideoReader):
@@ -216,13 +231,12 @@ class ShardReader(VideoReader):
         self.path, (self._file, name) = path, found
         try:
             beside = self._file.with_suffix(".json")
-            entry = _entries(self._file, beside.stat().st_mtime_ns).get(name)
+            entry = _entries(str(self._file), beside.stat().st_mtime_ns).get(name)
             if entry is None:
                 raise VideoError(path, f"{self._file.name} holds no clip of this name")
-            with self._file.open("rb") as file:
-                file.seek(entry["table"])
-                self._table = np.load(file).astype(np.int64)
-        except (OSError, ValueError, EOFError) as error:
+            with self._file.open("rb", buffering=0) as file:
+                self._table = _read_table(file, entry["table"], entry["frames"])
+        except (OSError, ValueError) as error:
             if isinstance(error, VideoError):
                 raise
             raise VideoError(
@@ -230,20 +244,21 @@ class ShardReader(VideoReader):
             ) from error
         self._length, self.fps = entry["frames"], entry["fps"]
         self.height, self.width = entry["height"], entry["width"]
-        if self._table.shape != (self._length, 2):
-            raise self._damaged(0)
         ends = entry["data"] + np.cumsum(self._table[:, 0])
         self._starts = ends - self._table[:, 0]
 
     def _read(self, indices: list[int]) -> np.ndarray:
         frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         with self._file.open("rb", buffering=0) as file:
-            for row, index in enumerate(indices):
-                file.seek(self._starts[index])
-                data = file.read(self._table[index, 0])
-                if zlib.crc32(data) != self._table[index, 1]:
+            starts, table = self._starts[indices].tolist(), self._table[indices].tolist()
+            for frame, index, start, (length, checksum) in zip(
+                frames, indices, starts, table, strict=True
+            ):
+                file.seek(start)
+                data = file.read(length)
+                if zlib.crc32(data) != checksum:
                     raise self._damaged(index)
-                decode_jpeg(data, frames[row])
+                decode_jpeg(data, frame)
         return frames
 
     def _damaged(self, index: int) -> VideoError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,12 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.framing import (
-    Detector,
-    FaceBox,
-    detect_faces,
-    overlap,
-)
+from maedfer_lab.data.cuts import SceneChanges
+from maedfer_lab.data.framing import Detector, FaceBox, detect_faces, overlap
 from maedfer_lab.data.video import VideoReader
 
 LOOK_EVERY_S = 0.2
@@ -25,8 +22,6 @@ SMOOTH_S = 0.25  # deviation of the Gaussian that smooths a track
 REACH = 1.0  # of its own size a face may move away from where it was expected
 GROWTH = 1.6  # factor by which its size may differ
 CROSSING = 0.25  # overlap at which two faces can no longer be told apart
-CUT = 0.4  # correlation of two looks' thumbnails below which the scene has changed
-THUMBNAIL = (32, 32)
 CHUNK_BYTES = 64_000_000  # frames in memory at a time
 
 Ending = Literal["end of the video", "face lost", "scene cut", "another face crosses"]
@@ -181,8 +176,9 @@ def track_faces(
 
     A face is looked for every `look_every_s` seconds; one that is missing for up to `bridge_s` is
     bridged on a line, after that its track ends and a new one begins. Tracks also end where the
-    scene is cut and where two faces cross, since boxes alone cannot tell who is who afterwards.
-    Tracks below `min_s` are dropped. Frames pass in pieces of 64 MB at most (one frame at least).
+    scene is cut (told from every frame, see `cuts`) and where two faces cross, since boxes alone
+    cannot tell who is who afterwards. Tracks below `min_s` are dropped. Frames pass in pieces of
+    64 MB at most (one frame at least).
 
     Raises:
         NoFaceError: none was found.
@@ -202,22 +198,27 @@ def track_faces(
             active.remove(track)
             done.append(track)
 
-    last = None
+    found: dict[int, list[FaceBox]] = {look: [] for look in looks}
     pictures: list[np.ndarray] = []
+    scene = SceneChanges()
     step = max(1, CHUNK_BYTES // (video.height * video.width * 3))
     with tqdm(total=len(looks), desc="looking for faces", unit="look", disable=not progress) as bar:
-        for start in range(0, len(looks), step):
-            part = looks[start : start + step]
-            for look, frame in zip(part, video.read(part), strict=True):
-                thumbnail = _thumbnail(frame)
-                if last is not None and _correlation(last, thumbnail) < CUT:
-                    end(list(active), "scene cut")
-                last = thumbnail
-                end([t for t in active if look - t.looks[-1] > bridge_s * fps], "face lost")
-                _link(active, detect(frame), look, end)
-                if look in (looks[0], looks[len(looks) // 2], looks[-1]):
+        for start in range(0, len(video), step):
+            part = range(start, min(start + step, len(video)))
+            for number, frame in zip(part, video.read(part), strict=True):
+                scene.add(frame)
+                if number not in found:
+                    continue
+                found[number] = detect(frame)
+                if number in (looks[0], looks[len(looks) // 2], looks[-1]):
                     pictures.append(_small(frame))
                 bar.update()
+    cuts, past = scene.cuts(fps), 0
+    for look, faces in found.items():
+        if past != (past := bisect_right(cuts, look)):
+            end(list(active), "scene cut")
+        end([t for t in active if look - t.looks[-1] > bridge_s * fps], "face lost")
+        _link(active, faces, look, end)
     end(list(active), "end of the video")
     for track in done:  # not a frame further: what lies between two looks may be another scene
         track.first, track.stop = track.looks[0], track.looks[-1] + 1
@@ -275,17 +276,6 @@ def _iou(a: FaceBox, b: FaceBox) -> float:
     return shared / (a.width * a.height + b.width * b.height - shared)
 
 
-def _thumbnail(frame: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w"]:
-    grey = cv2.cvtColor(_small(frame), cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
 def _small(frame: UInt8[np.ndarray, "H W 3"], longer_px: int = 320) -> UInt8[np.ndarray, "h w 3"]:
     scale = min(1.0, longer_px / max(frame.shape[:2]))
     return cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
-def _correlation(a: Float[np.ndarray, "h w"], b: Float[np.ndarray, "h w"]) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return 1.0 if scale < 1e-6 else float((a * b).sum()) / scale

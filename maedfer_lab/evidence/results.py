@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,20 @@ from maedfer_lab.config import data_folder, output_folder, project_folder
 LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, then rename it: never a half file."""
+def write_aside(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write `content` to a temporary file beside `path`, then rename it: never a half file.
+
+    content: bytes, or a function that writes the file it is given: large tensors then need no
+        copy in memory. Either way the bytes are on the disk before the name points to them.
+    """
     handle, name = _beside(path)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        if isinstance(content, bytes):
+            Path(name).write_bytes(content)
+        else:
+            content(Path(name))
+        with Path(name).open("rb+") as file:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)

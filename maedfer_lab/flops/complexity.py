@@ -146,23 +146,20 @@ def block_step(
     written: with the attention weights written out instead of the fused kernel.
     """
     tokens, width = math.prod(token_grid(config)), config.width
-    x = _random((batch, tokens, width), device)
+    shape = (batch, tokens, width)
+    if config.encoder == "lgi":  # with a representative token in each region
+        regions = num_regions(config)
+        shape = (batch, regions, 1 + tokens // regions, width)
+    x = _random(shape, device).requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vit, lgi = (kind(width, config.num_heads).to(device) for kind in (ViTBlock, LGIBlock))
     block = vit if config.encoder == "vit" else lgi
-    inputs = [x]
-    if config.encoder == "lgi":
-        regions = num_regions(config)
-        inputs = [_random((batch, regions, width), device), x.unflatten(1, (regions, -1))]
-    inputs = [one.detach().requires_grad_() for one in inputs]
 
     def step() -> None:
-        for leaf in (*inputs, *block.parameters()):
+        for leaf in (x, *block.parameters()):
             leaf.grad = None
-        out = block(*inputs, weights={} if written else None)
-        parts = out if isinstance(out, tuple) else (out,)
-        torch.stack([part.sum() for part in parts]).sum().backward()
+        block(x, weights={} if written else None).sum().backward()
 
     return step
 

@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from maedfer_lab.config import base
 from maedfer_lab.flops.formula import macs
 from maedfer_lab.flops.plan import BACKWARD, LIMITS, Plan, plan
-from maedfer_lab.flops.plan_inputs import PREPARE_S, Inputs, usual_inputs
+from maedfer_lab.flops.plan_inputs import CARDS, PREPARE_S, Inputs, usual_inputs
 
 VIDEOS, HOURS = 1_092_009, 2360.2  # quoted: VoxCeleb2's dev part, as its users count it
 FPS = 25
-V100 = 125e12  # FLOP/s in fp16, quoted: data sheet NVIDIA V100 SXM2
+V100 = 125e12  # FLOP/s in fp16, quoted: data sheet of NVIDIA V100 SXM2, as other pages repeat it
 
 
 def markdown() -> str:
@@ -44,10 +44,13 @@ def markdown() -> str:
         f"{_clips(shards) / _clips(mp4):.1f} times as fast.",
         "## H100, from prepared shards",
         _table(h100),
-        "Three times the peak saves a fifth at most: what binds then is not the GPU.",
+        f"Three times the peak: one GPU takes {_hours(h100, 0) / _hours(shards, 0):.0%} of the "
+        "A100's hours, not a third, because reading binds; eight save nothing, because issuing "
+        "binds with both.",
         "The same at 40 % utilisation and with operators issued in 5 ms (assumed: a captured CUDA "
         "graph, which is not built in):",
         _table(quick),
+        "Then reading binds on one machine: the cores beside one GPU, the storage from four on.",
         "## A batch that grows with the GPUs: 40 clips each, A100",
         _table(grown),
         "Hours fall again, until the storage that all share binds; but see the limits.",
@@ -57,10 +60,15 @@ def markdown() -> str:
         f"({mp4.inputs.clips_per_core.source}), {mp4.inputs.mb_per_clip.value:g} MB "
         f"({mp4.inputs.mb_per_clip.origin}: {mp4.inputs.mb_per_clip.source}). "
         f"VoxCeleb2's dev part: {VIDEOS:,} videos, {HOURS:,} hours (quoted).",
+        "Of the cards (`--card`), dense bf16 with float32 sums; links to one side. NVIDIA's own "
+        "data sheets could not be opened: the values are those of the pages named, which repeat "
+        "them.",
+        _cards(),
         "One check from outside: VideoMAE's authors give 27 hours on 64 V100 for 800 epochs of "
         "Kinetics-400 with ViT-B (quoted: issue 5 of their repository; 240,000 clips an epoch "
-        f"assumed). By the same counting that is {_videomae():.0%} of the cards' peak, and they "
-        "name reading as the brake. A utilisation of 0.2 needs the clips to be there.",
+        f"assumed). By the same counting that is {_videomae():.0%} of the cards' peak. How much "
+        "of the time went into reading is not told; for GPUs that wait they advise smaller "
+        "batches, to relieve CPUs and disks. A utilisation of 0.2 needs the clips to be there.",
         "## Limits",
         "\n".join(f"- {text}" for text in LIMITS),
     ]
@@ -91,6 +99,19 @@ def _inputs(inputs: Inputs) -> str:
     rows = [(field.name.replace("_", " "), getattr(inputs, field.name)) for field in fields(inputs)]
     lines = [f"| {name} | {x.value:g} {x.unit} | {x.origin} | {x.source} |" for name, x in rows]
     return "\n".join(["| input | value | origin | source |", "|---|--:|---|---|", *lines])
+
+
+def _cards() -> str:
+    lines = [
+        f"| {name} | {x.tflops:g} | {x.memory:g} | {x.link:g} | {x.sheet} |"
+        for name, x in CARDS.items()
+    ]
+    head = "| card | TFLOP/s | memory GB/s | link GB/s | data sheet |"
+    return "\n".join([head, "|---|--:|--:|--:|---|", *lines])
+
+
+def _hours(found: Plan, row: int) -> float:
+    return found.rows[row].hours
 
 
 def _videomae() -> float:

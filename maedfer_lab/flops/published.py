@@ -37,11 +37,11 @@ class PublishedPredict(Predict):
             for block in encoder.blocks:
                 x = block(x)
         else:
-            rep = encoder.rep_tokens.expand(len(clip), -1, -1)
-            x = x.unflatten(1, (encoder.num_regions, -1))
+            rep = encoder.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
+            z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
             for block in encoder.blocks:
-                rep, x = block(rep, x)
-            x = x.flatten(1, 2)
+                z = block(z)
+            x = z[:, :, 1:].flatten(1, 2)
         hidden = decoder.mask_token + decoder.positions[split.masked]
         visible = decoder.embed(self.model.norm(x)) + decoder.positions[split.decoder_positions]
         x = torch.cat([visible, hidden], 1)

@@ -5,6 +5,8 @@ Every block can also return its attention weights: the same code with the softma
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maedfer_lab.method import folded
-from maedfer_lab.method.products import Linear, linear
+from maedfer_lab.method.products import Linear, is_watched, linear
 
 LAYER_NORM_EPS = 1e-6
 
@@ -41,10 +43,8 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b k d"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """Fused attention; equal to `with_weights` up to rounding."""
-        if context is not None and x.device.type != "meta":  # there work is counted as published
-            few, many = sorted((x.shape[1], context.shape[1]))
-            if folded.pays(few, many, x.shape[2], self.num_heads):
-                return self._folded(x, context)
+        if context is not None and self._folds(x, context):
+            return self._folded(x, context)
         q, k, v = self._project(x, context)
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # There the fused kernel is slow: measured, 2 times forward and 3 times backward.
@@ -73,9 +73,22 @@ class Attention(nn.Module):
         out = linear(x, self.qkv.weight[first * width : end * width], bias)
         return rearrange(out, "b n (p a d) -> p b a n d", p=end - first, a=self.num_heads).unbind()
 
+    def _folds(self, x: Tensor, context: Tensor) -> bool:
+        """Whether `folded` order pays and changes nothing else that somebody may look at."""
+        # On a GPU nobody has measured it: there keys are few enough for the fused kernel, and
+        # small products are slow. On the meta device, and for counters, work is as published.
+        if x.device.type != "cpu" or is_watched():
+            return False
+        few, many = sorted((x.shape[1], context.shape[1]))
+        if not folded.pays(few, many, x.shape[2], self.num_heads):
+            return False
+        # It reads the output matrix past its module: not where that was wrapped or is listened to.
+        hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return type(self.proj) is Linear and not any(getattr(self.proj, h, None) for h in hooks)
+
     def _folded(self, x: Tensor, context: Tensor) -> Tensor:
         w_q, w_k, w_v = self.qkv.weight.chunk(3)
-        if len(context[0]) < len(x[0]):
+        if context.shape[1] < x.shape[1]:
             k, v = self._heads(context, 1, 3)
             out = self.proj.weight, self.proj.bias
             return folded.read_few(x, k, v, (w_q, self.q_bias), out)
@@ -217,49 +230,33 @@ class LGIBlock(nn.Module):
 
     def forward(
         self,
-        rep: Float[Tensor, "b r d"],
-        tokens: Float[Tensor, "b r s d"],
-        *,
-        rep_only: bool = False,
-        weights: dict[str, Tensor] | None = None,
-    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r s d"]]:
-        """The three stages and the FFN.
-
-        rep_only: compute the representative tokens alone and return `tokens` unchanged; equal
-            for `rep`, and all that a classifier of representative tokens reads of the last block.
-        weights: a dict to fill with the attention weights of each stage: "local"
-            ((b r) a 1+s 1+s), "inter" (b a r r), "interact" (b a (r s) r).
-        """
-        z = self.together(_join(rep, tokens), rep_only=rep_only, weights=weights)
-        return z[:, :, 0], tokens if rep_only else z[:, :, 1:]
-
-    def together(
-        self,
         z: Float[Tensor, "b r k d"],
         *,
         rep_only: bool = False,
         weights: dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "b r k2 d"]:
-        """The same on [s_i; X_i] of all regions as one tensor, which block hands to block.
+        """The three stages and the FFN.
 
-        With `rep_only` the representative token of each region comes back alone.
+        z: [s_i; X_i] of every region i, as block hands it to block: k is 1 + the region's tokens.
+        rep_only: compute and return s_i alone, (b r 1 d): all that a classifier of
+            representative tokens reads of the last block.
+        weights: a dict to fill with the attention weights of each stage: "local"
+            ((b r) a k k), "inter" (b a r r), "interact" (b a (r (k-1)) r).
         """
-        if rep_only and self.interact_kind == "self":
-            # There stage 3 changes the representative tokens as well.
-            return self.together(z, weights=weights)[:, :, :1]
+        if rep_only and self.interact_kind == "self":  # there stage 3 changes s_i as well
+            return self.forward(z, weights=weights)[:, :, :1]
         z = self._local(z, rep_only, weights)
-        rep, tokens = z.split([1, z.shape[2] - 1], 2)
-        rep = self._inter(rep.squeeze(2), weights)
-        if not rep_only:
-            tokens = self._interact(rep, tokens, weights)
-        z = _join(rep, tokens)
-        if self.interact_kind == "self":
-            assert self.interact_attn is not None and self.interact_norm is not None
-            z = self._within_regions(
-                "interact", self.interact_attn, self.interact_norm, z, False, weights
-            )
-        x = z.flatten(0, 1)
-        return (x + self.drop_path(self.mlp(self.norm2(x)))).view(z.shape)
+        rep, tokens = z[:, :, 0], z[:, :, 1:]
+        rep = self._inter(rep, weights)
+        z = rep.unsqueeze(2) if rep_only else self._interact(rep, tokens, weights)
+        return self._feed_forward(z)
+
+    def apart(
+        self, rep: Float[Tensor, "b r d"], tokens: Float[Tensor, "b r s d"], **options: Any
+    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r s d"]]:
+        """`forward` of S and X given and returned apart; with `rep_only` X comes back unchanged."""
+        z = self(_join(rep, tokens), **options)
+        return z[:, :, 0], z[:, :, 1:] if z.shape[2] > 1 else tokens
 
     def _local(self, z: Tensor, rep_only: bool, weights: dict[str, Tensor] | None) -> Tensor:
         if self.local_context_norm is None:
@@ -296,13 +293,19 @@ class LGIBlock(nn.Module):
         return rep + self.drop_path(update)
 
     def _interact(self, rep: Tensor, tokens: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+        attn, norm = self.interact_attn, self.interact_norm
+        if attn is None or norm is None:
+            return _join(rep, tokens)
         if self.interact_context_norm is None:
-            return tokens
-        assert self.interact_attn is not None and self.interact_norm is not None
-        query = self.interact_norm(tokens).flatten(1, 2)
-        context = self.interact_context_norm(rep)
-        update = _attend("interact", self.interact_attn, query, context, weights)
-        return tokens + self.drop_path(update).view(tokens.shape)
+            z = _join(rep, tokens)
+            return self._within_regions("interact", attn, norm, z, False, weights)
+        query, context = norm(tokens).flatten(1, 2), self.interact_context_norm(rep)
+        update = _attend("interact", attn, query, context, weights)
+        return _join(rep, tokens + self.drop_path(update).view(tokens.shape))
+
+    def _feed_forward(self, z: Tensor) -> Tensor:
+        x = z.flatten(0, 1)
+        return (x + self.drop_path(self.mlp(self.norm2(x)))).view(z.shape)
 
 
 def _join(rep: Tensor, tokens: Tensor) -> Tensor:

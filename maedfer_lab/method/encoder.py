@@ -26,7 +26,7 @@ def check_clip(clip: Any, config: ModelConfig) -> None:
     """Raise unless `clip` is a float tensor (b, 3, frames, size_px, size_px) in [0, 1].
 
     Values are looked at where that costs nothing (tensors on the CPU); on an accelerator the
-    look would make every step wait.
+    look would make every step wait, and while a model is compiled or exported there are none.
     """
     if not isinstance(clip, Tensor):
         raise ValueError(
@@ -44,7 +44,7 @@ def check_clip(clip: Any, config: ModelConfig) -> None:
             f"clip of dtype {clip.dtype} must be floating point with pixels in [0, 1]; "
             "divide bytes by 255 (data.clips.to_tensor does)"
         )
-    if clip.device.type == "cpu" and clip.numel():
+    if clip.device.type == "cpu" and clip.numel() and not torch.compiler.is_compiling():
         low, high = (float(x) for x in torch.aminmax(clip.detach()))
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also true for NaN
             raise ValueError(
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
         for i, (block, w) in enumerate(zip(self.blocks, kept, strict=True)):
             entered = z
             last = i == len(kept) - 1
-            z = block.together(z, rep_only=rep_only and last, weights=w)  # type: ignore
+            z = block(z, rep_only=rep_only and last, weights=w)
         tokens = (entered if rep_only else z)[:, :, 1:]
         return Encoded(tokens.flatten(1, 2), z[:, :, 0], index)
 

@@ -4,6 +4,10 @@ Where a thousand tokens read eight, their queries need not be computed: (x W_q) 
 and the matrix in brackets is small. In the same way (A V) W_o = A (V W_o), and where few tokens
 read many, Q (x W_k)' = (Q W_k') x'. Results are equal up to rounding; of LGI-Former's products, a
 ninth goes.
+
+This is how a CPU runs the method, not the method: every count in this package (`maedfer flops`,
+the paper's tables) is of the published products, so that where a measured time meets a count, the
+time may be of fewer. No GPU takes this order: none has been measured with it.
 """
 
 from __future__ import annotations
@@ -35,9 +39,10 @@ def read_few(
     values = torch.einsum("bake,dae->bakd", v, out[0].view(-1, a, e)).flatten(1, 2)
     scores = keys @ x.transpose(1, 2)
     if query[1] is not None:
-        scores = scores + torch.einsum("bake,ae->bak", k, query[1].view(a, e)).reshape(b, -1, 1)
+        of_bias = torch.einsum("bake,ae->bak", k, query[1].view(a, e))
+        scores = scores + of_bias.reshape(b, a * few, 1)
     # Tokens last: a softmax over neighbours in memory, eight at a time, is slower than a product.
-    weights = scores.view(b, a, few, -1).softmax(2).flatten(1, 2)
+    weights = scores.view(b, a, few, x.shape[1]).softmax(2).flatten(1, 2)
     return torch.baddbmm(out[1], weights.transpose(1, 2), values)
 
 
@@ -52,6 +57,6 @@ def read_many(
     b, a, few, e = q.shape
     queries = torch.einsum("bane,aed->band", q * e**-0.5, w_k.view(a, e, -1)).flatten(1, 2)
     weights = (queries @ context.transpose(1, 2)).softmax(-1)
-    read = (weights @ context).view(b, a, few, -1)
+    read = (weights @ context).view(b, a, few, context.shape[2])
     update = torch.einsum("band,aed->bnae", read, w_v.view(a, e, -1)).flatten(2)
     return update if v_bias is None else update + v_bias

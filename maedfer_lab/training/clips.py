@@ -20,6 +20,7 @@ from maedfer_lab.data.folder import (
     load_clips,
     split_videos,
 )
+from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.training.clip_source import ClipSource
 from maedfer_lab.training.streamed import StreamedSource
 
@@ -159,9 +160,14 @@ def example_clips(
 
 
 def open_source(config: PretrainConfig) -> ClipSource:
-    """Synthetic faces, the videos of a folder, or very many that are decoded when needed."""
+    """Synthetic faces, the videos of a folder, or very many that are decoded when needed.
+
+    What `maedfer prepare` wrote is streamed whatever the framing, unless synthetic faces are mixed
+    in: its squares are cut already, so nothing has to be kept in memory.
+    """
     if config.data is None:
         return SyntheticSource(config)
-    if config.framing == "voxceleb2" or config.data.is_file():
+    is_prepared = (config.data / INDEX).is_file() and not config.synthetic
+    if config.framing == "voxceleb2" or config.data.is_file() or is_prepared:
         return StreamedSource(config, config.data)
     return FolderSource(config, config.data)

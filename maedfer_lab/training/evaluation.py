@@ -24,6 +24,8 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Precision
 from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.clips import Box
+from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.video_reader import VideoError
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.loading import read_batches
@@ -56,7 +58,7 @@ class ClipViews(Dataset):
         boxes: Mapping[Clip, Box] | None = None,
     ) -> None:
         self.annotations, self.clips, self.views = annotations, clips, views
-        self.boxes = boxes or {}
+        self.boxes, self.reads_shards = boxes or {}, isinstance(annotations, ShardedAnnotations)
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -104,6 +106,7 @@ def evaluate(
         ChildProcessError: a process that read clips died; names the clip.
     """
     _check(model, annotations, clips, batch_size)
+    keep_freed_memory()
     config, state = model.config, PartialState()
     views = Views(config.frames, config.size_px, stride, segments, crops, framing=framing)  # type: ignore
     batches = [

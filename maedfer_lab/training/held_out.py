@@ -10,7 +10,6 @@ from torch import Tensor
 
 from maedfer_lab.config import Precision
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.grid import take
 from maedfer_lab.method.interpolation import interpolation_baseline
 from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
 from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
@@ -90,7 +89,7 @@ class HeldOut:
 
     def _loss(self, clip: Tensor, split: TokenSplit, prediction: Tensor) -> Loss:
         config, grid = self.model.config, self.model.grid
-        target = take(make_target(clip, config.tubelet, self.model.target), split.masked)
+        target = make_target(clip, config.tubelet, self.model.target, index=split.masked)
         return reconstruction_loss(
             prediction, target, split.masked, grid, config.tubelet, self.model.target
         )

@@ -20,6 +20,7 @@ from maedfer_lab.data.clips import Box, crop_and_resize, mirror, to_bytes
 from maedfer_lab.data.expressions import EXPRESSIONS
 from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.shards import ShardedAnnotations, open_shards
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.clips import MARGIN
@@ -38,6 +39,7 @@ class LabelledSource(Dataset):
     num_train: training clips. description: what the data are, for the result.
     validates_on_test: whether the epochs are validated on the test clips themselves.
     skipped: path and reason of every clip that was left out.
+    reads_shards: whether it reads prepared clips, which may be done in threads.
     """
 
     config: FinetuneConfig
@@ -46,6 +48,7 @@ class LabelledSource(Dataset):
     description: str
     validates_on_test: bool
     skipped: Sequence[tuple[str, str]] = ()
+    reads_shards: bool = False
     _order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "T H W 3"], int]:
@@ -162,6 +165,7 @@ class AnnotatedSource(LabelledSource):
 
     def __init__(self, config: FinetuneConfig, annotations: Annotations, workers: int = 0) -> None:
         self.config, self.annotations, self.classes = config, annotations, annotations.classes
+        self.reads_shards = isinstance(annotations, ShardedAnnotations)
         train, test = annotations.split(config.fold)
         if config.skip_broken:
             (train, test), self.skipped = _readable(annotations, (train, test), workers)
@@ -294,8 +298,6 @@ def open_labelled(config: FinetuneConfig, workers: int = 0) -> LabelledSource:
     if config.data is None:
         return SyntheticLabelled(config)
     if config.dataset == "shards":
-        from maedfer_lab.data.shards import open_shards
-
         return AnnotatedSource(config, open_shards(config.data), workers)
     table = read_annotations(config.dataset, config.data, config.lists)
     return AnnotatedSource(config, table, workers)

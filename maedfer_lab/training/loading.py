@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.prepare_workers import begin_worker
 
+SHARDS_IN_THREADS = False  # whether "workers" of prepared shards are threads, not processes
 BATCHES_AHEAD = 2  # as torch reads ahead for each of its workers
 GRACE_S = 60.0  # after SIGTERM, in which the main process may end its step
 # Imported once, by the server that forks the workers: a new worker starts at once.
@@ -73,6 +74,8 @@ def read_batches(
 ) -> Iterator[Any]:
     """The batches of items, in order, read by `workers` processes, or by this one without any.
 
+    A data set that says `reads_shards` may be read by as many threads of this process instead.
+
     Workers come from a clean process (a fork of one in which a video was decoded, or torch has
     computed, waits for threads that it does not have), so `dataset` is pickled, and a script
     needs `if __name__ == "__main__":`.
@@ -83,6 +86,11 @@ def read_batches(
         ChildProcessError: a worker died (a decoder's crash, no memory); names what it read.
         ValueError, OSError: as reading an item raised it.
     """
+    if workers and SHARDS_IN_THREADS and getattr(dataset, "reads_shards", False):
+        yield from read_in_threads(
+            dataset, batches, workers, collate=collate, pin_memory=pin_memory
+        )
+        return
     options: dict[str, Any] = {}
     told = _Told(dataset, workers) if workers else None
     if told is not None:
@@ -117,6 +125,7 @@ def read_in_threads(
     threads: int,
     *,
     collate: Callable[[list[Any]], Any] = default_collate,
+    pin_memory: bool = False,
 ) -> Iterator[Any]:
     """The batches of items, in order, read ahead by `threads` threads of this process.
 
@@ -128,16 +137,29 @@ def read_in_threads(
     """
     keep_freed_memory()
     pool = ThreadPoolExecutor(threads, "clips", torch.set_num_threads, (1,))
-    pending: deque[list[Future[Any]]] = deque()
+    pending: deque[Future[Any]] = deque()
+
+    def join(items: list[Future[Any]]) -> Any:
+        batch = collate([item.result() for item in items])
+        return _pinned(batch) if pin_memory else batch
+
     try:
         for batch in batches:
-            pending.append([pool.submit(dataset.__getitem__, item) for item in batch])
+            items = [pool.submit(dataset.__getitem__, item) for item in batch]
+            pending.append(pool.submit(join, items))  # begun last, so it waits for work begun
             if len(pending) > BATCHES_AHEAD:
-                yield collate([future.result() for future in pending.popleft()])
+                yield pending.popleft().result()
         while pending:
-            yield collate([future.result() for future in pending.popleft()])
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _pinned(batch: Any) -> Any:
+    """The same in memory from which a device copies while the host goes on."""
+    if isinstance(batch, torch.Tensor):
+        return batch.pin_memory()
+    return [_pinned(part) for part in batch] if isinstance(batch, list) else batch
 
 
 def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:

@@ -22,7 +22,7 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     parts: list[dict[str, Any]] = [
         {"params": params, "weight_decay": decay} for decay, params in groups.items()
     ]
-    return torch.optim.AdamW(parts, lr=0.0, betas=optim.betas, fused=True)
+    return _adamw(parts, optim.betas)
 
 
 def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
@@ -48,7 +48,20 @@ def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim
         {"params": params, "weight_decay": decay, "lr_scale": config.layer_decay ** (top - layer)}
         for (layer, decay), params in groups.items()
     ]
-    return torch.optim.AdamW(parts, lr=0.0, betas=config.optim.betas, fused=True)
+    return _adamw(parts, config.optim.betas)
+
+
+def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW whose step is one pass over the parameters (`fused`), also once a run is resumed."""
+
+    def keep_fused(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        # A saved state brings its own options, those of runs begun before this one was set too.
+        groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
+        return {**state, "param_groups": groups}
+
+    optimiser = torch.optim.AdamW(parts, lr=0.0, betas=betas, fused=True)
+    optimiser.register_load_state_dict_pre_hook(keep_fused)
+    return optimiser
 
 
 def layer_of(name: str, top: int) -> int:

@@ -23,8 +23,9 @@ from maedfer_lab.data.clips import (
     to_tensor,
 )
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.identities import identities
 from maedfer_lab.data.shard_format import INDEX
-from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.shards import ShardedAnnotations, open_shards
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.training.clip_source import ClipSource
 
@@ -46,6 +47,7 @@ class StreamedSource(ClipSource):
             )
         table = open_table(data)
         self.config, self.table = config, table
+        self.reads_shards = isinstance(table, ShardedAnnotations)
         self.clips, unseen = held_out_people(table, config.held_out, config.seed)
         self.unseen = unseen[: config.num_held_out]
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
@@ -149,9 +151,13 @@ def held_out_people(
 ) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
     """Split clips by person: `share` of them, rounded, at least one, is held out.
 
-    A clip whose person is not known counts as a person of its own.
+    A clip whose person is not known counts as a person of its own; prepared clips keep the people
+    of the folder they were prepared from.
     """
-    who = [clip.subject or str(clip.path) for clip in table.clips]
+    if isinstance(table, ShardedAnnotations):
+        who = identities([clip.path for clip in table.clips], table.root)
+    else:
+        who = [clip.subject or str(clip.path) for clip in table.clips]
     people = sorted(set(who))
     if len(people) < 2:
         raise ValueError(
