@@ -151,3 +151,16 @@ def test_a_tilt_turns_all_frames_alike_and_keeps_the_middle():
     assert turned.shape == clip.shape and (turned == turned[0]).all()
     assert (turned[:, 16, 16] == clip[:, 16, 16]).all() and (turned != clip).any()
     assert tilt_clip(clip, 0.0, rng(1)) is clip
+
+
+def test_a_warp_moves_places_smoothly_all_frames_alike():
+    ramp = np.stack(np.broadcast_arrays(np.arange(64)[:, None], np.arange(64), 0), -1)
+    clip = np.repeat(ramp.astype(np.uint8)[None], 3, axis=0)
+    bent = tilt_clip(clip, 0.0, rng(2), warp=0.05)
+    assert bent.shape == clip.shape and (bent == bent[0]).all()
+    moved = bent[0].astype(int)[..., :2] - ramp[..., :2]
+    inner = moved[4:-4, 4:-4]  # beyond the border the picture is mirrored
+    assert 1 <= np.abs(inner).max() <= 1.2 * 0.05 * 64 + 1
+    assert max(np.abs(np.diff(inner, axis=axis)).max() for axis in (0, 1)) <= 1
+    aslant, same = tilt_clip(clip, 15.0, rng(3)), tilt_clip(clip, 15.0, rng(3), warp=1e-9)
+    assert np.abs(aslant.astype(int) - same)[:, 8:-8, 8:-8].max() <= 1

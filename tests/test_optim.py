@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from accelerate import init_empty_weights
 
 from maedfer_lab.checkpoints.official import _official_entries
-from maedfer_lab.config import FinetuneConfig, ModelConfig, tiny
+from maedfer_lab.config import FinetuneConfig, ModelConfig, OptimConfig, tiny
+from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import Classifier, build_classifier
-from maedfer_lab.training.optim import finetune_optimiser, layer_of
+from maedfer_lab.training.optim import finetune_optimiser, layer_of, make_optimiser
 
 CONFIG = FinetuneConfig(model=tiny().model, layer_decay=0.75)
 
@@ -78,3 +80,29 @@ def test_a_vit_has_layers_too():
     found = groups_of(build_classifier(model, 7), replace(CONFIG, model=model))
     assert found["encoder.blocks.0.attn.qkv.weight"] == (pytest.approx(0.75**2), 0.05)
     assert layer_of("encoder.blocks.11.norm1.weight", 13) == 12
+
+
+def test_muon_moves_matrices_of_blocks_in_all_directions_alike():
+    model = build_autoencoder(tiny().model, tiny().target)
+    optimiser = make_optimiser(model, OptimConfig(optimiser="muon", weight_decay=0.0))
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    optimiser.step()
+    for name, parameter in model.named_parameters():
+        step = (parameter.detach() - before[name]) / 0.01
+        if ".blocks." in name and step.ndim == 2:
+            singular = torch.linalg.svdvals(step)
+            assert singular.max() < 2 * singular.min(), name
+            assert step.square().mean().sqrt() < 0.3, name
+        else:  # AdamW's first step
+            assert torch.allclose(step.abs(), torch.ones_like(step), atol=0.1), name
+
+
+def test_only_pre_training_takes_muon():
+    with pytest.raises(ValueError, match="optimiser='muon' is for pre-training"):
+        replace(CONFIG, optim=OptimConfig(optimiser="muon"))
+    with pytest.raises(ValueError, match="optimiser='sgd' is not known"):
+        OptimConfig(optimiser="sgd")  # type: ignore

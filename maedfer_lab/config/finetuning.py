@@ -151,6 +151,10 @@ class FinetuneConfig:
             raise ValueError(
                 f"holdout={self.holdout} must be a share in (0, 1), such as 0.1, or None"
             )
+        if self.optim.optimiser != "adamw":
+            raise ValueError(
+                f"optimiser={self.optim.optimiser!r} is for pre-training; fine-tuning takes 'adamw'"
+            )
         if self.augment is not None and self.augment.mixes and self.optim.batch_size % 2:
             raise ValueError(
                 f"batch_size={self.optim.batch_size} must be even where clips are mixed in pairs; "

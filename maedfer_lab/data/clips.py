@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+LATTICE = 4  # points a side by which a clip is bent
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORT = 1  # height and width may differ by this many steps of CROP_SCALES
 # Where a crop may lie, in quarters of the free room (down, right): 13 of the 5 x 5 places, namely
@@ -158,20 +159,35 @@ def multi_scale_crop(
 
 
 def tilt_clip(
-    frames: UInt8[np.ndarray, "T H W 3"], degrees: float, rng: np.random.Generator
+    frames: UInt8[np.ndarray, "T H W 3"],
+    degrees: float,
+    rng: np.random.Generator,
+    warp: float = 0.0,
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Turn a clip by up to `degrees` about its middle; the corners mirror what is inside.
+    """Turn a clip by up to `degrees` about its middle and bend it, the same for all frames.
 
-    For sets of a few people. Not in the reference.
+    warp: share of the side by which each point of a coarse lattice may move, with everything
+        between them following smoothly: other proportions, as those of another face.
+
+    What comes from beyond the border mirrors what is inside. For sets of a few people. Not in the
+    reference.
     """
-    if degrees == 0:
+    if degrees == 0 and warp == 0:
         return frames
     height, width = frames.shape[1:3]
     turn = cv2.getRotationMatrix2D(
         ((width - 1) / 2, (height - 1) / 2), rng.uniform(-degrees, degrees), 1.0
     )
     border = cv2.BORDER_REFLECT_101
-    return np.stack([cv2.warpAffine(f, turn, (width, height), borderMode=border) for f in frames])
+    if warp == 0:
+        turned = [cv2.warpAffine(f, turn, (width, height), borderMode=border) for f in frames]
+        return np.stack(turned)
+    moves = rng.uniform(-warp, warp, (LATTICE, LATTICE, 2)) * (width, height)
+    moves = cv2.resize(moves.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    back = cv2.invertAffineTransform(turn).astype(np.float32)
+    places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    x, y = np.moveaxis(cv2.transform(places, back) + moves, -1, 0)
+    return np.stack([cv2.remap(f, x, y, cv2.INTER_LINEAR, borderMode=border) for f in frames])
 
 
 def centre_square_crop(

@@ -131,8 +131,9 @@ class VideoFolder(torch.utils.data.Dataset):
     Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone, so a resumed run
     sees the same clips. Each video gives one clip per epoch for every ``frames * stride`` of its
     frames, at least 1 and at most ``max_clips``. A clip is a random stretch of the video, then one
-    random multi-scale crop inside the ``face_square``, with ``tilt`` turned by up to so many
-    degrees, with ``mirror`` flipped half of the time. It stays uint8 until it is on the device.
+    random multi-scale crop inside the ``face_square``, with ``tilt`` and ``warp`` turned and
+    bent (``tilt_clip``), with ``mirror`` flipped half of the time. It stays uint8 until it is on
+    the device.
 
     Videos are decoded once, when the data set is made: every ``stride``-th frame, the square
     shrunk (antialiased) to 1.2 times the clip's size, as uint8. That is
@@ -153,6 +154,7 @@ class VideoFolder(torch.utils.data.Dataset):
         min_scale: float = 0.66,
         mirror: bool = False,
         tilt: float = 0.0,
+        warp: float = 0.0,
         cache_gb: float | int = 2.0,
         progress: bool = True,
     ) -> None:
@@ -172,7 +174,7 @@ class VideoFolder(torch.utils.data.Dataset):
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
         self.min_scale, self.mirror = min_scale, mirror
-        self.tilt = tilt
+        self.tilt, self.warp = tilt, warp
         self.epoch = 0
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
@@ -242,7 +244,7 @@ class VideoFolder(torch.utils.data.Dataset):
             squares = self._cache[path][kept]
         else:
             squares = self._squares(open_video(path), kept * self.stride)
-        squares = tilt_clip(squares, self.tilt, rng)
+        squares = tilt_clip(squares, self.tilt, rng, self.warp)
         clip = multi_scale_crop(squares, self.size_px, rng, self.min_scale)
         mirrored = self.mirror and rng.random() < 0.5
         return to_bytes(mirror(clip) if mirrored else clip)

@@ -48,7 +48,7 @@ class SyntheticSource(ClipSource):
         """One clip of the stream, drawn with replacement."""
         rng = np.random.default_rng([self.config.seed, index])
         frames, size = drawn_frames(self.faces, self._choice(rng)), self.config.model.size_px
-        frames = tilt_clip(frames, self.config.tilt, rng)
+        frames = tilt_clip(frames, self.config.tilt, rng, self.config.warp)
         top, left = rng.integers(0, frames.shape[1] - size + 1, 2)
         frames = frames[:, top : top + size, left : left + size]
         mirrored = self.config.mirror and rng.random() < 0.5
@@ -107,6 +107,7 @@ class FolderSource(ClipSource):
             config.min_crop,
             config.mirror,
             config.tilt,
+            config.warp,
         )
 
     @cached_property

@@ -12,17 +12,33 @@ from maedfer_lab.config import FinetuneConfig, OptimConfig, Precision
 from maedfer_lab.method.classifier import Classifier
 
 
-def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW without weight decay for biases, norms and the mask token."""
-    groups: dict[float, list[Tensor]] = {optim.weight_decay: [], 0.0: []}
+def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW without weight decay for biases, norms and the mask token; or Muon beside it.
+
+    With `optim.optimiser` "muon", the matrices inside blocks take Muon's step (a step whose
+    singular values are all alike), scaled to be about as long as AdamW's, so that rates compare.
+    """
+    muon = optim.optimiser == "muon"
+    groups: dict[tuple[float, bool], list[Tensor]] = {
+        (optim.weight_decay, False): [],
+        (0.0, False): [],
+    }
     for name, parameter in model.named_parameters():
         # parity: the representative tokens decay here, as in the official pre-training (B5)
         spared = parameter.ndim < 2 or name.endswith("mask_token")
-        groups[0.0 if spared else optim.weight_decay].append(parameter)
+        is_matrix = muon and parameter.ndim == 2 and ".blocks." in name
+        decay = 0.0 if spared else optim.weight_decay
+        groups.setdefault((decay, is_matrix), []).append(parameter)
     parts: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay} for decay, params in groups.items()
+        {"params": params, "weight_decay": decay} for (decay, _), params in groups.items()
     ]
-    return _adamw(parts, optim.betas)
+    if not muon:
+        return _adamw(parts, optim.betas)
+    from timm.optim import Muon
+
+    for part, (_, is_matrix) in zip(parts, groups, strict=True):
+        part |= {"use_muon": is_matrix, "nesterov": is_matrix}  # without it, the rest is AdamW
+    return Muon(parts, lr=0.0, betas=optim.betas)
 
 
 def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:

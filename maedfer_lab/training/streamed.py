@@ -72,7 +72,7 @@ class StreamedSource(ClipSource):
         chosen = clip_indices(len(reader), config.model.frames, config.stride, rng)
         box = framed(reader, config.framing)
         frames = reader.read(chosen)[:, box.top :, box.left :][:, : box.height, : box.width]
-        frames = tilt_clip(frames, config.tilt, rng)
+        frames = tilt_clip(frames, config.tilt, rng, config.warp)
         frames = multi_scale_crop(frames, config.model.size_px, rng, config.min_crop)
         mirrored = config.mirror and rng.random() < 0.5
         return to_bytes(mirror(frames) if mirrored else frames)
