@@ -100,7 +100,7 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         name=f"faces-still-{encoder}",
         model=model,
         optim=OptimConfig(
-            steps=10000,
+            steps=7000,
             batch_size=64,
             lr=0.024,
             min_lr=0.002,
@@ -132,7 +132,7 @@ def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
         start,
         name=f"faces-{encoder}",
         model=replace(start.model, frames=16),
-        optim=replace(start.optim, steps=3000, batch_size=16, lr=0.032, min_lr=0.0005),
+        optim=replace(start.optim, steps=2500, batch_size=16, lr=0.032, min_lr=0.0005),
         min_crop=0.875,
         tilt=5.0,
         warp=0.03,
