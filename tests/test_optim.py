@@ -101,6 +101,30 @@ def test_muon_moves_matrices_of_blocks_in_all_directions_alike():
             assert torch.allclose(step.abs(), torch.ones_like(step), atol=0.1), name
 
 
+def test_a_resumed_muon_goes_on_as_it_would_have(tmp_path):
+    def start():
+        model = build_autoencoder(tiny().model, tiny().target)
+        return model, make_optimiser(model, OptimConfig(optimiser="muon"))
+
+    def step(model, optimiser, number):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.01
+        for parameter in model.parameters():
+            generator = torch.Generator().manual_seed(number)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimiser.step()
+
+    (whole, optimiser), (again, resumed) = start(), start()
+    step(whole, optimiser, 1)
+    torch.save([whole.state_dict(), optimiser.state_dict()], tmp_path / "state.pt")
+    step(whole, optimiser, 2)
+    weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    step(again, resumed, 2)
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+
+
 def test_only_pre_training_takes_muon():
     with pytest.raises(ValueError, match="optimiser='muon' is for pre-training"):
         replace(CONFIG, optim=OptimConfig(optimiser="muon"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def start_process(output: Path) -> subprocess.Popen:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: threads round differently
     )
+
+
+def test_a_compiled_model_takes_the_same_steps(tmp_path, monkeypatch):
+    # The same graphs, but run by PyTorch: writing and compiling C++ takes minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    config = replace(ENDLESS, optim=replace(tiny().optim, steps=4), mask_ratio=(0.75, 0.5))
+    runs = [pretrain(config, output=tmp_path / str(way), compile=way) for way in (False, True)]
+    assert [run.result["provenance"]["compiled"] for run in runs] == [False, True]
+    losses = [[row["loss"] for row in run.log] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])

@@ -78,6 +78,7 @@ def finetune(
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
+    compile: bool = False,
 ) -> FinetunedRun:
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
@@ -87,6 +88,7 @@ def finetune(
     profile: named in the provenance. workers: processes that read clips.
     stream: the clips of `config`, where they have been opened already.
     on_log: called with the log so far, for a live curve.
+    compile: run the model through `torch.compile` (`loop.train`).
 
     Raises ValueError where a clip cannot be read; the message names it.
     """
@@ -96,7 +98,9 @@ def finetune(
     stream = stream or open_labelled(config, workers)
     model, pretraining = starting_model(config, len(stream.classes), output, profile)
     task = FinetuneTask(config, model, stream, run, workers)
-    trained = train(task, run, workers=workers, on_log=on_log, tensorboard=tensorboard)
+    trained = train(
+        task, run, workers=workers, on_log=on_log, tensorboard=tensorboard, compile=compile
+    )
 
     state = PartialState()  # of Accelerate: which process this is
     state.wait_for_everyone()  # the best weights are written
@@ -119,6 +123,7 @@ def finetune(
             device=device_name(next(model.parameters()).device),
             processes=state.num_processes,
             waited=round(trained.waited, 3),
+            compiled=compile,
             data="synthetic faces" if config.data is None else config.data.name,
             seconds=trained.seconds,
         ),

@@ -35,6 +35,7 @@ def finetune_command(
     seed: int = 0,
     workers: int = 0,
     tensorboard: bool = False,
+    compile: bool = False,
     out: Path | None = None,
 ) -> FinetunedRun:
     """Fine-tune a classifier on labelled clips; finished runs load, partial ones go on.
@@ -58,6 +59,7 @@ def finetune_command(
     seed: of weights and clips.
     workers: processes that read clips.
     tensorboard: write the log also for TensorBoard.
+    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
     out: folder under which runs/ is written.
     """
     if dataset == SYNTHETIC and root is not None:
@@ -97,6 +99,7 @@ def finetune_command(
         stream=stream,
         workers=workers,
         tensorboard=tensorboard,
+        compile=compile,
     )
 
 

@@ -52,6 +52,7 @@ def train(
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
+    compile: bool = False,
 ) -> TrainedLog:
     """Train `task.model` in place, from the state kept in `run` or from the start.
 
@@ -62,12 +63,14 @@ def train(
     workers: processes that read clips.
     on_log: called by the main process with the log so far, every few steps, for a live curve.
     tensorboard: write the log also for TensorBoard, in the run's folder.
+    compile: run the model's step through `torch.compile`. Measured on a CPU only, with the small
+        model: in bf16 an eighth faster after two minutes of compiling, in float32 a sixth slower.
 
     Raises:
         FloatingPointError: a loss is not finite; names the clips. The last good state is kept.
         ChildProcessError: a process that read clips died; names the clip.
     """
-    stepper = Stepper(task)
+    stepper = Stepper(task, compile)
     gpus = [stepper.device] if stepper.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), delayed_interrupt() as interrupt:
         return _train(task, stepper, run, workers, on_log, tensorboard, interrupt.is_set)

@@ -61,6 +61,7 @@ def pretrain(
     workers: int = 0,
     on_log: OnLog | None = None,
     tensorboard: bool = False,
+    compile: bool = False,
 ) -> PretrainedRun:
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
@@ -70,6 +71,7 @@ def pretrain(
     profile: named in the provenance. workers: processes that prepare clips.
     on_log: called with the log so far and the held-out baselines, for a live curve.
     tensorboard: write the log also for TensorBoard, in the run's folder.
+    compile: run the model through `torch.compile` (`loop.train`).
 
     The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
     """
@@ -79,7 +81,9 @@ def pretrain(
     task = PretrainTask(config)
     baselines = task.held_out.baselines()
     live = None if on_log is None else lambda log: on_log(log, baselines)
-    trained = train(task, run, workers=workers, on_log=live, tensorboard=tensorboard)
+    trained = train(
+        task, run, workers=workers, on_log=live, tensorboard=tensorboard, compile=compile
+    )
 
     state = PartialState()  # of Accelerate: which process this is
     log, model = trained.log, task.model
@@ -97,6 +101,7 @@ def pretrain(
             device=device_name(task.held_out.device),
             processes=state.num_processes,
             waited=round(trained.waited, 3),
+            compiled=compile,
             seconds=trained.seconds,
         ),
         "log": log,
@@ -216,6 +221,7 @@ def pretrain_command(
     seed: int = 0,
     workers: int = 0,
     tensorboard: bool = False,
+    compile: bool = False,
     out: Path | None = None,
 ) -> PretrainedRun:
     """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
@@ -233,6 +239,7 @@ def pretrain_command(
     seed: of weights, masks and clips.
     workers: processes that prepare clips.
     tensorboard: write the log also for TensorBoard.
+    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
     out: folder under which runs/ is written.
     """
     config = named_preset(preset, encoder)
@@ -249,5 +256,10 @@ def pretrain_command(
     init = init.expanduser().resolve() if init is not None else None
     config = replace(config, optim=optim, data=data, init=init, framing=framing, seed=seed)
     return pretrain(
-        config, output=out, profile=f"preset {preset}", workers=workers, tensorboard=tensorboard
+        config,
+        output=out,
+        profile=f"preset {preset}",
+        workers=workers,
+        tensorboard=tensorboard,
+        compile=compile,
     )

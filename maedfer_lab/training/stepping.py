@@ -22,13 +22,15 @@ from maedfer_lab.training.task import Task
 class Stepper:
     """One step of the optimisation at a time, on this process's share of the batch."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, compile: bool = False) -> None:
         self.task = task
         keep_freed_memory()
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
         self.optimiser = task.optimiser()
         self.network = self.accelerator.prepare_model(task.model)
+        if compile:  # one graph for each share of hidden tokens, of fixed sizes
+            self.network = torch.compile(self.network, dynamic=False)
         half = amp_dtype(task.config.precision, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.skipped = 0
