@@ -18,8 +18,9 @@ from making_videos import (
     write_uneven,
     write_video,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 
+from maedfer_lab.data import jpegs
 from maedfer_lab.data.video import VideoError, natural_key, open_video
 
 NUM_FRAMES = 40
@@ -254,6 +255,40 @@ def test_images_of_any_kind_become_rgb(tmp_path, mode):
     assert frame.shape == (1, 5, 7, 3)
     if mode in ("L", "RGBA", "I;16"):
         np.testing.assert_array_equal(frame[0], np.repeat(grey[..., None], 3, axis=-1))
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "4:2:0": {"quality": 90},
+    "4:2:2": {"quality": 80, "subsampling": 1},
+    "4:4:4": {"quality": 100, "subsampling": 0},
+    "progressive": {"progressive": True},
+    "grey": {"mode": "L"},
+    "cmyk": {"mode": "CMYK"},
+    "turned": {"turned": 6},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_of_a_folder_are_what_pillow_says_they_are(tmp_path, kind):
+    options = dict(JPEGS[kind])
+    mode, turned = options.pop("mode", "RGB"), options.pop("turned", None)
+    if turned:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = turned
+    coarse = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((85, 51), Image.Resampling.BICUBIC).convert(mode)
+    for name in ("1.jpg", "2.JPEG"):
+        picture.save(tmp_path / name, "JPEG", **options)
+    with Image.open(tmp_path / "1.jpg") as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    reader = open_video(tmp_path)
+    assert np.array_equal(reader.read([0, 1]), np.stack([wanted, wanted]))
+    if mode == "RGB" and not turned and jpegs.simplejpeg is not None:
+        found = jpegs.decode_plain_jpeg((tmp_path / "1.jpg").read_bytes())
+        assert found is not None, "the quick way was taken"
+    cut(tmp_path / "2.JPEG", tmp_path / "1.jpg", 0.7)
+    with pytest.raises(VideoError, match=r"frame 1 \(2.JPEG\) is broken"):
+        reader.read([1])
 
 
 def test_images_of_two_sizes_or_broken_are_named(tmp_path):

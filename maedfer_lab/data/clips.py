@@ -136,11 +136,16 @@ def resize(
     """
     if frames.shape[1:3] == (height_px, width_px):
         return frames.copy()
-    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    resized = functional.interpolate(
-        channels_first, (height_px, width_px), mode="bilinear", antialias=antialias
-    )
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+    if not antialias:  # OpenCV rounds more closely than torch here, in two thirds of its time
+        resized = np.empty((len(frames), height_px, width_px, 3), np.uint8)
+        for frame, out in zip(frames, resized, strict=True):
+            cv2.resize(frame, (width_px, height_px), dst=out, interpolation=cv2.INTER_LINEAR)
+        return resized
+    shrunk = functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2), (height_px, width_px), mode="bilinear",
+        antialias=True,
+    )  # fmt: skip
+    return np.ascontiguousarray(shrunk.permute(0, 2, 3, 1).numpy())
 
 
 def _cut(frames: np.ndarray, box: Box) -> np.ndarray:

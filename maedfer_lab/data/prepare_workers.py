@@ -23,8 +23,9 @@ import torch
 from maedfer_lab.data.clips import Box
 from maedfer_lab.data.folder import cropped_pieces
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.jpegs import encode_jpeg
 from maedfer_lab.data.memory import keep_freed_memory
-from maedfer_lab.data.shard_format import Jpegs, encode_jpeg
+from maedfer_lab.data.shard_format import Jpegs
 from maedfer_lab.data.video import VideoError, open_video
 
 AHEAD = 4  # clips handed out for each worker

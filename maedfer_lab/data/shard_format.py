@@ -26,17 +26,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import Int, UInt32
 
+from maedfer_lab.data.jpegs import decode_jpeg
 from maedfer_lab.data.video_reader import VideoError, VideoReader
 from maedfer_lab.evidence.results import write_aside
-
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
 
 TABLE_HEAD = 128  # bytes before the numbers of a table that np.save wrote
 INDEX = "index.json"
@@ -54,31 +49,6 @@ class Jpegs:
     width: int
     fps: float | None
     box: tuple[int, ...]  # top, left, height, width cut out of the original picture
-
-
-def encode_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
-    """Code an RGB frame with its colours at full resolution (4:4:4).
-
-    At quality 95 our test frames keep 46.4 dB (worst 43.5) in 13.9 KB at 192 px, 49.4 dB once
-    shrunk to 160. In the normalised targets of pre-training, which blow up flat cubes, that is an
-    error of 0.033 where the loss ends near 0.47; 0.046 at quality 90 (9.9 KB), 0.049 at 95 with
-    halved colours (4:2:0, 11.3 KB), 0.078 at quality 85 with them (6.6 KB).
-    """
-    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling]
-    return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), parameters)[1].tobytes()
-
-
-def decode_jpeg(data: bytes, out: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write a JPEG's RGB pixels into `out`, without Python's lock.
-
-    With simplejpeg where it is installed, which takes a fifth less time for the same pixels.
-    """
-    if simplejpeg is not None:
-        simplejpeg.decode_jpeg(data, buffer=out)
-        return
-    bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=out)
 
 
 @dataclass

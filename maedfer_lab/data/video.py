@@ -17,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
+from maedfer_lab.data.jpegs import decode_plain_jpeg
 from maedfer_lab.data.shard_format import ShardReader, shard_and_name
 from maedfer_lab.data.video_pyav import PyAVReader
 from maedfer_lab.data.video_reader import VideoError, VideoReader
@@ -69,6 +70,10 @@ class ImagesReader(VideoReader):
 
         path = self._images[index]
         try:
+            if path.suffix.lower() != ".png":
+                pixels = decode_plain_jpeg(path.read_bytes())
+                if pixels is not None:
+                    return pixels
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
