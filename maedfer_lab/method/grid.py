@@ -136,7 +136,10 @@ def region_index(grid: Grid, region: Shape3) -> Int[Tensor, "r s"]:
     *Official:* equal to the fine-tuning partition; the pre-training partition is right only for
     regions of full width (see `masking.split_tokens`).
     """
-    return _region_index(grid, (region[0], region[1], region[2])).clone()
+    shape = region[0], region[1], region[2]
+    if torch.compiler.is_compiling():  # which does not look into caches
+        return _region_index.__wrapped__(grid, shape)
+    return _region_index(grid, shape).clone()
 
 
 def sincos_positions(num_tokens: int, width: int) -> Float[Tensor, "n d"]:

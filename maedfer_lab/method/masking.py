@@ -118,7 +118,6 @@ class TokenSplit:
         return int((self.visible[0] != self.decoder_positions[0]).sum())
 
 
-@torch.compiler.disable  # counts decide shapes: sorted by PyTorch, before the compiled graph
 def split_tokens(
     mask: Bool[Tensor, "b n"],
     grid: Grid,
