@@ -34,7 +34,7 @@ STATES = ("checkpoint.pt", "checkpoint-before.pt")
 
 # Settings that are younger than the first runs: at these values a run keeps its name.
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
-         "optimiser": "adamw", "warp": 0.0}  # fmt: skip
+         "optimiser": "adamw", "warp": 0.0, "blend": 0.0}  # fmt: skip
 
 
 def config_hash(config: RunConfig) -> str:

@@ -10,6 +10,7 @@ from maedfer_lab.data.clips import (
     CROP_PLACES,
     CROP_SCALES,
     Box,
+    blend_clips,
     centre_square,
     centre_square_crop,
     clip_indices,
@@ -164,3 +165,16 @@ def test_a_warp_moves_places_smoothly_all_frames_alike():
     assert max(np.abs(np.diff(inner, axis=axis)).max() for axis in (0, 1)) <= 1
     aslant, same = tilt_clip(clip, 15.0, rng(3)), tilt_clip(clip, 15.0, rng(3), warp=1e-9)
     assert np.abs(aslant.astype(int) - same)[:, 8:-8, 8:-8].max() <= 1
+
+
+def test_blended_clips_are_between_their_two_and_others_untouched():
+    clips = torch.rand(6, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert blend_clips(clips, 0.0, [rng(i) for i in range(6)]) is clips
+    blended = blend_clips(clips, 0.5, [rng(i) for i in range(6)])
+    mixed = 0
+    for clip, other, found in zip(clips, clips.flip(0), blended, strict=True):
+        weight = ((found - other) / (clip - other)).double()
+        assert weight.std() < 1e-3 and 0.299 < weight.mean() < 1.001
+        mixed += weight.mean() < 0.99
+    assert 0 < mixed < 6
+    assert torch.equal(blended, blend_clips(clips, 0.5, [rng(i) for i in range(6)]))

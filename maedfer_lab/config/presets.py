@@ -85,8 +85,9 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """First part of the shipped model: faces that hardly move, for hours on a CPU.
 
     `demo` with more width and four frames a clip, so that four times as many clips pass in the same
-    time; most of what hidden cubes show does not move. Mask ratios from 50 to 90 %; proportions and
-    colours of faces are changed, since a few dozen people are soon known by heart.
+    time; most of what hidden cubes show does not move. Mask ratios from 50 to 90 %. Proportions and
+    colours of faces are changed and faces mixed, since a few dozen people are soon known by heart:
+    without, held-out people stood still at 46 % below interpolation while the others reached 61 %.
 
     Command: `maedfer pretrain --preset faces-still --data FACES`; then preset `faces`.
     Cost and result: the model card in maedfer_lab/weights/demo.
@@ -100,7 +101,7 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         name=f"faces-still-{encoder}",
         model=model,
         optim=OptimConfig(
-            steps=7000,
+            steps=6000,
             batch_size=64,
             lr=0.012,
             min_lr=0.001,
@@ -112,8 +113,11 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         stride=3,
         min_crop=0.75,
         tilt=8.0,
-        warp=0.05,
-        jitter=0.4,
+        warp=0.07,
+        jitter=0.5,
+        blend=0.6,
+        synthetic=0.1,
+        difficulty=0.2,
         max_clips=24,
         eval_every=500,
         save_every=250,
@@ -132,12 +136,10 @@ def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
         start,
         name=f"faces-{encoder}",
         model=replace(start.model, frames=16),
-        optim=replace(start.optim, steps=2000, batch_size=16, lr=0.016, min_lr=0.0002),
+        optim=replace(start.optim, steps=1200, batch_size=16, lr=0.016, min_lr=0.0002),
         min_crop=0.8,
         max_clips=6,
-        synthetic=0.1,
-        difficulty=0.2,
-        eval_every=250,
+        eval_every=200,
     )
 
 

@@ -83,6 +83,8 @@ class PretrainConfig:
     mirror, tilt, warp, jitter: flip half of the clips, turn them by up to `tilt` degrees, bend them
         by up to that share of their side, change colours by that strength (none of the four is in
         the reference).
+    blend: share of the clips that are mixed with another clip of the batch; two faces in the same
+        place make a third that nobody can know by heart (not in the reference).
     synthetic: share of a folder's clips that is replaced by synthetic faces.
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
     num_held_out: clips of unseen identities on which the run is judged, at most.
@@ -108,6 +110,7 @@ class PretrainConfig:
     tilt: float = 0.0
     warp: float = 0.0
     jitter: float = 0.0
+    blend: float = 0.0
     synthetic: float = 0.0
     max_clips: int = 16
     num_held_out: int = 64
@@ -125,7 +128,7 @@ class PretrainConfig:
             raise ValueError(
                 f"mask_ratio={ratios} must be a tuple of ratios between 0 and 1, such as (0.9,)"
             )
-        for name, good in (("difficulty", 0.3), ("synthetic", 0.2)):
+        for name, good in (("difficulty", 0.3), ("synthetic", 0.2), ("blend", 0.5)):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]; try {good}")
         if not 0 <= self.tilt <= 45:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+BLENDED = 0.3  # least weight of a clip that is mixed with another
 LATTICE = 4  # points a side by which a clip is bent
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORT = 1  # height and width may differ by this many steps of CROP_SCALES
@@ -249,6 +250,22 @@ def jitter_colours(
     clips = clips.mul_(contrast).add_((1 - contrast) * middle).clamp_(0, 1)
     clips = clips.mul(saturation).add_((1 - saturation) * _grey(clips)).clamp_(0, 1)
     return clips.mul_(balance).clamp_(0, 1)
+
+
+def blend_clips(
+    clips: Float[Tensor, "b 3 T H W"], share: float, rngs: Sequence[np.random.Generator]
+) -> Float[Tensor, "b 3 T H W"]:
+    """Mix a `share` of the clips with the clip at the mirrored place of the batch.
+
+    ``rngs``: one for each clip; it draws whether, and with which weight in [0.3, 1], the same for
+    all frames. Not in the reference.
+    """
+    if share == 0:
+        return clips
+    draws = np.array([(rng.random(), rng.uniform(BLENDED, 1)) for rng in rngs])
+    weights = torch.from_numpy(np.where(draws[:, 0] < share, draws[:, 1], 1.0)).float()
+    weights = weights.to(clips.device, non_blocking=True).view(-1, 1, 1, 1, 1)
+    return torch.lerp(clips.flip(0), clips, weights)
 
 
 def _grey(clips: Tensor) -> Tensor:

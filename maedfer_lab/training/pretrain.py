@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
 from maedfer_lab.config import preset as named_preset
-from maedfer_lab.data.clips import jitter_colours, to_floats
+from maedfer_lab.data.clips import blend_clips, jitter_colours, to_floats
 from maedfer_lab.evidence.results import provenance
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
 from maedfer_lab.method.targets import Loss
@@ -144,6 +144,7 @@ class PretrainTask(Task):
         items = [step * config.optim.batch_size + place for place in places]
         rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
         clips = jitter_colours(to_floats(batch), config.jitter, rngs)
+        clips = blend_clips(clips, config.blend, rngs)
         mask = step_mask(config, self.model, step)[list(places)]
         loss: Loss = network(clips, mask).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
