@@ -110,8 +110,8 @@ def draw_weights(data: dict[str, Any]) -> Figure:
         figure,
         f"Training of the shipped model ({data['parameters'] / 1e6:.1f}M parameters, "
         f"{data['hours']:.1f} h on two cores), dotted: {parts}. Training: mask ratios from 50 to "
-        "90 %, changed colours and proportions, turned and mirrored clips. Held out: 90 % hidden, ten people; "
-        "dashed: what can be had without a model.",
+        "90 %, changed colours and proportions, turned and mirrored clips. Held out: 90 % hidden, "
+        "ten people; dashed: what can be had without a model.",
         data,
     )
     return figure
