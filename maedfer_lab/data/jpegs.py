@@ -55,7 +55,7 @@ def decode_plain_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours != "YCbCr" or height * width > LARGEST:
+        if colours != "YCbCr" or int(height) * int(width) > LARGEST:
             return None
         return simplejpeg.decode_jpeg(data)
     except ValueError:

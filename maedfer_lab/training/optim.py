@@ -34,7 +34,7 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
     ]
     if not muon:
         return _adamw(parts, optim.betas)
-    from timm.optim import Muon
+    from timm.optim.muon import Muon
 
     for part, (_, is_matrix) in zip(parts, groups, strict=True):
         part |= {"use_muon": is_matrix, "nesterov": is_matrix}  # without it, the rest is AdamW

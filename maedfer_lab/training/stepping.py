@@ -28,9 +28,9 @@ class Stepper:
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
         self.optimiser = task.optimiser()
-        self.network = self.accelerator.prepare_model(task.model)
-        if compile:  # one graph for each share of hidden tokens, of fixed sizes
-            self.network = torch.compile(self.network, dynamic=False)
+        network = self.accelerator.prepare_model(task.model)
+        # Compiled, there is one graph for each share of hidden tokens, of fixed sizes.
+        self.network: Any = torch.compile(network, dynamic=False) if compile else network
         half = amp_dtype(task.config.precision, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.skipped = 0
