@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,6 +26,7 @@ from maedfer_lab.data.augment import training_indices
 from maedfer_lab.data.clips import clip_indices
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.video import open_video
+from maedfer_lab.flops.memory import one_thread
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask
@@ -202,18 +202,8 @@ def _stacked(read: Callable[[], list[Tensor]]) -> Callable[[], Tensor]:
 
 def _add_rows(settings: Settings, found: Findings, works: dict[str, Work], num: int) -> None:
     watch = replace(settings.watch, most=3 * settings.watch.most)  # short works, varied clips
-    with _one_thread():  # the others would wait for it in loops that count as work
+    with one_thread():  # the others would wait for it in loops that count as work
         taken = watch.alternate(works, clock=time.process_time)
     for name in dict.fromkeys(name.rpartition(" ")[0] for name in works):
         sides = {side: timing.per(num) for side, timing in pick(taken, name).items()}
         found.rows.append(Row("data", name, **sides))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,8 +7,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from maedfer_lab.config import EncoderKind, ModelConfig, output_folder
 from maedfer_lab.evidence.results import write_aside
 from maedfer_lab.flops.counters import count_with_torch, model_for_counting
 from maedfer_lab.flops.formula import num_regions, token_grid
-from maedfer_lab.flops.memory import peak_bytes
+from maedfer_lab.flops.memory import one_thread, peak_bytes
 from maedfer_lab.flops.scaling import block_cost, of_clip, theoretical_share
 from maedfer_lab.method.attention import LGIBlock, ViTBlock
 
@@ -120,17 +119,6 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
             }
         )
     return rows
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch work on one CPU thread inside, and on as many as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _counted_attention(config: ModelConfig) -> int:

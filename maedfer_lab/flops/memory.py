@@ -1,9 +1,10 @@
-"""Peak memory of a piece of work: the allocator's on a GPU, live tensors on a CPU."""
+"""Measuring a piece of work: its peak memory (on a GPU the allocator's), and on one thread."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,3 +75,14 @@ def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
     step()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch work on one CPU thread inside, and on as many as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
