@@ -26,7 +26,7 @@ help:
 	@echo "The first use of any of them makes .venv: about 3 minutes, 6 GB. Python: make PYTHON=python3.12 ..."
 
 reproduce: $(STAMP)
-	@$(PY) -m maedfer_lab.evidence.notebooks
+	@$(PY) -m maedfer_lab.notebooks
 
 test: $(STAMP)
 	@echo "All tests, among them the notebooks at the smoke profile and the viewers in a real Chromium:"
@@ -38,7 +38,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 app: $(STAMP)
-	@$(PY) -m maedfer_lab.evidence.app
+	@$(PY) -m maedfer_lab.viewers.app
 
 figures: $(STAMP)
 	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."

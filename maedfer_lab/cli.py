@@ -69,7 +69,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "cut the faces out of a data set once, into shards that are quick to read",
     ),
     "flops": (
-        "maedfer_lab.flops.report:flops_command",
+        "maedfer_lab.cost.report:flops_command",
         "count parameters and multiply-adds of LGI-Former and ViT, three ways",
     ),
     "bench": (
@@ -81,7 +81,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "check every number of the paper that can be checked",
     ),
     "figures": (
-        "maedfer_lab.evidence.figures:draw_figures",
+        "maedfer_lab.figures:draw_figures",
         "draw figures/*.png again from figures/*.json",
     ),
 }

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 
 LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig

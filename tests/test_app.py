@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from maedfer_lab.evidence.app import copy_notebooks, main
+from maedfer_lab.viewers.app import copy_notebooks, main
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_number_without_a_notebook_is_refused(
 
 
 def test_it_serves_on_loopback_until_interrupted(project: Path) -> None:
-    command = [sys.executable, "-m", "maedfer_lab.evidence.app", "--port=8877"]
+    command = [sys.executable, "-m", "maedfer_lab.viewers.app", "--port=8877"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:

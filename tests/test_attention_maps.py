@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer_lab.attention_maps.capture import attention_bytes, capture_attention
-from maedfer_lab.attention_maps.embedding import (
+from maedfer_lab import figures
+from maedfer_lab.attention.capture import attention_bytes, capture_attention
+from maedfer_lab.attention.embedding import (
     neighbour_agreement,
     neighbour_map,
     representative_tokens,
 )
-from maedfer_lab.attention_maps.maps import AttentionMaps
-from maedfer_lab.attention_maps.rows import attention_rows, region_names
-from maedfer_lab.attention_maps.statistics import (
+from maedfer_lab.attention.maps import AttentionMaps
+from maedfer_lab.attention.rows import attention_rows, region_names
+from maedfer_lab.attention.statistics import (
     attention_statistics,
     rollout_statistics,
 )
-from maedfer_lab.attention_maps.tracing import (
+from maedfer_lab.attention.tracing import (
     classifier_looks_at,
     look_through,
     rollout,
     trace_back,
 )
 from maedfer_lab.config import demo, tiny
-from maedfer_lab.evidence import figures
-from maedfer_lab.evidence.results import pack_picture
+from maedfer_lab.files import pack_picture
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.encoder import Encoder

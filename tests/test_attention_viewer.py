@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer_lab.attention_maps.capture import capture_attention
-from maedfer_lab.attention_maps.queries import all_queries
-from maedfer_lab.attention_maps.tracing import look_through, rollout
+from maedfer_lab.attention.capture import capture_attention
+from maedfer_lab.attention.queries import all_queries
+from maedfer_lab.attention.tracing import look_through, rollout
 from maedfer_lab.config import tiny
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.viewers import AttentionViewer

@@ -28,9 +28,8 @@ from maedfer_lab.bench.twins import (
     random_clips,
 )
 from maedfer_lab.config import Augment, EncoderKind, TargetConfig
-from maedfer_lab.flops.formula import macs
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.training.held_out import model_mask
+from maedfer_lab.cost.formula import macs
+from maedfer_lab.method.autoencoder import build_autoencoder, model_mask
 
 CPU = torch.device("cpu")
 
@@ -262,7 +261,7 @@ def test_a_run_measures_everything_and_comes_back_from_its_file(run):
 
 
 def test_the_figure_is_drawn_again_from_the_file(run):
-    from maedfer_lab.evidence.figures import draw
+    from maedfer_lab.figures import draw
 
     _, path = run
     first = path.with_suffix(".png").read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maedfer_lab.data.expressions import (
+from maedfer_lab.drawn.expressions import (
     ACTION_UNITS,
     AU_NUMBERS,
     EXPRESSIONS,
@@ -19,8 +19,8 @@ from maedfer_lab.data.expressions import (
     event_curve,
     onset_timeline,
 )
-from maedfer_lab.data.face_scene import render_face, sample_scene
-from maedfer_lab.data.faces import SyntheticFaces, contact_sheet
+from maedfer_lab.drawn.faces import SyntheticFaces, contact_sheet
+from maedfer_lab.drawn.scene import render_face, sample_scene
 
 # Where each region of the face lies, in fractions of the frame: top, bottom.
 REGIONS = {
@@ -51,7 +51,7 @@ def test_clips_are_the_same_bytes_in_any_order_and_number_of_threads():
 
 def test_clips_are_the_same_bytes_in_another_process():
     program = (
-        "import hashlib; from maedfer_lab.data.faces import SyntheticFaces; "
+        "import hashlib; from maedfer_lab.drawn.faces import SyntheticFaces; "
         "print(hashlib.sha256(SyntheticFaces(9, seed=5)[7].frames.tobytes()).hexdigest())"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

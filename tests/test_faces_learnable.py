@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces
+from maedfer_lab.drawn.expressions import EXPRESSIONS
+from maedfer_lab.drawn.faces import SyntheticFaces
 
 
 class Control(nn.Module):

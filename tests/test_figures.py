@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from maedfer_lab.evidence import figures, results
+from maedfer_lab import figures, files
 
 LOG = [{"step": i + 1, "lr": 1e-3, "loss": 1 / (i + 1), "appearance": 1 / (i + 1), "motion": 0.1}
        for i in range(30)]  # fmt: skip
@@ -25,7 +25,7 @@ NUMBERS = {
 def source(monkeypatch, tmp_path):
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
     monkeypatch.delenv("MAEDFER_DATA", raising=False)
-    return results.provenance(profile="quick", seed=0, device="cpu", seconds=1)
+    return files.provenance(profile="quick", seed=0, device="cpu", seconds=1)
 
 
 def test_figures_are_the_same_bytes_when_drawn_again(source, tmp_path):
@@ -38,7 +38,7 @@ def test_figures_are_the_same_bytes_when_drawn_again(source, tmp_path):
 
 
 def test_numbers_carry_where_they_come_from(source, tmp_path):
-    results.save("04_pretrain", NUMBERS, source)
+    files.save("04_pretrain", NUMBERS, source)
     data = json.loads((tmp_path / "figures" / "04_pretrain.json").read_text())
     assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(data["provenance"])
 
@@ -46,16 +46,16 @@ def test_numbers_carry_where_they_come_from(source, tmp_path):
 def test_smoke_and_own_videos_do_not_touch_the_shared_figures(monkeypatch, tmp_path):
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
     monkeypatch.delenv("MAEDFER_DATA", raising=False)
-    shared = results.figures_folder("quick")
-    assert results.figures_folder("smoke") != shared
+    shared = files.figures_folder("quick")
+    assert files.figures_folder("smoke") != shared
     monkeypatch.setenv("MAEDFER_DATA", str(tmp_path))
-    assert results.figures_folder("quick") not in (shared, results.figures_folder("smoke"))
+    assert files.figures_folder("quick") not in (shared, files.figures_folder("smoke"))
 
 
 def test_drawing_needs_no_torch(source, tmp_path):
-    results.save("04_pretrain", NUMBERS, source)
+    files.save("04_pretrain", NUMBERS, source)
     code = (
-        "import sys; from maedfer_lab.evidence.figures import draw_figures; print(draw_figures());"
+        "import sys; from maedfer_lab.figures import draw_figures; print(draw_figures());"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True)
@@ -71,15 +71,15 @@ def test_unknown_figures_and_empty_folders_are_told(source, tmp_path):
 
 def test_pictures_pack_without_loss():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert np.array_equal(results.unpack_picture(results.pack_picture(pixels)), pixels)
+    assert np.array_equal(files.unpack_picture(files.pack_picture(pixels)), pixels)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    results.write_aside(path, b"old")
+    files.write_aside(path, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
-        results.write_aside(path, b"new")
+        files.write_aside(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 

@@ -28,7 +28,7 @@ import os, signal
 from pathlib import Path
 
 from test_finetune_processes import TINY, finetune, replace
-from maedfer_lab.evidence import results
+from maedfer_lab import files
 from maedfer_lab.training import finetune as module
 
 def die(*_, **__):
@@ -48,7 +48,7 @@ def judged(task):
     judge(task)
     die()
 if where == "write":
-    results.os.fsync = half_written
+    files.os.fsync = half_written
 if where == "step":
     module.FinetuneTask.loss = late
 if where == "judge":  # the best weights of this epoch are written, its checkpoint is not

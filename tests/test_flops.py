@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maedfer_lab.config import EncoderKind, ModelConfig, base, tiny
-from maedfer_lab.flops import complexity, formula, report, scaling
-from maedfer_lab.flops.complexity import KINDS, Sweep, block_step, measure
-from maedfer_lab.flops.counters import count_with_fvcore, count_with_torch, model_for_counting
-from maedfer_lab.flops.memory import LiveBytes, peak_bytes
-from maedfer_lab.flops.published import Predict, PublishedClassifier, PublishedPredict
+from maedfer_lab.cost import complexity, formula, report, scaling
+from maedfer_lab.cost.complexity import KINDS, Sweep, block_step, measure
+from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
+from maedfer_lab.cost.memory import LiveBytes, peak_bytes
+from maedfer_lab.cost.published import Predict, PublishedClassifier, PublishedPredict
 from maedfer_lab.method.attention import Attention
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier

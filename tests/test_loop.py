@@ -302,7 +302,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from test_pretrain import ENDLESS, pretrain
-from maedfer_lab.evidence import results
+from maedfer_lab import files
 from maedfer_lab.training import pretrain as module
 
 def die(*_, **__):
@@ -320,7 +320,7 @@ def early(task, network, batch, step, places):
 if where == "step":
     module.PretrainTask.loss = early
 if where == "write":
-    results.os.fsync = half_written
+    files.os.fsync = half_written
 if where == "rename":
     Path.replace = between_renames
 if where == "judge":

@@ -12,14 +12,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from maedfer_lab.evidence.notebooks import (
+from maedfer_lab.files import figures_folder
+from maedfer_lab.notebooks import (
     NotebookError,
     find_notebooks,
     main,
     num_cores,
     run_notebooks,
 )
-from maedfer_lab.evidence.results import figures_folder
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MOST_CELLS, MOST_LINES = 12, 10
@@ -71,7 +71,7 @@ def test_notebook_is_thin(path: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
     }
-    assert not imported & {"matplotlib", "seaborn"}, "drawing belongs in evidence.figures"
+    assert not imported & {"matplotlib", "seaborn"}, "drawing belongs in figures"
     assert any(isinstance(node, ast.Assert) for node in nodes), "it asserts its own claim"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maedfer_lab.evidence.figures_paper import spread
+from maedfer_lab.figures.paper import spread
 from maedfer_lab.paper.measured import Result
 from maedfer_lab.paper.reader import DATA, Table, paper, read_paper, row_key
 from maedfer_lab.paper.scores import fold_slack, scores

@@ -12,10 +12,10 @@ from making_videos import moving_frames, write_video
 
 from maedfer_lab import cli
 from maedfer_lab.config import base, tiny
+from maedfer_lab.cost.plan import plan
+from maedfer_lab.cost.plan_inputs import CardName, Form, Inputs, usual_inputs
+from maedfer_lab.cost.plan_page import markdown
 from maedfer_lab.data.prepare import prepare_command
-from maedfer_lab.flops.plan import plan
-from maedfer_lab.flops.plan_inputs import CardName, Form, Inputs, usual_inputs
-from maedfer_lab.flops.plan_page import markdown
 from maedfer_lab.training.plan_command import measure_reading, plan_command
 from maedfer_lab.training.shares import own_share
 
@@ -35,7 +35,7 @@ def free(**slow: float) -> Inputs:
 def test_the_page_is_the_plan():
     """If this fails, write the page again:
 
-    python -c "from maedfer_lab.flops import plan_page as p; print(p.markdown(), end='')"
+    python -c "from maedfer_lab.cost import plan_page as p; print(p.markdown(), end='')"
     """
     assert PAGE.read_text() == markdown()
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from maedfer_lab.data.cuts import SceneChanges
 from maedfer_lab.data.face_video import FaceVideo
-from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.framing import FRAMINGS, FaceBox, detect_faces, frame_square
 from maedfer_lab.data.tracks import NoFaceError, track_faces
 from maedfer_lab.data.video import VideoReader, open_video
+from maedfer_lab.drawn.faces import SyntheticFaces
 
 SIZE = 24  # of a face in pixels
 COLOURS = ((255, 0, 0), (0, 255, 0))

@@ -21,7 +21,7 @@ from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
-from maedfer_lab.reconstruction import reconstruct_clip
+from maedfer_lab.method.reconstruction import reconstruct_clip
 from maedfer_lab.viewers import AttentionViewer, MaskingViewer, ReconstructionViewer
 from maedfer_lab.viewers.masking import published_faults
 from maedfer_lab.viewers.readout import say_losses

@@ -12,9 +12,9 @@ from PIL import Image
 
 from maedfer_lab.bench.settings import Settings
 from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
-from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.video_writing import write_video
+from maedfer_lab.drawn.faces import SyntheticFaces
 
 SIDE_PX = 224  # of VoxCeleb2's and DFEW's frames
 LENGTHS = tuple(range(72, 144, 12))  # frames; at 25 a second 3 to 5 s

@@ -19,9 +19,9 @@ from maedfer_lab.bench.aims import judge
 from maedfer_lab.bench.report import SECTIONS, BenchReport, Findings
 from maedfer_lab.bench.settings import Settings
 from maedfer_lab.bench.timing import Stopwatch
-from maedfer_lab.evidence.figures import show
-from maedfer_lab.evidence.figures_style import save_figure
-from maedfer_lab.evidence.results import check_writable, provenance, write_aside
+from maedfer_lab.figures import show
+from maedfer_lab.figures.style import save_figure
+from maedfer_lab.files import check_writable, provenance, write_aside
 from maedfer_lab.training.optim import device_name
 
 Section = Literal["model", "data", "evaluation", "waiting"]

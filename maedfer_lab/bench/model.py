@@ -24,11 +24,10 @@ from maedfer_lab.bench.twins import (
     random_clips,
 )
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
-from maedfer_lab.flops.formula import Task, macs
-from maedfer_lab.flops.memory import peak_bytes
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.cost.formula import Task, macs
+from maedfer_lab.cost.memory import peak_bytes
+from maedfer_lab.method.autoencoder import build_autoencoder, model_mask
 from maedfer_lab.method.classifier import build_classifier
-from maedfer_lab.training.held_out import model_mask
 from maedfer_lab.training.optim import make_optimiser, mixed_precision
 
 LONGER = (2, 4)  # times the published 16 frames

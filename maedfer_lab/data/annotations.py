@@ -38,7 +38,7 @@ from maedfer_lab.data.layouts_lists import (
     understand,
 )
 from maedfer_lab.data.video import VideoReader, natural_key, open_video
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 
 __all__ = ["Annotations", "Clip", "Problem", "find_annotations", "read_annotations"]
 

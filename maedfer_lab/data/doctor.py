@@ -16,7 +16,7 @@ from maedfer_lab.data.doctor_findings import LEVELS, Finding, in_words
 from maedfer_lab.data.doctor_sheet import contact_sheet, page, png_bytes
 from maedfer_lab.data.doctor_table import table_findings
 from maedfer_lab.data.labels import published_labels
-from maedfer_lab.evidence.results import check_writable, write_aside
+from maedfer_lab.files import check_writable, write_aside
 
 QUICK = 400  # clips that are looked at with --quick
 

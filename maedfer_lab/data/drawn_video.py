@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from maedfer_lab.data.faces import SyntheticFaces
 from maedfer_lab.data.video_writing import write_video
+from maedfer_lab.drawn.faces import SyntheticFaces
 
 FPS = 25
 BORDER = 0.25  # of the picture's height, added at the left and right

@@ -20,7 +20,7 @@ from maedfer_lab.data.identities import identities
 from maedfer_lab.data.prepare_workers import Job, encode_in_order
 from maedfer_lab.data.shard_format import INDEX, Shard, ShardWriter, read_shard, shard_file
 from maedfer_lab.data.shards import FORMAT, SKIPPED, write_tables
-from maedfer_lab.evidence.results import check_writable, provenance, write_aside
+from maedfer_lab.files import check_writable, provenance, write_aside
 
 Framing = Literal["face", "whole"]
 CROPPED = ("dfew", "ferv39k", "mafw")  # shipped as pictures of aligned faces

@@ -31,7 +31,7 @@ from jaxtyping import Int, UInt32
 
 from maedfer_lab.data.jpegs import decode_jpeg
 from maedfer_lab.data.video_reader import VideoError, VideoReader
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 
 TABLE_HEAD = 128  # bytes before the numbers of a table that np.save wrote
 INDEX = "index.json"

@@ -21,7 +21,7 @@ from maedfer_lab.data.shard_format import (
     shard_and_name,
     shard_file,
 )
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 
 FORMAT = 1
 MANIFEST = "MANIFEST.csv"

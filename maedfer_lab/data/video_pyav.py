@@ -165,10 +165,12 @@ class PyAVReader(VideoReader):
 
 def open_container(av: ModuleType, path: Path) -> tuple[Any, Any]:
     """Open a container and find its moving picture (cover art of a song is none)."""
+    # PyAV before 19 raises for a title that is no UTF-8; later ones always read on.
+    lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
         if path.stat().st_size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
-        container = av.open(str(path.absolute()), metadata_errors="ignore")
+        container = av.open(str(path.absolute()), **lenient)
     except av.InvalidDataError as error:
         raise VideoError(
             path, "it is not a video, or was cut off so that its table of frames is missing"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from maedfer_lab.evidence.results import check_writable
+from maedfer_lab.files import check_writable
 
 CLOCK = Fraction(1, 90_000)  # second
 # A quarter of the time of x264's own preset, smaller files, half a decibel less.

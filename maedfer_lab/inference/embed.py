@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import choose
 from maedfer_lab.data.framing import Detector, detect_faces
-from maedfer_lab.evidence.results import check_writable, provenance, write_aside
+from maedfer_lab.files import check_writable, provenance, write_aside
 from maedfer_lab.inference.faces import (
     Faces,
     open_faces,

@@ -22,7 +22,7 @@ from maedfer_lab.data.face_video import FaceVideo
 from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
 from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
 from maedfer_lab.data.video import VideoError, VideoReader, find_images, open_video
-from maedfer_lab.evidence.results import pack_picture, write_aside
+from maedfer_lab.files import pack_picture, write_aside
 
 T = TypeVar("T")
 SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes

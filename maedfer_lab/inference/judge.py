@@ -10,12 +10,14 @@ import torch
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
 from maedfer_lab.data.identities import split_videos
-from maedfer_lab.evidence.figures import draw_rows
-from maedfer_lab.evidence.results import check_writable
+from maedfer_lab.figures import draw_rows
+from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.inference.reconstruct import usual_ratio
-from maedfer_lab.reconstruction import reconstruct_clip, reconstruction_rows
-from maedfer_lab.training.held_out import HELD_OUT_SEED, HeldOut, Losses, model_mask
+from maedfer_lab.method.autoencoder import model_mask
+from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_rows
+from maedfer_lab.method.targets import Losses
+from maedfer_lab.training.held_out import HELD_OUT_SEED, HeldOut
 
 SHOWN = 8  # clips in the picture
 

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.data.framing import Detector, detect_faces
 from maedfer_lab.data.video_writing import write_video
-from maedfer_lab.evidence.figures import draw_timeline
-from maedfer_lab.evidence.results import check_writable, pack_picture, provenance, write_aside
+from maedfer_lab.figures import draw_timeline
+from maedfer_lab.files import check_writable, pack_picture, provenance, write_aside
 from maedfer_lab.inference.faces import (
     Faces,
     Window,

@@ -9,19 +9,18 @@ import torch
 
 from maedfer_lab.data.framing import Detector, detect_faces
 from maedfer_lab.data.tracks import NoFaceError
-from maedfer_lab.evidence.figures import draw_rows
-from maedfer_lab.evidence.results import check_writable
+from maedfer_lab.figures import draw_rows
+from maedfer_lab.files import check_writable
 from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.reconstruction import (
+from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
+from maedfer_lab.method.reconstruction import (
     ClipReconstruction,
     Statistics,
     TokenOrder,
     reconstruct_clip,
     reconstruction_rows,
 )
-from maedfer_lab.training.held_out import model_mask
 
 RATIO = 0.9
 PICTURES = (".png", ".svg", ".pdf")

@@ -12,7 +12,7 @@ from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.method.attention import ViTBlock, layer_norm
 from maedfer_lab.method.encoder import Encoder, init_xavier
 from maedfer_lab.method.grid import Grid, position_table
-from maedfer_lab.method.masking import TokenSplit, split_tokens
+from maedfer_lab.method.masking import TokenSplit, region_tube_mask, split_tokens, tube_mask
 from maedfer_lab.method.products import Linear
 from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
 
@@ -145,3 +145,13 @@ def build_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MaskedAutoencoder(config, target or TargetConfig())
+
+
+def model_mask(
+    model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
+) -> Tensor:
+    """Masks (b n) as the model needs them: equal in every region for LGI-Former, else tubes."""
+    if model.config.encoder == "lgi":
+        region = model.config.region
+        return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
+    return tube_mask(model.grid, ratio, num_clips, generator=generator)

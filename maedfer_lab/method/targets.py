@@ -22,6 +22,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CUBE_EPS = 1e-6  # added to a cube's deviation, as in the official code
 
 
+Losses = dict[str, float]  # "appearance" and "motion"
+
+
 def normalise_pixels(clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b c T H W"]:
     """Pixels in [0, 1] to ImageNet-normalised units (mean 0, deviation 1 over ImageNet)."""
     mean, std = _imagenet(clip)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from maedfer_lab.config import ModelConfig, PretrainConfig, preset
-from maedfer_lab.flops.formula import Task, macs, parameters
+from maedfer_lab.cost.formula import Task, macs, parameters
 from maedfer_lab.paper.claim import Claim, compare
 from maedfer_lab.paper.claims_scores import OURS, WILD, slug
 from maedfer_lab.paper.reader import Paper

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from maedfer_lab.config import output_folder
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 from maedfer_lab.paper import claims_cost, claims_data, claims_scores, claims_training
 from maedfer_lab.paper.claim import Claim, Status
 from maedfer_lab.paper.measured import read_results

@@ -16,7 +16,7 @@ from maedfer_lab.config import (
     PretrainConfig,
     Shape3,
 )
-from maedfer_lab.flops.formula import macs, token_grid
+from maedfer_lab.cost.formula import macs, token_grid
 from maedfer_lab.training.finetune import finetune
 
 Row = dict[str, Any]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, PretrainConfig
 from maedfer_lab.data.clips import mirror, tilt_clip, to_bytes, to_tensor
-from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.folder import (
     VideoFolder,
     check_videos,
@@ -21,6 +20,7 @@ from maedfer_lab.data.folder import (
     split_videos,
 )
 from maedfer_lab.data.shard_format import INDEX
+from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.training.clip_source import ClipSource
 from maedfer_lab.training.streamed import StreamedSource
 

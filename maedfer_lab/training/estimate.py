@@ -28,7 +28,7 @@ from maedfer_lab.config import (
     preset,
     pretrain_config,
 )
-from maedfer_lab.flops.memory import METHODS, peak_bytes
+from maedfer_lab.cost.memory import METHODS, peak_bytes
 from maedfer_lab.training.estimate_tasks import RandomFinetuning, RandomPretraining
 from maedfer_lab.training.optim import amp_dtype, device_name, mixed_precision
 from maedfer_lab.training.shares import own_share

@@ -20,7 +20,7 @@ from maedfer_lab.config import (
 from maedfer_lab.config.finetuning import Framing, framing_of
 from maedfer_lab.data.annotations import Annotations, read_annotations
 from maedfer_lab.data.labels import DATASETS, dataset_name, published_labels
-from maedfer_lab.evidence.results import provenance
+from maedfer_lab.files import provenance
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.devices import open_accelerator
 from maedfer_lab.training.evaluation import evaluate

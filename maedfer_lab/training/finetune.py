@@ -20,7 +20,7 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
 from maedfer_lab.data.augment import finish_clips, mix_batch
 from maedfer_lab.data.clips import to_floats
-from maedfer_lab.evidence.results import provenance
+from maedfer_lab.files import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
 from maedfer_lab.runs import LogRow, Run, unique_state
 from maedfer_lab.training.labelled import ERASE, MIX, LabelledSource, open_labelled

@@ -9,26 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.config import Precision
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
 from maedfer_lab.method.interpolation import interpolation_baseline
-from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
-from maedfer_lab.method.targets import Loss, make_target, reconstruction_loss
+from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.targets import Loss, Losses, make_target, reconstruction_loss
 from maedfer_lab.training.optim import mixed_precision
 
 HELD_OUT_SEED = 20_230_707  # of the masks: the same for every model, so that losses compare
 CHUNK = 8  # clips at a time
-
-Losses = dict[str, float]  # "appearance" and "motion"
-
-
-def model_mask(
-    model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
-) -> Tensor:
-    """Masks (b n) as the model needs them: equal in every region for LGI-Former, else tubes."""
-    if model.config.encoder == "lgi":
-        region = model.config.region
-        return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
-    return tube_mask(model.grid, ratio, num_clips, generator=generator)
 
 
 class HeldOut:

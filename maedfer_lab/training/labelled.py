@@ -17,11 +17,11 @@ from maedfer_lab.config import FinetuneConfig
 from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.augment import augment_clip, training_indices
 from maedfer_lab.data.clips import Box, crop_and_resize, mirror, to_bytes
-from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.shards import ShardedAnnotations, open_shards
 from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.drawn.expressions import EXPRESSIONS
+from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import evaluate, view_probabilities

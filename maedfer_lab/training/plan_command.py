@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig
 from maedfer_lab.config import preset as named_preset
+from maedfer_lab.cost.plan import Plan, plan
+from maedfer_lab.cost.plan_inputs import CardName, Form, Input, Inputs, usual_inputs
 from maedfer_lab.data.folder import find_videos
 from maedfer_lab.data.shard_format import INDEX, read_shard
-from maedfer_lab.flops.plan import Plan, plan
-from maedfer_lab.flops.plan_inputs import CardName, Form, Input, Inputs, usual_inputs
 from maedfer_lab.training.clips import open_source
 from maedfer_lab.training.loading import read_batches
 

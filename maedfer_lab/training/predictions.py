@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from maedfer_lab.data.labels import DATASETS, Labels, published_labels
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 from maedfer_lab.training.metrics import (
     SCORES,
     Intervals,

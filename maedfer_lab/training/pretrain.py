@@ -18,13 +18,13 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.data.clips import blend_clips, jitter_colours, to_floats
-from maedfer_lab.evidence.results import provenance
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
+from maedfer_lab.files import provenance
+from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder, model_mask
 from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training.clip_source import ClipSource
 from maedfer_lab.training.clips import open_source
-from maedfer_lab.training.held_out import HeldOut, model_mask
+from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import Task, train
 from maedfer_lab.training.optim import device_name, make_optimiser
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig
 from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
-from maedfer_lab.data.expressions import EXPRESSIONS
-from maedfer_lab.data.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.drawn.expressions import EXPRESSIONS
+from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import evaluate

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maedfer_lab.attention_maps.capture import attention_bytes, capture_attention
-from maedfer_lab.attention_maps.maps import AttentionMaps, is_within_regions
-from maedfer_lab.attention_maps.queries import JOINT, STAGES, all_queries, stages_to_ask
-from maedfer_lab.evidence.figures_viewers import colour_table
+from maedfer_lab.attention.capture import attention_bytes, capture_attention
+from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
+from maedfer_lab.attention.queries import JOINT, STAGES, all_queries, stages_to_ask
+from maedfer_lab.figures.viewers import colour_table
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.encoder import Encoder
@@ -59,7 +59,7 @@ class AttentionViewer(Player[AttentionWish]):
     models: a model (autoencoder, classifier or encoder; LGI-Former or ViT), or {name: model} with
         equal token grids.
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
-    stage: local, inter, interact, composed or rollout (`attention_maps.tracing`); a ViT shows its
+    stage: local, inter, interact, composed or rollout (`attention.tracing`); a ViT shows its
         joint attention for the first four.
     layer: from 0, by default the last. head: from 0, or None for the mean.
     query: (t, y, x) of a cube, or the number of a representative token; by default the

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.data.video_writing import encode_video
-from maedfer_lab.evidence.results import write_aside
+from maedfer_lab.files import write_aside
 from maedfer_lab.viewers.scene import FPS, View
 
 TILE_PX = 200  # a picture is enlarged by whole numbers to about this

@@ -19,7 +19,7 @@ from maedfer_lab.method.masking import (
     split_tokens,
     tube_mask,
 )
-from maedfer_lab.reconstruction import hide
+from maedfer_lab.method.reconstruction import hide
 from maedfer_lab.viewers.controls import check_seed, pick, ratio_steps, seed_number, select
 from maedfer_lab.viewers.player import Player
 from maedfer_lab.viewers.scene import Row, View, check_fits, frames_of, name_clips, plain

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maedfer_lab.evidence.figures_viewers import colour_table
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.figures.viewers import colour_table
+from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
 from maedfer_lab.method.masking import mask_ratios
-from maedfer_lab.reconstruction import (
+from maedfer_lab.method.reconstruction import (
     GREY,
     MOTION_GAIN,
     ClipReconstruction,
@@ -22,7 +22,6 @@ from maedfer_lab.reconstruction import (
     TokenOrder,
     reconstruct_clip,
 )
-from maedfer_lab.training.held_out import model_mask
 from maedfer_lab.viewers.controls import check_seed, pick, ratio_steps, seed_number, select
 from maedfer_lab.viewers.player import Player
 from maedfer_lab.viewers.readout import losses_table, say_losses, say_statistics

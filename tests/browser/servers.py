@@ -78,7 +78,7 @@ class Workplace:
     def app(self, *numbers: str) -> Iterator[str]:
         """What `make app` starts, for these notebooks; yields its address."""
         port = free_port()
-        module = ["-m", "maedfer_lab.evidence.app", *numbers, f"--port={port}"]
+        module = ["-m", "maedfer_lab.viewers.app", *numbers, f"--port={port}"]
         with self.serve(module, f"http://127.0.0.1:{port}/") as url:
             yield url
 

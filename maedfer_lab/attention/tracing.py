@@ -1,0 +1,141 @@
+"""Attention followed back through stages and layers: composition, rollout, what a classifier reads.
+
+Everything here is one operation. A row is a distribution over the *augmented* tokens, v tokens
+in the encoder's order and then r representative tokens; it says how much of a quantity after a
+stage is drawn from where. Each stage is a row-stochastic (v+r) x (v+r) matrix
+
+    S = (1 - residual) A + residual I
+
+with A the stage's attention (mean over the kept heads) for those that attend and the identity
+for those that do not:
+
+    local     [s_i; X_i] to [s_i; X_i] within each region  ("cross": s_i to X_i, tokens stay)
+    inter     s_1 ... s_M among themselves                 (tokens stay)
+    interact  every token to s_1 ... s_M, s_i stay         ("self": as local)
+    joint     every token to every token                   (ViT)
+
+The feed-forward layer works on each token alone and draws from nowhere else. A row before the
+stages of a block is the row after them times S_interact S_inter S_local: rows stay distributions.
+The matrices are applied block by block, never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions
+from maedfer_lab.method.classifier import Classifier
+
+
+def trace_back(
+    maps: AttentionMaps,
+    rows: Float[Tensor, "q k"],
+    *,
+    layers: Sequence[int] | None = None,
+    residual: float = 0.5,
+) -> Float[Tensor, "q k"]:
+    """Rows over augmented tokens after the last of `layers`, as rows before the first of them.
+
+    layers: all of the encoder's by default, which must then have been kept.
+    residual: weight of what a token keeps of itself at each stage; 0.5 as in attention rollout
+        (Abnar and Zuidema 2020), 0 follows attention alone.
+    """
+    if not 0 <= residual < 1:
+        raise ValueError(f"residual={residual} must lie in [0, 1); rollout uses 0.5")
+    wanted = range(maps.config.depth) if layers is None else layers
+    missing = sorted(set(wanted) - set(maps.layers))
+    if missing:
+        raise ValueError(
+            f"layers {missing} were not kept, but attention can only be followed through layers "
+            "that were; capture them all: capture_attention(model, clip, heads='mean')"
+        )
+    for layer in sorted(wanted, reverse=True):
+        for stage in reversed(maps.stages):
+            rows = residual * rows + (1 - residual) * _through(maps, rows, stage, layer)
+    return rows
+
+
+def _through(maps: AttentionMaps, rows: Tensor, stage: str, layer: int) -> Tensor:
+    """rows @ A of one stage."""
+    weights, visible = maps.weights(stage, layer), maps.num_visible
+    if stage == "joint":
+        return rows @ weights
+    tokens, rep = rows[:, :visible], rows[:, visible:]
+    if stage == "inter":
+        return torch.cat([tokens, rep @ weights], 1)
+    if not is_within_regions(stage, maps.config):
+        return torch.cat([torch.zeros_like(tokens), rep + tokens @ weights], 1)
+    tokens = tokens.unflatten(1, (maps.num_regions, -1))
+    if weights.shape[1] == 1:  # the representative token gathers, the tokens stay
+        tokens = tokens + rep.unsqueeze(2) * weights[:, 0]
+        return torch.cat([tokens.flatten(1), torch.zeros_like(rep)], 1)
+    both = torch.cat([rep.unsqueeze(2), tokens], 2)
+    both = torch.einsum("qri,rij->qrj", both, weights)
+    return torch.cat([both[:, :, 1:].flatten(1), both[:, :, 0]], 1)
+
+
+def _one_row(maps: AttentionMaps, query: int) -> Tensor:
+    row = torch.zeros(1, maps.num_visible + maps.num_regions)
+    row[0, maps.rank(query)] = 1
+    return row
+
+
+def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
+    """Where `query` looks through all stages of one block, following attention alone.
+
+    A token reads the representative tokens (stage 3), which have read each other (stage 2) and
+    their regions (stage 1): the product of the three without residuals, so that a token sees the
+    whole clip. A representative token looks through stages 2 and 1. Heads of different stages
+    have nothing to do with each other, so their mean is taken.
+    """
+    row = trace_back(maps, _one_row(maps, query), layers=[layer], residual=0.0)
+    return maps.to_map(row[0], query)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """Where the encoder's outputs draw from its inputs: `matrix` (v+r, v+r), rows sum to 1.
+
+    Rows and columns in the encoder's order, tokens first. Columns of representative tokens are
+    their learned start vectors: attention that ends there has read nothing of the clip.
+    """
+
+    matrix: Float[Tensor, "k k"]
+    maps: AttentionMaps
+
+    def over_tokens(self, query: int) -> TokenMap:
+        """Where one output token draws from."""
+        return self.maps.to_map(self.matrix[self.maps.rank(query)], query)
+
+
+def rollout(maps: AttentionMaps, residual: float = 0.5) -> Rollout:
+    """Attention rollout through all stages of all layers, for LGI-Former and ViT.
+
+    The product over layers, the last one leftmost, of S_interact S_inter S_local (of S_joint for
+    a ViT), each S = (1 - residual) A + residual I as this module says.
+    """
+    count = maps.num_visible + maps.num_regions
+    return Rollout(trace_back(maps, torch.eye(count), residual=residual), maps)
+
+
+def classifier_looks_at(
+    maps: AttentionMaps, classifier: Classifier, residual: float = 0.5
+) -> TokenMap:
+    """Where the tokens that a classifier pools draw from, by rollout (query -1).
+
+    Tokens that are pooled by their mean count equally; with pooling="first" the first alone. It
+    says what can reach the class scores, not which class it speaks for.
+    """
+    visible, regions = maps.num_visible, maps.num_regions
+    row = torch.zeros(1, visible + regions)
+    reps, tokens = torch.arange(visible, visible + regions), torch.arange(visible)
+    read = {"rep": reps, "tokens": tokens, "all": torch.cat([reps, tokens])}[classifier.tokens]
+    if classifier.pooling == "first":
+        read = read[:1]
+    row[0, read] = 1 / len(read)
+    return maps.to_map(trace_back(maps, row, residual=residual)[0], -1)

@@ -1,0 +1,261 @@
+"""The table of counts: each model by closed formula, fvcore and PyTorch (`maedfer flops`).
+
+All three count the published products; on a CPU `method.folded` runs a ninth fewer of LGI-Former's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from maedfer_lab.config import ModelConfig, Shape3, base, profile
+from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
+from maedfer_lab.cost.formula import Task, Work, parameters, token_grid, work
+from maedfer_lab.files import provenance, write_aside
+from maedfer_lab.method.grid import Grid, region_shapes
+
+NAMED_REGIONS: tuple[Shape3, ...] = (
+    (1, 5, 10),
+    (2, 2, 10),
+    (2, 5, 5),
+    (2, 5, 10),
+    (4, 5, 10),
+    (4, 10, 10),
+    (8, 10, 10),
+)
+ONCE = ("embedding", "norm", "head")  # of a classifier: what its blocks do not repeat
+
+
+@dataclass(frozen=True)
+class Count:
+    """One model counted three ways, in multiply-adds per clip (a GFLOP is half a GMAC).
+
+    formula, fvcore, torch: by stage; fvcore without what it adds for LayerNorm.
+    layer_norm: what fvcore adds for LayerNorm (the paper's numbers hold it).
+    skipped: by stage, what the official code computes for nothing and our models leave out; 0
+        everywhere when this is a count of the official work.
+    """
+
+    name: str
+    task: Task
+    config: ModelConfig
+    as_published: bool
+    parameters: int
+    formula: dict[str, int]
+    fvcore: dict[str, int]
+    torch: dict[str, int]
+    layer_norm: int
+    skipped: dict[str, int]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds by the formula, without LayerNorm."""
+        return sum(self.formula.values())
+
+    @property
+    def disagreement(self) -> float:
+        """Largest relative difference of a counter's total from the formula's."""
+        totals = (sum(self.fvcore.values()), sum(self.torch.values()))
+        return max(abs(total / self.macs - 1) for total in totals)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, with totals."""
+        return {
+            **asdict(self),
+            "macs": self.macs,
+            "macs_fvcore": sum(self.fvcore.values()),
+            "macs_torch": sum(self.torch.values()),
+            "macs_with_layer_norm": sum(self.fvcore.values()) + self.layer_norm,
+            "flops": 2 * self.macs,
+            "disagreement": self.disagreement,
+        }
+
+
+def count(
+    name: str,
+    config: ModelConfig,
+    task: Task = "classify",
+    *,
+    as_published: bool = True,
+    by_one_block: bool = False,
+) -> Count:
+    """Count a model three ways; 7 classes, 90 % masking.
+
+    as_published: the official code's work, or ours with its dead work skipped (`formula.work`).
+    by_one_block: count a classifier of one block and multiply, for long lists: as published,
+        all blocks do the same work.
+    """
+    by_formula = work(config, task, as_published=as_published)
+    published = work(config, task, as_published=True)
+    counted = replace(config, depth=1) if by_one_block else config
+    if by_one_block and (task != "classify" or not as_published):
+        raise ValueError(
+            f"by_one_block=True fits task='classify' as published, not task={task!r} with "
+            f"as_published={as_published}; use by_one_block=False"
+        )
+    model, clip = model_for_counting(counted, task, as_published=as_published)
+    times = config.depth // counted.depth
+    fvcore = _repeat(count_with_fvcore(model, clip), times)
+    return Count(
+        name=name,
+        task=task,
+        config=config,
+        as_published=as_published,
+        parameters=sum(parameters(config, task).values()),
+        formula=_macs(by_formula),
+        fvcore=_macs(fvcore),
+        torch=_macs(_repeat(count_with_torch(model, clip), times)),
+        layer_norm=sum(part.layer_norm for part in fvcore.values()),
+        skipped={
+            stage: part.macs - by_formula.get(stage, Work()).macs
+            for stage, part in published.items()
+            if part.macs != by_formula.get(stage, Work()).macs
+        },
+    )
+
+
+def _repeat(parts: dict[str, Work], times: int) -> dict[str, Work]:
+    return {
+        stage: part if stage in ONCE else Work(*(times * n for n in part))
+        for stage, part in parts.items()
+    }
+
+
+def _macs(parts: dict[str, Work]) -> dict[str, int]:
+    return {stage: part.macs for stage, part in parts.items() if part.macs}
+
+
+def count_models() -> list[Count]:
+    """The paper's two models, with variants: classifiers first, then pre-training."""
+    lgi, vit = base().model, base("vit").model
+    same_shape = replace(vit, width=lgi.width, depth=lgi.depth, num_heads=lgi.num_heads)
+    plans: list[tuple[str, ModelConfig, Task, bool]] = [
+        ("LGI-B", lgi, "classify", True),
+        ("ViT-B", vit, "classify", True),
+        ("ViT 512 x 16", same_shape, "classify", True),
+        ("LGI-B without stage 2", replace(lgi, inter=False), "classify", True),
+        ("LGI-B without stage 3", replace(lgi, interact="none"), "classify", True),
+        ("LGI-B without 2 and 3", replace(lgi, inter=False, interact="none"), "classify", True),
+        ("LGI-B, ours", lgi, "classify", False),
+        ("LGI-B", lgi, "pretrain", True),
+        ("LGI-B, ours", lgi, "pretrain", False),
+        ("ViT-B", vit, "pretrain", True),
+        ("ViT-B, ours", vit, "pretrain", False),
+    ]
+    return [
+        count(name, config, task, as_published=published)
+        for name, config, task, published in tqdm(plans, "count", leave=False, unit="model")
+    ]
+
+
+def count_regions(regions: Sequence[Shape3] | None = None) -> list[Count]:
+    """LGI-B's classifier for each region, by default for every shape that divides the grid."""
+    lgi = base().model
+    shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
+    return [
+        count(f"region {' x '.join(map(str, shape))}", replace(lgi, region=shape),
+              by_one_block=True)
+        for shape in tqdm(shapes, "count", leave=False, unit="region")
+    ]  # fmt: skip
+
+
+def saving(lgi: Count, vit: Count) -> float:
+    """Share of the second model's multiply-adds that the first one saves: 0.385 in the paper."""
+    return 1 - lgi.macs / vit.macs
+
+
+def to_data(models: Sequence[Count], regions: Sequence[Count]) -> dict[str, Any]:
+    """All counts as the content of a JSON file; figure 07_flops is drawn from it.
+
+    models: those of `count_models`.
+    """
+    lgi, vit, same_shape = models[:3]
+    return {
+        "unit": "multiply-adds per clip of 16 x 160 x 160; flops are twice as many",
+        "saving": saving(lgi, vit),
+        "saving_same_shape": saving(lgi, same_shape),
+        "same_shape": same_shape.macs,
+        "region": lgi.config.region,
+        "named_regions": NAMED_REGIONS,
+        "models": [found.to_json() for found in models],
+        "regions": [
+            {
+                "region": found.config.region,
+                "parameters": found.parameters,
+                "macs": found.macs,
+                "macs_fvcore": sum(found.fvcore.values()),
+                "macs_torch": sum(found.torch.values()),
+            }
+            for found in regions
+        ],
+    }
+
+
+def flops_command(*, json: Path | None = None) -> str:
+    """Count LGI-Former and ViT by closed formula, fvcore and PyTorch; half a minute.
+
+    json: a file to write all numbers to, by model and stage.
+    """
+    models, regions = count_models(), count_regions()
+    if json is not None:
+        source = provenance(profile=profile().name, seed=0, device="meta")
+        content = {"provenance": source, **to_data(models, regions)}
+        write_aside(json, (dumps(content, indent=1) + "\n").encode())
+    return "\n\n".join([table(models), stage_table(models[:3]), region_table(regions)])
+
+
+def table(found: Sequence[Count]) -> str:
+    """One line per model, in GMACs (10^9 multiply-adds per clip)."""
+    lines = [
+        f"{'GMACs per clip':<23}{'task':<10}{'params':>8}{'formula':>9}{'fvcore':>9}{'PyTorch':>9}"
+        f"{'+ LayerNorm':>13}{'GFLOPs':>9}{'against ViT-B':>15}"
+    ]
+    for row in found:
+        vit = next((r for r in found if (r.name, r.task) == ("ViT-B", row.task)), row)
+        numbers = [row.macs, sum(row.fvcore.values()), sum(row.torch.values())]
+        lines.append(
+            f"{row.name:<23}{row.task:<10}{row.parameters / 1e6:>7.1f}M"
+            + "".join(f"{n / 1e9:>9.2f}" for n in numbers)
+            + f"{(sum(row.fvcore.values()) + row.layer_norm) / 1e9:>13.2f}"
+            + f"{2 * row.macs / 1e9:>9.2f}{row.macs / vit.macs - 1:>+15.1%}"
+        )
+    worst = max(row.disagreement for row in found)
+    lines.append(f"The three counts of each line differ by at most {worst:.4%}.")
+    for row in found:
+        if row.skipped:
+            parts = ", ".join(f"{name} {n / 1e9:.2f}" for name, n in row.skipped.items())
+            lines.append(f"{row.name}, {row.task}: skips {parts} GMACs that nothing reads.")
+    return "\n".join(lines)
+
+
+def stage_table(found: Sequence[Count]) -> str:
+    """One line per stage, one column per model."""
+    stages = list(dict.fromkeys(stage for row in found for stage in row.formula))
+    lines = [f"{'GMACs by stage':<22}" + "".join(f"{row.name:>14}" for row in found)]
+    for stage in stages:
+        values = [row.formula.get(stage) for row in found]
+        cells = ["" if n is None else f"{n / 1e9:.3f}" for n in values]
+        lines.append(f"{stage:<22}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)
+
+
+def region_table(found: Sequence[Count]) -> str:
+    """One line per number of tokens in a region, cheapest first; the usual shapes are marked."""
+    by_size: dict[int, list[Count]] = {}
+    for row in sorted(found, key=lambda row: row.macs):
+        by_size.setdefault(math.prod(row.config.region), []).append(row)
+    lines = [f"{'tokens N':>8}{'regions M':>11}{'GMACs':>8}  regions (t x h x w)"]
+    for size, rows in by_size.items():
+        shapes = [
+            row.name.removeprefix("region ") + " *" * (row.config.region in NAMED_REGIONS)
+            for row in rows
+        ]
+        total = math.prod(token_grid(rows[0].config))
+        lines.append(f"{size:>8}{total // size:>11}{rows[0].macs / 1e9:>8.2f}  {', '.join(shapes)}")
+    return "\n".join(lines)

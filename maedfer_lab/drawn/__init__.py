@@ -1,0 +1,1 @@
+"""Drawn faces: an endless labelled data set of invented people."""

@@ -1,0 +1,198 @@
+"""Synthetic faces: an endless, labelled data set of short clips, drawn when asked for.
+
+Every clip shows one invented person whose face goes from neutral to an expression (onset) or, in
+the same frames played backwards, from the expression to neutral (offset). So a clip carries two
+labels: the expression, and the direction, which needs the order of the frames.
+"""
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, SupportsIndex
+
+import numpy as np
+from jaxtyping import UInt8
+
+from .expressions import EXPRESSIONS, onset_timeline
+from .identity import Identity, sample_identity
+from .scene import render_face, sample_scene
+
+DIRECTIONS = ("onset", "offset")
+SPLITS = ("train", "test")
+
+_CLIPS_PER_IDENTITY = 7
+_FIRST_TEST_IDENTITY = 2**31  # numbers below belong to the training split
+_PEOPLE, _CAST, _LABELS, _CLIPS, _SHEET = range(5)  # one independent random stream each
+
+
+@dataclass(frozen=True)
+class FaceClip:
+    """One clip: RGB frames and what they show. `direction` is 0 for onset and 1 for offset."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    label: int
+    direction: int
+    identity: int
+    intensity: float
+
+    @property
+    def expression(self) -> str:
+        """Name of the class, one of `EXPRESSIONS`."""
+        return EXPRESSIONS[self.label]
+
+
+@dataclass(frozen=True)
+class SyntheticFaces:
+    """A sequence of `num_clips` clips of `num_frames` frames of `size_px` pixels, nothing stored.
+
+    Clip `i` depends on the settings and `i` alone, never on what was drawn before. Each 14 clips in
+    a row hold every pair of class and direction once; people are spread evenly and independently
+    of that. People of "train" and "test" are different ones.
+
+    `difficulty` runs from 0 (studio light, full expressions) to 1 (noise, turned heads, hard light,
+    talking, weak expressions: near what the eye can read). The default is learnable in minutes.
+
+    Neutral faces carry a direction too, but only two small movements to tell it from.
+
+    Raises ValueError for settings out of range, IndexError for clips that do not exist.
+    """
+
+    num_clips: int
+    split: str = "train"
+    num_frames: int = 16
+    size_px: int = 80
+    difficulty: float = 0.3
+    seed: int = 0
+    num_identities: int | None = None  # by default one person for about seven clips
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r} is unknown; use one of {', '.join(SPLITS)}")
+        if not 0.0 <= self.difficulty <= 1.0:
+            raise ValueError(f"difficulty={self.difficulty} must lie in 0 to 1; use e.g. 0.3")
+        people = self.num_identities
+        for name, value, least, good in (
+            ("num_clips", self.num_clips, 1, 1400),
+            ("num_frames", self.num_frames, 2, 16),
+            ("size_px", self.size_px, 16, 80),
+            ("seed", self.seed, 0, 0),
+            ("num_identities", 1 if people is None else people, 1, 200),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value} must be at least {least}; use e.g. {good}")
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return self.num_clips
+
+    def __getitem__(self, index: SupportsIndex) -> FaceClip:
+        """Draw clip `index`; negative numbers count from the end."""
+        return self.clip(index)
+
+    def __iter__(self) -> Iterator[FaceClip]:
+        """Draw all clips in order, one at a time."""
+        return (self.clip(index) for index in range(self.num_clips))
+
+    def clip(self, index: SupportsIndex, direction: int | None = None) -> FaceClip:
+        """Draw clip `index` in its own direction, or in the one asked for (0 onset, 1 offset)."""
+        index = self._checked(index)
+        label, own_direction = self.labels(index)
+        direction = own_direction if direction is None else direction
+        if direction not in (0, 1):
+            raise ValueError(f"direction={direction} must be 0 (onset) or 1 (offset)")
+        identity = self.identity_of(index)
+        generator = self._generator(_CLIPS, index)
+        frames, intensity = self._film(self.person(identity), label, generator)
+        frames = frames if direction == 0 else np.ascontiguousarray(frames[::-1])
+        return FaceClip(frames, label, direction, identity, intensity)
+
+    def labels(self, index: SupportsIndex) -> tuple[int, int]:
+        """Class and direction of a clip without drawing it."""
+        num_pairs = len(EXPRESSIONS) * len(DIRECTIONS)
+        block, place = divmod(self._checked(index), num_pairs)
+        order = self._generator(_LABELS, block).permutation(num_pairs)
+        label, direction = divmod(int(order[place]), len(DIRECTIONS))
+        return label, direction
+
+    def identity_of(self, index: SupportsIndex) -> int:
+        """Number of the person in a clip; no number occurs in both splits."""
+        num_people = self.num_identities or -(-self.num_clips // _CLIPS_PER_IDENTITY)
+        block, place = divmod(self._checked(index), num_people)
+        number = int(self._generator(_CAST, block).permutation(num_people)[place])
+        return number if self.split == "train" else _FIRST_TEST_IDENTITY + number
+
+    def person(self, identity: int) -> Identity:
+        """The invented person behind a number."""
+        return sample_identity(np.random.default_rng([self.seed, _PEOPLE, identity]))
+
+    def _checked(self, index: SupportsIndex) -> int:
+        number = operator.index(index)
+        if not -self.num_clips <= number < self.num_clips:
+            raise IndexError(f"clip {number} does not exist: there are {self.num_clips} clips")
+        return number % self.num_clips
+
+    def _generator(self, stream: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, stream, SPLITS.index(self.split), number])
+
+    def _film(
+        self, person: Identity, label: int, generator: np.random.Generator
+    ) -> tuple[UInt8[np.ndarray, "T H W 3"], float]:
+        """Frames from neutral to apex, and the apex's intensity."""
+        scene = sample_scene(self.difficulty, generator)
+        if EXPRESSIONS[label] == "neutral":
+            intensity = generator.uniform(0.06, 0.16)
+        else:
+            intensity = generator.uniform(0.85, 1.0) - self.difficulty * generator.uniform(0.2, 0.6)
+        talking = self.difficulty * generator.uniform(0.0, 0.8) * (generator.random() < 0.5)
+        timeline = onset_timeline(label, self.num_frames, intensity, talking, generator)
+        return render_face(person, timeline, scene, self.size_px), intensity
+
+
+def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames of clip `number`, drawn when first asked for, and kept: they are not to be changed.
+
+    Whatever asks for the same settings in one process shares them: the variants of an ablation,
+    a training and its test.
+    """
+    kept = _drawings(faces)
+    if number not in kept:
+        kept[number] = faces[number].frames
+    return kept[number]
+
+
+@lru_cache(maxsize=8)  # the two sides of a few seeds and sizes
+def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
+    return {}
+
+
+def contact_sheet(
+    faces: SyntheticFaces,
+    columns: Literal["identities", "time"] = "identities",
+    num_columns: int = 6,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """One row per expression, in the order of `EXPRESSIONS`; seeded like the clips themselves.
+
+    Columns are the apex of different people, in the same scene down each column, or the `time` of
+    one person per row, from the first frame to the last.
+    """
+    if num_columns < 1:
+        raise ValueError(f"num_columns={num_columns} must be at least 1; use e.g. 6")
+    if columns not in ("identities", "time"):
+        raise ValueError(f"columns={columns!r} is unknown; use identities or time")
+    first = faces.identity_of(0) // _FIRST_TEST_IDENTITY * _FIRST_TEST_IDENTITY
+
+    def film(label: int, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+        generator = faces._generator(_SHEET, number)
+        return faces._film(faces.person(first + number), label, generator)[0]
+
+    if columns == "time":
+        moments = np.linspace(0, faces.num_frames - 1, num_columns).round().astype(int)
+        rows = [film(label, label)[moments] for label in range(len(EXPRESSIONS))]
+    else:
+        rows = [
+            [film(label, number)[-1] for number in range(num_columns)]
+            for label in range(len(EXPRESSIONS))
+        ]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

@@ -1,1 +1,0 @@
-"""Evidence: results with provenance, and the figures drawn from them. Never needs torch."""

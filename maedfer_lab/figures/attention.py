@@ -1,0 +1,190 @@
+"""Figures of notebook 06: where a cube looks, and how local and how sharp attention is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.patches import Rectangle
+
+from maedfer_lab.figures.style import (
+    GREY,
+    INK,
+    PALETTE,
+    caption,
+    draw_picture,
+    new_figure,
+    stack,
+)
+from maedfer_lab.files import unpack_picture
+
+HEAT = "viridis"  # perceptually uniform, and readable for the colour-blind
+STAGES = {"local": "1 local", "inter": "2 inter", "interact": "3 interact", "joint": "joint"}
+COLOURS = dict(zip(STAGES, PALETTE, strict=False))
+MARK = "#e34a33"
+COLUMNS = 4
+
+
+def draw_attention(data: dict[str, Any]) -> Figure:
+    """Notebook 06: one cube of a clip, and what it looks at in each stage and in all.
+
+    At most four steps of the token grid are shown, evenly spaced, the cube's own among them.
+    """
+    t, y, x = data["query"]
+    every = -(-len(data["frames"]) // COLUMNS)
+    steps = range(t % every, len(data["frames"]), every)
+    pictures = [unpack_picture(data["pictures"][i]) for i in steps]
+    rows = data["rows"]
+    figure = new_figure(2.5 + 1.25 * len(steps), 0.9 + 1.22 * (1 + len(rows)))
+    grid = figure.subplots(1 + len(rows), len(steps), squeeze=False)
+    for axis, picture, i in zip(grid[0], pictures, steps, strict=True):
+        draw_picture(axis, picture)
+        axis.set_title(f"frame {data['frames'][i]}", fontsize=9.5)
+    for axes, label in zip(grid, ["clip", *(row["label"] for row in rows)], strict=True):
+        axes[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
+    for axes, row in zip(grid[1:], rows, strict=True):
+        weights = 100 * np.array(row["weights"], dtype=float)
+        most = max(float(np.nanmax(weights)), 1e-9)
+        norm = PowerNorm(0.5, 0, most)
+        for axis, picture, i in zip(axes, pictures, steps, strict=True):
+            draw_weights(axis, picture, weights[i], norm)
+        bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=list(axes), pad=0.01, aspect=9)
+        ticks = [most * part for part in (0, 0.1, 0.4, 1)]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g} %" for tick in ticks], fontsize=8)
+    figure.colorbar(ScalarMappable(), ax=list(grid[0]), pad=0.01, aspect=9).ax.set_visible(False)
+    tall, wide = np.array(rows[0]["weights"]).shape[1:]
+    height, width = pictures[0].shape[0] / tall, pictures[0].shape[1] / wide
+    for axis in grid[:, steps.index(t)]:
+        corner = (x * width - 0.5, y * height - 0.5)
+        axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=MARK, linewidth=2))
+    caption(
+        figure,
+        f"{data['model']}, layer {data['layer']} of 0 to {data['depth'] - 1}, mean of the heads, "
+        f"on {data['clip']}: where the marked cube looks, as a share of its attention. Stages 2 "
+        "and 3 paint a region's cubes with the share of its representative token. Bare picture: "
+        "out of this stage's reach. Square root colour scale, one for each row.",
+        data,
+    )
+    return figure
+
+
+def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: PowerNorm) -> None:
+    """A grey picture under a heat map over the token grid; NaN leaves the picture bare."""
+    grey = np.repeat((pixels.astype(float) @ [0.299, 0.587, 0.114])[..., None] / 255, 3, 2)
+    draw_picture(axis, grey)
+    height, width = pixels.shape[:2]
+    shown = np.ma.masked_invalid(values)
+    axis.imshow(
+        shown,
+        cmap=HEAT,
+        norm=norm,
+        alpha=0.35 + 0.4 * np.ma.filled(norm(shown), 0),  # faint attention lets the face through
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="nearest",
+    )
+
+
+def draw_locality(data: dict[str, Any]) -> Figure:
+    """Notebook 06: stage 2's heads, entropy and reach by layer, rollout, and a t-SNE."""
+    figure = new_figure(9.5, 12.4)
+    first, second, third = stack(figure, 3.4, 3.5, 4.3)
+    _inter(first, data)
+    left, right = second.subplots(1, 2)
+    _by_layer(left, data, "relative_entropy", "entropy / largest possible")
+    left.set(title="how spread out attention is (1 = uniform)")
+    _rollout(right, data)
+    for axis, (name, places) in zip(third.subplots(1, len(data["tsne"])), data["tsne"].items(),
+                                    strict=True):  # fmt: skip
+        _neighbours(axis, name, places, data)
+    handles = third.axes[0].get_legend_handles_labels()
+    third.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    caption(
+        figure,
+        "Top: stage 2 of layer "
+        f"{data['layer']} on a real clip. Middle left: dots are heads, lines their means. Middle "
+        f"right: two small models of equal cost after the same {data['steps']} steps on synthetic "
+        "faces; 1 would be drawing evenly from the clip. Bottom: t-SNE of the representative "
+        f"tokens of {data['num_clips']} synthetic clips; only neighbourhood means something.",
+        data,
+    )
+    return figure
+
+
+def _inter(figure: FigureBase, data: dict[str, Any]) -> None:
+    heads = data["inter"]
+    axes = figure.subplots(1, len(heads), squeeze=False, sharey=True)[0]
+    names = [region["label"] for region in data["regions"]]
+    for head, (axis, weights) in enumerate(zip(axes, heads, strict=True)):
+        image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=1)
+        axis.set(title=f"2 inter, head {head}", xlabel="to the region at")
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+    axes[0].set_yticks(range(len(names)), names, fontsize=7.5)
+    axes[0].set_ylabel("from the region at")
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="weight")
+
+
+def _by_layer(axis: Axes, data: dict[str, Any], value: str, label: str) -> None:
+    for name, style in (("pre-trained", "-"), ("untrained", ":")):
+        rows = data["statistics"][name]
+        for place, stage in enumerate(dict.fromkeys(row["stage"] for row in rows)):
+            own = [row for row in rows if row["stage"] == stage]
+            layers = sorted({row["layer"] for row in own})
+            means = [np.mean([r[value] for r in own if r["layer"] == i]) for i in layers]
+            shift = 0.08 * (place - 1)
+            axis.plot(np.array(layers) + shift, means, style, color=COLOURS[stage],
+                      label=f"{STAGES[stage]}, {name}")  # fmt: skip
+            if style == "-":
+                axis.plot([r["layer"] + shift for r in own], [r[value] for r in own], "o",
+                          color=COLOURS[stage], markersize=4, alpha=0.75)  # fmt: skip
+    axis.set(xlabel="layer", ylabel=label, xticks=layers)
+    axis.set_ylim(0, 1.45)  # room for the legend above
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.legend(loc="upper center", fontsize=8, ncols=2)
+
+
+def _rollout(axis: Axes, data: dict[str, Any]) -> None:
+    measures = ("reach in the\npicture", "reach in time", "from outside\nthe own region")
+    rows = sorted(data["rollout"], key=lambda row: row["model"])
+    height = 0.8 / len(rows)
+    colours = {"LGI-Former": COLOURS["local"], "ViT": COLOURS["inter"]}
+    for i, row in enumerate(rows):
+        places = np.arange(len(measures)) + height * (i - (len(rows) - 1) / 2)
+        shares = [row["reach"][unit] / row["uniform_reach"][unit] for unit in ("pixels", "frames")]
+        shares.append(row["outside"] / row["uniform_outside"])
+        trained = "trained" if row["trained"] else "untrained"
+        bars = axis.barh(
+            places,
+            shares,
+            0.9 * height,
+            color=colours[row["model"]],
+            alpha=1 if row["trained"] else 0.45,
+            label=f"{row['model']}, {trained}",
+        )
+        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
+    axis.set_yticks(range(len(measures)), measures)
+    axis.axvline(1, color=GREY, linewidth=0.8)
+    axis.set(xlim=(0, 1.9), xlabel="in units of even attention", xticks=[0, 0.5, 1],
+             title="rollout: LGI-Former and ViT, equal cost")  # fmt: skip
+    axis.invert_yaxis()
+    axis.legend(loc="center right", fontsize=8)
+
+
+def _neighbours(axis: Axes, name: str, places: list[Any], data: dict[str, Any]) -> None:
+    xy, regions = np.array(places), data["regions"]
+    steps = max(region["step"] for region in regions) + 1
+    colours = colormaps[HEAT](np.linspace(0, 1, steps + 2)[1:-1])
+    for j, region in enumerate(regions):
+        marker = "o^sDvP*X"[region["window"] % 8]
+        axis.scatter(*xy[j :: len(regions)].T, s=26, marker=marker, edgecolor=INK, linewidth=0.3,
+                     color=colours[region["step"]], label=region["label"])  # fmt: skip
+    agree = data["agreement"][name]
+    axis.set(title=f"representative tokens, {name}\nnearest is of the same clip: "
+             f"{agree['clip']:.0%}, of the same region: {agree['region']:.0%}",
+             xticks=[], yticks=[])  # fmt: skip
+    for spine in axis.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,293 @@
+"""Figures of notebook 07: what the models cost, and how the cost grows with the clip."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from maedfer_lab.figures.style import (
+    GREY,
+    INK,
+    INTERPOLATION,
+    MODEL,
+    PALETTE,
+    ZERO,
+    caption,
+    new_figure,
+    stack,
+)
+
+STAGE_COLOURS = {
+    "embedding": GREY,
+    "joint": PALETTE[1],
+    "local": PALETTE[0],
+    "inter": INK,
+    "interact": PALETTE[9],
+    "feed_forward": "#d4d4d4",
+    "decoder_joint": PALETTE[4],
+    "decoder_feed_forward": PALETTE[6],
+}
+TASKS = {"classify": "classifier", "pretrain": "pre-training"}
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+
+
+def draw_flops(data: dict[str, Any]) -> Figure:
+    """Notebook 07: cost by stage, dead work, the agreement of the counts, and region sizes."""
+    figure = new_figure(9.5, 8.6)
+    top, bottom = stack(figure, 4.2, 3.9)
+    left, right = top.subplots(1, 2, width_ratios=[1.35, 1])
+    classifiers = [m for m in data["models"] if m["task"] == "classify" and m["as_published"]]
+    _bars_by_stage(left, classifiers, "formula", 1e-9, "GMACs per clip")
+    left.bar_label(
+        left.containers[-1],  # type: ignore
+        [f"{m['macs'] / 1e9:.1f}, {m['parameters'] / 1e6:.0f}M" for m in classifiers],
+        padding=4,
+        fontsize=9,
+    )
+    left.set(title="a classifier's cost by stage, and its parameters", xlim=(0, 118))
+    wasted = [m for m in data["models"] if m["skipped"]]
+    shares = [
+        {"name": f"{m['name'].split(',')[0]}\n{TASKS[m['task']]}", "skipped": m["skipped"],
+         "scale": 100 / (m["macs"] + sum(m["skipped"].values()))}
+        for m in wasted
+    ]  # fmt: skip
+    _bars_by_stage(right, shares, "skipped", None, "% of the published model's work")
+    right.bar_label(
+        right.containers[-1],  # type: ignore
+        [f"{sum(m['skipped'].values()) / 1e9:.2f} G" for m in wasted],
+        padding=4,
+        fontsize=9,
+    )
+    right.set(title="work that no output depends on", xlim=(0, 9))
+    left, right = bottom.subplots(1, 2, width_ratios=[1, 1.35])
+    _agreement(left, data["models"])
+    _regions(right, data)
+    caption(
+        figure,
+        f"Clips of 16 x 160 x 160, 7 classes; pre-training with 90 % hidden. LGI-B needs "
+        f"{data['saving']:.1%} fewer multiply-adds than ViT-B (equal parameters), and "
+        f"{data['saving_same_shape']:.1%} fewer than a ViT of its own width and depth (which has "
+        "fewer parameters). GFLOPs are twice the GMACs.",
+        data,
+    )
+    return figure
+
+
+def _bars_by_stage(
+    axis: Axes, rows: list[dict[str, Any]], what: str, scale: float | None, label: str
+) -> None:
+    """Horizontal bars, one per row, stacked from its stages; a row may bring its own scale."""
+    names = [row["name"] for row in rows]
+    stages = [s for s in STAGE_COLOURS if any(row[what].get(s) for row in rows)]
+    start = [0.0] * len(rows)
+    for stage in stages:
+        values = [row[what].get(stage, 0) * (scale or row["scale"]) for row in rows]
+        axis.barh(names, values, left=start, color=STAGE_COLOURS[stage], height=0.65,
+                  label=stage.replace("_", " "))  # fmt: skip
+        start = [a + b for a, b in zip(start, values, strict=True)]
+    axis.set_xlabel(label)
+    axis.invert_yaxis()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, columnspacing=1,
+                handlelength=1)  # fmt: skip
+
+
+def _agreement(axis: Axes, models: list[dict[str, Any]]) -> None:
+    """Difference of each counter from the formula, in percent."""
+    names = [f"{m['name']}, {TASKS[m['task']]}" for m in models]
+    places = range(len(models))
+    axis.axvspan(-0.1, 0.1, color=GREY, alpha=0.2, linewidth=0, label="0.1 %")
+    for key, marker, colour, label in (
+        ("macs_with_layer_norm", "D", INTERPOLATION, "fvcore with LayerNorm"),
+        ("macs_fvcore", "o", MODEL, "fvcore"),
+        ("macs_torch", "x", INK, "PyTorch"),
+    ):
+        axis.plot([100 * (m[key] / m["macs"] - 1) for m in models], places, marker, color=colour,
+                  label=label)  # fmt: skip
+    axis.set_yticks(list(places), names, fontsize=8.5)
+    axis.set(title="counters against the formula", xlabel="difference in %", xlim=(-0.15, 0.3))
+    axis.invert_yaxis()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.3, -0.17), ncols=2, columnspacing=1,
+                handlelength=1)  # fmt: skip
+
+
+def _regions(axis: Axes, data: dict[str, Any]) -> None:
+    """Cost against the number of tokens in a region; shapes of equal size cost the same."""
+    sizes = {math.prod(row["region"]): row["macs"] / 1e9 for row in data["regions"]}
+    shown = {size: cost for size, cost in sorted(sizes.items()) if size >= 4}
+    axis.plot(list(shown), list(shown.values()), "o-", color=MODEL, markersize=4, linewidth=1)
+    named: dict[int, list[str]] = {}
+    for region in data["named_regions"]:
+        named.setdefault(math.prod(region), []).append("x".join(map(str, region)))
+    for size, shapes in named.items():
+        is_papers = size == math.prod(data["region"])
+        axis.plot([size], [sizes[size]], "s" if is_papers else "o", color=INK, markersize=7)
+        above = size == 40  # its neighbour at 50 has two labels below
+        axis.annotate("\n".join(shapes), (size, sizes[size]), (0, 8 if above else -8),
+                      textcoords="offset points", fontsize=8.5, ha="center", rotation=90,
+                      va="bottom" if above else "top", bbox=ON_WHITE, zorder=3)  # fmt: skip
+    joint = data["same_shape"] / 1e9
+    axis.axhline(joint, color=INTERPOLATION, linestyle="--", label="ViT 512 x 16: joint attention")
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set(title="LGI-B's cost with each region size", xlabel="tokens in a region (t x h x w)",
+             ylabel="GMACs per clip", ylim=(44.5, 67.5), xlim=(3.4, 1100))  # fmt: skip
+    axis.legend(loc="upper right")
+
+
+def draw_complexity(data: dict[str, Any]) -> Figure:
+    """Notebook 07: theory, counts, clock and memory against the number of tokens."""
+    figure = new_figure(9.5, 10.8)
+    axes = figure.subplots(3, 2)
+    rows, exponents = data["rows"], data["exponents"]
+    _curves(axes[0, 0], rows, "attention", exponents, 1e-9)
+    axes[0, 0].set(title="counted: attention in one block", ylabel="GMACs")
+    _share(axes[0, 1], rows)
+    _curves(axes[1, 0], rows, "seconds", exponents, 1e3)
+    axes[1, 0].set(title="time: a training step of one block", ylabel="milliseconds")
+    _cross(axes[1, 0], data["crossings"]["seconds"])
+    _curves(axes[1, 1], rows, "peak_bytes", exponents, 2**-20, _MEMORY)
+    axes[1, 1].set(title="memory: the same step at its peak", ylabel="MiB")
+    _models(axes[2, 0], data)
+    _cheapest(axes[2, 1], data["growth"])
+    on_cpu = data["provenance"]["device"].startswith("cpu")
+    caption(
+        figure,
+        f"{_clips(rows)} Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
+        f"alternating runs{', processor time on one thread' if on_cpu else ''}. A step is forward "
+        f"and backward. Memory: {data['memory']}. K^b: fitted exponents. The last row is by "
+        "formula, at LGI-B's width of 512.",
+        data,
+    )
+    return figure
+
+
+_MEMORY = {  # curve -> label, colour, line
+    "vit_written": ("ViT, weights written out", INTERPOLATION, ":"),
+    "lgi_written": ("LGI, weights written out", MODEL, ":"),
+    "lgi": ("LGI, fused", MODEL, "-"),
+    "vit": ("ViT, fused", INTERPOLATION, "-"),
+}
+_KINDS = {"vit": ("ViT", INTERPOLATION, "-"), "lgi": ("LGI-Former", MODEL, "-")}
+
+
+def _clips(rows: list[dict[str, Any]]) -> str:
+    frames = [row["frames"] for row in rows if row["size_px"] == 160]
+    sizes = [row["size_px"] for row in rows if row["frames"] == 16]
+    return (
+        f"Circles: {min(frames)} to {max(frames)} frames of 160 px; squares: 16 frames of "
+        f"{min(sizes)} to {max(sizes)} px."
+    )
+
+
+def _curves(
+    axis: Axes,
+    rows: list[dict[str, Any]],
+    what: str,
+    exponents: dict[str, dict[str, float]],
+    scale: float,
+    curves: dict[str, tuple[str, str, str]] = _KINDS,
+) -> None:
+    """One line per curve over tokens, both axes logarithmic, with the exponent in the legend."""
+    for name, (label, colour, line) in curves.items():
+        values = [scale * r[what][name] for r in rows]
+        _marks(axis, rows, values, colour, line, f"{label}: K^{exponents[what][name]:.2f}")
+    _log_tokens(axis, [r["tokens"] for r in rows])
+    axis.legend(loc="upper left")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high * (high / low) ** (0.1 * len(curves)))
+
+
+def _marks(
+    axis: Axes,
+    rows: list[dict[str, Any]],
+    values: list[float],
+    colour: str,
+    line: str,
+    label: str,
+) -> None:
+    """A line through the lengths at 160 px, squares at the other sizes."""
+    points = [
+        (row["tokens"], value, row["size_px"]) for row, value in zip(rows, values, strict=True)
+    ]
+    lengths = [(k, v) for k, v, size in points if size == 160]
+    others = [(k, v) for k, v, size in points if size != 160]
+    axis.plot(*zip(*lengths, strict=True), line, color=colour, marker="o", markersize=4.5,
+              linewidth=1, label=label)  # fmt: skip
+    axis.plot(*zip(*others, strict=True), "s", color=colour, markersize=4.5, fillstyle="none")
+
+
+def _log_tokens(axis: Axes, tokens: list[int]) -> None:
+    axis.set(xscale="log", yscale="log", xlabel="tokens K")
+    low, high = min(tokens), max(tokens)
+    ticks = [t for t in (200, 400, 800, 1600, 3200, 6400) if 0.9 * low <= t <= 1.1 * high]
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _share(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    """LGI's attention as a share of ViT's: the paper's formula, the counter, the clock."""
+    for name, label, colour, line in (
+        ("time", "time of attention alone", ZERO, "--"),
+        ("counted", "counted", MODEL, ""),
+    ):
+        _marks(axis, rows, [row["share"][name] for row in rows], colour, line, label)
+    tokens = [row["tokens"] for row in rows]
+    theory = [row["share"]["theory"] for row in rows]
+    axis.plot(tokens, theory, color=INK, linewidth=1, label="theory: 1/M + 1/N² + 1/N")
+    _log_tokens(axis, tokens)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set(title="LGI's attention as a share of joint attention", ylabel="share")
+    axis.set_ylim(0.015, 1)
+    axis.legend(loc="upper right")
+
+
+def _cross(axis: Axes, tokens: float | None) -> None:
+    if tokens is not None:
+        axis.axvline(tokens, ymax=0.6, color=GREY, linestyle="--", linewidth=1)
+        axis.annotate(f"cross at {tokens:.0f}", (tokens, 0.02), (4, 0), fontsize=9, color=GREY,
+                      xycoords=axis.get_xaxis_transform(), textcoords="offset points")  # fmt: skip
+
+
+def _models(axis: Axes, data: dict[str, Any]) -> None:
+    """Whole classifiers by formula, at any length."""
+    tokens = [row["tokens"] for row in data["growth"]]
+    for name, colour, line in (
+        ("ViT-B", INTERPOLATION, "-"),
+        ("ViT 512 x 16", INTERPOLATION, "--"),
+        ("LGI-B", MODEL, "-"),
+    ):
+        values = [row["macs"][name] / 1e9 for row in data["growth"]]
+        axis.plot(tokens, values, line, color=colour, marker="o", markersize=3, label=name)
+    _log_tokens(axis, tokens)
+    axis.set(title="formula: whole classifiers, longer clips", ylabel="GMACs per clip")
+    axis.legend(loc="upper left")
+    _cross(axis, data["crossings"]["same_shape"])
+
+
+def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
+    """Tokens of the cheapest region, against what the formulas say is best."""
+    tokens = [row["tokens"] for row in growth]
+    for cost, label, colour, ideal in (
+        ("all", "all of the block: √(K + 9C)", MODEL, lambda k: math.sqrt(k + 9 * 512)),
+        ("attention", "attention alone: √K", ZERO, math.sqrt),
+    ):
+        best = [math.prod(row["cheapest"][cost]) for row in growth]
+        axis.plot(tokens, [ideal(k) for k in tokens], "-", color=colour, linewidth=1, label=label)
+        axis.plot(tokens, best, "o", color=colour, markersize=4.5)
+        for row, size in zip(growth, best, strict=True):
+            if row["frames"] in (8, 16, 48, 128):
+                axis.annotate("x".join(map(str, row["cheapest"][cost])), (row["tokens"], size),
+                              (0, 12 if cost == "all" else -9), textcoords="offset points",
+                              fontsize=8.5, ha="center", bbox=ON_WHITE, zorder=3,
+                              va="bottom" if cost == "all" else "top")  # fmt: skip
+    axis.axhline(100, color=GREY, linestyle="--", linewidth=1, label="the paper's 2x5x10")
+    _log_tokens(axis, tokens)
+    axis.set(ylim=(7, 500), xlim=(140, 9500))
+    axis.set_yticks([10, 20, 50, 100, 200], ["10", "20", "50", "100", "200"])
+    axis.set(title="formula: the cheapest region", ylabel="tokens N in a region")
+    axis.legend(loc="upper left", ncols=1)

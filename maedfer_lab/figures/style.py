@@ -1,0 +1,124 @@
+"""What all figures share: colours, sizes, captions, rows of pictures, saving."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase, SubFigure
+
+from maedfer_lab.files import unpack_picture, write_aside
+
+FORMATS = (".png", ".svg", ".pdf")
+INK, GREY = "#222222", "#8a8a8a"
+# Ten colours that colour-blind eyes tell apart: seaborn's palette "colorblind", whose import takes
+# as long as all the rest of drawing.
+PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc",
+           "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")  # fmt: skip
+MODEL, INTERPOLATION, ZERO = PALETTE[:3]
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "maedfer_lab",  # the same file from the same numbers
+}
+
+
+class Page(Figure):
+    """A figure made without pyplot, so that nothing global changes; notebooks show it as PNG."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        with rc_context(STYLE):
+            self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
+
+def new_figure(width: float, height: float) -> Page:
+    """An empty figure of `width` x `height` inches."""
+    return Page(figsize=(width, height), layout="constrained")
+
+
+def stack(figure: Figure, *heights: float) -> list[SubFigure]:
+    """Cut a figure into rows of the given relative heights."""
+    return list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+
+
+def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> None:
+    """Write what is seen under a figure, and where its numbers come from."""
+    source = (data or {}).get("provenance")
+    if source:
+        small = source["profile"] != "full" and "seconds" in source  # something was trained
+        scale = " (small scale, no reproduction)" if small else ""
+        text += (
+            f" Profile {source['profile']}{scale}; data: {source['data']}; seed {source['seed']}; "
+            f"{source['device']}; commit {source['commit']}."
+        )
+    columns = round(figure.get_figwidth() * 14)
+    figure.supxlabel(  # a $ in a file's name is no formula
+        textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
+    )
+
+
+def picture_format(path: Path) -> str:
+    """The format named by a file's suffix; an error that lists the known ones."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"out={str(path)!r} must end in one of {', '.join(FORMATS)}; try {path.stem}.png"
+        )
+    return path.suffix.lower()[1:]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, aside and then renamed; equal numbers give equal bytes."""
+    kind, file = picture_format(path), BytesIO()
+    unstamped = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context(STYLE):
+        figure.savefig(file, format=kind, metadata=unstamped[kind])
+    write_aside(path, file.getvalue())
+    return path
+
+
+def luminance(picture: np.ndarray) -> np.ndarray:
+    """Grey level of a motion picture, -1 (darker) to 1 (brighter), 0 for no motion."""
+    return (picture.astype(float) @ [0.299, 0.587, 0.114] - 128) / 127
+
+
+def picture_rows(
+    figure: FigureBase, rows: Sequence[dict[str, Any]], columns: Sequence[str]
+) -> None:
+    """Draw rows of pictures (`reconstruction.reconstruction_rows`), labelled at the left."""
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axes, row in zip(grid, rows, strict=True):
+        for axis, picture in zip(axes, row["pictures"], strict=True):
+            draw_picture(axis, unpack_picture(picture), row.get("kind"))
+        axes[0].set_ylabel(row["label"], rotation=0, ha="right", va="center", labelpad=8)
+    for axis, title in zip(grid[0], columns, strict=True):
+        axis.set_title(title, fontsize=9.5)
+
+
+def draw_picture(axis: Axes, pixels: np.ndarray, kind: str | None = None) -> None:
+    """Show pixels without ticks; motion in a diverging map (violet darker, orange brighter)."""
+    if kind == "motion":
+        axis.imshow(luminance(pixels), cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
+    else:
+        axis.imshow(pixels, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)

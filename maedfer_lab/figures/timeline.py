@@ -1,0 +1,104 @@
+"""A face of one's own: what came back of it, and its expressions over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+from maedfer_lab.figures.style import (
+    GREY,
+    PALETTE,
+    STYLE,
+    caption,
+    new_figure,
+    picture_rows,
+    save_figure,
+)
+from maedfer_lab.files import unpack_picture
+
+NAMED = 4  # classes drawn in colour; the others are grey
+
+
+def draw_own_face(data: dict[str, Any]) -> Figure:
+    """Notebook 11: one person, found, hidden and put back."""
+    figure = new_figure(1.8 + 1.6 * len(data["columns"]), 10.4)
+    picture_rows(figure, data["rows"], data["columns"])
+    losses = data["losses"]
+    said = "; ".join(
+        f"{kind} loss: model {losses['model'][kind]:.3f}, interpolation "
+        f"{losses['interpolation'][kind]:.3f}, mean colour {losses['mean'][kind]:.3f}"
+        for kind in ("appearance", "motion")
+    )
+    caption(figure, f"A drawn person the model has not seen. {data['model']}. {said}.", data)
+    return figure
+
+
+def draw_framings(data: dict[str, Any]) -> Figure:
+    """Notebook 11: the squares that different data sets lay around a face."""
+    figure = new_figure(9.5, 3.4)
+    picture_rows(figure, data["rows"], data["columns"])
+    caption(
+        figure,
+        "Squares around one drawn face and the crops they give. wide: 1.7 times the face's box, "
+        "what our small model was trained on. voxceleb2: 1.4 times, more of it below, like the "
+        "data set's own crops. official: rows 0 to 160 and columns 32 to 192 of such a crop of 224 "
+        "pixels, which MAE-DFER pre-trains on; that is the box itself.",
+        data,
+    )
+    return figure
+
+
+def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
+    """Draw a `Prediction.timeline`; written to `path` if one is given."""
+    with rc_context(STYLE):
+        figure = new_figure(10, 4.6)
+        seconds, values = np.array(data["seconds"]), np.array(data["probabilities"])
+        pieces = np.array(data["pieces"])
+        low, high = float(seconds.min()), float(seconds.max())
+        spare = 0.05 * (high - low) or 0.5
+        faces, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
+        axis.set_xlim(low - spare, high + spare)
+        _crops(faces, data["crops"])
+        strongest = np.argsort(-values.max(0))
+        named = set(strongest[:NAMED].tolist())
+        marks = "osD^"
+        for k in strongest[::-1]:
+            rank = int(np.where(strongest == k)[0][0])
+            style: dict[str, Any] = (
+                {"color": PALETTE[rank], "marker": marks[rank], "label": data["classes"][k],
+                 "zorder": 3} if k in named
+                else {"color": GREY, "lw": 0.8, "alpha": 0.6}
+            )  # fmt: skip
+            for piece in np.unique(pieces):
+                own = pieces == piece
+                axis.plot(seconds[own], values[own, k], ms=4, **style)
+                style.pop("label", None)
+        axis.set_ylim(0, 1)
+        axis.set_xlabel("seconds (middle of each window)")
+        axis.set_ylabel("probability")
+        handles, names = axis.get_legend_handles_labels()
+        axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        others = len(data["classes"]) - len(named)
+        grey = f" The other {others} classes are grey." if others > 0 else ""
+        caption(figure, f"{_short(data['title'])}. {data['model']}{grey}".replace("\n", "; "))
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _crops(axis: Any, crops: list[dict[str, Any]]) -> None:
+    for crop in crops:
+        picture = unpack_picture(crop["picture"])
+        image = OffsetImage(picture, zoom=58 / picture.shape[0])
+        axis.add_artist(AnnotationBbox(image, (crop["second"], 0.5), frameon=False, pad=0))
+    axis.set_ylim(0, 1)
+    axis.axis("off")
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

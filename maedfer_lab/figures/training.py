@@ -1,0 +1,171 @@
+"""Figures of notebooks 04 (pre-training) and 05 (reconstruction), and the live loss curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+
+from maedfer_lab.figures.style import (
+    INK,
+    INTERPOLATION,
+    MODEL,
+    STYLE,
+    ZERO,
+    caption,
+    new_figure,
+    picture_rows,
+    stack,
+)
+
+BASELINES = {"zero": (ZERO, "predict zero"), "interpolation": (INTERPOLATION, "interpolation")}
+
+
+def loss_curve(
+    figure: FigureBase,
+    log: list[dict[str, float]],
+    baselines: dict[str, dict[str, float]],
+    published: dict[str, list[float]] | None = None,
+    parts: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Appearance and motion loss over steps, beside what needs no model.
+
+    published: step and loss of a published run; a third panel then shows the run's loss over it.
+    parts: "first" step and "baselines" of each part of a training whose clips changed on the way.
+    """
+    parts = parts or [{"first": 0, "baselines": baselines}]
+    axes = figure.subplots(1, 2 if published is None else 3)
+    if published is not None:
+        _over_published(axes[2], log, published)
+    for axis, kind in zip(axes[:2], ("appearance", "motion"), strict=True):
+        steps = np.array([row["step"] for row in log])
+        values = np.array([row[kind] for row in log])
+        width = max(1, len(values) // 60)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axis.plot(steps, values, color=MODEL, alpha=0.2, linewidth=0.7)
+        span = round(width * (steps[-1] - steps[0]) / max(1, len(steps) - 1))
+        mean = f" (mean of {span} steps)" if span > 1 else ""
+        axis.plot(steps[width - 1 :], smooth, color=MODEL, label=f"training{mean}")
+        judged = [
+            (row["step"], row[f"held_out_{kind}"]) for row in log if f"held_out_{kind}" in row
+        ]
+        if judged:
+            axis.plot(*zip(*judged, strict=True), "o-", color=INK, markersize=4, linewidth=1,
+                      label="held-out identities")  # fmt: skip
+        edges = [*(part["first"] for part in parts), steps[-1]]
+        for name in baselines:
+            colour, label = BASELINES[name]
+            levels = [part["baselines"][name][kind] for part in parts]
+            axis.stairs(levels, edges, baseline=None, color=colour, linestyle="--", linewidth=1.5,
+                        label=f"held-out: {label}")  # fmt: skip
+        _finish(axis, kind, values, [losses[kind] for losses in baselines.values()])
+
+
+def _over_published(
+    axis: Axes, log: list[dict[str, float]], published: dict[str, list[float]]
+) -> None:
+    axis.plot([row["step"] for row in log], [row["loss"] for row in log], color=MODEL,
+              linewidth=1, label="this run")  # fmt: skip
+    axis.plot(published["step"], published["loss"], "o-", color=INK, markersize=3, linewidth=1,
+              label="published log, means of epochs")  # fmt: skip
+    axis.set(title="loss beside the published one", xlabel="step", xscale="log",
+             ylabel="loss (cube units)")  # fmt: skip
+    axis.legend(loc="lower left")
+
+
+def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> None:
+    axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
+    axis.set_ylim(0, 1.7 * max(float(np.median(values)), *levels))
+    axis.legend(loc="upper right")
+
+
+def draw_pretrain(data: dict[str, Any]) -> Figure:
+    """Notebook 04: the run's losses."""
+    figure = new_figure(9.5, 4.4)
+    loss_curve(figure, data["log"], data["baselines"])
+    caption(
+        figure,
+        f"Pre-training of {data['name']} ({data['parameters'] / 1e6:.1f}M parameters, "
+        f"{data['minutes']:.1f} min): errors over hidden cubes, {data['hidden']:.0%} hidden. "
+        "Dashed: what can be had without a model.",
+        data,
+    )
+    return figure
+
+
+def draw_weights(data: dict[str, Any]) -> Figure:
+    """The training of the shipped small model, part after part."""
+    figure = new_figure(9.5, 4.6)
+    loss_curve(figure, data["log"], data["baselines"], parts=data["parts"])
+    for axis in figure.axes:
+        axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
+        for part in data["parts"][1:]:
+            axis.axvline(part["first"], ymax=0.7, color=INK, linewidth=0.8, linestyle=":")
+    parts = "; ".join(f"from step {p['first']:,}: {p['what']}" for p in data["parts"])
+    caption(
+        figure,
+        f"Training of the shipped model ({data['parameters'] / 1e6:.1f}M parameters, "
+        f"{data['hours']:.1f} h on two cores), dotted: {parts}. Training: mask ratios from 50 to "
+        "90 %, changed colours and proportions, turned and mirrored clips. Held out: 90 % hidden, "
+        "ten people; dashed: what can be had without a model.",
+        data,
+    )
+    return figure
+
+
+def draw_reconstruction(data: dict[str, Any]) -> Figure:
+    """Notebook 05: held-out clips, hidden and put back, and their losses."""
+    figure = new_figure(9.5, 11.2)
+    top, bottom = stack(figure, 8.0, 2.4)
+    picture_rows(top, data["rows"], data["columns"])
+    for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
+        losses = data["losses"]
+        colours = [MODEL, INTERPOLATION, ZERO]
+        names = ["model", "interpolation", "zero"]
+        values = [losses[name][kind] for name in names]
+        bars = axis.barh(["model", "interpolation", "predict zero"], values, color=colours)
+        axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+        axis.set(title=f"{kind} loss", xlim=(0, 1.18 * max(values)))
+        axis.invert_yaxis()
+    caption(
+        figure,
+        f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
+        f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
+        "Motion: odd minus even frame, orange brighter, violet darker. Losses are mean squared "
+        f"errors over the hidden cubes of {data['num_clips']} clips, in target units.",
+        data,
+    )
+    return figure
+
+
+class LiveCurve:
+    """A loss curve that redraws itself in a notebook cell; pass it as `on_log` to `pretrain`.
+
+    published: step and loss of a published run to draw beside (`paper.figure_data` has them).
+    """
+
+    def __init__(self, every: int = 5, published: dict[str, list[float]] | None = None) -> None:
+        self.every, self.calls, self.handle = every, 0, None
+        self.published = published
+
+    def __call__(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
+        """Draw at every few calls."""
+        self.calls += 1
+        if self.calls % self.every == 1:
+            self.show(log, baselines)
+
+    def show(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
+        """Draw now."""
+        from IPython.display import display
+
+        with rc_context(STYLE):
+            figure = new_figure(9 if self.published is None else 12, 3.4)
+            loss_curve(figure, log, baselines, self.published)
+            if self.handle is None:
+                self.handle = display(figure, display_id=True)
+            else:
+                self.handle.update(figure)

@@ -1,0 +1,187 @@
+"""From a clip and a model to pictures: what was hidden, what came back, how well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maedfer_lab.config import Shape3, choose
+from maedfer_lab.files import pack_picture
+from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.baselines import mean_clip, nearest_clip
+from maedfer_lab.method.grid import grid_of, patchify, take, unpatchify
+from maedfer_lab.method.interpolation import interpolated_clip, visible_statistics
+from maedfer_lab.method.masking import merge_tokens
+from maedfer_lab.method.targets import (
+    Losses,
+    cube_statistics,
+    invert_target,
+    make_target,
+    reconstruction_loss,
+)
+
+Statistics = Literal["visible", "true"]
+TokenOrder = Literal["model", "right", "published"]
+GREY = 0.5
+MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
+
+
+@dataclass(frozen=True)
+class ClipReconstruction:
+    """Clips as (T, H, W, 3) in [0, 1], motions as (T/2, H, W, 3) in [-1, 1].
+
+    original, masked: the clip, and what the encoder saw of it (the rest is grey).
+    reconstruction, interpolation: hidden cubes by the model or by interpolation, visible cubes
+        as they were.
+    motion, predicted_motion: odd minus even frames of the original and of the reconstruction.
+    error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
+        visible.
+    losses: appearance and motion over hidden cubes, in target units, of the model and of the
+        guesses without one (`reconstruction_baselines.BASELINES`).
+    statistics: how hidden cubes got their mean and deviation: "visible" borrows nothing from
+        hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
+    """
+
+    original: Float[np.ndarray, "T H W 3"]
+    masked: Float[np.ndarray, "T H W 3"]
+    reconstruction: Float[np.ndarray, "T H W 3"]
+    interpolation: Float[np.ndarray, "T H W 3"]
+    error: Float[np.ndarray, "t h w"]
+    losses: dict[str, Losses]
+    statistics: str
+
+    @property
+    def motion(self) -> Float[np.ndarray, "T2 H W 3"]:
+        """Odd minus even frames of the original."""
+        return self.original[1::2] - self.original[::2]
+
+    @property
+    def predicted_motion(self) -> Float[np.ndarray, "T2 H W 3"]:
+        """Odd minus even frames of the reconstruction."""
+        return self.reconstruction[1::2] - self.reconstruction[::2]
+
+
+@torch.no_grad()
+def reconstruct_clip(
+    model: MaskedAutoencoder,
+    clip: Float[Tensor, "3 T H W"],
+    mask: Bool[Tensor, " n"],
+    statistics: Statistics = "visible",
+    token_order: TokenOrder = "model",
+) -> ClipReconstruction:
+    """Hide `mask` of a clip (pixels in [0, 1]) and put together what the model predicts.
+
+    statistics: for models trained on targets in cube units (`ClipReconstruction`).
+    token_order: positions of visible tokens in the decoder: "right", as "published" (B1), or as
+        the "model" was trained.
+    """
+    choose("statistics", statistics, get_args(Statistics))
+    choose("token_order", token_order, get_args(TokenOrder))
+    config, target_config, grid = model.config, model.target, model.grid
+    device = next(model.parameters()).device
+    batch = clip.unsqueeze(0).to(device)
+    legacy = None if token_order == "model" else token_order == "published"
+    split = model.split(mask.unsqueeze(0), legacy).to(device)
+    was_training = model.training
+    model.eval()
+    prediction = model.predict(batch, split)
+    model.train(was_training)
+
+    target = make_target(batch, config.tubelet, target_config)
+    hidden = take(target, split.masked)
+    known = own = None
+    if target_config.units == "cube":
+        known = own = cube_statistics(patchify(batch, config.tubelet))
+        if statistics == "visible":
+            # Visible cubes are pasted in, so only the statistics of hidden ones matter.
+            known = visible_statistics(batch, split, config.tubelet)
+    merged = merge_tokens(take(target, split.visible), prediction, split)
+    predicted = invert_target(merged, grid, config.tubelet, target_config, known)
+
+    def paste(pixels: Tensor) -> np.ndarray:
+        cubes = patchify(pixels.clamp(0, 1), config.tubelet)
+        seen = take(patchify(batch, config.tubelet), split.visible)
+        whole = merge_tokens(seen, take(cubes, split.masked), split)
+        whole = unpatchify(whole, grid, config.tubelet)
+        return rearrange(whole, "1 c T H W -> T H W c").float().cpu().numpy()
+
+    def losses(values: Tensor) -> Losses:
+        loss = reconstruction_loss(
+            values, hidden, split.masked, grid, config.tubelet, target_config
+        )
+        return {"appearance": float(loss.appearance), "motion": float(loss.motion)}
+
+    guesses = {
+        "interpolation": interpolated_clip(batch, split, config.tubelet),
+        "nearest": nearest_clip(batch, split, config.tubelet),
+        "mean": mean_clip(batch, split, config.tubelet),
+    }
+
+    def losses_of_clip(guess: Tensor) -> Losses:  # in the units of each cube's own statistics
+        return losses(take(make_target(guess, config.tubelet, target_config, own), split.masked))
+
+    error = reduce((prediction - hidden).square(), "b m p -> b m 1", "mean")
+    error = merge_tokens(error.new_zeros(1, split.visible.shape[1], 1), error, split)
+    return ClipReconstruction(
+        original=rearrange(clip, "c T H W -> T H W c").float().cpu().numpy(),
+        masked=paste(torch.full_like(batch, GREY)),
+        reconstruction=paste(predicted),
+        interpolation=paste(guesses["interpolation"]),
+        error=error.view(grid.shape).cpu().numpy(),
+        losses={
+            "model": losses(prediction),
+            "zero": losses(torch.zeros_like(prediction)),
+            **{name: losses_of_clip(guess) for name, guess in guesses.items()},
+        },
+        statistics=statistics if target_config.units == "cube" else "none",
+    )
+
+
+def hide(
+    clip: Float[Tensor, "3 T H W"], mask: Bool[Tensor, " n"], tubelet: Shape3
+) -> Float[Tensor, "3 T H W"]:
+    """The clip with the cubes of `mask` in grey."""
+    batch = clip.unsqueeze(0)
+    cubes = torch.where(mask[:, None], GREY, patchify(batch, tubelet))
+    return unpatchify(cubes, grid_of(batch, tubelet), tubelet)[0]
+
+
+def frame_pictures(clip: Float[Tensor, "3 T H W"], frames: Sequence[int]) -> list[str]:
+    """Frames of a clip, packed for `figures.picture_rows`."""
+    return [pack_picture(_bytes(clip[:, i].permute(1, 2, 0).numpy())) for i in frames]
+
+
+def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dict[str, Any]]:
+    """Rows of a figure: one column per (reconstruction, even frame); for `figures.picture_rows`."""
+    for _, frame in items:
+        if frame % 2:
+            raise ValueError(f"frame={frame} must be even: motion is from it to the next; use 0")
+
+    def pictures(name: str) -> list[str]:
+        return [pack_picture(_bytes(getattr(r, name)[frame])) for r, frame in items]
+
+    def motions(name: str) -> list[str]:
+        return [
+            pack_picture(_bytes(GREY + MOTION_GAIN / 2 * getattr(r, name)[frame // 2]))
+            for r, frame in items
+        ]
+
+    return [
+        {"label": "original", "pictures": pictures("original")},
+        {"label": "masked input", "pictures": pictures("masked")},
+        {"label": "interpolation\n(no model)", "pictures": pictures("interpolation")},
+        {"label": "model:\nappearance", "pictures": pictures("reconstruction")},
+        {"label": "true motion", "pictures": motions("motion"), "kind": "motion"},
+        {"label": "model:\nmotion", "pictures": motions("predicted_motion"), "kind": "motion"},
+    ]
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
