@@ -5,12 +5,16 @@ EXTRAS := notebooks,flops,fast,sample,tensorboard,dev
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
+# A target for each notebook, named like it; the longest first, beside which the others run.
+NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard \
+    notebooks/04_*.ipynb notebooks/0[12356789]_*.ipynb notebooks/1*.ipynb))
+
 # The stamp holds the folder it was made in: a half-made .venv has none, and one that was copied
 # along or whose Python is gone is made anew.
 READY := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c pass 2>/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab app figures bench lint python-usable always
+.PHONY: $(NOTEBOOKS) help reproduce test lab app figures bench lint python-usable always
 .DELETE_ON_ERROR:
 
 help:
@@ -26,7 +30,15 @@ help:
 	@echo "The first use of any of them makes .venv: about 3 minutes, 6 GB. Python: make PYTHON=python3.12 ..."
 
 reproduce: $(STAMP)
-	@$(PY) -m maedfer_lab.notebooks
+	@$(PY) -m maedfer_lab.notebooks plan
+	@$(MAKE) --no-print-directory -j$$($(PY) -m maedfer_lab.notebooks jobs) $(NOTEBOOKS)
+	@$(PY) -m maedfer_lab.notebooks end
+
+08_finetune: 06_attention
+09_paper_tables: 04_pretrain
+10_ablations: 06_attention 08_finetune
+$(NOTEBOOKS): $(STAMP)
+	@$(PY) -m maedfer_lab.notebooks $@
 
 test: $(STAMP)
 	@echo "All tests, among them the notebooks at the smoke profile and the viewers in a real Chromium:"

@@ -1,6 +1,6 @@
-"""Run the numbered notebooks top to bottom, with progress, leaving their files untouched.
+"""Run a numbered notebook top to bottom, with progress, leaving its file untouched.
 
-`python -m maedfer_lab.notebooks` is what `make reproduce` calls.
+`make reproduce` calls it once for each notebook; `make -j` decides which run side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
@@ -25,8 +25,6 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from maedfer_lab.config import environment, output_folder, profile, project_folder
 from maedfer_lab.files import figures_folder
 
-# Notebooks that load what others leave in runs/, by number: never two of them side by side.
-NEEDS = {"08": ("06",), "09": ("04",), "10": ("06", "08")}
 _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -47,55 +45,29 @@ def find_notebooks(folder: Path) -> list[Path]:
     return paths
 
 
-def run_notebooks(
-    paths: Sequence[Path],
-    timeout_s: int | None,
-    save_to: Path,
+def run_notebook(
+    path: Path, save_to: Path, timeout_s: int | None = None, *, threads: int = 1,
     report_every_s: float = 30,
-    at_once: int = 1,
-) -> None:
-    """Run each notebook in a fresh kernel of this interpreter, in its own folder.
+) -> None:  # fmt: skip
+    """Run a notebook in a fresh kernel of this interpreter, in the notebook's own folder.
 
-    They start in the order given, except that one waits for those of `paths` that it needs.
+    save_to: folder of the executed copy (with outputs), also of one that failed.
+    timeout_s: limit of one cell; None sets none. threads: CPU threads of the kernel, at most.
+    report_every_s: pause between two lines of progress.
 
-    timeout_s: limit of one cell; None sets none.
-    save_to: folder of the executed copies (with outputs), also of one that failed.
-    report_every_s: pause between two lines of progress within a notebook.
-    at_once: notebooks that run side by side, each on its share of the CPU cores.
-
-    Raises NotebookError at the first failing cell, KeyboardInterrupt when interrupted; the kernels
-    are interrupted first, so that a training in them can keep its state.
+    Raises NotebookError at the first failing cell, KeyboardInterrupt when interrupted; the kernel
+    is interrupted first, so that a training in it can keep its state.
     """
     save_to.mkdir(parents=True, exist_ok=True)
-    threads = max(1, num_cores() // at_once)
-    waiting, running = list(paths), dict[Future[None], _Execution]()
-    stopped: BaseException | None = None
-    with ThreadPoolExecutor(at_once) as pool:
-        while running or (waiting and stopped is None):
+    one = _Execution(path, timeout_s, save_to / path.name, threads)
+    with ThreadPoolExecutor(1) as pool:  # a thread, so that Ctrl-C reaches us and not nbclient
+        running = pool.submit(one.run, report_every_s)
+        while not running.done():
             try:
-                while stopped is None and len(running) < at_once:
-                    left = [*waiting, *(one.path for one in running.values())]
-                    path = next((path for path in waiting if not _needed(path, left)), None)
-                    if path is None:
-                        break
-                    waiting.remove(path)
-                    _say(f"[{len(paths) - len(waiting)}/{len(paths)}] {path.stem}")
-                    one = _Execution(path, timeout_s, save_to / path.name, threads)
-                    running[pool.submit(one.run, report_every_s)] = one
-                for done in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                    del running[done]
-                    done.result()
-            except (KeyboardInterrupt, Exception) as error:
-                stopped = stopped or error
-                for one in running.values():
-                    one.interrupt()
-    if stopped is not None:
-        raise stopped
-
-
-def _needed(path: Path, left: Sequence[Path]) -> list[Path]:
-    """Those of `left`, which have not ended yet, that `path` waits for."""
-    return [other for other in left if other.name[:2] in NEEDS.get(path.name[:2], ())]
+                wait([running], timeout=1)  # Windows notices Ctrl-C between two waits
+            except KeyboardInterrupt:
+                one.interrupt()
+        running.result()
 
 
 def num_cores() -> int:
@@ -104,40 +76,49 @@ def num_cores() -> int:
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
-def main() -> int:
-    """Run every notebook of the checkout at the chosen profile and return the exit status.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`plan` prints make's -j and what lies ahead; a notebook's name runs it; returns a status.
 
     Status 1: a cell failed. 2: nothing ran, because a setting is wrong. 130: interrupted.
     """
+    (what,) = sys.argv[1:] if arguments is None else arguments
     try:
         chosen = profile()
         paths = find_notebooks(project_folder() / "notebooks")
+        runs = output_folder() / "runs"
+        # Two notebooks with a thread each get more out of two cores than one with two threads.
+        # Long runs have the machine for themselves.
+        at_once = 2 if num_cores() > 1 and chosen.name != "full" else 1
+        if what == "jobs":
+            print(at_once)
+            return 0
+        copies = runs / "notebooks" / chosen.name
+        places = f"figures in {figures_folder(chosen.name)}, runs in {runs}"
+        if what in ("plan", "end"):
+            expected = [chosen.minutes.get(path.name[:2], 0) for path in paths]
+            minutes = max(sum(expected) / at_once, *expected)
+            _say(
+                f"Runs {len(paths)} notebooks at the {chosen.name} profile: about "
+                f"{_duration(minutes)}, less when runs are there already; {places}."
+                if what == "plan"
+                else f"All done: {places}, executed notebooks in {copies}."
+            )
+            return 0
+        known = {path.stem: path for path in paths}
+        if what not in known:
+            raise ValueError(f"no notebook is called {what!r}; there are {', '.join(known)}")
     except (ValueError, OSError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
-    # Two notebooks with a thread each get more out of two cores than one with two threads. Long
-    # runs have the machine for themselves.
-    at_once = 2 if num_cores() > 1 and chosen.name != "full" else 1
-    expected = {path: chosen.minutes.get(path.name[:2], 0) for path in paths}
-    paths.sort(key=lambda path: -expected[path])  # the longest first, beside which others run
-    minutes = max(sum(expected.values()) / at_once, *expected.values())
-    runs = output_folder() / "runs"
-    places = f"figures in {figures_folder(chosen.name)}, runs in {runs}"
-    _say(
-        f"Runs {len(paths)} notebooks at the {chosen.name} profile: about {_duration(minutes)}, "
-        f"less when runs are there already; {places}."
-    )
-    copies = runs / "notebooks" / chosen.name
-    start = time.monotonic()
     try:
-        run_notebooks(paths, timeout_s=None, save_to=copies, at_once=at_once)
+        run_notebook(known[what], copies, threads=max(1, num_cores() // at_once))
     except NotebookError as error:
         print(f"reproduce: {error}\nAs far as it ran: {copies}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nreproduce: stopped; the same command goes on from what is kept", file=sys.stderr)
+        print(f"\nreproduce: {what} stopped; the same command goes on from what is kept",
+              file=sys.stderr)  # fmt: skip
         return 130
-    _say(f"All done in {_minutes_since(start)}: {places}, executed notebooks in {copies}.")
     return 0
 
 
@@ -171,6 +152,7 @@ class _Execution:
     def run(self, report_every_s: float) -> None:
         """Run all cells and write the copy; raises NotebookError, or KeyboardInterrupt."""
         start = time.monotonic()
+        _say(f"[start] {self.path.stem}")
         try:
             with self._reports(report_every_s):
                 asyncio.run(self._execute())
@@ -182,7 +164,7 @@ class _Execution:
             nbformat.write(self.notebook, self.copy)
         if self.interrupted:
             raise KeyboardInterrupt
-        _say(f"      {self.path.stem} done in {_minutes_since(start)}")
+        _say(f"[done]  {self.path.stem} in {_minutes_since(start)}")
 
     def interrupt(self) -> None:
         """Interrupt the running cell, as Ctrl-C does; no further cell is begun."""

@@ -36,8 +36,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "method", "files", "config",
     ),
     "viewers": (
-        "viewers", "attention", "figures", "data", "checkpoints", "method", "fast", "files", "config",
-        "notebooks", "weights",
+        "viewers", "attention", "figures", "data", "checkpoints", "method", "fast", "files",
+        "config", "notebooks", "weights",
     ),
     "paper": ("paper", "cost.formula", "metrics", "files", "config"),
     "inference": (

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,8 +18,7 @@ from maedfer_lab.notebooks import (
     NotebookError,
     find_notebooks,
     main,
-    num_cores,
-    run_notebooks,
+    run_notebook,
 )
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -90,7 +90,7 @@ def test_notebook_runs_and_leaves_its_figure(
     monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
     monkeypatch.setenv("MAEDFER_OUTPUT", str(shared_output))
     monkeypatch.delenv("MAEDFER_DATA", raising=False)
-    run_notebooks([path], timeout_s=300, save_to=shared_output / "executed")
+    run_notebook(path, shared_output / "executed", timeout_s=300)
     for suffix in (".json", ".png"):
         assert list(figures_folder("smoke").glob(f"{path.name[:2]}_*{suffix}"))
     assert all(cell.execution_count for cell in code_cells(shared_output / "executed" / path.name))
@@ -101,7 +101,7 @@ def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path: Path) 
         tmp_path / "01_where.ipynb", "import os, sys\n[sys.prefix, os.getcwd()]", kernel="julia"
     )
     before = path.read_bytes()
-    run_notebooks([path], timeout_s=60, save_to=tmp_path / "executed")
+    run_notebook(path, tmp_path / "executed", timeout_s=60)
     (cell,) = code_cells(tmp_path / "executed" / path.name)
     places = [Path(place) for place in ast.literal_eval(cell.outputs[0].data["text/plain"])]
     assert [place.resolve() for place in places] == [Path(sys.prefix).resolve(), tmp_path.resolve()]
@@ -109,51 +109,27 @@ def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path: Path) 
 
 
 def test_a_failing_cell_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [
-        write_notebook(tmp_path / "01_good.ipynb", "1 + 1"),
-        write_notebook(tmp_path / "02_bad.ipynb", "print('so far')", "{}['absent']"),
-        write_notebook(tmp_path / "03_after.ipynb", "1 + 1"),
-    ]
+    path = write_notebook(tmp_path / "02_bad.ipynb", "print('so far')", "{}['absent']", "print(3)")
     with pytest.raises(NotebookError, match=r"02_bad\.ipynb") as stop:
-        run_notebooks(paths, timeout_s=60, save_to=tmp_path / "executed", report_every_s=0.1)
+        run_notebook(path, tmp_path / "executed", timeout_s=60, report_every_s=0.1)
     assert "{}['absent']" in str(stop.value) and "KeyError: 'absent'" in str(stop.value)
-    assert "\x1b" not in str(stop.value)
-    told = capsys.readouterr().out
-    assert "[1/3] 01_good" in told and "done in" in told and "[2/3] 02_bad" in told
-    assert "03_after" not in told
-    assert "so far" in (tmp_path / "executed" / "02_bad.ipynb").read_text()
+    assert "\x1b" not in str(stop.value) and "02_bad" in capsys.readouterr().out
+    first, _, last = code_cells(tmp_path / "executed" / "02_bad.ipynb")
+    assert "so far" in first.outputs[0].text and not last.outputs
 
 
-def test_two_run_side_by_side_and_what_needs_another_waits_for_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pause = "import time; time.sleep(1)"
-    paths = [
-        write_notebook(tmp_path / "08_reads.ipynb", "open('made').read()"),
-        write_notebook(tmp_path / "06_makes.ipynb", pause, "open('made', 'w').write('it')"),
-        write_notebook(tmp_path / "01_other.ipynb", "import os", "os.environ['OMP_NUM_THREADS']"),
-    ]
-    run_notebooks(paths, timeout_s=60, save_to=tmp_path / "executed", at_once=2)
-    told = capsys.readouterr().out
-    assert told.index("01_other done") and told.index("06_makes done") < told.index("08_reads\n")
-    cell = code_cells(tmp_path / "executed" / "01_other.ipynb")[1]
-    assert 1 <= int(ast.literal_eval(cell.outputs[0].data["text/plain"])) <= num_cores()
-
-
-def test_a_failure_interrupts_the_other_kernel_so_that_it_can_keep_its_state(
-    tmp_path: Path,
-) -> None:
-    training = (
-        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('kept')\n"
-    )
-    paths = [
-        write_notebook(tmp_path / "01_trains.ipynb", training, "print('never')"),
-        write_notebook(tmp_path / "02_bad.ipynb", "import time; time.sleep(2)", "1 / 0"),
-    ]
-    with pytest.raises(NotebookError, match=r"02_bad\.ipynb"):
-        run_notebooks(paths, timeout_s=90, save_to=tmp_path / "executed", at_once=2)
-    first, second = code_cells(tmp_path / "executed" / "01_trains.ipynb")
-    assert first.outputs[0].text == "kept\n" and not second.outputs
+def test_make_runs_notebooks_side_by_side_but_none_before_what_it_needs() -> None:
+    """By what `make` says it would do; the order of 06, 08 and 10 is that of its dependencies."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", *(path.stem for path in reversed(NOTEBOOKS))],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    order = re.findall(r"maedfer_lab\.notebooks (\d\d)_", done.stdout)
+    assert sorted(order) == [path.name[:2] for path in NOTEBOOKS]
+    for first, then in (("04", "09"), ("06", "08"), ("06", "10"), ("08", "10")):
+        assert order.index(first) < order.index(then)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to oneself alone")
@@ -164,7 +140,7 @@ def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
     thread = threading.Thread(target=_interrupt_when, args=(ready,), daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_notebooks([path], timeout_s=90, save_to=tmp_path / "executed")
+        run_notebook(path, tmp_path / "executed", timeout_s=90)
     first, second = code_cells(tmp_path / "executed" / "01.ipynb")
     assert first.outputs[0].text == "kept\n" and second.execution_count is None
 
@@ -184,18 +160,19 @@ def test_reproduce_says_what_it_does_and_where_the_results_are(
     monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path / "output"))
     write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 + 1")
-    assert main() == 0
+    assert main(["plan"]) == main(["01_good"]) == main(["end"]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert "smoke profile: about 1 min" in first
     assert all(str(tmp_path / "output" / name) in last for name in ("figures", "runs"))
     assert (tmp_path / "output/runs/notebooks/smoke/01_good.ipynb").is_file()
+    assert main(["02_other"]) == 2 and "01_good" in capsys.readouterr().err
 
     write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 / 0")
-    assert main() == 1
+    assert main(["01_good"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 
     monkeypatch.setenv("MAEDFER_PROFILE", "fast")
-    assert main() == 2
+    assert main(["plan"]) == 2
     assert "smoke, quick, full" in capsys.readouterr().err
 
 
