@@ -56,7 +56,7 @@ def test_every_claim_has_a_status_and_evidence_to_follow() -> None:
 
 
 def test_what_is_contradicted() -> None:
-    """Only inherited rows, another printing, and the number of clips; nothing of MAE-DFER's own."""
+    """Only inherited rows and another printing; nothing of MAE-DFER's own."""
     assert with_status("contradicted") == {
         "dfew/resnet-18-gru/uar/from-classes",
         "dfew/resnet-18-gru/war/from-classes",
@@ -69,7 +69,6 @@ def test_what_is_contradicted() -> None:
         "mafw/videomae-kinetics-400/uar/printed-otherwise",
         "dfew/ial/flops/printed-otherwise",
         "dfew/est/uar/printed-otherwise",
-        "pretraining/steps/from-voxceleb2",
     }
     poster = CLAIMS["mafw/videomae-kinetics-400/uar/printed-otherwise"]
     assert poster.value == 38.43 and poster.found == pytest.approx(38.334, abs=5e-4)
@@ -88,6 +87,7 @@ def test_what_is_contradicted() -> None:
         ("mafw/3/authors/log/uar/from-matrix", 46.08),
         ("pretraining/log/parameters/formula", 92_760_192),
         ("loss/lambda/equivalence", 0.5),
+        ("pretraining/steps/from-voxceleb2", 6823),  # 283 broken videos are left out
     ],
 )
 def test_recomputed(id: str, found: float) -> None:
@@ -210,7 +210,7 @@ def test_the_verb_prints_totals_and_writes_every_entry(
     assert cli.main(["claims", "--json", str(file)]) == 0
     out = capsys.readouterr().out
     data = json.loads(file.read_text())
-    assert out.startswith(f"{len(CLAIMS)} numeric claims") and "12 contradicted" in out
+    assert out.startswith(f"{len(CLAIMS)} numeric claims") and "11 contradicted" in out
     assert len(data["claims"]) == len(CLAIMS) == sum(data["totals"].values())
     write_results(tmp_path, {})
     (tmp_path / "results").mkdir()

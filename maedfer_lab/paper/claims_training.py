@@ -78,15 +78,16 @@ def log_constants(paper: Paper) -> Iterator[Claim]:
     )
     steps, batch = (pretraining(paper, q) for q in ("steps of an epoch", "clips in a batch"))
     clips = paper.table("datasets").row("VoxCeleb2 dev")["clips"]
+    broken = pretraining(paper, "broken videos left out")
+    left = clips.number - broken
     yield compare(
         "pretraining/steps/from-voxceleb2",
-        paper.cite((*LOG, *clips.sources)),
-        f"steps of an epoch, if it shows the {clips.number:,.0f} clips of VoxCeleb2 once",
+        paper.cite((*LOG, *clips.sources, "preprocess")),
+        f"steps of an epoch that shows once each clip of VoxCeleb2 but {broken} broken ones",
         value=steps,
         unit="steps",
-        found=clips.number // batch,
-        formula=f"{clips.number:,.0f} clips // {batch} a batch (at {steps:,} steps an epoch shows "
-        f"{steps * batch:,})",
+        found=left // batch,
+        formula=f"({clips.number:,.0f} - {broken} = {left:,.0f} clips) // {batch} a batch",
         tolerance=0,
     )
 
