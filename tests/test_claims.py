@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from maedfer_lab import cli
+from maedfer_lab.data.labels import PUBLISHED
 from maedfer_lab.paper import figure_data
 from maedfer_lab.paper.claim import Claim, Status, uar_tolerance, war_tolerance
 from maedfer_lab.paper.ledger import ledger, report, totals
@@ -26,13 +27,13 @@ def with_status(status: Status) -> set[str]:
 
 def changed(folder: Path, name: str, old: str, new: str) -> dict[str, Claim]:
     """The ledger after one change in a copy of the data."""
-    for path in DATA.iterdir():
+    for path in (*DATA.iterdir(), *PUBLISHED.iterdir()):
         text = path.read_text()
         if path.name == name:
             assert text.count(old) == 1
             text = text.replace(old, new)
         (folder / path.name).write_text(text)
-    return {claim.id: claim for claim in ledger(read_paper(folder))}
+    return {claim.id: claim for claim in ledger(read_paper(folder, folder))}
 
 
 def test_ids_are_unique_and_there_are_many() -> None:

@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "viewers", "attention", "figures", "data", "checkpoints", "method", "fast", "files",
         "config", "notebooks", "weights",
     ),
-    "paper": ("paper", "cost.formula", "metrics", "files", "config"),
+    "paper": ("paper", "data.labels", "cost.formula", "metrics", "files", "config"),
     "inference": (
         "inference", "viewers", "training", "runs", "checkpoints", "weights", "data", "drawn",
         "figures", "metrics", "fast", "method", "files", "config",

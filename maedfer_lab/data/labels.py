@@ -4,8 +4,7 @@ A label is the place of its class in this order, from 0. DFEW's own lists count 
 (1 = happy ... 7 = fear); the official code and this table take one off. FERV39k's, MAFW's and
 eNTERFACE's lists and folders hold names; CREMA-D's and RAVDESS's file names hold codes (ANG, 01).
 
-The numbers lie once in the package, as files beside the paper's tables; they are read here as
-files, because this floor does not know the paper's code.
+The numbers lie in published/, from where the paper's code reads them too.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-PUBLISHED = Path(__file__).parents[1] / "paper" / "data"
+PUBLISHED = Path(__file__).with_name("published")
 
 # Name here -> (title in print, number of folds, first label in the authors' own lists).
 _TITLES = {

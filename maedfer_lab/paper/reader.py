@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from maedfer_lab.data.labels import PUBLISHED
+
 DATA = Path(__file__).with_name("data")
 TABLES = ("main", "headlines", "runs", "evaluations", "datasets", "sister", "later")
 
@@ -196,14 +198,14 @@ def _digits(value: object, decimals: int = 0) -> int:
     return max(decimals, len(after.rstrip("0")))
 
 
-def read_paper(folder: Path = DATA) -> Paper:
-    """Read the data from a folder laid out as data/ is."""
+def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
+    """Read the data from a folder laid out as data/ is, labels and split counts from `splits`."""
 
-    def read(name: str) -> Any:
-        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    def read(name: str, where: Path = folder) -> Any:
+        return json.loads((where / f"{name}.json").read_text(encoding="utf-8"))
 
-    def rows(name: str) -> list[dict[str, str]]:
-        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+    def rows(name: str, where: Path = folder) -> list[dict[str, str]]:
+        with (where / f"{name}.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def tuples(values: Any) -> Any:
@@ -225,16 +227,16 @@ def read_paper(folder: Path = DATA) -> Paper:
             )
             for r in rows("pretrain_log")
         ),
-        labels={dataset: tuple(names) for dataset, names in read("labels").items()},
+        labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
         split_counts=tuple(
             SplitCount(
                 r["dataset"], r["fold"], r["part"], tuple(map(int, r["clips_per_class"].split()))
             )
-            for r in rows("split_counts")
+            for r in rows("split_counts", splits)
         ),
         test_subjects={
             dataset: {fold: tuple(numbers) for fold, numbers in folds.items()}
-            for dataset, folds in read("test_subjects").items()
+            for dataset, folds in read("test_subjects", splits).items()
         },
         missing=tuple(Missing(**item) for item in read("missing")),
     )
