@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maedfer_lab.config import data_folder, output_folder, project_folder
+from maedfer_lab.config import data_folder, output_folder
 
 LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
@@ -65,21 +65,33 @@ def _beside(path: Path) -> tuple[int, str]:
 
 
 def commit() -> str:
-    """Commit of the checkout, with "+" when files differ from it; "unknown" without git."""
-    folder = str(project_folder())
+    """Commit of the running code, with "+" when files differ from it; "unknown" without git.
+
+    The working directory does not matter; an installed copy inside somebody's checkout has none.
+    """
+    here = str(Path(__file__).resolve().parent)
     try:
-        run = [
-            subprocess.run(["git", "-C", folder, *what], capture_output=True, text=True, timeout=10)
+        told = [
+            subprocess.run(["git", "-C", here, *what], capture_output=True, text=True, timeout=10)
             for what in (
+                ["ls-files", "--error-unmatch", "files.py"],
                 ["rev-parse", "--short=10", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", "--", "maedfer_lab"],
+                ["status", "--porcelain", "--untracked-files=no", "--", "."],
             )
         ]
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    if run[0].returncode:
+    if told[0].returncode or told[1].returncode:
         return "unknown"
-    return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "")
+    return told[1].stdout.strip() + ("+" if told[2].stdout.strip() else "")
+
+
+def library_version(name: str) -> str:
+    """The version of an installed package; a checkout that is used by its path has none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def provenance(*, profile: str, seed: int, device: str, **more: object) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def provenance(*, profile: str, seed: int, device: str, **more: object) -> dict[
         "device": device,
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "versions": {name: library_version(name) for name in LIBRARIES},
         **more,
     }
 

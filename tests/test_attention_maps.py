@@ -8,11 +8,6 @@ import torch
 
 from maedfer_lab import figures
 from maedfer_lab.attention.capture import attention_bytes, capture_attention
-from maedfer_lab.attention.embedding import (
-    neighbour_agreement,
-    neighbour_map,
-    representative_tokens,
-)
 from maedfer_lab.attention.maps import AttentionMaps
 from maedfer_lab.attention.rows import attention_rows, region_names
 from maedfer_lab.attention.statistics import (
@@ -386,8 +381,6 @@ def test_bad_questions_are_refused():
     vit = tiny_model(encoder="vit")
     with pytest.raises(ValueError, match="no representative tokens"):
         capture_attention(vit, random_clip(model.config)).rep_token(0)
-    with pytest.raises(ValueError, match="no representative tokens"):
-        representative_tokens(vit, torch.zeros(1, 3, 8, 32, 32))
 
 
 def test_tracing_through_some_layers_joins_up():
@@ -395,20 +388,3 @@ def test_tracing_through_some_layers_joins_up():
     rows = torch.eye(68)
     both = trace_back(maps, trace_back(maps, rows, layers=[1]), layers=[0])
     assert torch.allclose(both, rollout(maps).matrix, atol=1e-6)
-
-
-def test_map_of_representative_tokens():
-    clips = torch.rand(9, 3, 8, 32, 32)
-    model = tiny_model()
-    vectors = representative_tokens(model, clips)
-    with torch.no_grad():
-        assert np.allclose(vectors, model.encoder(clips).rep_tokens, atol=1e-5)
-    groups = np.repeat(np.eye(3), 10, 0) * 20 + np.random.default_rng(0).normal(size=(30, 3))
-    places = neighbour_map(groups, seed=1)
-    assert places.shape == (30, 2) and np.array_equal(places, neighbour_map(groups, seed=1))
-    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(30) * 1e9
-    assert (apart.argmin(1) // 10 == np.arange(30) // 10).all()
-    assert neighbour_agreement(groups, np.arange(30) // 10) == 1
-    assert neighbour_agreement(groups, np.arange(30)) == 0
-    with pytest.raises(ValueError, match="at least 4"):
-        neighbour_map(groups[:3])

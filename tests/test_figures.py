@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +91,17 @@ def test_figures_for_print_are_the_same_bytes_as_well(source, tmp_path):
         figures.draw_figures(("04_pretrain",), formats=("svg", "pdf"))
         found.append([p.read_bytes() for p in sorted((tmp_path / "figures").glob("*.[sp][vd]*"))])
     assert found[0] == found[1] and len(found[0]) == 2
+
+
+def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch):
+    here = files.commit()
+    monkeypatch.chdir(tmp_path)
+    assert files.commit() == here
+    root = Path(__file__).parents[1]
+    if (root / ".git").exists():
+        git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        head = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+        assert len(here.rstrip("+")) == 10 and head.startswith(here.rstrip("+"))
+    monkeypatch.setattr(files, "LIBRARIES", ("numpy", "no-such-library"))
+    told = files.provenance(profile="none", seed=0, device="cpu")
+    assert told["versions"]["no-such-library"] == "not installed"

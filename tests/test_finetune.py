@@ -19,6 +19,7 @@ from maedfer_lab.cost.formula import macs, parameters
 from maedfer_lab.data.annotations import read_annotations
 from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.metrics import confusion_matrix, recalls, uar, war
 from maedfer_lab.training import finetune as loop
 from maedfer_lab.training.ablations import (
     NO_DIFFERENCE,
@@ -30,7 +31,6 @@ from maedfer_lab.training.ablations import (
     vit_of_equal_cost,
 )
 from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.metrics import confusion_matrix, recalls, uar, war
 from maedfer_lab.training.pretrain import pretrain
 
 PRETRAIN = replace(tiny(), optim=replace(tiny().optim, steps=2, warmup_steps=1), eval_every=2)

@@ -5,6 +5,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from maedfer_lab.data.framing import FaceBox
 from maedfer_lab.data.tracks import NoFaceError
 from maedfer_lab.data.video import open_video
 from maedfer_lab.inference import predict as predicting
-from maedfer_lab.inference.embed import embed
+from maedfer_lab.inference.embed import embed, encode
 from maedfer_lab.inference.faces import open_faces, unique_names
 from maedfer_lab.inference.judge import judge
 from maedfer_lab.inference.known_model import known_model
@@ -149,6 +150,16 @@ def test_embeddings_have_every_level(autoencoder, classifier, video):
         half = num // 2
         np.testing.assert_array_equal(found.arrays["clip"][:half], found.arrays["clip"][half:])
     assert found.start_s[:half] == sorted(found.start_s[:half])
+
+
+def test_representative_tokens_of_any_clips():
+    model, clips = build_autoencoder(tiny().model), torch.rand(9, 3, 8, 32, 32)
+    found = encode(model, clips, ["rep"])["rep"]
+    with torch.no_grad():
+        assert torch.allclose(found, model.eval().encoder(clips).rep_tokens, atol=1e-5)
+    vit = build_autoencoder(replace(tiny().model, encoder="vit"))
+    with pytest.raises(ValueError, match="no representative tokens"):
+        encode(vit, clips, ["rep"])
 
 
 def test_tokens_are_in_the_order_of_frames_rows_and_columns(autoencoder, video):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from maedfer_lab.training.metrics import (
+from maedfer_lab.metrics import (
     bootstrap,
     confusion_matrix,
     f1,
@@ -18,6 +18,7 @@ from maedfer_lab.training.metrics import (
     neighbour_share,
     recalls,
     scores,
+    standardise,
     uar,
     war,
 )
@@ -106,3 +107,7 @@ def test_neighbours_probe_and_map_see_what_the_features_hold():
     assert (
         places.shape == (120, 2) and neighbour_share(places - places.mean(0), people.tolist()) > 0.3
     )
+    apart = np.repeat(np.eye(3), 10, 0) * 20 + rng.normal(size=(30, 3))
+    assert neighbour_share(standardise(apart), (np.arange(30) // 10).tolist(), "euclidean") == 1
+    with pytest.raises(ValueError, match="at least 4"):
+        map_features(features[:3])

@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from maedfer_lab.checkpoints.loading import Model
 from maedfer_lab.config import choose
 from maedfer_lab.data.framing import Detector, detect_faces
 from maedfer_lab.files import check_writable, provenance, write_aside
@@ -55,7 +57,6 @@ class Embeddings:
         return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.known}"
 
 
-@torch.no_grad()
 def embed(
     videos: Sequence[Path | str],
     checkpoint: Path | str | KnownModel | None = None,
@@ -115,7 +116,7 @@ def _windows(
     bar = tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress)
     with bar:
         for part, clips in faces.clips(windows):
-            values = encode(known, clips, levels)
+            values = encode(known.model, clips, levels)
             bar.update(len(part))
             for i, window in enumerate(part):
                 yield (
@@ -124,24 +125,38 @@ def _windows(
                 )
 
 
-def encode(known: KnownModel, clips: Tensor, levels: Sequence[Level]) -> dict[str, Tensor]:
-    """The levels of a batch of clips (b 3 T H W), pixels in [0, 1]."""
-    model = known.model
-    encoded = model.encoder(clips)
-    order = encoded.index[0].argsort()
-    found: dict[str, Tensor] = {}
-    for level in levels:
-        if level == "token":
-            found[level] = encoded.tokens[:, order]
-        elif level == "rep":
-            assert encoded.rep_tokens is not None
-            found[level] = encoded.rep_tokens
-        elif isinstance(model, Classifier):
-            found[level] = model.features(clips)
-        else:
-            source = encoded.tokens if encoded.rep_tokens is None else encoded.rep_tokens
-            found[level] = source.mean(1)
-    return {level: value.float() for level, value in found.items()}
+@torch.no_grad()
+def encode(
+    model: Model, clips: Float[Tensor, "b 3 T H W"], levels: Sequence[Level], batch: int = 8
+) -> dict[str, Tensor]:
+    """The levels of whole clips (pixels in [0, 1]), float32 on the CPU; `embed` says their shapes.
+
+    batch: clips that are encoded at a time.
+    """
+    encoder, was_training = model.encoder, model.training
+    if "rep" in levels and encoder.rep_tokens is None:
+        raise ValueError("a ViT has no representative tokens; use an encoder='lgi'")
+    weight = encoder.embed.proj.weight
+    rep_only = tuple(levels) == ("rep",)
+    model.eval()
+    found: dict[str, list[Tensor]] = {level: [] for level in levels}
+    for part in clips.split(batch):
+        part = part.to(weight.device, weight.dtype)
+        encoded = encoder(part, rep_only=rep_only)
+        rep, tokens = encoded.rep_tokens, encoded.tokens
+        for level in levels:
+            if level == "token":
+                value = tokens[:, encoded.index[0].argsort()]
+            elif level == "rep":
+                assert rep is not None
+                value = rep
+            elif isinstance(model, Classifier):
+                value = model.features(part)
+            else:
+                value = (tokens if rep is None else rep).mean(1)
+            found[level].append(value.float().cpu())
+    model.train(was_training)
+    return {level: torch.cat(values) for level, values in found.items()}
 
 
 def embed_command(

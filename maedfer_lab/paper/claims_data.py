@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from maedfer_lab.paper.claim import Claim, uar_tolerance, war_tolerance
-from maedfer_lab.paper.claims_scores import OURS, WILD, slug
+from maedfer_lab.paper.claims_scores import OURS, WILD, class_clips, slug
 from maedfer_lab.paper.claims_training import LOG, pretraining
 from maedfer_lab.paper.measured import Result, Wanted, measure
 from maedfer_lab.paper.reader import Cell, Paper
-from maedfer_lab.paper.scores import class_clips
 
 # Seconds a clip on one core of an AMD EPYC in float32, measured: two test views; a training
 # step of fine-tuning; one of pre-training at 90 % masking.

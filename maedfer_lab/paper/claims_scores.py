@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from maedfer_lab.metrics import f1, recalls, scores
 from maedfer_lab.paper.claim import Claim, compare
-from maedfer_lab.paper.reader import Cell, Paper, Table
-from maedfer_lab.paper.scores import class_clips, f1_scores, fold_slack, recalls, scores
+from maedfer_lab.paper.reader import Cell, Paper, SplitCount, Table
 
 WILD = ("dfew", "ferv39k", "mafw")
 OURS = "MAE-DFER"
@@ -105,7 +107,10 @@ def matrices(paper: Paper) -> Iterator[Claim]:
     """Everything printed beside, or instead of, the published confusion matrices."""
     explained = "F1 being 2 right / (in class + called so),"
     for matrix in paper.matrices:
-        labels, found = paper.labels[matrix.dataset], scores(matrix.clips)
+        labels, counts = paper.labels[matrix.dataset], np.array(matrix.clips)
+        own = {name: float(value) for name, value in scores(counts).items()}
+        found = {name: own[name] for name in ("uar", "war", "weighted_f1", "macro_f1")}
+        found |= {"micro_f1": own["war"], "top1": own["war"]}
         right = sum(row[i] for i, row in enumerate(matrix.clips))
         clips = sum(map(sum, matrix.clips))
         of = f"{matrix.dataset} fold {matrix.fold}, {matrix.by}"
@@ -114,9 +119,9 @@ def matrices(paper: Paper) -> Iterator[Claim]:
         printed += [("log", name, evaluation[name]) for name in found]
         if matrix.by == "authors":
             printed += list(printed_elsewhere(paper, matrix.dataset, matrix.fold))
-        per_class = recalls(matrix.clips)
-        f1 = [f"{value:.4f}" for value in f1_scores(matrix.clips)]
-        weighted = [f"{sum(n)} x {value}" for n, value in zip(matrix.clips, f1, strict=True)]
+        per_class = recalls(counts).tolist()
+        each = [f"{value:.4f}" for value in f1(counts)]
+        weighted = [f"{sum(n)} x {value}" for n, value in zip(matrix.clips, each, strict=True)]
         found |= dict(zip(labels, per_class, strict=True))
         if matrix.recalls:
             printed += [
@@ -130,7 +135,7 @@ def matrices(paper: Paper) -> Iterator[Claim]:
             formula = {
                 "uar": f"mean of {', '.join(f'{r:.2%}' for r in per_class)}",
                 "weighted_f1": f"({total(weighted)}) / {clips:,}, {explained}",
-                "macro_f1": f"mean of {', '.join(f1)}, {explained}",
+                "macro_f1": f"mean of {', '.join(each)}, {explained}",
             }.get(name, f"{right} right of {clips:,}")
             if i is not None:
                 formula = f"{matrix.clips[i][i]} right of {sum(matrix.clips[i]):,}"
@@ -233,3 +238,29 @@ def printed_otherwise(paper: Paper) -> Iterator[Claim]:
             formula=formula,
             tolerance=tolerance,
         )
+
+
+def class_clips(splits: Sequence[SplitCount]) -> list[int]:
+    """Clips of each class over all folds."""
+    return [sum(n) for n in zip(*(split.clips_per_class for split in splits), strict=True)]
+
+
+def fold_slack(splits: Sequence[SplitCount]) -> float:
+    """How far WAR can lie from the share-weighted class recalls, whatever the folds' recalls are.
+
+    Recalls and WAR are means over folds or pooled, and print does not say which. With s clips'
+    shares they weigh fold f's recall of class c by w in {s_cf / k, n_cf / N} (WAR) and by e in
+    {s_c / k, n_cf / N} (recalls times shares); recalls lie in [0, 1], so the difference is at most
+    the sum of the positive (or of the negative) parts of w - e. 0 for a single split.
+    """
+    total = sum(split.clips for split in splits)
+    per_class, k = class_clips(splits), len(splits)
+    pooled = [n / total for s in splits for n in s.clips_per_class]
+    of_folds = [n / s.clips / k for s in splits for n in s.clips_per_class]
+    shares = [n / total / k for _ in splits for n in per_class]
+    gaps = [
+        [w - e for w, e in zip(war, estimate, strict=True)]
+        for war in (pooled, of_folds)
+        for estimate in (pooled, shares)
+    ]
+    return max(abs(sum(x for x in gap if sign * x > 0) + 0.0) for gap in gaps for sign in (1, -1))

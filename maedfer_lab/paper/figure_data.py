@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maedfer_lab.config import PretrainConfig
+from maedfer_lab.metrics import scores
 from maedfer_lab.paper.claim import Claim, uar_tolerance, war_tolerance
 from maedfer_lab.paper.claims_data import expected_recalls
-from maedfer_lab.paper.claims_scores import OURS, WILD
+from maedfer_lab.paper.claims_scores import OURS, WILD, class_clips
 from maedfer_lab.paper.ledger import totals
 from maedfer_lab.paper.measured import Result
 from maedfer_lab.paper.reader import Cell, Paper, paper
-from maedfer_lab.paper.scores import class_clips, scores
 
 KINDS = {  # how a claim is checked (the end of its id) -> its row in the figure
     "from-classes": "class columns",
@@ -94,7 +96,7 @@ def confusion(paper: Paper) -> dict[str, Any]:
                 "labels": paper.labels[matrix.dataset],
                 "clips": [sum(row) for row in matrix.clips],
                 "shares": [[n / sum(row) for n in row] for row in matrix.clips],
-                **{name: scores(matrix.clips)[name] for name in ("uar", "war")},
+                **{k: float(scores(np.array(matrix.clips))[k]) for k in ("uar", "war")},
             }
             for matrix in paper.matrices
             if matrix.by == "authors"

@@ -22,10 +22,10 @@ from maedfer_lab.data.augment import finish_clips, mix_batch
 from maedfer_lab.data.clips import to_floats
 from maedfer_lab.files import provenance
 from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.metrics import uar, war
 from maedfer_lab.runs import LogRow, Run, unique_state
 from maedfer_lab.training.labelled import ERASE, MIX, LabelledSource, open_labelled
 from maedfer_lab.training.loop import Task, train
-from maedfer_lab.training.metrics import uar, war
 from maedfer_lab.training.optim import device_name, finetune_optimiser
 from maedfer_lab.training.pretrain import pretrain
 

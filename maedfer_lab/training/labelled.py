@@ -23,10 +23,10 @@ from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.metrics import confusion_matrix
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import evaluate, view_probabilities
 from maedfer_lab.training.loading import read_batches
-from maedfer_lab.training.metrics import confusion_matrix
 
 CHUNK = 20  # clips that are judged, or frames that are checked, at a time
 STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a seed

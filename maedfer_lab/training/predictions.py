@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from maedfer_lab.data.labels import DATASETS, Labels, published_labels
 from maedfer_lab.files import write_aside
-from maedfer_lab.training.metrics import (
+from maedfer_lab.metrics import (
     SCORES,
     Intervals,
     bootstrap,

@@ -18,15 +18,15 @@ from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 from maedfer_lab.method.classifier import Classifier
-from maedfer_lab.training.clips import MARGIN
-from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.finetune import FinetunedRun, finetune, starting_model
-from maedfer_lab.training.metrics import (
+from maedfer_lab.metrics import (
     linear_probe,
     map_features,
     neighbour_chance,
     neighbour_share,
 )
+from maedfer_lab.training.clips import MARGIN
+from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.finetune import FinetunedRun, finetune, starting_model
 from maedfer_lab.training.predictions import Evaluation
 from maedfer_lab.training.views import Views
 from maedfer_lab.weights import shipped

@@ -1,4 +1,4 @@
-"""Scores of a classifier from its confusion matrix, and their bootstrap intervals.
+"""Scores of a classifier with their intervals, and what features hold. Without torch.
 
 A class without test clips has no recall: UAR is the mean over the classes that have some. (The
 official script takes the mean over the classes in scikit-learn's matrix, and gives nan where one
@@ -7,7 +7,7 @@ of them was only ever guessed.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,9 +26,8 @@ def confusion_matrix(
                 f"{name} hold {values.min()} to {values.max()}; with num_classes={num_classes} "
                 f"they must lie in 0 to {num_classes - 1}"
             )
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(matrix, (labels, guesses), 1)
-    return matrix
+    cells = np.bincount(labels * num_classes + guesses, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
 
 
 def recalls(confusion: Int[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
@@ -43,7 +42,7 @@ def f1(confusion: Int[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
 
 
 def scores(confusion: Int[np.ndarray, "*m k k"]) -> dict[str, Float[np.ndarray, "*m"]]:
-    """The SCORES of one matrix or of many, in [0, 1]."""
+    """The SCORES of one matrix or, along the first axes, of many; in [0, 1]."""
     clips = confusion.sum(-1)
     total = clips.sum(-1)
     if not np.all(total):
@@ -84,41 +83,67 @@ def bootstrap(
     one person are alike, so intervals over clips are too narrow for the question how well other
     people would be recognised. The spread of training is in neither.
     """
+    people = None
+    if subjects is None:  # n draws of clips fill the cells of the matrix as one multinomial
+        number = len(labels)
+        shares = confusion_matrix(labels, guesses, num_classes).ravel() / max(number, 1)
+    else:
+        names, of_person = np.unique(np.array(subjects), return_inverse=True)
+        number, shares = len(names), np.full(len(names), 1 / len(names))
+        people = np.zeros((number, num_classes**2), dtype=np.int64)
+        np.add.at(people, (of_person, labels * num_classes + guesses), 1)
+
+    def of(drawn: Int[np.ndarray, "m n"]) -> dict[str, np.ndarray]:
+        cells = drawn if people is None else drawn @ people
+        return scores(cells.reshape(len(drawn), num_classes, num_classes))
+
+    return resampled(of, shares, number, resamples=resamples, level=level, seed=seed)
+
+
+def resampled(
+    of: Callable[[Int[np.ndarray, "m n"]], dict[str, np.ndarray]],
+    shares: Float[np.ndarray, " n"],
+    number: int,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Intervals:
+    """Percentile bootstrap of any statistics.
+
+    of: the statistics, (m,) each, of `resamples` draws: how often each of n units was drawn.
+    shares: how likely each unit is drawn. number: draws of each resample.
+    """
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(
             f"resamples={resamples} must be at least 1 and level={level} lie between 0 and 1; try "
             "2000 and 0.95"
         )
-    rng, cells = np.random.default_rng(seed), num_classes**2
-    if subjects is None:  # n draws of clips fill the cells of the matrix as one multinomial
-        matrix = confusion_matrix(labels, guesses, num_classes)
-        drawn = rng.multinomial(len(labels), matrix.ravel() / max(len(labels), 1), resamples)
-    else:
-        names, of_person = np.unique(np.array(subjects), return_inverse=True)
-        people = np.zeros((len(names), cells), dtype=np.int64)
-        np.add.at(people, (of_person, labels * num_classes + guesses), 1)
-        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples) @ people
-    found = scores(drawn.reshape(resamples, num_classes, num_classes))
+    drawn = np.random.default_rng(seed).multinomial(number, shares, resamples)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return {name: tuple(np.quantile(values, tails).tolist()) for name, values in found.items()}
+    return {name: tuple(np.quantile(x, tails).tolist()) for name, x in of(drawn).items()}
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+def standardise(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Every channel centred and scaled to deviation 1, so that none rules distances."""
+    centred = features - features.mean(0)
+    return centred / np.maximum(centred.std(0), 1e-6)
 
 
-def neighbour_share(features: Float[np.ndarray, "n d"], names: Sequence[str | int]) -> float:
-    """Share of clips, in [0, 1], whose nearest other clip by cosine bears the same name.
+def neighbour_share(
+    features: Float[np.ndarray, "n d"], names: Sequence[str | int], metric: str = "cosine"
+) -> float:
+    """Share of clips, in [0, 1], whose nearest other clip bears the same name (scikit-learn).
 
     Only clips count whose name occurs more than once. By class it says how much of an expression
     the features hold, by person how much of who it is.
     """
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    alike = unit @ unit.T
-    np.fill_diagonal(alike, -np.inf)
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1, metric=metric).fit(features)
+    index = nearest.kneighbors(return_distance=False)[:, 0]  # without queries: other clips alone
     _, of_name, counts = np.unique(np.array(names), return_inverse=True, return_counts=True)
-    several = counts[of_name] > 1
-    return float(np.mean((of_name == of_name[alike.argmax(1)])[several]))
+    return float(np.mean((of_name == of_name[index])[counts[of_name] > 1]))
 
 
 def neighbour_chance(names: Sequence[str | int]) -> float:
@@ -128,13 +153,20 @@ def neighbour_chance(names: Sequence[str | int]) -> float:
     return float((counts * (counts - 1)).sum() / counts.sum() / (len(names) - 1))
 
 
-def map_features(features: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
-    """Places in the plane by t-SNE (scikit-learn): neighbours stay near, distances mean nothing."""
+def map_features(
+    features: Float[np.ndarray, "n d"], seed: int = 0, perplexity: float = 30.0
+) -> Float[np.ndarray, "n 2"]:
+    """Places in the plane by t-SNE (scikit-learn): neighbours stay near, distances mean nothing.
+
+    perplexity: about how many neighbours count; at most a third of the clips.
+    """
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    found = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
-    return found.astype(float)
+    if len(features) < 4:
+        raise ValueError(f"{len(features)} features are too few for a map; give at least 4")
+    fitting = min(perplexity, (len(features) - 1) / 3)
+    placed = TSNE(2, perplexity=fitting, init="pca", random_state=seed)
+    return placed.fit_transform(features).astype(float)
 
 
 def linear_probe(
@@ -157,3 +189,7 @@ def linear_probe(
     found = np.zeros((len(unseen), num_classes))
     found[:, probe.classes_] = probe.predict_proba(unseen)
     return found
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
