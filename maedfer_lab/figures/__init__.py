@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from matplotlib import rc_context
+import numpy as np
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures.ablations import draw_ablations
-from maedfer_lab.figures.attention import draw_attention, draw_locality
-from maedfer_lab.figures.bench import draw_bench
-from maedfer_lab.figures.finetune import draw_finetune
-from maedfer_lab.figures.flops import draw_complexity, draw_flops
-from maedfer_lab.figures.ledger import draw_folds, draw_ledger, draw_pretraining_log
-from maedfer_lab.figures.method import draw_lgi_former, draw_masking, draw_tokens
-from maedfer_lab.figures.paper import (
-    draw_accuracy_flops,
-    draw_class_recalls,
-    draw_confusion,
+from maedfer_lab.figures import (  # noqa: F401 (each registers its drawings)
+    attention,
+    bench,
+    finetune,
+    flops,
+    method,
+    paper,
+    timeline,
+    training,
 )
 from maedfer_lab.figures.style import (
+    FIGURES,
     STYLE,
     Page,
     caption,
@@ -30,39 +32,12 @@ from maedfer_lab.figures.style import (
     picture_rows,
     save_figure,
 )
-from maedfer_lab.figures.timeline import draw_framings, draw_own_face, draw_timeline
-from maedfer_lab.figures.training import (
-    LiveCurve,
-    draw_pretrain,
-    draw_reconstruction,
-    draw_weights,
-)
+from maedfer_lab.figures.timeline import draw_timeline
+from maedfer_lab.figures.training import LiveCurve
 from maedfer_lab.files import figures_folder, load, save
 
 Format = Literal["png", "svg", "pdf"]
-FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
-    "01_clips_to_tokens": draw_tokens,
-    "02_masking": draw_masking,
-    "03_lgi_former": draw_lgi_former,
-    "04_pretrain": draw_pretrain,
-    "05_reconstruction": draw_reconstruction,
-    "06_attention": draw_attention,
-    "06_locality": draw_locality,
-    "07_flops": draw_flops,
-    "07_complexity": draw_complexity,
-    "08_finetune": draw_finetune,
-    "09_ledger": draw_ledger,
-    "09_accuracy_flops": draw_accuracy_flops,
-    "09_class_recalls": draw_class_recalls,
-    "09_confusion": draw_confusion,
-    "09_folds": draw_folds,
-    "09_pretraining_log": draw_pretraining_log,
-    "10_ablations": draw_ablations,
-    "11_your_own_face": draw_own_face,
-    "11_framings": draw_framings,
-    "bench": draw_bench,
-    "demo_weights": draw_weights,
-}
+LABEL_LETTERS = 20
 
 
 def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
@@ -101,6 +76,27 @@ def draw_rows(
     return figure
 
 
+@cache
+def colour_table(name: str) -> np.ndarray:
+    """256 colours (uint8) of a Matplotlib map, from its low to its high end."""
+    table = (colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+    table.flags.writeable = False
+    return table
+
+
+def draw_viewer(rows: Sequence[dict[str, Any]], columns: Sequence[str], text: str) -> Page:
+    """Rows of pictures with labels and a caption; names in them are taken as they are."""
+    wrapped = [
+        {**row, "label": "\n".join(textwrap.wrap(_literal(row["label"]), LABEL_LETTERS))}
+        for row in rows
+    ]
+    return draw_rows(wrapped, columns, text)
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", r"\$")  # else Matplotlib reads what lies between two as mathematics
+
+
 def draw_figures(
     names: tuple[str, ...] = (),
     /,
@@ -129,10 +125,12 @@ def draw_figures(
 __all__ = [
     "FIGURES",
     "LiveCurve",
+    "colour_table",
     "draw",
     "draw_figures",
     "draw_rows",
     "draw_timeline",
+    "draw_viewer",
     "picture_format",
     "publish",
     "show",

@@ -12,15 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
-from maedfer_lab.figures.style import (
-    GREY,
-    INK,
-    PALETTE,
-    caption,
-    draw_picture,
-    new_figure,
-    stack,
-)
+from maedfer_lab.figures.style import GREY, INK, PALETTE, draw_picture, drawing, stack
 from maedfer_lab.files import unpack_picture
 
 HEAT = "viridis"  # perceptually uniform, and readable for the colour-blind
@@ -30,7 +22,8 @@ MARK = "#e34a33"
 COLUMNS = 4
 
 
-def draw_attention(data: dict[str, Any]) -> Figure:
+@drawing("06_attention")
+def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 06: one cube of a clip, and what it looks at in each stage and in all.
 
     At most four steps of the token grid are shown, evenly spaced, the cube's own among them.
@@ -40,7 +33,7 @@ def draw_attention(data: dict[str, Any]) -> Figure:
     steps = range(t % every, len(data["frames"]), every)
     pictures = [unpack_picture(data["pictures"][i]) for i in steps]
     rows = data["rows"]
-    figure = new_figure(2.5 + 1.25 * len(steps), 0.9 + 1.22 * (1 + len(rows)))
+    figure.set_size_inches(2.5 + 1.25 * len(steps), 0.9 + 1.22 * (1 + len(rows)))
     grid = figure.subplots(1 + len(rows), len(steps), squeeze=False)
     for axis, picture, i in zip(grid[0], pictures, steps, strict=True):
         draw_picture(axis, picture)
@@ -62,15 +55,12 @@ def draw_attention(data: dict[str, Any]) -> Figure:
     for axis in grid[:, steps.index(t)]:
         corner = (x * width - 0.5, y * height - 0.5)
         axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=MARK, linewidth=2))
-    caption(
-        figure,
+    return (
         f"{data['model']}, layer {data['layer']} of 0 to {data['depth'] - 1}, mean of the heads, "
         f"on {data['clip']}: where the marked cube looks, as a share of its attention. Stages 2 "
         "and 3 paint a region's cubes with the share of its representative token. Bare picture: "
-        "out of this stage's reach. Square root colour scale, one for each row.",
-        data,
+        "out of this stage's reach. Square root colour scale, one for each row."
     )
-    return figure
 
 
 def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: PowerNorm) -> None:
@@ -89,9 +79,9 @@ def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: Power
     )
 
 
-def draw_locality(data: dict[str, Any]) -> Figure:
+@drawing("06_locality", 9.5, 12.4)
+def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 06: stage 2's heads, entropy and reach by layer, rollout, and a t-SNE."""
-    figure = new_figure(9.5, 12.4)
     first, second, third = stack(figure, 3.4, 3.5, 4.3)
     _inter(first, data)
     left, right = second.subplots(1, 2)
@@ -103,16 +93,13 @@ def draw_locality(data: dict[str, Any]) -> Figure:
         _neighbours(axis, name, places, data)
     handles = third.axes[0].get_legend_handles_labels()
     third.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
-    caption(
-        figure,
+    return (
         "Top: stage 2 of layer "
         f"{data['layer']} on a real clip. Middle left: dots are heads, lines their means. Middle "
         f"right: two small models of equal cost after the same {data['steps']} steps on synthetic "
         "faces; 1 would be drawing evenly from the clip. Bottom: t-SNE of the representative "
-        f"tokens of {data['num_clips']} synthetic clips; only neighbourhood means something.",
-        data,
+        f"tokens of {data['num_clips']} synthetic clips; only neighbourhood means something."
     )
-    return figure
 
 
 def _inter(figure: FigureBase, data: dict[str, Any]) -> None:

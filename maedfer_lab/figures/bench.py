@@ -8,13 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures.style import (
-    GREY,
-    INTERPOLATION,
-    MODEL,
-    caption,
-    new_figure,
-)
+from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, drawing
 
 SIDES = {
     "floor": ("floor", "#d4d4d4", ""),
@@ -32,7 +26,8 @@ BAR = 0.27  # of the room of a row
 ROW, HEAD, FOOT = 0.42, 0.75, 0.95  # inches
 
 
-def draw_bench(data: dict[str, Any]) -> Figure:
+@drawing("bench", quoted=True)
+def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     """Bars of every section that was measured; the length of a text tells its seconds."""
     sections = {name: [row for row in data["rows"] if row["section"] == name and _has_bar(row)]
                 for name in TITLES}  # fmt: skip
@@ -46,7 +41,7 @@ def draw_bench(data: dict[str, Any]) -> Figure:
         columns[0].append("frames")
         heights[0].append(2.4)
     tall = max((sum(column) for column in heights), default=2.0)
-    figure = new_figure(6.2 * max(1, len(columns)), tall + FOOT)
+    figure.set_size_inches(6.2 * max(1, len(columns)), tall + FOOT)
     parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
     for part, column, ratios in zip(parts, columns, heights, strict=False):
         axes = part.subplots(len(column), 1, height_ratios=ratios, squeeze=False)[:, 0]
@@ -64,13 +59,11 @@ def draw_bench(data: dict[str, Any]) -> Figure:
     smoke = (
         " Smoke mode: tiny models, the times say nothing." if source["profile"] == "smoke" else ""
     )
-    caption(
-        figure,
+    return (
         f"Medians of rounds in which floor, ours and plain take turns; thin lines: quartiles. "
         f"Times at the bars. {source['machine']}, {source['threads']} threads; PyTorch "
-        f"{source['versions']['torch']}; commit {source['commit']}; seed {source['seed']}.{smoke}",
+        f"{source['versions']['torch']}; commit {source['commit']}; seed {source['seed']}.{smoke}"
     )
-    return figure
 
 
 def _has_bar(row: dict[str, Any]) -> bool:

@@ -9,17 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from maedfer_lab.figures.style import (
-    GREY,
-    INK,
-    INTERPOLATION,
-    MODEL,
-    PALETTE,
-    ZERO,
-    caption,
-    new_figure,
-    stack,
-)
+from maedfer_lab.figures.style import GREY, INK, INTERPOLATION, MODEL, PALETTE, ZERO, drawing, stack
 
 STAGE_COLOURS = {
     "embedding": GREY,
@@ -35,9 +25,9 @@ TASKS = {"classify": "classifier", "pretrain": "pre-training"}
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
-def draw_flops(data: dict[str, Any]) -> Figure:
+@drawing("07_flops", 9.5, 8.6)
+def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 07: cost by stage, dead work, the agreement of the counts, and region sizes."""
-    figure = new_figure(9.5, 8.6)
     top, bottom = stack(figure, 4.2, 3.9)
     left, right = top.subplots(1, 2, width_ratios=[1.35, 1])
     classifiers = [m for m in data["models"] if m["task"] == "classify" and m["as_published"]]
@@ -66,15 +56,12 @@ def draw_flops(data: dict[str, Any]) -> Figure:
     left, right = bottom.subplots(1, 2, width_ratios=[1, 1.35])
     _agreement(left, data["models"])
     _regions(right, data)
-    caption(
-        figure,
+    return (
         f"Clips of 16 x 160 x 160, 7 classes; pre-training with 90 % hidden. LGI-B needs "
         f"{data['saving']:.1%} fewer multiply-adds than ViT-B (equal parameters), and "
         f"{data['saving_same_shape']:.1%} fewer than a ViT of its own width and depth (which has "
-        "fewer parameters). GFLOPs are twice the GMACs.",
-        data,
+        "fewer parameters). GFLOPs are twice the GMACs."
     )
-    return figure
 
 
 def _bars_by_stage(
@@ -138,9 +125,9 @@ def _regions(axis: Axes, data: dict[str, Any]) -> None:
     axis.legend(loc="upper right")
 
 
-def draw_complexity(data: dict[str, Any]) -> Figure:
+@drawing("07_complexity", 9.5, 10.8)
+def draw_complexity(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 07: theory, counts, clock and memory against the number of tokens."""
-    figure = new_figure(9.5, 10.8)
     axes = figure.subplots(3, 2)
     rows, exponents = data["rows"], data["exponents"]
     _curves(axes[0, 0], rows, "attention", exponents, 1e-9)
@@ -154,15 +141,12 @@ def draw_complexity(data: dict[str, Any]) -> Figure:
     _models(axes[2, 0], data)
     _cheapest(axes[2, 1], data["growth"])
     on_cpu = data["provenance"]["device"].startswith("cpu")
-    caption(
-        figure,
+    return (
         f"{_clips(rows)} Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
         f"alternating runs{', processor time on one thread' if on_cpu else ''}. A step is forward "
         f"and backward. Memory: {data['memory']}. K^b: fitted exponents. The last row is by "
-        "formula, at LGI-B's width of 512.",
-        data,
+        "formula, at LGI-B's width of 512."
     )
-    return figure
 
 
 _MEMORY = {  # curve -> label, colour, line

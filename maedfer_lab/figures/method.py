@@ -15,9 +15,8 @@ from maedfer_lab.figures.style import (
     INTERPOLATION,
     MODEL,
     PALETTE,
-    caption,
     draw_picture,
-    new_figure,
+    drawing,
     picture_rows,
     stack,
 )
@@ -26,9 +25,9 @@ from maedfer_lab.files import unpack_picture
 SEQUENTIAL = "cividis"  # perceptually uniform, and the same to colour-blind eyes
 
 
-def draw_tokens(data: dict[str, Any]) -> Figure:
+@drawing("01_clips_to_tokens", 9.5, 6.6)
+def draw_tokens(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 01: frames of a clip, the token grid with its regions, and the positions."""
-    figure = new_figure(9.5, 6.6)
     top, bottom = stack(figure, 2.3, 4.1)
     picture_rows(top, data["rows"], data["columns"])
     left, middle, right = bottom.subplots(1, 3, width_ratios=[1, 1, 1.15])
@@ -45,13 +44,10 @@ def draw_tokens(data: dict[str, Any]) -> Figure:
         title="cosine of positions between\nthe tokens of one frame", xlabel="token", ylabel="token"
     )
     bottom.colorbar(image, ax=right, shrink=0.75)
-    caption(
-        figure,
+    return (
         f"A clip becomes {t} x {h} x {w} tokens. Blue: local regions of {rt} x {rh} x {rw} tokens; "
-        f"each covers {rt} steps of time, so there are {(t // rt) * (h // rh) * (w // rw)}.",
-        data,
+        f"each covers {rt} steps of time, so there are {(t // rt) * (h // rh) * (w // rw)}."
     )
-    return figure
 
 
 def _grid_lines(axis: Axes, side: int, rows: int, columns: int, colour: str, width: float) -> None:
@@ -61,9 +57,9 @@ def _grid_lines(axis: Axes, side: int, rows: int, columns: int, colour: str, wid
         axis.axvline(i * side / columns - 0.5, color=colour, linewidth=width)
 
 
-def draw_masking(data: dict[str, Any]) -> Figure:
+@drawing("02_masking", 9.5, 8.6)
+def draw_masking(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 02: three kinds of masks, how unequal tube masks are, what the order costs."""
-    figure = new_figure(9.5, 8.6)
     top, bottom = stack(figure, 5.2, 3.2)
     picture_rows(top, data["rows"], data["columns"])
     left, right = bottom.subplots(1, 2)
@@ -94,18 +90,15 @@ def draw_masking(data: dict[str, Any]) -> Figure:
         xticks=[0, 25, 50, 75, 100],
     )
     right.invert_yaxis()
-    caption(
-        figure,
+    return (
         f"90 % hidden. Of {data['num_masks']} plain tube masks {data['unequal_share']:.0%} leave "
-        "regions with unequal numbers of visible tokens; region-equal masks never do.",
-        data,
+        "regions with unequal numbers of visible tokens; region-equal masks never do."
     )
-    return figure
 
 
-def draw_lgi_former(data: dict[str, Any]) -> Figure:
+@drawing("03_lgi_former", 9.5, 6.9)
+def draw_lgi_former(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 03: attention of the three stages, and what attention costs."""
-    figure = new_figure(9.5, 6.9)
     top, bottom = stack(figure, 3.6, 3.0)
     axes = top.subplots(1, 3)
     titles = {
@@ -139,11 +132,8 @@ def draw_lgi_former(data: dict[str, Any]) -> Figure:
     right.set_xticks(range(len(shapes)), ["x".join(map(str, s)) for s in shapes], rotation=60)
     right.set(title="pairs as a share of joint attention", xlabel="region", ylabel="share")
     right.legend()
-    caption(
-        figure,
+    return (
         f"LGI-Former with {data['num_regions']} regions of {data['region_size']} tokens. The block "
         f"equals the formulas written as loops to {data['difference']:.0e}. Weights are those of "
-        "an untrained model, so they are nearly uniform.",
-        data,
+        "an untrained model, so they are nearly uniform."
     )
-    return figure

@@ -1,4 +1,4 @@
-"""Figures of notebook 09 on the tables: accuracy against cost, recalls, confusion matrices.
+"""Figures of notebook 09: accuracy against cost, recalls, confusion, folds, log, and ledger.
 
 Narrow enough for one column of a paper. Shapes tell methods apart as well as colours do.
 """
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from maedfer_lab.figures.style import GREY, MODEL, PALETTE, caption, new_figure
+from maedfer_lab.figures.style import GREY, INK, MODEL, PALETTE, drawing
 
 WIDTH = 6.4
 OURS = "MAE-DFER"
@@ -23,9 +23,9 @@ AREA = 0.9  # points^2 for a million parameters
 UNKNOWN_AREA = 30
 
 
-def draw_accuracy_flops(data: dict[str, Any]) -> Figure:
+@drawing("09_accuracy_flops", WIDTH, 8.2, quoted=True)
+def draw_accuracy_flops(figure: Figure, data: dict[str, Any]) -> str:
     """UAR against FLOPs with parameters as area: the paper's table, and methods up to now."""
-    figure = new_figure(WIDTH, 8.2)
     top, bottom = figure.subplots(2, 1, height_ratios=[1, 1.35])
     bubbles(top, [p for p in data["then"] if p["flops"] is not None])
     top.set(title=f"2023: the paper's table ({data['dataset']})", xlim=(0, 100), ylim=(41, 66))
@@ -42,13 +42,11 @@ def draw_accuracy_flops(data: dict[str, Any]) -> Figure:
     ]  # fmt: skip
     sizes.append(Line2D([], [], marker="x", linestyle="", color=GREY, label="not printed"))
     top.legend(handles=sizes, title="parameters", loc="lower right")
-    caption(
-        figure,
+    return (
         f"UAR on {data['dataset']} (5 folds) as printed. Area: parameters; cross: not printed; "
         "diamond: language model of 7B. Blue: MAE-DFER. In the band, ticks at the left show the "
-        "UAR. Some methods tune only a part of their parameters, some also use sound or text.",
+        "UAR. Some methods tune only a part of their parameters, some also use sound or text."
     )
-    return figure
 
 
 LABEL_AT = {  # offset in points and alignment where the usual place is taken
@@ -117,10 +115,10 @@ def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
     axis.scatter(x, y, s=area, marker=shape, color=colour, alpha=0.75, linewidths=1, zorder=2)
 
 
-def draw_class_recalls(data: dict[str, Any]) -> Figure:
+@drawing("09_class_recalls", WIDTH, 8.4, quoted=True)
+def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     """Recall of each class, most frequent class on top."""
     panels = data["panels"]
-    figure = new_figure(WIDTH, 8.4)
     heights = [len(panel["labels"]) for panel in panels]
     axes = figure.subplots(len(panels), 1, height_ratios=heights, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
@@ -139,17 +137,15 @@ def draw_class_recalls(data: dict[str, Any]) -> Figure:
         axis.hlines(range(len(order)), 0, 100, color=GREY, alpha=0.25, linewidth=0.6, zorder=0)
     axes[-1].set_xlabel("recall, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    caption(
-        figure,
+    return (
         "Recall per class as printed, with the number of clips in the test parts; the best "
-        "supervised method is that of highest UAR among rows with class columns.",
+        "supervised method is that of highest UAR among rows with class columns."
     )
-    return figure
 
 
-def draw_confusion(data: dict[str, Any]) -> Figure:
+@drawing("09_confusion", WIDTH, 8.6, quoted=True)
+def draw_confusion(figure: Figure, data: dict[str, Any]) -> str:
     """The published confusion matrices."""
-    figure = new_figure(WIDTH, 8.6)
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 1.75])
     places = [grid[0, 0], grid[0, 1], grid[1, :]]
     for place, matrix in zip(places, data["matrices"], strict=True):
@@ -168,9 +164,147 @@ def draw_confusion(data: dict[str, Any]) -> Figure:
         scores = f"UAR {matrix['uar']:.2%}, WAR {matrix['war']:.2%}"
         axis.set_title(f"{matrix['title']}\n{scores}", fontsize=9)
         axis.spines[:].set_visible(False)
-    caption(
-        figure,
+    return (
         "MAE-DFER's final evaluations as the authors' logs print them: of the clips of a class "
-        "(row, their number in brackets) the percentage called each class (column).",
+        "(row, their number in brackets) the percentage called each class (column)."
     )
-    return figure
+
+
+RUNS = {  # by whom -> colour, shape, words
+    "ours": (INK, "*", "measured here"),
+    "released": (MODEL, "o", "authors, published weights"),
+    "original": (MODEL, "D", "authors, the paper's run"),
+    "reproduced": (MODEL, "o", ""),
+    "issue 21": (PALETTE[1], "s", "issue 21 (independent)"),
+    "MAE-DFER-CA": (PALETTE[2], "^", "MAE-DFER-CA (independent)"),
+    "issue 12": (PALETTE[3], "v", "issue 12 (own pre-training)"),
+    "issue 14": (PALETTE[4], "P", "issue 14 (data in doubt)"),
+}
+
+
+@drawing("09_folds", WIDTH, 6.8, quoted=True)
+def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
+    """UAR and WAR fold by fold, with intervals, and what others got."""
+    rows = data["rows"]
+    places = list(dict.fromkeys((r["dataset"], r["fold"]) for r in sorted(rows, key=_fold_order)))
+    gaps = np.cumsum([i > 0 and places[i][0] != places[i - 1][0] for i in range(len(places))])
+    height = {
+        place: -(i + 0.8 * gap) for i, (place, gap) in enumerate(zip(places, gaps, strict=True))
+    }
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, score in zip(axes, ("uar", "war"), strict=True):
+        for row in rows:
+            colour, shape, words = RUNS[row["by"]]
+            others = [
+                r["by"] for r in rows if (r["dataset"], r["fold"]) == (row["dataset"], row["fold"])
+            ]
+            y = height[row["dataset"], row["fold"]] + 0.22 * (
+                (len(others) - 1) / 2 - others.index(row["by"])
+            )
+            axis.errorbar(
+                row[score], y, xerr=row[f"{score}_interval"], fmt=shape, color=colour,
+                markersize=5, elinewidth=1, capsize=0, label=words or None,
+            )  # fmt: skip
+        axis.set(title=score.upper(), xlabel="%")
+        axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+    names = [
+        f"{d}, test" if f == "all" else f"{d}, {f if f == 'mean' else f'fold {f}'}"
+        for d, f in places
+    ]
+    axes[0].set_yticks([height[place] for place in places], names, fontsize=8.5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2, fontsize=8)
+    return (
+        "Published checkpoints and independent fine-tunings. Bars: 95 % interval that the size of "
+        "the test set alone leaves (UAR: from the class recalls of the paper's table)."
+    )
+
+
+def _fold_order(row: dict[str, Any]) -> tuple[str, bool, str]:
+    return row["dataset"], row["fold"] == "mean", row["fold"]
+
+
+@drawing("09_pretraining_log", WIDTH, 5.6, quoted=True)
+def draw_pretraining_log(figure: Figure, data: dict[str, Any]) -> str:
+    """The published pre-training loss and learning rate, with our own runs over the loss."""
+    top, bottom = figure.subplots(2, 1, height_ratios=[2, 1], sharex=True)
+    millions = np.array(data["clips"]) / 1e6
+    top.plot(millions, data["loss"], "o-", color=MODEL, markersize=3, linewidth=1.2,
+             label="published log, mean of each epoch")  # fmt: skip
+    for run, colour in zip(data["runs"], PALETTE[1:] * 9, strict=False):
+        top.plot(np.array(run["clips"]) / 1e6, run["loss"], "--", color=colour, label=run["name"])
+    if data["runs"]:
+        top.set_xscale("log")
+    top.set(ylabel="loss (cube units)", title="pre-training on VoxCeleb2, 50 of 100 planned epochs")
+    top.legend(loc="lower left" if data["runs"] else "upper right")
+    bottom.plot(millions, 1e4 * np.array(data["learning_rate"]), "o-", color=INK, markersize=3,
+                linewidth=1)  # fmt: skip
+    bottom.set(xlabel="clips seen, millions", ylabel="learning rate x $10^4$", ylim=(0, 2))
+    return (
+        "Loss of MAE-DFER's published pre-training, lambda = 0.5, and the mean learning rate of "
+        "each epoch. The published weights are those of the last point, half-way through the "
+        "schedule."
+    )
+
+
+STATUSES = {
+    "recomputed": (MODEL, ""),
+    "contradicted": (PALETTE[3], "////"),
+    "needs data": ("#d0d0d0", ""),
+    "measured": (PALETTE[2], ""),
+    "not found": ("white", "...."),
+}
+
+
+@drawing("09_ledger", WIDTH, 7.4, quoted=True)
+def draw_ledger(figure: Figure, data: dict[str, Any]) -> str:
+    """Claims by kind and status; below, by how much the contradicted percentages are off."""
+    top, bottom = figure.subplots(2, 1, height_ratios=[1, 1])
+    kinds = data["kinds"]
+    for y, counts in enumerate(kinds.values()):
+        left = 0
+        for status, (colour, hatch) in STATUSES.items():
+            count = counts.get(status, 0)
+            if count:
+                top.barh(
+                    y, count, left=left, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6
+                )
+                left += count
+        words = " + ".join(f"{n} {s}" if s == "contradicted" else str(n) for s, n in counts.items())
+        top.text(left + 2, y, words, va="center", fontsize=8)
+    top.set_yticks(range(len(kinds)), list(kinds), fontsize=8.5)
+    top.invert_yaxis()
+    top.set(xlabel="claims", xlim=(0, 1.55 * max(sum(c.values()) for c in kinds.values())))
+    handles = [
+        top.barh(0, 0, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6,
+                 label=f"{status} ({data['totals'][status]})")
+        for status, (colour, hatch) in STATUSES.items()
+    ]  # fmt: skip
+    top.legend(handles=handles, loc="upper right", fontsize=8.5)
+    top.set_title(f"{sum(data['totals'].values())} numeric claims")
+    wrong = [claim for claim in data["contradicted"] if claim["unit"] == "percent"]
+    for y, claim in enumerate(wrong):
+        bottom.plot([0, claim["value"] - claim["found"]], [y, y], color=PALETTE[3], linewidth=1)
+        bottom.plot(claim["value"] - claim["found"], y, "o", color=PALETTE[3], markersize=5)
+        bottom.plot([-claim["tolerance"], claim["tolerance"]], [y, y], color=GREY, linewidth=6,
+                    alpha=0.6, solid_capstyle="butt")  # fmt: skip
+    names = [short(claim["statement"]) for claim in wrong]
+    bottom.set_yticks(range(len(wrong)), names, fontsize=8.5)
+    bottom.invert_yaxis()
+    bottom.axvline(0, color=INK, linewidth=0.8)
+    bottom.set(xlabel="printed minus recomputed, percentage points", title="contradicted scores")
+    return (
+        "Above: how many claims are checked in which way, and what came out. Below: printed "
+        "scores that do not follow from the printed class columns; grey: what rounding (and means "
+        "over folds) would allow. "
+        f"{len(data['contradicted']) - len(wrong)} more contradictions are not percentages."
+    )
+
+
+def short(statement: str) -> str:
+    """The part of a claim's statement that names data set, method and score."""
+    subject, _, rest = statement.partition(": ")
+    subject = subject.replace("(Kinetics-400)", "(K.)")
+    return f"{subject}: {rest.split()[0]}" + (", elsewhere" if "printed elsewhere" in rest else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,30 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 160,
     "svg.hashsalt": "maedfer_lab",  # the same file from the same numbers
 }
+
+
+Draw = Callable[[Figure, dict[str, Any]], str]
+FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {}
+
+
+def drawing(
+    name: str, width: float = 1.0, height: float = 1.0, *, quoted: bool = False
+) -> Callable[[Draw], Draw]:
+    """Register how figure `name` is drawn: on an empty figure (inches), returning its caption.
+
+    quoted: the numbers are the paper's, so the caption tells no run that they come from.
+    """
+
+    def register(draw: Draw) -> Draw:
+        def make(data: dict[str, Any]) -> Figure:
+            figure = new_figure(width, height)
+            caption(figure, draw(figure, data), None if quoted else data)
+            return figure
+
+        FIGURES[name] = make
+        return draw
+
+    return register
 
 
 class Page(Figure):

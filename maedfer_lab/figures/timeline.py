@@ -15,6 +15,7 @@ from maedfer_lab.figures.style import (
     PALETTE,
     STYLE,
     caption,
+    drawing,
     new_figure,
     picture_rows,
     save_figure,
@@ -24,9 +25,10 @@ from maedfer_lab.files import unpack_picture
 NAMED = 4  # classes drawn in colour; the others are grey
 
 
-def draw_own_face(data: dict[str, Any]) -> Figure:
+@drawing("11_your_own_face")
+def draw_own_face(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 11: one person, found, hidden and put back."""
-    figure = new_figure(1.8 + 1.6 * len(data["columns"]), 10.4)
+    figure.set_size_inches(1.8 + 1.6 * len(data["columns"]), 10.4)
     picture_rows(figure, data["rows"], data["columns"])
     losses = data["losses"]
     said = "; ".join(
@@ -34,23 +36,19 @@ def draw_own_face(data: dict[str, Any]) -> Figure:
         f"{losses['interpolation'][kind]:.3f}, mean colour {losses['mean'][kind]:.3f}"
         for kind in ("appearance", "motion")
     )
-    caption(figure, f"A drawn person the model has not seen. {data['model']}. {said}.", data)
-    return figure
+    return f"A drawn person the model has not seen. {data['model']}. {said}."
 
 
-def draw_framings(data: dict[str, Any]) -> Figure:
+@drawing("11_framings", 9.5, 3.4)
+def draw_framings(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 11: the squares that different data sets lay around a face."""
-    figure = new_figure(9.5, 3.4)
     picture_rows(figure, data["rows"], data["columns"])
-    caption(
-        figure,
+    return (
         "Squares around one drawn face and the crops they give. wide: 1.7 times the face's box, "
         "what our small model was trained on. voxceleb2: 1.4 times, more of it below, like the "
         "data set's own crops. official: rows 0 to 160 and columns 32 to 192 of such a crop of 224 "
-        "pixels, which MAE-DFER pre-trains on; that is the box itself.",
-        data,
+        "pixels, which MAE-DFER pre-trains on; that is the box itself."
     )
-    return figure
 
 
 def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:

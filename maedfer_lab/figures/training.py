@@ -16,7 +16,7 @@ from maedfer_lab.figures.style import (
     MODEL,
     STYLE,
     ZERO,
-    caption,
+    drawing,
     new_figure,
     picture_rows,
     stack,
@@ -83,43 +83,37 @@ def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> N
     axis.legend(loc="upper right")
 
 
-def draw_pretrain(data: dict[str, Any]) -> Figure:
+@drawing("04_pretrain", 9.5, 4.4)
+def draw_pretrain(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 04: the run's losses."""
-    figure = new_figure(9.5, 4.4)
     loss_curve(figure, data["log"], data["baselines"])
-    caption(
-        figure,
+    return (
         f"Pre-training of {data['name']} ({data['parameters'] / 1e6:.1f}M parameters, "
         f"{data['minutes']:.1f} min): errors over hidden cubes, {data['hidden']:.0%} hidden. "
-        "Dashed: what can be had without a model.",
-        data,
+        "Dashed: what can be had without a model."
     )
-    return figure
 
 
-def draw_weights(data: dict[str, Any]) -> Figure:
+@drawing("demo_weights", 9.5, 4.6)
+def draw_weights(figure: Figure, data: dict[str, Any]) -> str:
     """The training of the shipped small model, part after part."""
-    figure = new_figure(9.5, 4.6)
     loss_curve(figure, data["log"], data["baselines"], parts=data["parts"])
     for axis in figure.axes:
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         for part in data["parts"][1:]:
             axis.axvline(part["first"], ymax=0.7, color=INK, linewidth=0.8, linestyle=":")
     parts = "; ".join(f"from step {p['first']:,}: {p['what']}" for p in data["parts"])
-    caption(
-        figure,
+    return (
         f"Training of the shipped model ({data['parameters'] / 1e6:.1f}M parameters, "
         f"{data['hours']:.1f} h on two cores), dotted: {parts}. Training: mask ratios from 50 to "
         "90 %, changed colours and proportions, turned and mirrored clips. Held out: 90 % hidden, "
-        "ten people; dashed: what can be had without a model.",
-        data,
+        "ten people; dashed: what can be had without a model."
     )
-    return figure
 
 
-def draw_reconstruction(data: dict[str, Any]) -> Figure:
+@drawing("05_reconstruction", 9.5, 11.2)
+def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 05: held-out clips, hidden and put back, and their losses."""
-    figure = new_figure(9.5, 11.2)
     top, bottom = stack(figure, 8.0, 2.4)
     picture_rows(top, data["rows"], data["columns"])
     for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
@@ -131,15 +125,12 @@ def draw_reconstruction(data: dict[str, Any]) -> Figure:
         axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
         axis.set(title=f"{kind} loss", xlim=(0, 1.18 * max(values)))
         axis.invert_yaxis()
-    caption(
-        figure,
+    return (
         f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
         f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
         "Motion: odd minus even frame, orange brighter, violet darker. Losses are mean squared "
-        f"errors over the hidden cubes of {data['num_clips']} clips, in target units.",
-        data,
+        f"errors over the hidden cubes of {data['num_clips']} clips, in target units."
     )
-    return figure
 
 
 class LiveCurve:

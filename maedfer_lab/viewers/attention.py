@@ -14,7 +14,7 @@ from torch import Tensor
 from maedfer_lab.attention.capture import attention_bytes, capture_attention
 from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
 from maedfer_lab.attention.queries import JOINT, STAGES, all_queries, stages_to_ask
-from maedfer_lab.figures.viewers import colour_table
+from maedfer_lab.figures import colour_table
 from maedfer_lab.method.autoencoder import MaskedAutoencoder
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.encoder import Encoder

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 import anywidget
 import traitlets
 
+from maedfer_lab.figures import draw_viewer
 from maedfer_lab.figures.style import Page
-from maedfer_lab.figures.viewers import draw_viewer
 from maedfer_lab.files import pack_picture
 from maedfer_lab.viewers import export
 from maedfer_lab.viewers.scene import View, as_sentence, encode_sprite

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maedfer_lab.figures.viewers import colour_table
+from maedfer_lab.figures import colour_table
 from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
 from maedfer_lab.method.masking import mask_ratios
 from maedfer_lab.method.reconstruction import (

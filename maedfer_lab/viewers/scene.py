@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
-from maedfer_lab.figures.viewers import colour_table
+from maedfer_lab.figures import colour_table
 from maedfer_lab.method.encoder import check_clip
 
 FPS = 10
