@@ -12,7 +12,7 @@ _HOMES = {
     "maedfer_lab.method.autoencoder": ("MaskedAutoencoder", "build_autoencoder"),
     "maedfer_lab.method.classifier": ("Classifier", "build_classifier"),
     "maedfer_lab.method.masking": ("region_tube_mask", "tube_mask"),
-    "maedfer_lab.data.annotations": ("Annotations", "read_annotations"),
+    "maedfer_lab.data.table": ("Annotations", "read_annotations"),
     "maedfer_lab.data.doctor": ("doctor",),
     "maedfer_lab.drawn.faces": ("SyntheticFaces",),
     "maedfer_lab.data.folder": ("VideoFolder", "sample_clip"),

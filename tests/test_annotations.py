@@ -21,8 +21,8 @@ from making_datasets import (
     write_lines,
 )
 
-from maedfer_lab.data.annotations import Annotations, Clip, find_annotations, read_annotations
 from maedfer_lab.data.labels import DATASETS, dataset_name, label_number, published_labels
+from maedfer_lab.data.table import Annotations, Clip, find_annotations, read_annotations
 from maedfer_lab.data.video import natural_key
 
 NUM_CLIPS = {"dfew": 35, "ferv39k": 28, "mafw": 55, "cremad": 30, "ravdess": 48, "enterface": 30}

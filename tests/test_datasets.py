@@ -11,8 +11,8 @@ from making_videos import write_sound
 
 from maedfer_lab import cli
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
-from maedfer_lab.data.annotations import read_annotations
 from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.table import read_annotations
 from maedfer_lab.training.finetune import finetune
 
 SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -26,12 +26,12 @@ from making_videos import cut, moving_frames, turn, write_images, write_sound, w
 from PIL import Image
 
 from maedfer_lab import cli
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.doctor import DoctorReport, doctor
 from maedfer_lab.data.doctor_sheet import contact_sheet, view_of
 from maedfer_lab.data.doctor_table import counts_findings
 from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video import VideoError, open_video
 from maedfer_lab.data.video_glance import content_digest, glance
 

@@ -20,8 +20,8 @@ from PIL import Image
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tiny
-from maedfer_lab.data.annotations import read_annotations
 from maedfer_lab.data.clips import Box
+from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.paper.measured import read_results
@@ -205,7 +205,7 @@ import sys, torch
 from pathlib import Path
 from accelerate import PartialState
 from maedfer_lab.config import tiny
-from maedfer_lab.data.annotations import read_annotations
+from maedfer_lab.data.table import read_annotations
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.predictions import save_evaluation

@@ -106,9 +106,9 @@ def test_plain_files_are_their_own_identity(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(10)]
     train, held = split_videos(paths, tmp_path)
     assert (len(train), len(held)) == (8, 2)
-    with pytest.raises(ValueError, match="belong to 1 identity"):
+    with pytest.raises(ValueError, match="belong to 1 person"):
         split_videos(paths[:1], tmp_path)
-    with pytest.raises(ValueError, match=r"held_out=1\.0 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"share=1\.0 must lie between 0 and 1"):
         split_videos(paths, tmp_path, held_out=1.0)
 
 

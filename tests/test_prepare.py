@@ -18,7 +18,6 @@ from making_videos import cut, moving_frames, turn, write_images, write_sound, w
 from PIL import Image
 
 from maedfer_lab.data import jpegs
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
 from maedfer_lab.data.framing import face_square
@@ -27,6 +26,7 @@ from maedfer_lab.data.prepare import prepare, prepare_command
 from maedfer_lab.data.prepare_workers import Job, encode, encode_in_order
 from maedfer_lab.data.shard_format import Jpegs
 from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video import VideoError, open_video
 
 NUM_CLIPS = 7

@@ -15,8 +15,8 @@ from making_videos import write_video
 
 from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
-from maedfer_lab.data.annotations import read_annotations
 from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.paper.reader import paper
 from maedfer_lab.runs import Run, config_hash

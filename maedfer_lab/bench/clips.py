@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from maedfer_lab.bench.settings import Settings
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video_writing import write_video
 from maedfer_lab.drawn.faces import SyntheticFaces
 

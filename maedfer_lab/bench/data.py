@@ -22,10 +22,10 @@ from maedfer_lab.bench.settings import Settings
 from maedfer_lab.bench.timing import Work, pick
 from maedfer_lab.config import Augment, finetune_recipe, tiny
 from maedfer_lab.cost.memory import one_thread
-from maedfer_lab.data.annotations import Clip
 from maedfer_lab.data.augment import training_indices
 from maedfer_lab.data.clips import clip_indices
 from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.table import Clip
 from maedfer_lab.data.video import open_video
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.runs import Run

@@ -16,9 +16,9 @@ from maedfer_lab.bench.settings import NUM_CLASSES, Settings
 from maedfer_lab.bench.timing import Work, pick
 from maedfer_lab.bench.twins import Twins, classifier_twins, plain_logits
 from maedfer_lab.config import ModelConfig, Precision
-from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.clips import to_floats
 from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.training.evaluation import ClipViews, evaluate, view_probabilities
 from maedfer_lab.training.optim import mixed_precision
 from maedfer_lab.training.predictions import Evaluation

@@ -77,7 +77,7 @@ class FinetuneConfig:
     rep_tokens_layer: the representative tokens learn as the "last" layer (official, their rate is
         133 times that of the tubelet embedding) or as the "first".
     decay_rep_tokens: weight decay for them as well (official fine-tuning: no).
-    dataset: the kind of annotation table (`data.annotations`), or "shards". data: its root.
+    dataset: the kind of annotation table (`data.table`), or "shards". data: its root.
         Without `data`: synthetic faces.
     lists: folder of split lists, where the data set has them apart.
     fold: the fold that is the test set.

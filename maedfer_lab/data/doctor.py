@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maedfer_lab.data.annotations import Annotations, Clip, find_annotations
 from maedfer_lab.data.doctor_clips import clip_findings, frame_histogram, look_at, size_lines
 from maedfer_lab.data.doctor_findings import LEVELS, Finding, in_words
 from maedfer_lab.data.doctor_sheet import contact_sheet, page, png_bytes
 from maedfer_lab.data.doctor_table import table_findings
 from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.table import Annotations, Clip, find_annotations
 from maedfer_lab.files import check_writable, write_aside
 
 QUICK = 400  # clips that are looked at with --quick

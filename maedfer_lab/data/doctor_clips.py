@@ -10,9 +10,9 @@ from itertools import groupby
 import numpy as np
 
 from maedfer_lab.config import finetune_recipe
-from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.doctor_findings import Finding, in_words
 from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.video_glance import Glance, content_digest, glance
 from maedfer_lab.data.video_reader import VideoError
 

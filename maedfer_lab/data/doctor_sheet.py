@@ -12,11 +12,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.config import finetune_recipe
-from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.doctor_clips import CLIP_FRAMES, CLIP_PX
 from maedfer_lab.data.doctor_findings import in_words
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.video_reader import VideoError
 
 SHOWN = (0, 5, 10, 15)  # of the 16 frames of a clip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from maedfer_lab.data.annotations import Annotations, Clip, Problem
 from maedfer_lab.data.doctor_findings import Finding, in_words, listed
 from maedfer_lab.data.labels import Labels, label_number, published_labels
+from maedfer_lab.data.table import Annotations, Clip, Problem
 
 SAMPLE = 0.5  # a copy with fewer of the published clips is a sample made on purpose
 

@@ -22,8 +22,8 @@ from maedfer_lab.data.clips import (
     to_bytes,
 )
 from maedfer_lab.data.framing import face_square
-from maedfer_lab.data.identities import split_videos
 from maedfer_lab.data.shard_format import INDEX, read_shard
+from maedfer_lab.data.table import split_videos
 from maedfer_lab.data.video import (
     VIDEO_SUFFIXES,
     VideoError,

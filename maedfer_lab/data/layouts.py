@@ -6,20 +6,18 @@ machines (spaces or underscores, one folder more) both are taken.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
-from maedfer_lab.data.identities import class_folders, hold_out, identities
 from maedfer_lab.data.labels import Labels, label_number
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 LIST_SUFFIXES = (".csv", ".txt")
-TRIES = 50  # seeds tried for a split in which every class is trained and tested
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class Found:
     clips: list[Clip] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits: bool = False  # whether the table has to hold people out
 
 
 @dataclass(frozen=True)
@@ -176,55 +175,72 @@ def read_enterface(tree: Tree, labels: Labels) -> Found:
     return _once(found, tree)
 
 
-def read_class_folders(tree: Tree, held_out: float = 0.2, seed: int = 0) -> Found:
-    """ROOT/CLASS/...: the classes are the folders in alphabetical order, fold 1 tests new people.
+def read_class_folders(tree: Tree) -> Found:
+    """ROOT/CLASS/...: the classes are the folders in alphabetical order.
 
-    People come from a MANIFEST.csv (columns file, identity), else from sub-folders, else every
-    video is its own (`split_videos`). If that leaves a class without test or training clips,
-    other seeds and larger shares, up to half, are tried, and the first with the fewest gaps taken.
+    People come from a MANIFEST.csv (columns file, identity), else from sub-folders of the classes,
+    else every video is its own; the table splits them.
     """
     classes = class_folders(tree.root)
-    found = Found(tuple(classes))
-    members = {
-        name: [path for path in tree.videos if path.relative_to(tree.root).parts[0] == name]
-        for name in classes
-    }
-    filled = {name: paths for name, paths in members.items() if paths}
+    found = Found(tuple(classes), splits=True)
+    members = [p for p in tree.videos if tree.name(p).split("/")[0] in classes]
     try:
-        test = min(_hold_outs(tree.root, filled, held_out, seed), key=lambda pair: pair[0])[1]
-        who = identities([path for paths in filled.values() for path in paths], tree.root)
+        who = dict(zip(members, identities(members, tree.root, below=1), strict=True))
     except ValueError as error:
-        test, who = set(), []
+        who = dict.fromkeys(members)
         found.problems.append(Problem("people", str(tree.root), str(error)))
-    people = dict(zip((path for paths in filled.values() for path in paths), who, strict=False))
-    for label, name in enumerate(classes):
-        for path in members[name]:
-            person = people.get(path, "")
-            found.clips.append(
-                Clip(
-                    path,
-                    label,
-                    int(path in test),
-                    tree.videos[path],
-                    f"folder {name}",
-                    person.removeprefix("identity:") if person.startswith("identity:") else None,
-                )
-            )
+    for path in members:
+        name = tree.name(path).split("/")[0]
+        found.clips.append(
+            Clip(path, classes.index(name), 0, tree.videos[path], f"folder {name}", who[path])
+        )
     return found
 
 
-def _hold_outs(
-    root: Path, filled: dict[str, list[Path]], held_out: float, seed: int
-) -> Iterator[tuple[int, set[Path]]]:
-    """Pairs of (gaps, test videos), up to the first without gaps that could be avoided."""
-    alone = sum(len(set(identities(paths, root))) < 2 for paths in filled.values())
-    for share, i in product((1, 1.5, 2, 2.5), range(TRIES)):
-        train, test = hold_out(root, filled, min(share * held_out, 0.5), seed + i)
-        untested = sum(test.isdisjoint(paths) for paths in filled.values())
-        untrained = sum(train.isdisjoint(paths) for paths in filled.values())
-        yield untested + len(filled) * untrained, test
-        if untested + untrained <= alone:
-            return
+def identities(paths: Sequence[Path], root: Path, below: int = 0) -> list[str | None]:
+    """Who each video shows: names for the same person are equal, None = nothing tells.
+
+    Told by ``root``/MANIFEST.csv (columns ``file``, relative to root, and ``identity``); without
+    one by VoxCeleb's numbers (id00012), else by the sub-folders at depth `below`, if there are at
+    least three (below a class: two).
+
+    Raises:
+        ValueError: a manifest without the columns or without any of the files.
+    """
+    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in paths]
+    manifest = root / "MANIFEST.csv"
+    if manifest.is_file():
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"file", "identity"} <= set(rows[0]):
+            raise ValueError(f"{manifest} must have the columns file and identity, and a row below")
+        listed = {row["file"]: row["identity"] for row in rows}
+        if not listed.keys() & set(names):
+            raise ValueError(
+                f"{manifest} lists none of the {len(names)} videos; its column file must hold "
+                f"paths relative to that folder, such as {names[0]!r}"
+            )
+        return [listed.get(name) or None for name in names]
+    numbers = [re.search(r"\bid\d{5}\b", name) for name in names]
+    if any(numbers):
+        return [found[0] if found else None for found in numbers]
+    folders = [name.split("/")[below] if name.count("/") > below else None for name in names]
+    return folders if len(set(folders) - {None}) >= 3 - bool(below) else [None] * len(names)
+
+
+def class_folders(root: Path) -> list[str]:
+    """The classes of ROOT/CLASS/...: its folders in alphabetical order.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(classes) < 2:
+        raise ValueError(
+            f"root={str(root)!r} holds {len(classes)} folders; labelled videos need a folder for "
+            "each class, at least two, such as happy/ and sad/"
+        )
+    return classes
 
 
 def read_unlabelled(tree: Tree) -> Found:

@@ -15,11 +15,10 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.annotations import Annotations, Clip, Problem, find_annotations
-from maedfer_lab.data.identities import identities
 from maedfer_lab.data.prepare_workers import Job, encode_in_order
 from maedfer_lab.data.shard_format import INDEX, Shard, ShardWriter, read_shard, shard_file
 from maedfer_lab.data.shards import FORMAT, SKIPPED, write_tables
+from maedfer_lab.data.table import Annotations, Clip, Problem, find_annotations
 from maedfer_lab.files import check_writable, provenance, write_aside
 
 Framing = Literal["face", "whole"]
@@ -228,7 +227,11 @@ def _conclude(
     problems: Sequence[Problem],
 ) -> None:
     listed = [(problem.where, problem.what) for problem in problems]
-    write_tables(out, files, shards, annotations.classes, _people(annotations), listed)
+    people = {
+        _name(annotations, clip): clip.subject or _name(annotations, clip)
+        for clip in annotations.clips
+    }
+    write_tables(out, files, shards, annotations.classes, people, listed)
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
@@ -245,16 +248,6 @@ def _conclude(
         "provenance": provenance(profile="full", seed=0, device="cpu", data=annotations.dataset),
     }  # fmt: skip
     write_aside(out / INDEX, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _people(annotations: Annotations) -> dict[str, str]:
-    """Name of a clip -> its identity, so that the same people are held out before and after."""
-    clips, root = annotations.clips, annotations.root.absolute()
-    inside = [clip for clip in clips if root in clip.path.absolute().parents]
-    who = identities([clip.path for clip in inside], root) if inside else []
-    people = {_name(annotations, clip): _name(annotations, clip) for clip in clips}
-    people |= {_name(annotations, c): person for c, person in zip(inside, who, strict=True)}
-    return people | {_name(annotations, c): c.subject for c in clips if c.subject}
 
 
 def _report(out: Path, shards: Sequence[Shard], problems: Sequence[Problem]) -> Prepared:

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from maedfer_lab.data.annotations import Annotations, Clip
+from maedfer_lab.data.layouts import identities
 from maedfer_lab.data.shard_format import (
     AGAIN,
     INDEX,
@@ -21,6 +21,7 @@ from maedfer_lab.data.shard_format import (
     shard_and_name,
     shard_file,
 )
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.files import write_aside
 
 FORMAT = 1
@@ -82,6 +83,14 @@ def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
         shown = "".join(f"\n  {text}" for text in damaged[:5])
         more = f"\n  and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise ValueError(f"{len(damaged)} of {len(listed)} shards are damaged:{shown}{more}")
+    if (folder / MANIFEST).is_file() and not all(clip.subject for clip in clips):
+        # Folders that were prepared before people stood with the clips tell them here alone.
+        who = identities([clip.path for clip in clips], folder)
+        clips = [
+            c if c.subject or not person or c.path.as_posix().endswith(f".tar/{person}")
+            else replace(c, subject=person)
+            for c, person in zip(clips, who, strict=True)
+        ]  # fmt: skip
     skipped = index["skipped"]
     notes = (f"{skipped:,} clips were skipped, see {SKIPPED}",) if skipped else ()
     return ShardedAnnotations(dataset, tuple(classes), tuple(clips), folder, notes)

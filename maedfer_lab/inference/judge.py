@@ -9,7 +9,7 @@ import torch
 
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
-from maedfer_lab.data.identities import split_videos
+from maedfer_lab.data.table import split_videos
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder

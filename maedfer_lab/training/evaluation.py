@@ -22,10 +22,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import Precision
-from maedfer_lab.data.annotations import Annotations, Clip
 from maedfer_lab.data.clips import Box
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.video_reader import VideoError
 from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.training.loading import read_batches

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.augment import augment_clip, training_indices
 from maedfer_lab.data.clips import Box, crop_and_resize, mirror, to_bytes
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.shards import ShardedAnnotations, open_shards
+from maedfer_lab.data.table import Annotations, Clip, read_annotations, split_people
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
@@ -123,7 +123,7 @@ class SyntheticLabelled(LabelledSource):
                   "difficulty": config.difficulty}  # fmt: skip
         self.faces = SyntheticFaces(config.num_clips, "train", **common)
         self.unseen = SyntheticFaces(config.num_test, "test", **common)
-        people = [self.faces.identity_of(i) for i in range(config.num_clips)]
+        people = [f"{self.faces.identity_of(i):05}" for i in range(config.num_clips)]
         self.train, self.validation = hold_out(people, config.holdout, config.seed)
         self.num_train, self.validates_on_test = len(self.train), not self.validation
         self.description = (
@@ -170,8 +170,8 @@ class AnnotatedSource(LabelledSource):
         if config.skip_broken:
             (train, test), self.skipped = _readable(annotations, (train, test), workers)
         self.test = test
-        people = [clip.subject or str(clip.path) for clip in train]
-        kept, held = hold_out(people, config.holdout, config.seed)
+        names = [annotations.classes[clip.label] for clip in train]
+        kept, held = hold_out(annotations.people(train), config.holdout, config.seed, names)
         self.train = tuple(train[i] for i in kept)
         self.validation = tuple(train[i] for i in held) or test
         self.num_train, self.validates_on_test = len(self.train), not held
@@ -230,28 +230,13 @@ class AnnotatedSource(LabelledSource):
         return found.confusion
 
 
-def hold_out(people: Sequence, share: float | None, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the clips that stay, and of those held out: whole people, about `share` of clips.
-
-    people: who is seen in each clip. Without a share everything stays.
-    """
+def hold_out(
+    people: Sequence[str], share: float | None, seed: int, labels: Sequence[object] | None = None
+) -> tuple[list[int], list[int]]:
+    """`split_people`; without a share everything stays."""
     if share is None:
         return list(range(len(people))), []
-    names = sorted(set(people))
-    order = np.random.default_rng(seed).permutation(len(names))
-    counts = np.array([people.count(names[i]) for i in order])
-    num = max(1, int(np.searchsorted(counts.cumsum(), share * len(people), "right")))
-    held = {names[i] for i in order[:num]}
-    sides = (
-        [i for i, who in enumerate(people) if who not in held],
-        [i for i, who in enumerate(people) if who in held],
-    )
-    if not sides[0]:
-        raise ValueError(
-            f"holdout={share} of {len(names)} people leaves no training clip; use a smaller share, "
-            "or None"
-        )
-    return sides
+    return split_people(people, share, seed, labels)
 
 
 class _Check(Dataset):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames

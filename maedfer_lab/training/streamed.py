@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maedfer_lab.config import PretrainConfig
-from maedfer_lab.data.annotations import Annotations, Clip, read_annotations
 from maedfer_lab.data.clips import (
     Box,
     clip_indices,
@@ -23,9 +22,9 @@ from maedfer_lab.data.clips import (
     to_tensor,
 )
 from maedfer_lab.data.framing import face_square
-from maedfer_lab.data.identities import identities
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.shards import ShardedAnnotations, open_shards
+from maedfer_lab.data.table import Annotations, Clip, read_annotations, split_people
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.training.clip_source import ClipSource
 
@@ -149,22 +148,6 @@ def _person(path: Path) -> str | None:
 def held_out_people(
     table: Annotations, share: float, seed: int
 ) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """Split clips by person: `share` of them, rounded, at least one, is held out.
-
-    A clip whose person is not known counts as a person of its own; prepared clips keep the people
-    of the folder they were prepared from.
-    """
-    if isinstance(table, ShardedAnnotations):
-        who = identities([clip.path for clip in table.clips], table.root)
-    else:
-        who = [clip.subject or str(clip.path) for clip in table.clips]
-    people = sorted(set(who))
-    if len(people) < 2:
-        raise ValueError(
-            f"{table.root} holds {len(people)} identity, so none can be held out; add another one"
-        )
-    number = min(max(round(share * len(people)), 1), len(people) - 1)
-    order = np.random.default_rng(seed).permutation(len(people))
-    held = {people[i] for i in order[:number]}
-    pairs = list(zip(table.clips, who, strict=True))
-    return tuple(c for c, p in pairs if p not in held), tuple(c for c, p in pairs if p in held)
+    """Split clips by person: `share` of them is held out (`split_people`)."""
+    kept, held = split_people(table.people(), share, seed)
+    return tuple(table.clips[i] for i in kept), tuple(table.clips[i] for i in held)

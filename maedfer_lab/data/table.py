@@ -6,22 +6,28 @@ Everything that trains, tests, prepares or checks labelled videos starts here.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from maedfer_lab.config import data_folder
-from maedfer_lab.data.identities import identities, split_videos
 from maedfer_lab.data.labels import dataset_name, published_labels
 from maedfer_lab.data.layouts import (
     Clip,
     Found,
     Problem,
     Tree,
+    identities,
     read_class_folders,
     read_cremad,
     read_enterface,
@@ -40,11 +46,23 @@ from maedfer_lab.data.layouts_lists import (
 from maedfer_lab.data.video import VideoReader, natural_key, open_video
 from maedfer_lab.files import write_aside
 
-__all__ = ["Annotations", "Clip", "Problem", "find_annotations", "read_annotations"]
+__all__ = [
+    "Annotations",
+    "Clip",
+    "Problem",
+    "explain_change",
+    "find_annotations",
+    "read_annotations",
+    "split_people",
+    "split_videos",
+]
 
+STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
 TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
 _MARK = "# maedfer annotations "
+_TOLD = 3000  # clips up to which a summary keeps each of them
+_SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
 _NAMES = {"cremad": read_cremad, "ravdess": read_ravdess, "enterface": read_enterface}
 
 
@@ -103,6 +121,41 @@ class Annotations:
         """The clip's path below the root, with slashes: its name on every machine."""
         return Tree(self.root, {}, ()).name(clip.path)
 
+    def people(self, clips: Iterable[Clip] | None = None) -> list[str]:
+        """Who each clip shows; a clip of which nothing tells it is a person of its own."""
+        clips = self.clips if clips is None else clips
+        return [clip.subject or self.name(clip) for clip in clips]
+
+    def summary(self) -> dict[str, Any]:
+        """What this table is, small enough to be kept as JSON in every run: see `explain_change`.
+
+        Names, labels, folds, people and bytes of the clips (files are asked for their size, none
+        is read), classes in order and the version of the stream; up to 3,000 clips one by one.
+        """
+        with ThreadPoolExecutor(16) as pool:
+            sizes = list(pool.map(_bytes, (clip.path for clip in self.clips)))
+        rows = sorted(
+            [self.name(clip), self.classes[clip.label], clip.fold, clip.subject, size]
+            for clip, size in zip(self.clips, sizes, strict=True)
+        )
+        digests = {
+            field: _sha256([(row[0], row[i]) for row in rows])
+            for i, field in enumerate(("names", "labels", "folds", "people", "bytes"))
+        }
+        about = {"stream": STREAM_VERSION, "classes": list(self.classes), "digests": digests}
+        return {
+            "digest": _sha256(about),
+            **about,
+            "clips": len(self),
+            "per_class": dict(zip(self.classes, self.counts(), strict=True)),
+            "per_fold": {str(n): len(self._in_fold(n)) for n in range(self.num_folds + 1)},
+            "each": rows if len(rows) <= _TOLD else [],
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of all that `summary` tells: equal for equal data on every machine."""
+        return self.summary()["digest"]
+
     def write_csv(self, path: str | Path) -> Path:
         """Write the table as one CSV (paths below the root) that `read_annotations` reads back."""
         path = Path(path)
@@ -137,6 +190,155 @@ class Annotations:
 
     def _in_fold(self, fold: int) -> list[Clip]:
         return [clip for clip in self.clips if clip.fold == fold]
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs between the `summary` of two tables, in sentences; () where nothing does."""
+    if old["digest"] == new["digest"]:
+        return ()
+    told = []
+    if old["stream"] != new["stream"]:
+        told.append(f"the stream of clips was version {old['stream']} and is {new['stream']}")
+    if old["classes"] != new["classes"]:
+        told.append(f"the classes were {old['classes']} and are {new['classes']}")
+    before, after = ({row[0]: row[1:] for row in one["each"]} for one in (old, new))
+    if not before or not after:  # too many to keep each
+        for what in ("clips", "per_class", "per_fold"):
+            if old[what] != new[what]:
+                told.append(f"{what} was {old[what]} and is {new[what]}")
+        fields = [name for name in new["digests"] if old["digests"][name] != new["digests"][name]]
+        return (*told, *([f"the {', '.join(fields)} of the clips differ"] if fields else []))
+    for what, names in (
+        ("new", [name for name in after if name not in before]),
+        ("gone", [name for name in before if name not in after]),
+    ):
+        if names:
+            told.append(f"{_clips(len(names))} {what}, first: {names[0]}")
+    for i, what in enumerate(("label", "fold", "person", "bytes")):
+        names = [name for name in after if name in before and before[name][i] != after[name][i]]
+        if names:
+            first = f"{names[0]} {before[names[0]][i]} -> {after[names[0]][i]}"
+            told.append(f"another {what} of {_clips(len(names), '')}, first: {first}")
+    return tuple(told)
+
+
+def _clips(number: int, verb: str = " is| are") -> str:
+    one, _, many = verb.partition("|")
+    return f"{number:,} clip{'s' * (number != 1)}{many if number != 1 else one}"
+
+
+def _sha256(what: object) -> str:
+    text = json.dumps(what, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(path: Path) -> int:
+    """Bytes of a video file or of a folder's images; of the tar in which a prepared clip lies."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    with os.scandir(path) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.is_file())
+
+
+def split_people(
+    people: Sequence[str], share: float, seed: int, labels: Sequence[Any] | None = None
+) -> tuple[list[int], list[int]]:
+    """Numbers of the clips that stay, and of those held out: whole people, never on both sides.
+
+    people: who each clip shows. share: of the people, rounded, at least one and not all. The same
+    people are held out whatever the order of the clips. labels: the class of each clip; then people
+    are exchanged, and up to half of them taken, until every class is on both sides. Where that
+    cannot be, as few classes as possible miss, none of them in training, and a warning names them.
+
+    Raises:
+        ValueError: `share` outside (0, 1), or fewer than two people.
+    """
+    kept, held, gaps = _split(people, share, seed, labels)
+    if gaps:
+        warnings.warn(gaps, stacklevel=2)
+    return kept, held
+
+
+def _split(
+    people: Sequence[str], share: float, seed: int, labels: Sequence[Any] | None
+) -> tuple[list[int], list[int], str]:
+    if not 0 < share < 1:
+        raise ValueError(f"share={share} must lie between 0 and 1; 0.2 holds out a fifth")
+    names, person = np.unique(np.asarray(people, dtype=object).astype(str), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"the {len(people)} clips belong to {len(names)} person, so none can be held out; add "
+            "clips of another one"
+        )
+    num_held = min(max(round(share * len(names)), 1), len(names) - 1)
+    classes = sorted(set(labels or ()), key=str)
+    shows = np.zeros((len(names), len(classes)), dtype=np.int64)  # whether a person shows a class
+    if labels is not None:
+        shows[person, [classes.index(label) for label in labels]] = 1
+    best, least = np.zeros(len(names), dtype=bool), None
+    for i in range(20):
+        order = np.random.default_rng(seed + i).permutation(len(names))
+        held = np.zeros(len(names), dtype=bool)
+        held[order[:num_held]] = True
+        held = _mended(held, order, shows) if classes else held
+        missing = _missing(held @ shows, shows.sum(0)).sum()
+        if least is None or missing < least:
+            best, least = held, missing
+        if not least:
+            break
+    kept, out = np.flatnonzero(~best[person]).tolist(), np.flatnonzero(best[person]).tolist()
+    sides = (("trained on", ~best @ shows), ("held out", best @ shows))
+    gaps = [
+        f"no clip of class {name} is {what}" for what, has in sides
+        for name, number in zip(classes, has, strict=True) if not number
+    ]  # fmt: skip
+    few = f": it has {len(names)} people, and some classes too few to have one on each side"
+    return kept, out, "; ".join(gaps) + few if gaps else ""
+
+
+def _missing(held: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """How bad it is that a class misses on a side; 0 for one that a single person shows, trained.
+
+    held, shown: people who show each class (..., k), of those held out and of all.
+    """
+    return (held == shown) * 100 + (held == 0) * (shown > 1)
+
+
+def _mended(held: np.ndarray, order: np.ndarray, shows: np.ndarray) -> np.ndarray:
+    """Move people, one at a time, while fewer classes miss; then back towards the share."""
+    number, shown = held.sum(), shows.sum(0)
+    most = max(len(held) // 2, number)
+
+    def bad(shown_by_held: np.ndarray, size: Any) -> Any:
+        missing = _missing(shown_by_held, shown).sum(-1)
+        return missing + np.abs(size - number) / (len(held) + 1)
+
+    while True:
+        step = np.where(held, -1, 1)
+        size = held.sum() + step
+        cost = bad(held @ shows + step[:, None] * shows, size)
+        cost[(size < 1) | (size > most)] = np.inf
+        chosen = order[np.argmin(cost[order])]
+        if cost[chosen] >= bad(held @ shows, held.sum()):
+            return held
+        held[chosen] = not held[chosen]
+
+
+def split_videos(
+    paths: Sequence[Path], root: str | Path, held_out: float = 0.2, seed: int = 0
+) -> tuple[list[Path], list[Path]]:
+    """Split the videos of a folder into (training, held-out) by person: `split_people`.
+
+    People come from ``root``/MANIFEST.csv, else from the sub-folders: `layouts.identities`.
+    """
+    root = Path(root)
+    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in paths]
+    told = identities(paths, root)
+    people = [who or name for who, name in zip(told, names, strict=True)]
+    kept, held = split_people(people, held_out, seed)
+    return [paths[i] for i in kept], [paths[i] for i in held]
 
 
 def read_annotations(
@@ -202,6 +404,16 @@ def find_annotations(
         )
     clips = sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path))))
     table = Annotations(dataset, found.classes, tuple(clips), tree.root, tuple(found.notes))
+    if found.splits and len(clips):
+        try:
+            labels = [table.classes[clip.label] for clip in clips]
+            _, test, gaps = _split(table.people(), _SHARE, 0, labels)
+            tested = {clips[i] for i in test}
+            clips = tuple(replace(clip, fold=int(clip in tested)) for clip in clips)
+            notes = (*table.notes, gaps) if gaps else table.notes
+            table = replace(table, clips=clips, notes=notes)
+        except ValueError as error:
+            found.problems.append(Problem("people", str(tree.root), str(error)))
     return table, tuple(found.problems)
 
 
@@ -253,19 +465,11 @@ def _read_table(tree: Tree, path: Path) -> tuple[str, Found]:
             number = int(frames) or tree.videos.get(meant[0])
             clip = Clip(*meant, int(fold), number, source or row.where, subject)
             found.clips.append(clip)
-    if found.clips and not any("fold" in row.extra for row in rows):
-        found.clips = _held_out(found.clips, tree.root)
+    found.splits = not any("fold" in row.extra for row in rows)
+    if found.splits:
         found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
+        if not any(clip.subject for clip in found.clips):
+            who = identities([clip.path for clip in found.clips], tree.root)
+            pairs = zip(found.clips, who, strict=True)
+            found.clips = [replace(clip, subject=person) for clip, person in pairs]
     return labels.name if labels else head.get("dataset", "csv"), found
-
-
-def _held_out(clips: list[Clip], root: Path, share: float = 0.2) -> list[Clip]:
-    who = identities([clip.path for clip in clips], root)
-    people = {clip.path: clip.subject or name for clip, name in zip(clips, who, strict=True)}
-    one_of = {person: path for path, person in sorted(people.items(), reverse=True)}
-    test = set(split_videos(list(one_of.values()), root, share)[1])
-    tested = {people[path] for path in test}
-    return [
-        Clip(c.path, c.label, int(people[c.path] in tested), c.frames, c.source, c.subject)
-        for c in clips
-    ]
