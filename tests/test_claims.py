@@ -13,10 +13,10 @@ import pytest
 from maedfer_lab import cli
 from maedfer_lab.data.labels import PUBLISHED
 from maedfer_lab.paper import figure_data
-from maedfer_lab.paper.claim import Claim, Status, uar_tolerance, war_tolerance
+from maedfer_lab.paper.claims import Claim, Status
 from maedfer_lab.paper.ledger import ledger, report, totals
-from maedfer_lab.paper.measured import read_results
-from maedfer_lab.paper.reader import DATA, paper, read_paper
+from maedfer_lab.paper.measured import read_results, uar_tolerance, war_tolerance
+from maedfer_lab.paper.tables import DATA, paper, read_paper
 
 CLAIMS = {claim.id: claim for claim in ledger()}
 
@@ -192,7 +192,7 @@ def test_a_bad_result_is_refused(change: dict[str, Any], message: str, tmp_path:
 
 
 def test_the_same_fold_twice_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"0\.json and 1\.json both tell MAE-DFER / DFEW / 1"):
+    with pytest.raises(ValueError, match=r"0\.json and 1\.json both hold MAE-DFER / DFEW / 1"):
         read_results(write_results(tmp_path, {}, {}), paper())
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         ledger(results=tmp_path / "absent")

@@ -25,7 +25,7 @@ from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.paper.measured import read_results
-from maedfer_lab.paper.reader import paper
+from maedfer_lab.paper.tables import paper
 from maedfer_lab.training import views as views_module
 from maedfer_lab.training.evaluate_command import is_published
 from maedfer_lab.training.evaluation import evaluate

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maedfer_lab.data.labels import PUBLISHED
+from maedfer_lab.data.labels import PUBLISHED, published_labels
 from maedfer_lab.figures.paper import spread
-from maedfer_lab.paper.claims_scores import fold_slack
+from maedfer_lab.paper.claims import fold_slack
 from maedfer_lab.paper.measured import Result
-from maedfer_lab.paper.reader import DATA, Table, paper, read_paper, row_key
+from maedfer_lab.paper.tables import DATA, Table, paper, read_paper, row_key
 from maedfer_lab.paper.view import show
 
 PAPER = paper()
@@ -77,10 +77,10 @@ def test_splits_partition_their_data_set(dataset: str) -> None:
 
 @pytest.mark.parametrize("dataset", ["CREMA-D", "RAVDESS", "eNTERFACE05"])
 def test_each_subject_is_tested_once(dataset: str) -> None:
-    folds = PAPER.test_subjects[dataset]
-    everyone = [subject for fold in folds.values() for subject in fold]
-    assert folds.keys() == PAPER.splits(dataset).keys()
-    assert len(everyone) == len(set(everyone)) == {"CREMA-D": 91, "RAVDESS": 24}.get(dataset, 43)
+    published = published_labels(dataset)
+    assert published is not None
+    assert {str(fold) for fold in published.test_fold.values()} == PAPER.splits(dataset).keys()
+    assert len(published.test_fold) == {"CREMA-D": 91, "RAVDESS": 24}.get(dataset, 43)
 
 
 def test_what_differs_from_fold_to_fold_bounds_the_weighted_mean() -> None:

@@ -18,7 +18,7 @@ from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video import VideoError
-from maedfer_lab.paper.reader import paper
+from maedfer_lab.paper.tables import paper
 from maedfer_lab.runs import Run, config_hash
 from maedfer_lab.training import pretrain as loop
 from maedfer_lab.training.clips import open_source

@@ -12,32 +12,10 @@ import numpy as np
 
 from maedfer_lab.config import PretrainConfig
 from maedfer_lab.metrics import scores
-from maedfer_lab.paper.claim import Claim, uar_tolerance, war_tolerance
-from maedfer_lab.paper.claims_data import expected_recalls
-from maedfer_lab.paper.claims_scores import OURS, WILD, class_clips
+from maedfer_lab.paper.claims import OURS, WILD, Claim
 from maedfer_lab.paper.ledger import totals
-from maedfer_lab.paper.measured import Result
-from maedfer_lab.paper.reader import Cell, Paper, paper
-
-KINDS = {  # how a claim is checked (the end of its id) -> its row in the figure
-    "from-classes": "class columns",
-    "mean": "means over folds",
-    "from-matrix": "confusion matrices",
-    "margin": "margins",
-    "least-margin": "margins",
-    "largest-margin": "margins",
-    "printed-otherwise": "printed otherwise",
-    "formula": "parameters, FLOPs",
-    "saving": "parameters, FLOPs",
-    "equivalence": "training recipe",
-    "schedule": "training recipe",
-    "constant": "training recipe",
-    "run": "training recipe",
-    "from-voxceleb2": "training recipe",
-    "from-splits": "data sets",
-    "over-folds": "data sets",
-    "measure": "to be measured",
-}
+from maedfer_lab.paper.measured import Result, expected_recalls, uar_tolerance, war_tolerance
+from maedfer_lab.paper.tables import Cell, Paper, class_clips, paper
 
 
 def accuracy_flops(paper: Paper) -> dict[str, Any]:
@@ -53,12 +31,7 @@ def accuracy_flops(paper: Paper) -> dict[str, Any]:
 
 
 def _point(row: dict[str, Cell], score: Cell) -> dict[str, Any]:
-    return {
-        "method": row["method"].value,
-        "params": row["params"].value,
-        "flops": row["flops"].value,
-        "uar": score.value,
-    }
+    return {key: row[key].value for key in ("method", "params", "flops")} | {"uar": score.value}
 
 
 def class_recalls(paper: Paper) -> dict[str, Any]:
@@ -189,22 +162,16 @@ def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
 
 def ledger_totals(claims: Sequence[Claim]) -> dict[str, Any]:
     """Claims by kind and status, and by how much the contradicted percentages are off."""
+    shown = ("statement", "unit", "value", "found", "tolerance")
     kinds: dict[str, dict[str, int]] = {}
     for claim in claims:
-        kind = KINDS.get(claim.id.rpartition("/")[2], "ablations")
-        counts = kinds.setdefault(kind, {})
+        counts = kinds.setdefault(claim.kind, {})
         counts[claim.status] = counts.get(claim.status, 0) + 1
     return {
         "totals": totals(claims),
         "kinds": kinds,
         "contradicted": [
-            {
-                "statement": claim.statement,
-                "unit": claim.unit,
-                "value": claim.value,
-                "found": claim.found,
-                "tolerance": claim.tolerance,
-            }
+            {key: getattr(claim, key) for key in shown}
             for claim in claims
             if claim.status == "contradicted"
         ],

@@ -1,4 +1,4 @@
-"""The claims ledger: every numeric claim with its status, computed when asked for."""
+"""`maedfer claims`: every numeric claim of the paper with its status, computed when asked for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.files import write_aside
-from maedfer_lab.paper import claims_cost, claims_data, claims_scores, claims_training
-from maedfer_lab.paper.claim import Claim, Status
-from maedfer_lab.paper.measured import read_results
-from maedfer_lab.paper.reader import Paper, paper
+from maedfer_lab.paper.claims import Claim, Status, recomputed
+from maedfer_lab.paper.measured import read_results, unsettled
+from maedfer_lab.paper.tables import Paper, paper
 
 
 def ledger(source: Paper | None = None, results: Path | None = None) -> list[Claim]:
@@ -24,26 +23,13 @@ def ledger(source: Paper | None = None, results: Path | None = None) -> list[Cla
     results: a folder of evaluation files (see `measured`); none by default.
     """
     source = source or paper()
-    return [
-        *claims_scores.claims(source),
-        *claims_cost.claims(source),
-        *claims_training.claims(source),
-        *claims_data.claims(source, read_results(results, source)),
-    ]
+    return [*recomputed(source), *unsettled(source, read_results(results, source))]
 
 
 def totals(claims: Sequence[Claim]) -> dict[str, int]:
     """Number of claims with each status, all statuses named."""
     counts = Counter(claim.status for claim in claims)
     return {status: counts[status] for status in get_args(Status)}
-
-
-def as_data(claims: Sequence[Claim]) -> dict[str, Any]:
-    """The ledger for a JSON file."""
-    return {
-        "totals": totals(claims),
-        "claims": [{**asdict(claim), "agrees": claim.agrees} for claim in claims],
-    }
 
 
 def results_folder() -> Path | None:
@@ -55,14 +41,14 @@ def results_folder() -> Path | None:
 def claims_command(*, json: Path | None = None, results: Path | None = None) -> str:
     """Check every number of the paper that can be checked.
 
-    json: a file to write all entries to, each with its evidence.
+    json: file to write all entries to, each with its evidence.
     results: folder of evaluation files; results/ of the project by default, if there is one.
     """
     claims = ledger(results=results or results_folder())
     if json is not None:
-        data = as_data(claims)
-        entries = ",\n".join(dumps(entry) for entry in data["claims"])
-        text = f'{{"totals": {dumps(data["totals"])},\n"claims": [\n{entries}\n]}}\n'
+        entries = (dumps({**asdict(claim), "agrees": claim.agrees}) for claim in claims)
+        text = ",\n".join(entries)
+        text = f'{{"totals": {dumps(totals(claims))},\n"claims": [\n{text}\n]}}\n'
         write_aside(json, text.encode())
     return report(claims)
 
@@ -75,8 +61,8 @@ def report(claims: Sequence[Claim]) -> str:
         chosen = [claim for claim in claims if claim.status == status]
         lines += ["", f"{status}:"] if chosen else []
         lines += [f"  {c.statement}\n      {c.evidence}" for c in chosen]
-    commands = Counter(claim.command for claim in claims if claim.status == "needs data")
-    hours = {claim.command: claim.hours or 0 for claim in claims if claim.status == "needs data"}
-    lines += ["", "needs data (claims, hours on one CPU core, command):"] if commands else []
-    lines += [f"  {n:4} {hours[c]:>10,.1f} h  {c}" for c, n in commands.items()]
+    needed = {c.command: c.hours or 0 for c in claims if c.status == "needs data"}
+    counts = Counter(claim.command for claim in claims if claim.status == "needs data")
+    lines += ["", "needs data (claims, hours on one CPU core, command):"] if needed else []
+    lines += [f"  {n:4} {needed[c]:>10,.1f} h  {c}" for c, n in counts.items()]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Results of `maedfer evaluate` as files, and how a claim that needs data becomes measured.
+"""Claims that only data can settle, and the results of `maedfer evaluate` that settle them.
 
 A result is one JSON file: {"kind": "evaluation", "dataset": "DFEW", "fold": 1, "uar": 0.62,
 "war": 0.74, "n": 2341, "provenance": {...}}. Scores are fractions in [0, 1], n counts test clips;
@@ -9,16 +9,24 @@ default), "recalls" (one per class, in label order) and the further SCORES.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from maedfer_lab.paper.claim import Claim, digits
-from maedfer_lab.paper.reader import Paper
+from maedfer_lab.paper.claims import LOG, OURS, WILD, Claim, digits, pretraining, slug
+from maedfer_lab.paper.tables import Cell, Paper, class_clips
 
-METHOD = "MAE-DFER"
 SCORES = ("uar", "war", "top5", "single_view_top1", "single_view_top5", "single_view_loss")
+# Seconds a clip on one core of an AMD EPYC in float32, measured: two test views; a training
+# step of fine-tuning; one of pre-training at 90 % masking.
+SECONDS = {
+    "lgi": {"evaluate": 2 * 1.10, "finetune": 3.74, "pretrain": 1.05},
+    "vit": {"evaluate": 2 * 1.94, "finetune": 6.06, "pretrain": 1.21},
+}
+FINETUNING_EPOCHS = 100
+LAB = ("CREMA-D", "RAVDESS", "eNTERFACE05")
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Result:
 def read_results(folder: Path | None, paper: Paper) -> list[Result]:
     """Every evaluation of the paper's data sets in a folder (*.json); none for no folder.
 
-    Raises ValueError for a file of this kind that breaks the schema, tells the same fold twice,
-    or has another number of clips than the fold's test part.
+    Raises ValueError for a file of this kind that breaks the schema, repeats a fold, or has
+    another number of clips than the fold's test part.
     """
     if folder is None:
         return []
@@ -54,7 +62,7 @@ def read_results(folder: Path | None, paper: Paper) -> list[Result]:
         result = _result(path, raw, paper)
         name = (result.method, result.dataset, result.fold)
         if name in found:
-            raise ValueError(f"{found[name].file} and {path.name} both tell {' / '.join(name)}")
+            raise ValueError(f"{found[name].file} and {path.name} both hold {' / '.join(name)}")
         found[name] = result
     return list(found.values())
 
@@ -65,7 +73,7 @@ def _result(path: Path, raw: dict[str, Any], paper: Paper) -> Result:
     if absent:
         raise ValueError(f"{path.name} lacks {', '.join(absent)}; an evaluation has {needed}")
     dataset, fold = raw["dataset"], str(raw["fold"])
-    splits = paper.splits(dataset)
+    splits, labels = paper.splits(dataset), paper.labels[dataset]
     if fold not in splits:
         raise ValueError(
             f"{path.name}: fold={fold!r} of {dataset} must be one of {', '.join(splits)}"
@@ -75,85 +83,199 @@ def _result(path: Path, raw: dict[str, Any], paper: Paper) -> Result:
             f"{path.name}: n={raw['n']}, but fold {fold} of {dataset} tests {splits[fold].clips} "
             "clips; a result counts when all of them were tested"
         )
-    classes = len(paper.labels[dataset])
     recalls = raw.get("recalls", [])
-    if recalls and len(recalls) != classes:
-        raise ValueError(f"{path.name}: recalls has {len(recalls)} entries; {dataset} {classes}")
+    if recalls and len(recalls) != len(labels):
+        raise ValueError(
+            f"{path.name}: recalls has {len(recalls)} entries; {dataset} {len(labels)}"
+        )
     scores = {name: raw[name] for name in SCORES if name in raw}
-    scores |= dict(zip(paper.labels[dataset], recalls, strict=False))
+    scores |= dict(zip(labels, recalls, strict=False))
     outside = [f"{k}={v}" for k, v in scores.items() if not 0 <= v <= 1 and "loss" not in k]
     if outside:
         raise ValueError(f"{path.name}: {', '.join(outside)} must lie in [0, 1], such as 0.62")
-    method = raw.get("method", METHOD)
+    method = raw.get("method", OURS)
     return Result(path.name, dataset, fold, method, raw["n"], scores, raw["provenance"])
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What would measure a claim: the mean of `score` over the test parts of `folds`."""
+class Evaluation(NamedTuple):
+    """A method tested on folds of a data set; several folds stand for the mean over them."""
 
     method: str
     dataset: str
     folds: tuple[str, ...]
-    score: str
+
+    def results(self, score: str, results: Sequence[Result]) -> list[Result]:
+        """Its results that hold `score`, in the order of the folds; none until all are there."""
+        of_fold = {
+            r.fold: r
+            for r in results
+            if (r.method, r.dataset) == (self.method, self.dataset) and score in r.scores
+        }
+        found = [of_fold[fold] for fold in self.folds if fold in of_fold]
+        return found if len(found) == len(self.folds) else []
+
+    def mean(self, score: str, results: Sequence[Result]) -> float | None:
+        """Mean of the score over the folds, a fraction; None until all of them are there."""
+        found = [result.scores[score] for result in self.results(score, results)]
+        return sum(found) / len(found) if found else None
 
 
-def chosen(wanted: Wanted, results: Sequence[Result]) -> list[Result]:
-    """The results that `wanted` asks for, in the order of the folds; a missing one is left out."""
-    of_fold = {
-        r.fold: r
-        for r in results
-        if (r.method, r.dataset) == (wanted.method, wanted.dataset) and wanted.score in r.scores
-    }
-    return [of_fold[fold] for fold in wanted.folds if fold in of_fold]
+def war_tolerance(war: float, clips: int) -> float:
+    """Half-width of the binomial 95 % interval of an accuracy (fraction) over `clips` clips."""
+    return 1.96 * math.sqrt(war * (1 - war) / clips)
 
 
-def mean_score(wanted: Wanted, results: Sequence[Result]) -> float | None:
-    """Mean of the score over the folds, a fraction; None until all of them are there."""
-    used = chosen(wanted, results)
-    if len(used) < len(wanted.folds):
-        return None
-    return sum(r.scores[wanted.score] for r in used) / len(used)
+def uar_tolerance(recalls: Sequence[float], clips: Sequence[int]) -> float:
+    """The same of the mean of class recalls (fractions), each over its own number of clips."""
+    variances = [r * (1 - r) / n for r, n in zip(recalls, clips, strict=True)]
+    return 1.96 * math.sqrt(sum(variances)) / len(variances)
 
 
-def measure(
-    id: str,
-    source: str,
-    statement: str,
-    *,
-    value: float,
-    unit: str,
-    wanted: Wanted,
+def unsettled(paper: Paper, results: Sequence[Result]) -> Iterator[Claim]:
+    """Claims that need data (measured where `results` hold them), and what was not found."""
+    for where, evaluation, cells in evaluations(paper):
+        yield from scored(paper, results, where, evaluation, cells)
+    yield from losses(paper)
+    for item in paper.missing:
+        if item.id not in paper.tables:  # a table that joins the data leaves this list
+            yield Claim(
+                f"not-found/{slug(item.id)}", "ablations",
+                "official repository (README, figures, logs), poster, sister paper, later papers",
+                item.what, None, "percent", "not found",
+                f"no table {item.id!r} among {len(paper.tables)} read; instead: {item.instead}",
+            )  # fmt: skip
+
+
+def evaluations(paper: Paper) -> Iterator[tuple[str, Evaluation, dict[str, Cell]]]:
+    """Every printed evaluation of MAE-DFER and VideoMAE: where it stands, and its scores."""
+
+    def chosen(row: dict[str, Cell], *scores: str) -> dict[str, Cell]:
+        return {score: row[score] for score in scores if row[score].value is not None}
+
+    for name in WILD:
+        table = paper.table(name)
+        dataset = str(table.dataset)
+        for row in table.rows:
+            method = row["method"].text
+            if method == OURS or method.startswith("VideoMAE"):
+                whole = Evaluation(method, dataset, tuple(paper.splits(dataset)))
+                yield name, whole, chosen(row, *paper.labels[dataset], "uar", "war")
+    for dataset in LAB:
+        row = paper.table("lab").row(dataset, OURS, "V")
+        whole = Evaluation(OURS, dataset, tuple(paper.splits(dataset)))
+        yield "lab", whole, chosen(row, "uar", "war")
+    for row in paper.table("folds").rows:
+        dataset, run, fold = (row[c].text for c in ("dataset", "run", "fold"))
+        if fold != "all" or run == "reproduced":  # the others stand in the tables
+            folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
+            yield f"folds {run}", Evaluation(OURS, dataset, folds), chosen(row, "uar", "war")
+    row = paper.table("poster_fold1").row("VideoMAE")
+    yield "poster", Evaluation("VideoMAE (VoxCeleb2)", "DFEW", ("1",)), chosen(row, "uar", "war")
+    for row in paper.table("evaluations").rows:
+        dataset, fold = row["dataset"].text, row["fold"].text
+        folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
+        extra = chosen(row, "top5", *SCORES[3:])
+        yield f"log {row['by'].text}", Evaluation(OURS, dataset, folds), extra
+
+
+def scored(
+    paper: Paper,
     results: Sequence[Result],
-    tolerance: float | None,
-    command: str,
-    hours: float,
-    needs: str,
-) -> Claim:
-    """A claim that needs data, or is measured if results of all its folds are there.
+    where: str,
+    evaluation: Evaluation,
+    cells: dict[str, Cell],
+) -> Iterator[Claim]:
+    """One claim for each score of an evaluation: measured, or what it takes to measure it."""
+    method, dataset, folds = evaluation
+    splits, labels = paper.splits(dataset), paper.labels[dataset]
+    clips = class_clips([splits[fold] for fold in folds])
+    recalls = expected_recalls(paper, method, dataset)
+    command, hours, needs = plan(paper, evaluation)
+    one = folds[0] if len(folds) == 1 else "all"
+    over = f"fold {one}" if len(folds) == 1 else f"mean over {len(folds)} folds"
+    for score, cell in cells.items():
+        value = cell.number
+        if score == "uar":
+            tolerance = 100 * uar_tolerance(recalls or [value / 100] * len(clips), clips)
+        elif score.endswith("loss"):
+            tolerance = None
+        else:
+            n = clips[labels.index(score)] if score in labels else sum(clips)
+            tolerance = 100 * war_tolerance(value / 100, n)
+        interval = f" +- {tolerance:.2g} (95 % interval of this test set)" if tolerance else ""
+        used, found = evaluation.results(score, results), evaluation.mean(score, results)
+        if found is None:
+            evidence = (
+                f"`{command}` measures it; needs {needs}; about {hours:,.1f} hours on one CPU "
+                f"core; expected {value:g}{interval}"
+            )
+        else:
+            found *= 100 if cell.unit == "percent" else 1
+            commits = sorted({str(r.provenance.get("commit", "unknown")) for r in used})
+            within = tolerance and ("inside" if abs(found - value) <= tolerance else "outside")
+            evidence = (
+                f"{', '.join(r.file for r in used)} (commit {', '.join(commits)}): "
+                f"{digits(found, tolerance or 0.01)}; claimed {value:g}{interval}"
+                + (f", {within}" if within else "")
+            )
+        id = f"{slug(where, method, dataset, one)}/{score.replace('_', '-')}/measure"
+        yield Claim(
+            id, "to be measured", paper.cite(cell.sources), f"{dataset}, {method}, {over}: {score}",
+            value, cell.unit, "needs data" if found is None else "measured", evidence, found,
+            tolerance, command, hours,
+        )  # fmt: skip
 
-    value, tolerance: in `unit`, "percent" or as the results hold it.
-    needs: what must be at hand, in words.
-    """
-    interval = "" if tolerance is None else f" +- {tolerance:.2g} (95 % interval of this test set)"
-    found = mean_score(wanted, results)
-    if found is None:
-        evidence = (
-            f"`{command}` measures it; needs {needs}; about {hours:,.1f} hours on one CPU core; "
-            f"expected {value:g}{interval}"
-        )
-        return Claim(id, source, statement, value, unit, "needs data", evidence,
-                     tolerance=tolerance, command=command, hours=hours)  # fmt: skip
-    used = chosen(wanted, results)
-    found *= 100 if unit == "percent" else 1
-    shown = digits(found, tolerance or 0.01)
-    commits = sorted({str(r.provenance.get("commit", "unknown")) for r in used})
-    inside = ""
-    if tolerance is not None:
-        inside = ", inside" if abs(found - value) <= tolerance else ", outside"
-    evidence = (
-        f"{', '.join(r.file for r in used)} (commit {', '.join(commits)}): {shown}; "
-        f"claimed {value:g}{interval}{inside}"
+
+def expected_recalls(paper: Paper, method: str, dataset: str) -> list[float] | None:
+    """Recall of each class as the table prints it, as fractions; None without class columns."""
+    if dataset not in (paper.table(name).dataset for name in WILD):
+        return None
+    row = paper.table(dataset.lower()).row(method)
+    return [row[label].number / 100 for label in paper.labels[dataset]]
+
+
+def plan(paper: Paper, evaluation: Evaluation) -> tuple[str, float, str]:
+    """(command, hours on one core, what it needs) to make an evaluation."""
+    method, dataset, folds = evaluation
+    verb_name = dataset.lower().replace("-", "").removesuffix("05")  # as the verbs spell it
+    numbers = [fold.replace("all", "1") for fold in folds]
+    encoder = "vit" if method.startswith("VideoMAE") else "lgi"
+    seconds = SECONDS[encoder]
+    test, train = (
+        sum(split.clips for f, split in paper.splits(dataset, part).items() if f in folds)
+        for part in ("test", "train")
     )
-    return Claim(id, source, statement, value, unit, "measured", evidence, found, tolerance,
-                 command, hours)  # fmt: skip
+    hours = test * seconds["evaluate"] / 3600
+    if method == OURS and dataset not in LAB:
+        files = " ".join(f"FOLD{number}.pth" for number in numbers)
+        tested = f"--dataset {verb_name} --root DIR --fold {' '.join(numbers)}"
+        needs = f"{dataset} and the published fine-tuned weights"
+        return f"maedfer evaluate {files} {tested}", hours, needs
+    hours += train * FINETUNING_EPOCHS * seconds["finetune"] / 3600
+    command = f"maedfer finetune {verb_name} --preset base --checkpoint PRETRAINED --root DIR "
+    command += f"--fold {numbers[0]}"
+    command += f" (and so on to {numbers[-1]})" if len(numbers) > 1 else ""
+    command += f" && maedfer evaluate {' '.join(f'RUN{number}' for number in numbers)}"
+    if method == OURS:
+        return command, hours, f"{dataset}, the published pre-trained weights; settings unknown"
+    command += f' --method "{method}"'
+    if "Kinetics" in method:
+        return command, hours, f"{dataset} and VideoMAE's weights from Kinetics-400"
+    clips = pretraining(paper, "steps of an epoch") * pretraining(paper, "clips in a batch")
+    hours += clips * pretraining(paper, "epochs run") * seconds["pretrain"] / 3600
+    command = f"maedfer pretrain --preset base --encoder {encoder} --data VOXCELEB2 && {command}"
+    return command, hours, f"{dataset} and VoxCeleb2 (no such weights are published)"
+
+
+def losses(paper: Paper) -> Iterator[Claim]:
+    """The pre-training losses of the log."""
+    command = "maedfer pretrain --preset base --data VOXCELEB2"
+    clips = pretraining(paper, "steps of an epoch") * pretraining(paper, "clips in a batch")
+    for log in paper.pretrain_log:
+        hours = (log.epoch + 1) * clips * SECONDS["lgi"]["pretrain"] / 3600
+        yield Claim(
+            f"pretraining/epoch-{log.epoch:02}/loss/measure", "to be measured", paper.cite(LOG),
+            f"mean pre-training loss of epoch {log.epoch}", log.loss, "squared cube units",
+            "needs data", f"`{command}`; needs VoxCeleb2; about {hours:,.0f} hours on one CPU core "
+            "up to this epoch; one run has no interval", command=command, hours=hours,
+        )  # fmt: skip

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from maedfer_lab.paper.measured import Result, Wanted, mean_score
-from maedfer_lab.paper.reader import Cell, Paper, Table
+from maedfer_lab.paper.claims import OURS
+from maedfer_lab.paper.measured import Evaluation, Result
+from maedfer_lab.paper.tables import Cell, Paper, Table
 
 SCORES = ("uar", "war")
 HEADINGS = {"params": "params (M)", "flops": "GMACs", "uar": "UAR %", "war": "WAR %"}
@@ -36,63 +37,55 @@ def show(
 
 def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequence[str]) -> str:
     names = [c for c in table.columns if not columns or c in (*table.key, *columns)]
-    marks = _marks(table, names)
     head = "".join(
         f"<th>{escape(HEADINGS.get(n, n.replace('_', ' ')))}</th>"
         + ("<th>ours</th>" if n in SCORES else "")
         for n in names
     )
-    lines = []
-    for i, row in enumerate(table.rows):
+    body = ""
+    for row in table.rows:
         cells = ""
         for name in names:
-            text = _text(row[name])
-            tag = marks.get((i, name))
+            text, tag = _text(row[name]), _mark(table, row, name)
             cells += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
             if name in SCORES:
                 cells += f"<td>{_ours(paper, table, row, name, results)}</td>"
-        lines.append(f"<tr>{cells}</tr>")
+        body += f"<tr>{cells}</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
-    sources = paper.cite(tuple(keys))
     return (
         f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table><p><small>{escape(sources)}</small></p>"
+        f"<tbody>{body}</tbody></table><p><small>{escape(paper.cite(tuple(keys)))}</small></p>"
     )
 
 
 def _text(cell: Cell) -> str:
-    if cell.value is None:
+    if isinstance(cell.value, float):
+        return f"{cell.value:.{cell.decimals}f}"
+    return "" if cell.value is None else escape(cell.text)
+
+
+def _mark(table: Table, row: dict[str, Cell], name: str) -> str:
+    """Tag of a percentage: "b" for the best of its column and data set, "u" for the second."""
+    group = [
+        other[name].number
+        for other in table.rows
+        if other[name].unit == "percent" and other[name].value is not None
+        if "dataset" not in row or other["dataset"].text == row["dataset"].text
+    ]
+    ranked = sorted(set(group), reverse=True)[:2]
+    if len(group) < 2 or row[name].value not in ranked:
         return ""
-    if isinstance(cell.value, str):
-        return escape(cell.value)
-    return f"{cell.value:.{cell.decimals}f}"
-
-
-def _marks(table: Table, names: Sequence[str]) -> dict[tuple[int, str], str]:
-    """(row, column) -> "b" for the best percentage of its column and group, "u" for the second."""
-    grouped = "dataset" in table.columns
-    found = {}
-    for name in names:
-        groups: dict[str, dict[int, float]] = {}
-        for i, row in enumerate(table.rows):
-            if row[name].unit == "percent" and row[name].value is not None:
-                group = str(row["dataset"].value) if grouped else ""
-                groups.setdefault(group, {})[i] = row[name].number
-        for values in groups.values():
-            ranked = sorted(set(values.values()), reverse=True)
-            for tag, best in zip("bu", ranked[: len(values) > 1 and 2], strict=False):
-                found |= {(i, name): tag for i, value in values.items() if value == best}
-    return found
+    return "bu"[ranked.index(row[name].number)]
 
 
 def _ours(
     paper: Paper, table: Table, row: dict[str, Cell], score: str, results: Sequence[Result]
 ) -> str:
-    dataset = table.dataset or (str(row["dataset"].value) if "dataset" in row else None)
-    if dataset not in paper.labels or row.get("modality", row[score]).value == "A+V":
+    dataset = table.dataset or (row["dataset"].text if "dataset" in row else "")
+    if dataset not in paper.labels or row.get("modality", row[score]).text == "A+V":
         return ""
-    method = str(row["method"].value) if "method" in row else "MAE-DFER"
-    fold = str(row["fold"].value) if "fold" in row else "all"
+    method = row["method"].text if "method" in row else OURS
+    fold = row["fold"].text if "fold" in row else "all"
     folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
-    found = mean_score(Wanted(method, dataset, folds, score), results)
+    found = Evaluation(method, dataset, folds).mean(score, results)
     return "" if found is None else f"{100 * found:.2f}"

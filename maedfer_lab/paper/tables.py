@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maedfer_lab.data.labels import PUBLISHED
 
@@ -42,6 +43,11 @@ class Cell:
         raise ValueError(f"this cell holds {self.value!r}, not a number in {self.unit}")
 
     @property
+    def text(self) -> str:
+        """The value as a word, such as a method's name."""
+        return str(self.value)
+
+    @property
     def rounding(self) -> float:
         """Largest error that rounding to the printed digits makes."""
         return 0.5 * 10**-self.decimals
@@ -69,11 +75,10 @@ class Table:
 
 def row_key(table: Table, row: dict[str, Cell]) -> tuple[str, ...]:
     """What tells a row apart, such as ("DFEW", "1")."""
-    return tuple(str(row[name].value) for name in table.key)
+    return tuple(row[name].text for name in table.key)
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """A published confusion matrix: `clips[i][j]` clips of class i were called j.
 
     recalls: per class in percent, where the log prints them.
@@ -86,9 +91,13 @@ class Matrix:
     sources: tuple[str, ...]
     recalls: tuple[float, ...] | None = None
 
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """Data set, fold and whose evaluation it is."""
+        return self.dataset, self.fold, self.by
 
-@dataclass(frozen=True)
-class EpochLog:
+
+class EpochLog(NamedTuple):
     """One epoch of the published pre-training: means over its steps."""
 
     epoch: int
@@ -99,8 +108,7 @@ class EpochLog:
     parameters: int
 
 
-@dataclass(frozen=True)
-class SplitCount:
+class SplitCount(NamedTuple):
     """Clips per class (in label order) of one part ("train" or "test") of one fold."""
 
     dataset: str
@@ -114,8 +122,12 @@ class SplitCount:
         return sum(self.clips_per_class)
 
 
-@dataclass(frozen=True)
-class Missing:
+def class_clips(splits: Sequence[SplitCount]) -> list[int]:
+    """Clips of each class over all folds."""
+    return [sum(n) for n in zip(*(split.clips_per_class for split in splits), strict=True)]
+
+
+class Missing(NamedTuple):
     """A result that the paper speaks of or would need, and that was not found in print."""
 
     id: str
@@ -128,7 +140,6 @@ class Paper:
     """Everything that is known of the paper in numbers.
 
     labels: class names of each data set in label order.
-    test_subjects: data set -> fold -> numbers of the subjects tested in it.
     """
 
     sources: dict[str, tuple[str, str]]
@@ -137,7 +148,6 @@ class Paper:
     pretrain_log: tuple[EpochLog, ...]
     labels: dict[str, tuple[str, ...]]
     split_counts: tuple[SplitCount, ...]
-    test_subjects: dict[str, dict[str, tuple[int, ...]]]
     missing: tuple[Missing, ...]
 
     def table(self, id: str) -> Table:
@@ -174,8 +184,8 @@ def _table(raw: dict[str, Any]) -> Table:
             value = float(value) if isinstance(value, int) else value
             row[name] = Cell(value, unit, _digits(value, *decimals), tuple(sources.split()))
         if "unit" in row:  # columns of mixed units name them row by row
-            named = str(row["unit"].value)
-            row = {k: _with(c, unit=named) if c.unit == "as named" else c for k, c in row.items()}
+            named = row["unit"].text
+            row = {k: replace(c, unit=named) if c.unit == "as named" else c for k, c in row.items()}
         rows.append(row)
     table = Table(raw["id"], raw["title"], key, tuple(names), tuple(rows), raw.get("dataset"))
     for change in raw.get("overrides", []):
@@ -184,12 +194,8 @@ def _table(raw: dict[str, Any]) -> Table:
             known = {k: v for k, v in change.items() if k not in ("row", "columns")}
             if "sources" in known:
                 known["sources"] = tuple(known["sources"])
-            row[name] = _with(row[name], **known)
+            row[name] = replace(row[name], **known)
     return table
-
-
-def _with(cell: Cell, **changes: Any) -> Cell:
-    return Cell(**{**vars(cell), **changes})
 
 
 def _digits(value: object, decimals: int = 0) -> int:
@@ -208,6 +214,9 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
         with (where / f"{name}.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def number(text: str) -> Any:
+        return int(text) if text.isdigit() else float(text)
+
     def tuples(values: Any) -> Any:
         return tuple(map(tuples, values)) if isinstance(values, list) else values
 
@@ -217,15 +226,7 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
         tables={table.id: table for table in tables},
         matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
         pretrain_log=tuple(
-            EpochLog(
-                epoch=int(r["epoch"]),
-                loss=float(r["loss"]),
-                learning_rate=float(r["learning_rate"]),
-                loss_scale=float(r["loss_scale"]),
-                weight_decay=float(r["weight_decay"]),
-                parameters=int(r["parameters"]),
-            )
-            for r in rows("pretrain_log")
+            EpochLog(**{k: number(v) for k, v in r.items()}) for r in rows("pretrain_log")
         ),
         labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
         split_counts=tuple(
@@ -234,10 +235,6 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
             )
             for r in rows("split_counts", splits)
         ),
-        test_subjects={
-            dataset: {fold: tuple(numbers) for fold, numbers in folds.items()}
-            for dataset, folds in read("test_subjects", splits).items()
-        },
         missing=tuple(Missing(**item) for item in read("missing")),
     )
 

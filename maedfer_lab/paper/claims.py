@@ -1,0 +1,531 @@
+"""Claims that follow from other published numbers, or are contradicted by them.
+
+A claim is one printed number with one way to check it; two ways to check it are two claims.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, preset
+from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.cost.formula import Task, macs, parameters
+from maedfer_lab.metrics import f1, recalls, scores
+from maedfer_lab.paper.tables import Cell, Matrix, Paper, SplitCount, Table, class_clips
+
+Status = Literal["recomputed", "contradicted", "needs data", "measured", "not found"]
+Kind = Literal[
+    "class columns",
+    "means over folds",
+    "confusion matrices",
+    "margins",
+    "printed otherwise",
+    "parameters, FLOPs",
+    "training recipe",
+    "data sets",
+    "to be measured",
+    "ablations",
+]
+WILD = ("dfew", "ferv39k", "mafw")
+OURS = "MAE-DFER"
+NAMES = {"uar": "UAR", "war": "WAR", "flops": "FLOPs"}
+LOG = ("log-pretraining",)
+LOGGED = ("uar", "war", "weighted_f1", "macro_f1", "micro_f1", "top1")
+SAME = {"micro_f1": "war", "top1": "war"}  # as every clip has one label
+TINY = 1e-9  # binary fractions of decimal numbers
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One numeric claim and its status.
+
+    id: subject / quantity / way of checking. kind: the group that it is counted in.
+    source: the documents that print the value. value: in `unit`; None if none is printed.
+    evidence: the formula with its numbers, or the command that measures it and its cost.
+    found: the recomputed or measured number.
+    tolerance: largest difference that counts as agreement: the rounding of the printed digits and
+        of what it is computed from; for measured numbers the half-width of the 95 % interval that
+        the size of the test set leaves.
+    hours: expected time on one CPU core, where something must run.
+    """
+
+    id: str
+    kind: Kind
+    source: str
+    statement: str
+    value: float | None
+    unit: str
+    status: Status
+    evidence: str
+    found: float | None = None
+    tolerance: float | None = None
+    command: str | None = None
+    hours: float | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the found number lies within the tolerance of the printed one."""
+        if self.value is None or self.found is None or self.tolerance is None:
+            return None
+        return abs(self.found - self.value) <= self.tolerance + TINY
+
+
+def compare(
+    kind: Kind,
+    id: str,
+    source: str,
+    statement: str,
+    *,
+    value: float,
+    unit: str,
+    found: float,
+    formula: str,
+    tolerance: float = 0,
+    because: str = "rounding",
+) -> Claim:
+    """A claim that recomputes from other numbers, or is contradicted by them.
+
+    formula: how `found` comes about, with its numbers. because: what the tolerance allows for.
+    """
+    agrees = abs(found - value) <= tolerance + TINY
+    printed, recomputed, apart = (digits(x, tolerance) for x in (value, found, abs(found - value)))
+    evidence = f"{formula} = {recomputed}; claimed {printed}; difference {apart}"
+    if tolerance:
+        evidence += f", allowed {tolerance:.2g} ({because})"
+    status: Status = "recomputed" if agrees else "contradicted"
+    numbers = float(found), float(tolerance)
+    return Claim(id, kind, source, statement, float(value), unit, status, evidence, *numbers)
+
+
+def digits(value: float, tolerance: float) -> str:
+    """A number with as many digits as show a difference of `tolerance`; whole ones without."""
+    if 0 < tolerance < 1e-6:
+        return f"{value:.7g}"
+    if float(value).is_integer() and (not tolerance or tolerance >= 0.5):
+        return f"{value:,.0f}"
+    places = 0 if not tolerance else max(0, math.ceil(0.5 - math.log10(tolerance)))
+    return f"{value:,.{max(places, 2)}f}"
+
+
+def check(
+    paper: Paper,
+    kind: Kind,
+    id: str,
+    cell: Cell,
+    statement: str,
+    found: float,
+    formula: str,
+    tolerance: float | None = None,
+    because: str = "rounding",
+) -> Claim:
+    """`compare` with the number of a cell; its own rounding is allowed by default."""
+    tolerance = cell.rounding if tolerance is None else tolerance
+    return compare(
+        kind, id, paper.cite(cell.sources), statement, value=cell.number, unit=cell.unit,
+        found=found, formula=formula, tolerance=tolerance, because=because,
+    )  # fmt: skip
+
+
+def slug(*parts: str) -> str:
+    """An id from names."""
+    kept = ("".join(c if c.isalnum() else "-" for c in part.lower()) for part in parts)
+    return "/".join("-".join(filter(None, part.split("-"))) for part in kept)
+
+
+def mean_of(cells: Sequence[Cell]) -> tuple[float, str]:
+    """The mean of cells, and how it is written."""
+    terms = " + ".join(f"{cell.value:.2f}" for cell in cells)
+    return sum(cell.number for cell in cells) / len(cells), f"({terms}) / {len(cells)}"
+
+
+def recomputed(paper: Paper) -> Iterator[Claim]:
+    """All claims that published numbers and closed formulas settle."""
+    for name in WILD:
+        yield from class_columns(paper, paper.table(name))
+    yield from fold_means(paper)
+    yield from matrices(paper)
+    yield from margins(paper)
+    yield from printed_otherwise(paper)
+    yield from table_costs(paper)
+    yield from exact_parameters(paper)
+    yield from recipe(paper)
+    yield from learning_rates(paper)
+    yield from log_constants(paper)
+    yield from sizes(paper)
+    yield from class_counts(paper)
+
+
+# ------------------------------------------------------------------------------------- scores
+
+
+def class_columns(paper: Paper, table: Table) -> Iterator[Claim]:
+    """UAR is the mean of the printed class columns; WAR their mean weighted by clips."""
+    labels = paper.labels[str(table.dataset)]
+    splits = list(paper.splits(str(table.dataset)).values())
+    clips, slack = class_clips(splits), 100 * fold_slack(splits)
+    shares = [n / sum(clips) for n in clips]
+    hidden = f", and {slack:.2g} for what means over folds may hide" if slack else ""
+    for row in table.rows:
+        cells = [row[label] for label in labels]
+        if any(cell.value is None for cell in cells):
+            continue
+        name, of = slug(table.id, row["method"].text), f"{table.dataset}, {row['method'].text}"
+        rounding = sum(cell.rounding for cell in cells) / len(cells)
+        yield check(
+            paper, "class columns", f"{name}/uar/from-classes", row["uar"],
+            f"{of}: UAR is the mean of its {len(cells)} class columns", *mean_of(cells),
+            row["uar"].rounding + rounding,
+        )  # fmt: skip
+        rounding = sum(s * cell.rounding for s, cell in zip(shares, cells, strict=True))
+        products = [f"{n} x {c.value:.2f}" for n, c in zip(clips, cells, strict=True)]
+        yield check(
+            paper, "class columns", f"{name}/war/from-classes", row["war"],
+            f"{of}: WAR is the mean of its class columns, weighted by the clips of the split lists",
+            sum(s * cell.number for s, cell in zip(shares, cells, strict=True)),
+            f"({' + '.join(products)}) / {sum(clips)}", row["war"].rounding + rounding + slack,
+            f"rounding{hidden}",
+        )  # fmt: skip
+
+
+def fold_slack(splits: Sequence[SplitCount]) -> float:
+    """How far WAR can lie from the share-weighted class recalls, whatever the folds' recalls are.
+
+    Recalls and WAR are means over folds or pooled, and print does not say which. With s clips'
+    shares they weigh fold f's recall of class c by w in {s_cf / k, n_cf / N} (WAR) and by e in
+    {s_c / k, n_cf / N} (recalls times shares); recalls lie in [0, 1], so the difference is at most
+    the sum of the positive (or of the negative) parts of w - e. 0 for a single split.
+    """
+    total = sum(split.clips for split in splits)
+    per_class, k = class_clips(splits), len(splits)
+    pooled = [n / total for s in splits for n in s.clips_per_class]
+    of_folds = [n / s.clips / k for s in splits for n in s.clips_per_class]
+    shares = [n / total / k for _ in splits for n in per_class]
+    gaps = [
+        [w - e for w, e in zip(war, estimate, strict=True)]
+        for war in (pooled, of_folds)
+        for estimate in (pooled, shares)
+    ]
+    return max(abs(sum(x for x in gap if sign * x > 0) + 0.0) for gap in gaps for sign in (1, -1))
+
+
+def fold_means(paper: Paper) -> Iterator[Claim]:
+    """The totals over folds are plain means of the folds."""
+    for name, whose in (("folds", "run"), ("reproductions", "by")):
+        rows = paper.table(name).rows
+        for row in (row for row in rows if row["fold"].text == "all"):
+            dataset, by = row["dataset"].text, row[whose].text
+            folds = [r for r in rows if (r["dataset"].text, r[whose].text) == (dataset, by)
+                     and r["fold"].text != "all"]  # fmt: skip
+            if len(folds) < 2 or len(folds) != len(paper.splits(dataset)):
+                continue
+            for score in ("uar", "war"):
+                cells = [r[score] for r in folds]
+                yield check(
+                    paper, "means over folds", f"{name}/{slug(by, dataset)}/{score}/mean",
+                    row[score], f"{dataset}, {by}: {NAMES[score]} over all is the plain mean of "
+                    f"{len(cells)} folds", *mean_of(cells),
+                    row[score].rounding + max(c.rounding for c in cells),
+                )  # fmt: skip
+
+
+def matrices(paper: Paper) -> Iterator[Claim]:
+    """Everything printed beside, or instead of, the published confusion matrices."""
+    for matrix in paper.matrices:
+        labels, counts = paper.labels[matrix.dataset], np.array(matrix.clips)
+        per_class, own = recalls(counts).tolist(), scores(counts)
+        rows, right = [sum(row) for row in matrix.clips], [r[i] for i, r in enumerate(matrix.clips)]
+        found = {name: float(own[SAME.get(name, name)]) for name in LOGGED}
+        found |= dict(zip(labels, per_class, strict=True))
+        each = [f"{value:.4f}" for value in f1(counts)]
+        weighted = " + ".join(f"{n} x {value}" for n, value in zip(rows, each, strict=True))
+        explained = "F1 being 2 right / (in class + called so),"
+        formulas = {name: f"{sum(right)} right of {sum(rows):,}" for name in found}
+        formulas |= {
+            "uar": f"mean of {', '.join(f'{r:.2%}' for r in per_class)}",
+            "weighted_f1": f"({weighted}) / {sum(rows):,}, {explained}",
+            "macro_f1": f"mean of {', '.join(each)}, {explained}",
+        }
+        formulas |= {name: f"{right[i]} right of {rows[i]:,}" for i, name in enumerate(labels)}
+        for document, name, cell in printed_scores(paper, matrix):
+            if cell.value is not None:
+                scale = 100 if cell.unit == "percent" else 1
+                yield check(
+                    paper, "confusion matrices",
+                    f"{slug(*matrix.name)}/{document}/{name}/from-matrix", cell,
+                    f"{matrix.dataset} fold {matrix.fold}, {matrix.by}: {name} in the {document} "
+                    "follows from the confusion matrix", found[name] * scale, formulas[name],
+                )  # fmt: skip
+
+
+def printed_scores(paper: Paper, matrix: Matrix) -> Iterator[tuple[str, str, Cell]]:
+    """(document, score, cell) for all that is printed of the evaluation behind a matrix."""
+    evaluation = paper.table("evaluations").row(*matrix.name)
+    yield from (("log", name, evaluation[name]) for name in LOGGED)
+    labels = paper.labels[matrix.dataset]
+    if matrix.by == "authors":
+        for row in paper.table("folds").rows:
+            here = (row["dataset"].text, row["fold"].text) == (matrix.dataset, matrix.fold)
+            if here and row["run"].text != "reproduced":
+                yield from (("readme", score, row[score]) for score in ("uar", "war"))
+        if (matrix.dataset, matrix.fold) == ("DFEW", "1"):
+            row = paper.table("poster_fold1").row(OURS)
+            yield from (("poster", score, row[score]) for score in ("uar", "war"))
+        if matrix.fold == "all":
+            row = paper.table(matrix.dataset.lower()).row(OURS)
+            yield from (("table", score, row[score]) for score in (*labels, "uar", "war"))
+    for label, value in zip(labels, matrix.recalls or (), strict=False):
+        yield "log", label, Cell(value, "percent", 2, matrix.sources)
+
+
+def margins(paper: Paper) -> Iterator[Claim]:
+    """The headline: points over the best supervised method that sees frames only."""
+    for row in paper.table("headlines").rows:
+        name, dataset, column = (row[c].text for c in ("table", "dataset", "column"))
+        ours, best, best_name = ours_and_best(paper, name, dataset, column)
+        yield check(
+            paper, "margins", f"headline/{slug(dataset)}/{column}/margin", row["margin"],
+            f"{dataset}: {NAMES[column]} of MAE-DFER over the best supervised method",
+            ours.number - best.number, f"{ours.value:.2f} - {best.value:.2f} ({best_name})",
+            row["margin"].rounding + ours.rounding + best.rounding,
+        )  # fmt: skip
+    pairs = [ours_and_best(paper, name, "", "uar") for name in WILD]
+    gaps = [ours.number - best.number for ours, best, _ in pairs]
+    pick: Callable[[list[float]], float]
+    for quantity, pick in (("least", min), ("largest", max)):
+        cell = paper.table("summaries").row(f"{quantity} UAR margin in the wild")["value"]
+        yield check(
+            paper, "margins", f"headline/in-the-wild/uar/{quantity}-margin", cell,
+            f"{quantity} UAR margin over DFEW, FERV39k and MAFW, in whole points", pick(gaps),
+            f"{quantity} of {', '.join(f'{gap:.2f}' for gap in gaps)}", cell.rounding + 0.01,
+        )  # fmt: skip
+
+
+def ours_and_best(paper: Paper, name: str, dataset: str, column: str) -> tuple[Cell, Cell, str]:
+    """MAE-DFER's cell, that of the best supervised method on frames, and the latter's name."""
+    rows = [r for r in paper.table(name).rows if "dataset" not in r or r["dataset"].text == dataset]
+    ours = next(row for row in rows if row["method"].text == OURS)[column]
+    others = [
+        row
+        for row in rows
+        if row["method"].text != OURS and row[column].value is not None
+        if row.get("modality", row["method"]).text != "A+V"
+        if "pretraining" not in row or row["pretraining"].text == "supervised"
+    ]
+    best = max(others, key=lambda row: row[column].number)
+    return ours, best[column], best["method"].text
+
+
+def printed_otherwise(paper: Paper) -> Iterator[Claim]:
+    """Cells that another document prints otherwise: which of the two recomputes?"""
+    for row in paper.table("variants").rows:
+        name, method, column = (row[c].text for c in ("table", "method", "column"))
+        table, there = paper.table(name), paper.table(name).row(method)
+        found, tolerance = there[column].number, row["value"].rounding
+        formula = f"the same cell in {paper.cite(there[column].sources)}"
+        if column == "uar":
+            cells = [there[label] for label in paper.labels[str(table.dataset)]]
+            found, formula = mean_of(cells)
+            tolerance += sum(cell.rounding for cell in cells) / len(cells)
+        yield check(
+            paper, "printed otherwise", f"{slug(name, method)}/{column}/printed-otherwise",
+            row["value"], f"{table.dataset}, {method}: {NAMES[column]} as printed elsewhere "
+            f"(the table: {there[column].number:g})", found, formula, tolerance,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------------- cost and training
+
+
+def model_of(method: str) -> ModelConfig:
+    """The model behind a row called MAE-DFER or VideoMAE (...): LGI-Former or ViT-B."""
+    return preset("base", "vit" if method.startswith("VideoMAE") else "lgi").model
+
+
+def in_parts(parts: dict[str, int]) -> str:
+    """Counts by module, for reading."""
+    return " + ".join(f"{name} {count:,}" for name, count in parts.items())
+
+
+def table_costs(paper: Paper) -> Iterator[Claim]:
+    """The columns of parameters and FLOPs of MAE-DFER and VideoMAE in every table."""
+    for name in (*WILD, "later"):
+        table = paper.table(name)
+        classes = len(paper.labels[table.dataset]) if table.dataset else 7
+        for row in table.rows:
+            method = row["method"].text
+            if method != OURS and not method.startswith("VideoMAE"):
+                continue
+            model = model_of(method)
+            for column, what, parts, scale in (
+                ("params", "parameters", parameters(model, num_classes=classes), 1e6),
+                ("flops", "FLOPs", macs(model, num_classes=classes, as_published=True), 1e9),
+            ):
+                yield check(
+                    paper, "parameters, FLOPs", f"{slug(name, method)}/{column}/formula",
+                    row[column], f"{table.id}, {method}: {what}, {classes} classes, a clip of "
+                    "16 x 160 x 160", sum(parts.values()) / scale,
+                    f"({in_parts(parts)}) in {row[column].unit}",
+                )  # fmt: skip
+
+
+def exact_parameters(paper: Paper) -> Iterator[Claim]:
+    """The number of parameters that the logs print to the last digit."""
+    found: list[tuple[str, tuple[str, ...], float, Task, int]] = []
+    for row in paper.table("evaluations").rows:
+        cell, dataset, fold = row["parameters"], row["dataset"].text, row["fold"].text
+        if cell.value is not None:
+            classes = len(paper.labels[dataset])
+            name = f"{slug(dataset, fold)}/log"
+            found.append((name, cell.sources, cell.number, "classify", classes))
+    for i, count in enumerate(sorted({epoch.parameters for epoch in paper.pretrain_log})):
+        found.append((f"pretraining/log{i or ''}", LOG, count, "pretrain", 7))
+    for name, sources, count, task, classes in found:
+        parts = parameters(ModelConfig(), task, num_classes=classes)
+        what = f"classifier of {classes} classes" if task == "classify" else "encoder and decoder"
+        yield compare(
+            "parameters, FLOPs", f"{name}/parameters/formula", paper.cite(sources),
+            f"LGI-Former, {what}: number of parameters", value=count, unit="parameters",
+            found=sum(parts.values()), formula=in_parts(parts),
+        )  # fmt: skip
+
+
+def recipe(paper: Paper) -> Iterator[Claim]:
+    """FLOPs saved, from the counts and not from 50 and 81; lambda as the code weighs the losses."""
+    summary, config = paper.table("summaries"), PretrainConfig()
+    lgi, vit = (sum(macs(model_of(m), as_published=True).values()) for m in (OURS, "VideoMAE"))
+    yield check(
+        paper, "parameters, FLOPs", "headline/flops/saving",
+        summary.row("FLOPs saved against VideoMAE")["value"],
+        "FLOPs that MAE-DFER saves against VideoMAE, in whole percent", 100 * (1 - lgi / vit),
+        f"100 x (1 - {lgi:,} / {vit:,} multiply-adds)",
+    )  # fmt: skip
+    outputs = 3 * math.prod(config.model.tubelet)
+    appearance = outputs // config.target.motion_group
+    yield check(
+        paper, "training recipe", "loss/lambda/equivalence",
+        summary.row("motion and appearance share the loss: lambda")["value"],
+        "lambda: weight of the appearance loss; the code takes one mean over all outputs instead",
+        appearance / outputs,
+        f"{appearance} appearance outputs of {outputs} of a cube, equally weighted,",
+    )  # fmt: skip
+
+
+def pretraining(paper: Paper, quantity: str) -> int:
+    """A number of the table "pretraining"."""
+    return int(paper.table("pretraining").row(quantity)["value"].number)
+
+
+def learning_rates(paper: Paper) -> Iterator[Claim]:
+    """The mean learning rate of every logged epoch follows from the schedule, to 1e-8."""
+    steps, batch = (pretraining(paper, q) for q in ("steps of an epoch", "clips in a batch"))
+    epochs = pretraining(paper, "epochs of the schedule")
+    optim = OptimConfig(steps=epochs * steps, batch_size=batch, warmup_steps=epochs * steps // 20)
+    peak = f"{optim.lr:g} x {batch} / 256 = {optim.lr * batch / 256:.4g}"
+    for log in paper.pretrain_log:
+        first = log.epoch * steps
+        rates = [learning_rate(step, optim) for step in range(first, first + steps)]
+        phase = "linear warm-up to" if first < optim.warmup_steps else "cosine decay from"
+        yield compare(
+            "training recipe", f"pretraining/epoch-{log.epoch:02}/learning-rate/schedule",
+            paper.cite(LOG), f"mean learning rate of epoch {log.epoch}", value=log.learning_rate,
+            unit="per step", found=sum(rates) / steps,
+            formula=f"{phase} {peak}, mean over steps {first:,} to {first + steps - 1:,} "
+            f"({rates[0]:.5g} to {rates[-1]:.5g})", tolerance=1e-8,
+            because="the accuracy asked for",
+        )  # fmt: skip
+
+
+def log_constants(paper: Paper) -> Iterator[Claim]:
+    """What the log says once or in every line."""
+    log = paper.pretrain_log
+    decays = sorted({epoch.weight_decay for epoch in log})
+    yield compare(
+        "training recipe", "pretraining/weight-decay/constant", paper.cite(LOG),
+        f"weight decay of all {len(log)} epochs", value=decays[0], unit="per step",
+        found=OptimConfig().weight_decay, tolerance=5e-6 if len(decays) == 1 else 0,
+        formula=f"the recipe's constant; {len(decays)} value in the log,",
+    )  # fmt: skip
+    epochs = paper.table("pretraining").row("epochs run")["value"]
+    yield compare(
+        "training recipe", "pretraining/epochs/run", paper.cite(epochs.sources),
+        "epochs of pre-training behind the published weights", value=epochs.number,
+        unit=epochs.unit, found=len(log),
+        formula=f"lines of the log, epoch {log[0].epoch} to {log[-1].epoch},",
+    )  # fmt: skip
+    steps, batch, broken = (
+        pretraining(paper, quantity)
+        for quantity in ("steps of an epoch", "clips in a batch", "broken videos left out")
+    )
+    clips = paper.table("datasets").row("VoxCeleb2 dev")["clips"]
+    left = clips.number - broken
+    yield compare(
+        "training recipe", "pretraining/steps/from-voxceleb2",
+        paper.cite((*LOG, *clips.sources, "preprocess")),
+        f"steps of an epoch that shows once each clip of VoxCeleb2 but {broken} broken ones",
+        value=steps, unit="steps", found=left // batch,
+        formula=f"({clips.number:,.0f} - {broken} = {left:,.0f} clips) // {batch} a batch",
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- data
+
+
+def sizes(paper: Paper) -> Iterator[Claim]:
+    """Published sizes of data sets and of training and test parts, from the split lists."""
+    for dataset in paper.labels:
+        cell = paper.table("datasets").row(dataset)["clips"]
+        if cell.value is None:
+            continue
+        train, test = (paper.splits(dataset, part) for part in ("train", "test"))
+        of_folds = [train[f].clips + test[f].clips for f in test]
+        yield compare(
+            "data sets", f"datasets/{slug(dataset)}/clips/from-splits", paper.cite(cell.sources),
+            f"{dataset}: number of clips", value=cell.number, unit="clips",
+            found=next((n for n in of_folds if n != cell.number), cell.number),
+            formula=" = ".join(f"{train[f].clips:,} + {test[f].clips:,}" for f in test),
+        )  # fmt: skip
+    for row in paper.table("evaluations").rows:
+        dataset, fold = row["dataset"].text, row["fold"].text
+        for part in ("train", "test"):
+            if row[part].value is not None:
+                split = paper.splits(dataset, part)[fold]
+                yield compare(
+                    "data sets", f"{slug(dataset, fold)}/log/{part}-clips/from-splits",
+                    paper.cite(row[part].sources),
+                    f"{dataset}: clips in the {part} part of fold {fold}", value=row[part].number,
+                    unit="clips", found=split.clips,
+                    formula=" + ".join(map(str, split.clips_per_class)),
+                )  # fmt: skip
+
+
+def class_counts(paper: Paper) -> Iterator[Claim]:
+    """Rows of published matrices against the split lists; test folds against the whole set."""
+    for matrix in paper.matrices:
+        split = paper.splits(matrix.dataset)[matrix.fold]
+        for i, label in enumerate(paper.labels[matrix.dataset]):
+            yield compare(
+                "data sets", f"{slug(*matrix.name)}/matrix/{label}-clips/from-splits",
+                paper.cite(matrix.sources),
+                f"{matrix.dataset} fold {matrix.fold}: test clips of class {label} in the matrix",
+                value=sum(matrix.clips[i]), unit="clips", found=split.clips_per_class[i],
+                formula=f"label {i} of the test list (matrix row "
+                f"{' + '.join(map(str, matrix.clips[i]))})",
+            )  # fmt: skip
+    for dataset, labels in paper.labels.items():
+        train, test = (paper.splits(dataset, part) for part in ("train", "test"))
+        first = next(iter(test))
+        for i, label in enumerate(labels if len(test) > 1 else ()):
+            parts = [split.clips_per_class[i] for split in test.values()]
+            yield compare(
+                "data sets", f"datasets/{slug(dataset)}/{label}-clips/over-folds",
+                paper.cite(("lists",)),
+                f"{dataset}: clips of class {label} (both parts of fold {first}); every clip is "
+                "tested in one fold", unit="clips",
+                value=train[first].clips_per_class[i] + test[first].clips_per_class[i],
+                found=sum(parts), formula=" + ".join(map(str, parts)),
+            )  # fmt: skip
