@@ -2,13 +2,17 @@
 
 import re
 import sys
+import warnings
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
+
+from maedfer_lab.checkpoints.reading import read_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,3 +101,14 @@ def test_the_shop_window_opens_and_names_nothing_that_is_not_there():
         assert getattr(maedfer_lab, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = maedfer_lab.nothing
+
+
+def test_an_old_torch_warns_before_it_reads_a_pickle(tmp_path, monkeypatch):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
+        read_file(tmp_path / "foreign.pth")
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.warns(UserWarning, match=r"foreign.pth is a pickle.*install PyTorch 2.10"):
+        read_file(tmp_path / "foreign.pth")

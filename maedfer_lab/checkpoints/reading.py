@@ -27,6 +27,7 @@ from torch import Tensor
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before zip files
 SCALAR_KINDS = "biuf"  # NumPy's booleans, integers and floats: nothing that could hold an object
+SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
 
 
@@ -99,6 +100,12 @@ def _is_tar(path: Path) -> bool:
 
 
 def _load_pickle(path: Path, *, mmap: bool) -> Any:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        warnings.warn(
+            f"{path} is a pickle, and PyTorch {torch.__version__} can be harmed by a hostile one; "
+            "install PyTorch 2.10 or newer, or read only files that you trust",
+            stacklevel=2,
+        )
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: the file is read or refused
