@@ -7,10 +7,12 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+# fmt: off
 _HOMES = {
     "maedfer_lab.config": ("ModelConfig", "PretrainConfig", "TargetConfig", "base", "demo", "tiny"),
-    "maedfer_lab.method.autoencoder": ("MaskedAutoencoder", "build_autoencoder"),
-    "maedfer_lab.method.classifier": ("Classifier", "build_classifier"),
+    "maedfer_lab.method.models": ("Classifier", "MaskedAutoencoder", "build_autoencoder",
+                                  "build_classifier"),
+    "maedfer_lab.fast": ("speed_up",),
     "maedfer_lab.method.masking": ("region_tube_mask", "tube_mask"),
     "maedfer_lab.data.table": ("Annotations", "read_annotations"),
     "maedfer_lab.data.doctor": ("doctor",),
@@ -30,6 +32,7 @@ _HOMES = {
     "maedfer_lab.checkpoints.loading": ("load_checkpoint",),
     "maedfer_lab.checkpoints.pretrained": ("from_pretrained", "save_pretrained"),
 }
+# fmt: on
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from maedfer_lab.config import ModelConfig
 from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
-from maedfer_lab.method.autoencoder import build_autoencoder
 from maedfer_lab.method.formulas import attention_pairs, lgi_block_by_loops
+from maedfer_lab.method.models import build_autoencoder
 
 stages = st.fixed_dictionaries(
     {
@@ -40,7 +40,7 @@ def random_tokens(regions=4, size=5, width=24, num=2):
 @settings(max_examples=40, deadline=None)
 def test_block_equals_the_formulas_written_as_loops(options):
     block, (rep, tokens) = random_block(**options), random_tokens()
-    got_rep, got_tokens = block.apart(rep, tokens)
+    got_rep, got_tokens = block.forward_separate(rep, tokens)
     for i in range(len(rep)):
         want_rep, want_tokens = lgi_block_by_loops(block, rep[i], tokens[i])
         assert (got_rep[i] - want_rep).abs().max() < 1e-5 * want_rep.abs().max().clamp(min=1)
@@ -52,7 +52,7 @@ def test_block_equals_the_formulas_written_as_loops(options):
 def test_every_variant_trains(options):
     """The official cross first stage cannot (B4)."""
     block, (rep, tokens) = random_block(**options), random_tokens()
-    new_rep, new_tokens = block.apart(rep.requires_grad_(), tokens.requires_grad_())
+    new_rep, new_tokens = block.forward_separate(rep.requires_grad_(), tokens.requires_grad_())
     (new_rep.square().sum() + new_tokens.square().sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
 
@@ -62,7 +62,10 @@ def test_every_variant_trains(options):
 def test_weights_are_kept_without_changing_the_output(options):
     block, (rep, tokens) = random_block(**options), random_tokens()
     weights: dict[str, torch.Tensor] = {}
-    kept, plain = block.apart(rep, tokens, weights=weights), block.apart(rep, tokens)
+    kept, plain = (
+        block.forward_separate(rep, tokens, weights=weights),
+        block.forward_separate(rep, tokens),
+    )
     for a, b in zip(kept, plain, strict=True):
         assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
     assert set(weights) == {"local"} | ({"inter"} if options["inter"] else set()) | (
@@ -77,7 +80,9 @@ def test_weights_are_kept_without_changing_the_output(options):
 def test_representative_tokens_alone_are_the_same(options):
     block, (rep, tokens) = random_block(**options), random_tokens()
     assert torch.allclose(
-        block.apart(rep, tokens, rep_only=True)[0], block.apart(rep, tokens)[0], atol=1e-5
+        block.forward_separate(rep, tokens, rep_only=True)[0],
+        block.forward_separate(rep, tokens)[0],
+        atol=1e-5,
     )
 
 
@@ -109,7 +114,7 @@ def test_drop_path_drops_regions_in_stage_1_and_clips_in_stage_2():
     torch.nn.init.zeros_(block.mlp.fc2.weight)
     torch.nn.init.zeros_(block.mlp.fc2.bias)
     torch.manual_seed(0)
-    _, new = block.apart(rep, tokens)
+    _, new = block.forward_separate(rep, tokens)
     changed = (new - tokens).abs().amax(-1) > 0  # clip, region, token
     per_region = changed.float().mean(-1)
     assert set(per_region.flatten().tolist()) == {0.0, 1.0}

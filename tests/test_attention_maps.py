@@ -22,11 +22,9 @@ from maedfer_lab.attention.tracing import (
 )
 from maedfer_lab.config import demo, tiny
 from maedfer_lab.files import pack_picture
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
-from maedfer_lab.method.encoder import Encoder
 from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import region_tube_mask
+from maedfer_lab.method.models import Encoder, build_autoencoder, build_classifier
 
 VARIANTS = {
     "lgi": {},

@@ -12,7 +12,7 @@ from maedfer_lab.attention.capture import capture_attention
 from maedfer_lab.attention.queries import all_queries
 from maedfer_lab.attention.tracing import look_through, rollout
 from maedfer_lab.config import tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.viewers import AttentionViewer
 
 LGI = build_autoencoder(tiny().model, tiny().target)

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from maedfer_lab.config import ModelConfig, TargetConfig, base, demo, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder, check_batch
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import region_shapes, sincos_positions
 from maedfer_lab.method.masking import region_tube_mask
+from maedfer_lab.method.models import build_autoencoder, build_classifier, check_batch
 
 
 def clips(config: ModelConfig, num=2):
@@ -140,7 +139,7 @@ def test_unfit_clips_are_refused(spoil, told):
     clip = spoil(clips(tiny().model))
     with pytest.raises(ValueError, match=told):
         # The undecorated method: the shape checks of the tests would speak first.
-        from maedfer_lab.method.encoder import check_clip
+        from maedfer_lab.method.grid import check_clip
 
         check_clip(clip, model.config)
 

@@ -29,7 +29,7 @@ from maedfer_lab.bench.twins import (
 )
 from maedfer_lab.config import Augment, EncoderKind, TargetConfig
 from maedfer_lab.cost.formula import macs
-from maedfer_lab.method.autoencoder import build_autoencoder, model_mask
+from maedfer_lab.method.models import build_autoencoder, model_mask
 
 CPU = torch.device("cpu")
 

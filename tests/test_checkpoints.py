@@ -19,9 +19,8 @@ from maedfer_lab.checkpoints.recognising import recognise
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.checkpoints.settling import fitting_regions, fitting_sizes
 from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.runs import Run
 
 TINY = tiny().model

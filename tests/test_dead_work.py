@@ -1,10 +1,9 @@
 """What the fast ways leave out changes no result: each against the same thing written plainly."""
 
 import copy
-import json
 import pickle
 import warnings
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,15 +11,13 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from maedfer_lab.checkpoints.digests import compare_digest
+from maedfer_lab import fast
 from maedfer_lab.config import TargetConfig, tiny
-from maedfer_lab.method import folded, products
+from maedfer_lab.fast import linear, speed_up
 from maedfer_lab.method.attention import Attention, LGIBlock
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import patchify, take, take_cubes
 from maedfer_lab.method.masking import region_tube_mask
-from maedfer_lab.method.products import linear
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.method.targets import (
     cube_statistics,
     make_target,
@@ -46,42 +43,20 @@ def assert_close(found, wanted, tolerance=2e-5):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("shape", [(7, 48), (2, 5, 48), (2, 3, 4, 48), (1, 1, 48), (0, 48)])
-def test_products_and_their_gradients_are_pytorchs(shape, has_bias, gelu, dtype):
-    x, weight = seeded(*shape).to(dtype), seeded(40, 48, seed=1).to(dtype)
-    bias = [seeded(40, seed=2).to(dtype)] if has_bias else []
-    leaves = [leaf.requires_grad_() for leaf in (x, weight, *bias)]
-    plain = F.linear(*leaves)
-    plain = F.gelu(plain) if gelu else plain
-    trained = linear(*leaves, gelu=gelu)
-    with torch.no_grad():
-        told = linear(*leaves, gelu=gelu)
-    assert trained.dtype == told.dtype == dtype
-    if x.numel():
-        assert_close([trained, told], [plain, plain])
-        assert_close(gradients(trained, leaves), gradients(plain, leaves))
-
-
-def test_products_take_views_and_leave_out_gradients_nobody_asks_for():
-    whole = seeded(4, 6, 96)
-    x, weight = whole[:, 1:, ::2], seeded(48, 40).t()
-    assert_close([linear(x, weight)], [F.linear(x, weight)])
-    assert not linear(x, weight).requires_grad
-    trained = linear(x, weight.requires_grad_())
-    assert_close(gradients(trained, [weight]), gradients(F.linear(x, weight), [weight]))
-
-
-def test_half_precision_is_autocasts():
-    x, weight, bias = seeded(3, 5, 64), seeded(32, 64, seed=1), seeded(32, seed=2)
-    with torch.autocast("cpu", torch.bfloat16):
-        wanted = F.linear(x, weight, bias)
+@pytest.mark.parametrize("shape", [(7, 48), (2, 3, 4, 48), (1, 1, 48), (0, 48)])
+def test_products_and_their_gradients_are_pytorchs(shape, gelu, dtype):
+    for bias in ([seeded(40, seed=2).to(dtype)], []):
+        x, weight = seeded(*shape).to(dtype), seeded(40, 48, seed=1).to(dtype)
+        leaves = [leaf.requires_grad_() for leaf in (x, weight, *bias)]
+        plain = F.linear(*leaves)
+        plain = F.gelu(plain) if gelu else plain
+        trained = linear(*leaves, gelu=gelu)
         with torch.no_grad():
-            found = linear(x, weight, bias)
-        trained = linear(x, weight.requires_grad_(), bias)
-    assert found.dtype == trained.dtype == wanted.dtype == torch.bfloat16
-    assert (found - wanted).abs().max() <= 2**-7 * wanted.abs().max()
-    assert (trained - wanted).abs().max() <= 2**-7 * wanted.abs().max()
+            evaluated = linear(*leaves, gelu=gelu)
+        assert trained.dtype == evaluated.dtype == dtype
+        if x.numel():
+            assert_close([trained, evaluated], [plain, plain])
+            assert_close(gradients(trained, leaves), gradients(plain, leaves))
 
 
 @pytest.mark.parametrize("graded", [True, False])
@@ -107,7 +82,9 @@ def test_autocast_chooses_the_type_that_it_would(inputs, dtype, graded):
     x, weight = seeded(3, 48).to(inputs), seeded(40, 48, seed=1).to(inputs)
     weight.requires_grad_(graded)
     with torch.autocast("cpu", dtype), torch.set_grad_enabled(graded):
-        assert linear(x, weight).dtype == F.linear(x, weight).dtype
+        found, wanted = linear(x, weight), F.linear(x, weight)
+    assert found.dtype == wanted.dtype
+    assert (found - wanted).abs().max() <= 2**-7 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("frozen", range(8))
@@ -138,45 +115,82 @@ def test_transforms_and_forward_derivatives_go_through():
             assert_close(along, [F.linear(x, weight)] * 2)
 
 
-@pytest.fixture(params=["oneDNN", "a processor without it"])
-def either_product(request, monkeypatch):
-    if request.param != "oneDNN":
-        monkeypatch.setattr(products, "_has_onednn", lambda: False)
-    elif not products._has_onednn():
-        pytest.skip("this machine has no oneDNN with AVX-512")
-
-
-@pytest.mark.parametrize("name", ["ft_all_share", "ft_cross_first", "ft_joint", "pt"])
-def test_numbers_are_the_official_ones_on_any_processor(either_product, name):
-    digests = Path(__file__).parent / "data" / "parity_digests.json"
-    rows = compare_digest(name, json.loads(digests.read_text())[name])
-    assert rows and all(row.verdict == "ok" for row in rows), rows
-
-
-def test_the_other_product_is_taken_where_onednn_is_not_what_it_was(monkeypatch):
+def test_pytorchs_product_is_taken_where_onednn_is_not_what_it_was(monkeypatch):
     def gone(*_):
         raise AttributeError("no operator of this name")
 
     try:
         for changed in (gone, lambda x, weight, *_: x @ weight.t()):
-            products._has_onednn.cache_clear()
-            monkeypatch.setattr(products, "_onednn", changed)
+            fast.has_onednn.cache_clear()
+            monkeypatch.setattr(fast, "_onednn", changed)
             x, weight, bias = seeded(3, 48), seeded(40, 48, seed=1), seeded(40, seed=2)
             assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
     finally:
-        products._has_onednn.cache_clear()
+        fast.has_onednn.cache_clear()
 
 
-def tiny_classifier():
-    """With weights large enough for every stage to show in the logits."""
-    model = build_classifier(tiny().model, 7).eval()
+# ---------------------------------------------------------------------- whole models
+
+
+def tiny_classifier(**options):
+    """With weights large enough for every stage to show in the logits.
+
+    Two regions of one token each to 32: the third stage is folded.
+    """
+    model = build_classifier(replace(tiny().model, **options), 7).eval()
     for i, parameter in enumerate(model.parameters()):
         parameter.data += 0.2 * seeded(*parameter.shape, seed=i)
-    return model, seeded(2, 3, 8, 32, 32).sigmoid()
+    return model, seeded(2, 3, model.config.frames, 32, 32).sigmoid()
 
 
-def test_models_are_traced_exported_copied_and_counted():
-    model, clip = tiny_classifier()
+LONG = {"frames": 64, "region": (32, 4, 4), "num_heads": 1}  # 1 representative token of 512: folded
+
+
+@pytest.mark.parametrize("options", [{}, LONG, {"encoder": "vit"}, {"qkv_bias": False, **LONG}])
+@pytest.mark.parametrize("has_onednn", [True, False])
+def test_a_model_speeded_up_gives_the_same_numbers(options, has_onednn, monkeypatch):
+    if not has_onednn:
+        monkeypatch.setattr(fast, "has_onednn", lambda: False)
+    plain, clip = tiny_classifier(**options)
+    quick = speed_up(copy.deepcopy(plain))
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+    assert any(type(m) is fast.FastAttention for m in quick.modules())
+    assert_close([quick(clip)], [plain(clip)])
+    pairs = zip(quick.named_parameters(), plain.named_parameters(), strict=True)
+    used = [(a, b) for (name, a), (_, b) in pairs if "blocks.1.interact" not in name]
+    leaves = [list(side) for side in zip(*used, strict=True)]
+    assert_close(gradients(quick(clip), leaves[0]), gradients(plain(clip), leaves[1]), 1e-4)
+    masked, targets = build_autoencoder(tiny().model, tiny().target), tiny().model
+    mask = region_tube_mask(masked.grid, targets.region, 0.75, 2)
+    clip = seeded(2, 3, 8, 32, 32).sigmoid()
+    wanted = masked(clip, mask).loss.total
+    assert_close([speed_up(masked)(clip, mask).loss.total], [wanted])
+
+
+def test_the_folded_order_is_taken_where_it_is_much_less_work(monkeypatch):
+    """The paper's third stage in fine-tuning; not with the few visible tokens of pre-training."""
+    taken = []
+    folded = fast.FastAttention._folded
+    monkeypatch.setattr(
+        fast.FastAttention, "_folded", lambda *a: taken.append(a[1].shape[1]) or folded(*a)
+    )
+    attn = speed_up(Attention(512, 8))
+    for tokens, context in ((800, 8), (80, 8), (8, 800), (800, 720)):
+        with torch.no_grad():
+            attn(torch.zeros(1, tokens, 512), torch.zeros(1, context, 512))
+    assert taken == [800]
+
+
+def test_it_can_be_turned_off(monkeypatch):
+    monkeypatch.setenv("MAEDFER_FAST", "0")
+    model, _ = tiny_classifier()
+    assert not any(type(m).__module__ == fast.__name__ for m in speed_up(model).modules())
+
+
+@pytest.mark.parametrize("options", [{}, LONG])
+def test_models_are_traced_exported_copied_and_counted(options):
+    model, clip = tiny_classifier(**options)
+    model = speed_up(model)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = model(clip)
@@ -185,6 +199,9 @@ def test_models_are_traced_exported_copied_and_counted():
         assert_close([torch.export.export(model, (clip,)).module()(clip)], [wanted])
         assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(model)))(clip), wanted)
         assert torch.equal(model(clip), wanted)  # nothing stays behind
+        assert model(clip[:0]).shape == (0, 7)
+        assert_close([model(clip.contiguous(memory_format=torch.channels_last_3d))], [wanted])
+        assert_close([model(clip[:1].expand(2, -1, -1, -1, -1))], [wanted[:1].expand(2, -1)])
         counts = []
         for device in ("cpu", "meta"):
             with FlopCounterMode(display=False) as counter:
@@ -194,41 +211,26 @@ def test_models_are_traced_exported_copied_and_counted():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("order", ["folded", "as published"])
-def test_models_of_other_types_run_and_train(monkeypatch, order, dtype):
-    monkeypatch.setattr(folded, "pays", lambda *_: order == "folded")
-    model, clip = tiny_classifier()
+@pytest.mark.parametrize("options", [{}, LONG])
+def test_models_of_other_types_run_and_train(options, dtype):
+    model, clip = tiny_classifier(**options)
     wanted = model(clip)
-    model, clip = model.to(dtype), clip.to(dtype)
+    model, clip = speed_up(model).to(dtype), clip.to(dtype)
     tolerance = {torch.float64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
     trained = model(clip)
     with torch.inference_mode():
-        told = model(clip)
-    assert trained.dtype == told.dtype == dtype
-    assert_close([trained.float(), told.float()], [wanted, wanted], tolerance)
+        evaluated = model(clip)
+    assert trained.dtype == evaluated.dtype == dtype
+    assert_close([trained.float(), evaluated.float()], [wanted, wanted], tolerance)
     trained.float().sum().backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("order", ["folded", "as published"])
-def test_batches_of_any_number_and_layout(monkeypatch, order):
-    monkeypatch.setattr(folded, "pays", lambda *_: order == "folded")
-    model, clip = tiny_classifier()
-    with torch.no_grad():
-        wanted = model(clip)
-        assert model(clip[:0]).shape == (0, 7)
-        assert torch.equal(model(clip), wanted)  # the same call, the same bits
-        assert_close([model(clip[:1])], [wanted[:1]])
-        assert_close([model(clip.contiguous(memory_format=torch.channels_last_3d))], [wanted])
-        assert_close([model(clip[:1].expand(2, -1, -1, -1, -1))], [wanted[:1].expand(2, -1)])
-
-
-def test_layers_that_are_listened_to_or_wrapped_are_not_gone_round(monkeypatch):
+def test_layers_that_are_listened_to_or_wrapped_are_not_gone_round():
     """As `peft` wraps a linear layer, and as features are read by forward hooks."""
-    monkeypatch.setattr(folded, "pays", lambda *_: True)
-    model, clip = tiny_classifier()
-    called = []
+    model, clip = tiny_classifier(**LONG)
+    model, called = speed_up(model), []
     for name, module in model.named_modules():
         if name.endswith("_attn.proj") or isinstance(module, LGIBlock):
             module.register_forward_hook(lambda m, i, out, name=name: called.append(name))
@@ -251,35 +253,13 @@ def test_layers_that_are_listened_to_or_wrapped_are_not_gone_round(monkeypatch):
     assert (model(clip) - wanted).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("qkv_bias", [True, False])
-@pytest.mark.parametrize(("tokens", "context"), [(400, 3), (1, 90), (2, 200)])
-def test_attention_between_few_and_many_is_attention(tokens, context, qkv_bias):
-    """In another order of the same products, with the same gradients."""
-    attn = Attention(48, 3, qkv_bias)
-    for i, parameter in enumerate(attn.parameters()):
-        parameter.data = 0.3 * seeded(*parameter.shape, seed=i)
-    assert folded.pays(min(tokens, context), max(tokens, context), 48, 3)
-    x = seeded(2, tokens, 48, seed=20).requires_grad_()
-    others = seeded(2, context, 48, seed=21).requires_grad_()
-    leaves = [x, others, *attn.parameters()]
-    fast, (plain, _) = attn(x, others), attn.with_weights(x, others)
-    assert_close([fast], [plain])
-    assert_close(gradients(fast, leaves), gradients(plain, leaves), 1e-4)
-
-
-def test_the_other_order_is_taken_where_it_is_much_less_work():
-    """The paper's third stage in fine-tuning; not with the few visible tokens of pre-training."""
-    assert folded.pays(8, 800, 512, 8) and folded.pays(1, 101, 512, 8)
-    assert not folded.pays(8, 80, 512, 8) and not folded.pays(720, 800, 384, 6)
-
-
 @pytest.mark.parametrize("rep_only", [False, True])
 @pytest.mark.parametrize("local", ["self", "cross"])
 @pytest.mark.parametrize("interact", ["cross", "self"])
 def test_regions_as_one_tensor_are_the_block(local, interact, rep_only):
     block = LGIBlock(24, 3, local=local, interact=interact)
     z = seeded(2, 4, 6, 24)
-    rep, tokens = block.apart(z[:, :, 0], z[:, :, 1:], rep_only=rep_only)
+    rep, tokens = block.forward_separate(z[:, :, 0], z[:, :, 1:], rep_only=rep_only)
     together = block(z, rep_only=rep_only)
     assert torch.equal(together[:, :, 0], rep)
     assert torch.equal(tokens, z[:, :, 1:] if rep_only else together[:, :, 1:])

@@ -16,10 +16,9 @@ from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.recognising import recognise
 from maedfer_lab.config import base, tiny
 from maedfer_lab.method.attention import Attention, DropPath, LGIBlock, ViTBlock
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import num_masked, region_tube_mask, split_tokens, tube_mask
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 
 PAGE = Path(__file__).parents[1] / "docs" / "official_differences.md"
 GRID = Grid(8, 10, 10)
@@ -154,7 +153,7 @@ def test_only_visible_cubes_are_embedded():
 
 
 def changed(block: LGIBlock, rep, tokens) -> tuple[torch.Tensor, torch.Tensor]:
-    new_rep, new_tokens = block.apart(rep, tokens)
+    new_rep, new_tokens = block.forward_separate(rep, tokens)
     return (new_rep - rep).abs().amax(-1) > 0, (new_tokens - tokens).abs().amax(-1) > 0
 
 

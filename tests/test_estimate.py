@@ -9,7 +9,7 @@ import torch
 
 from maedfer_lab.cli import main
 from maedfer_lab.config import FinetuneConfig, environment, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.training.estimate import Estimate, Measured, estimate, estimate_command
 from maedfer_lab.training.optim import make_optimiser
 

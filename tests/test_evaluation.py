@@ -23,7 +23,7 @@ from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tin
 from maedfer_lab.data.clips import Box
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video_reader import VideoReader
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_classifier
 from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.tables import paper
 from maedfer_lab.training import views as views_module
@@ -206,7 +206,7 @@ from pathlib import Path
 from accelerate import PartialState
 from maedfer_lab.config import tiny
 from maedfer_lab.data.table import read_annotations
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_classifier
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.predictions import save_evaluation
 torch.set_num_threads(1)

@@ -17,8 +17,7 @@ from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profi
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
 from maedfer_lab.cost.formula import macs, parameters
 from maedfer_lab.data.table import read_annotations
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.metrics import confusion_matrix, recalls, uar, war
 from maedfer_lab.training import finetune as loop
 from maedfer_lab.training.ablations import (

@@ -16,10 +16,9 @@ from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model
 from maedfer_lab.cost.memory import LiveBytes, peak_bytes
 from maedfer_lab.cost.published import Predict, PublishedClassifier, PublishedPredict
 from maedfer_lab.method.attention import Attention
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.formulas import attention_pairs
 from maedfer_lab.method.masking import region_tube_mask, tube_mask
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 
 WITHIN = 1e-3
 # fvcore (multiply-adds and LayerNorm) and PyTorch's counter (two per multiply-add), in 10^9, run

@@ -32,8 +32,7 @@ from maedfer_lab.inference.judge import judge
 from maedfer_lab.inference.known_model import known_model
 from maedfer_lab.inference.predict import DEFAULT, predict, save_prediction
 from maedfer_lab.inference.reconstruct import reconstruct
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.weights import shipped
 
 

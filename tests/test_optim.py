@@ -8,8 +8,7 @@ from accelerate import init_empty_weights
 
 from maedfer_lab.checkpoints.official import _official_entries
 from maedfer_lab.config import FinetuneConfig, ModelConfig, OptimConfig, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.method.models import Classifier, build_autoencoder, build_classifier
 from maedfer_lab.training.optim import finetune_optimiser, layer_of, make_optimiser
 
 CONFIG = FinetuneConfig(model=tiny().model, layer_decay=0.75)

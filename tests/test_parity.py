@@ -31,10 +31,9 @@ from maedfer_lab.checkpoints.parity import compare_folder
 from maedfer_lab.checkpoints.replay import answer_autoencoder, gradients, parse_kind
 from maedfer_lab.config import TargetConfig
 from maedfer_lab.method.attention import DropPath
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import random_mask
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.method.targets import unnormalise_pixels
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "reference" / "golden"

@@ -18,8 +18,7 @@ from maedfer_lab.checkpoints.pretrained import (
     with_hub,
 )
 from maedfer_lab.config import TargetConfig, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 
 
 @pytest.fixture(autouse=True)

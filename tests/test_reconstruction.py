@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from maedfer_lab.config import TargetConfig, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder, model_mask
 from maedfer_lab.method.grid import take
+from maedfer_lab.method.models import build_autoencoder, model_mask
 from maedfer_lab.method.reconstruction import hide, reconstruct_clip, reconstruction_rows
 from maedfer_lab.method.targets import make_target
 from maedfer_lab.training.held_out import HeldOut

@@ -12,7 +12,7 @@ from timm.optim._param_groups import param_groups_layer_decay
 
 from maedfer_lab.checkpoints.registry import POOLING, TimmClassifier
 from maedfer_lab.config import tiny
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_classifier
 
 
 def clips():

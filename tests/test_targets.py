@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maedfer_lab.config import TargetConfig
-from maedfer_lab.method import interpolation, masking, targets
+from maedfer_lab.method import masking, reconstruction, targets
 from maedfer_lab.method.grid import Grid, grid_of, patchify, take
 
 TUBELET = (2, 4, 4)
@@ -89,12 +89,12 @@ def test_interpolation_borrows_nothing_from_hidden_cubes():
     hidden = targets.unpatchify(cubes, grid_of(clip, TUBELET), TUBELET)
     for a, b in (
         (
-            interpolation.interpolated_clip(clip, split, TUBELET),
-            interpolation.interpolated_clip(hidden, split, TUBELET),
+            reconstruction.interpolated_clip(clip, split, TUBELET),
+            reconstruction.interpolated_clip(hidden, split, TUBELET),
         ),
         (
-            interpolation.visible_statistics(clip, split, TUBELET).mean,
-            interpolation.visible_statistics(hidden, split, TUBELET).mean,
+            reconstruction.visible_statistics(clip, split, TUBELET).mean,
+            reconstruction.visible_statistics(hidden, split, TUBELET).mean,
         ),
     ):
         assert torch.equal(a, b)
@@ -102,7 +102,7 @@ def test_interpolation_borrows_nothing_from_hidden_cubes():
 
 def test_interpolation_of_one_colour_is_that_colour():
     clip = torch.full((1, 3, 8, 16, 16), 0.3)
-    out = interpolation.interpolated_clip(clip, split_of(clip), TUBELET)
+    out = reconstruction.interpolated_clip(clip, split_of(clip), TUBELET)
     assert torch.allclose(out, clip)
 
 

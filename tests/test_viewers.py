@@ -17,10 +17,9 @@ from PIL import Image
 from maedfer_lab.config import ModelConfig, TargetConfig, demo, tiny
 from maedfer_lab.config.model import EncoderKind
 from maedfer_lab.data.video_writing import encode_video
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.method.reconstruction import reconstruct_clip
 from maedfer_lab.viewers import AttentionViewer, MaskingViewer, ReconstructionViewer
 from maedfer_lab.viewers.masking import published_faults

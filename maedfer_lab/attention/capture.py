@@ -11,10 +11,8 @@ from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, is_within_regions, stages_of
 from maedfer_lab.config import ModelConfig
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
-from maedfer_lab.method.encoder import Encoder, check_clip
 from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder, check_clip
 
 Heads = Sequence[int] | Literal["mean"] | None
 MAX_BYTES = 2**28

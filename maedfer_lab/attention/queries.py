@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
 from maedfer_lab.attention.tracing import rollout, trace_back
-from maedfer_lab.method.encoder import Encoder
+from maedfer_lab.method.models import Encoder
 
 STAGES = {
     "local": "1 local: inside a region",

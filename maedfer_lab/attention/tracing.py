@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 
 
 def trace_back(

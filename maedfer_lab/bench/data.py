@@ -27,7 +27,7 @@ from maedfer_lab.data.clips import clip_indices
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.table import Clip
 from maedfer_lab.data.video import open_video
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask
 from maedfer_lab.training.labelled import AnnotatedSource, open_labelled

@@ -26,8 +26,8 @@ from maedfer_lab.bench.twins import (
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
 from maedfer_lab.cost.formula import Task, macs
 from maedfer_lab.cost.memory import peak_bytes
-from maedfer_lab.method.autoencoder import build_autoencoder, model_mask
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.fast import speed_up
+from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
 from maedfer_lab.training.optim import make_optimiser, mixed_precision
 
 LONGER = (2, 4)  # times the published 16 frames
@@ -82,7 +82,7 @@ def longer(settings: Settings, found: Findings, times: int) -> None:
     works: dict[str, Work] = {}
     work: dict[str, int] = {}
     for encoder, title in NAMES.items():
-        model = build_classifier(settings.model(encoder, times), NUM_CLASSES).eval()
+        model = speed_up(build_classifier(settings.model(encoder, times), NUM_CLASSES)).eval()
         name = f"{title} forward, {16 * times} frames"
         works[f"{name} ours"] = _no_grad(model.to(settings.device), "float32", clips)
         work[name] = _macs(model.config, "classify")

@@ -16,8 +16,8 @@ from maedfer_lab.checkpoints.archives import recipe_parameters
 from maedfer_lab.checkpoints.constructors import official_arguments
 from maedfer_lab.checkpoints.official import Kind
 from maedfer_lab.config import EncoderKind
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.fast import speed_up
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder, build_classifier
 from maedfer_lab.method.targets import normalise_pixels
 from maedfer_lab.training.optim import mixed_precision
 
@@ -55,7 +55,7 @@ def make_twins(model: Classifier | MaskedAutoencoder, device: torch.device) -> T
     arguments = official_arguments(model.config, kind)
     if isinstance(model, Classifier):
         arguments["lg_classify_token_type"] = "region"
-    return Twins(model.eval().to(device), state, arguments)
+    return Twins(speed_up(model).eval().to(device), state, arguments)
 
 
 def classifier_twins(settings: Settings, encoder: EncoderKind, times: int = 1) -> Twins:

@@ -18,8 +18,7 @@ from maedfer_lab.bench.timing import Timing, Work, pick
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import write_folder
 from maedfer_lab.config import demo, tiny
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.training.clips import example_clips
 
 BEYOND_TORCH = {

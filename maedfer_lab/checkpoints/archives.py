@@ -28,8 +28,8 @@ from maedfer_lab.checkpoints.replay import (
     answer_autoencoder,
     answer_classifier,
 )
-from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.models import Classifier
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
 
 PARAMETER = "sd::"

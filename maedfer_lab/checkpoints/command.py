@@ -7,7 +7,7 @@ from pathlib import Path
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import Shape3
-from maedfer_lab.method.classifier import Pooling, Tokens
+from maedfer_lab.method.models import Pooling, Tokens
 
 
 def checkpoint_command(

@@ -12,8 +12,14 @@ from torch import nn
 from maedfer_lab.checkpoints.official import Kind, State, infer_model
 from maedfer_lab.config import ModelConfig, Shape3, TargetConfig, choose
 from maedfer_lab.method.attention import LAYER_NORM_EPS
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder
-from maedfer_lab.method.classifier import Classifier, Pooling, Tokens, build_classifier
+from maedfer_lab.method.models import (
+    Classifier,
+    MaskedAutoencoder,
+    Pooling,
+    Tokens,
+    build_autoencoder,
+    build_classifier,
+)
 
 CLASSES: dict[str, Kind] = {
     "VisionTransformer": "finetune",

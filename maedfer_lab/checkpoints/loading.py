@@ -21,8 +21,13 @@ from maedfer_lab.checkpoints.recognising import Layout, Part, Weights, open_weig
 from maedfer_lab.checkpoints.report import Group, LoadReport
 from maedfer_lab.checkpoints.settling import KINDS, Settled, file_classifier, settle
 from maedfer_lab.config import PRESETS, EncoderKind, ModelConfig, Shape3, TargetConfig, choose
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier, Pooling, Tokens, build_classifier
+from maedfer_lab.method.models import (
+    Classifier,
+    MaskedAutoencoder,
+    Pooling,
+    Tokens,
+    build_classifier,
+)
 
 Model = MaskedAutoencoder | Classifier
 LoadAs = Literal["auto", "autoencoder", "classifier"]

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer_lab.config import ModelConfig
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 
 Kind = Literal["pretrain", "finetune"]
 State = Mapping[str, Tensor]

@@ -16,8 +16,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from maedfer_lab.checkpoints.loading import Model, load_checkpoint
 from maedfer_lab.checkpoints.recognising import CONFIG_FILE, WEIGHTS_FILE
 from maedfer_lab.checkpoints.saving import write_folder
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier, Pooling, Tokens
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Pooling, Tokens
 
 Hub = TypeVar("Hub", bound="HubModel")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")

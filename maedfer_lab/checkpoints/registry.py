@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from maedfer_lab.config import ModelConfig, Shape3, base, choose
-from maedfer_lab.method.classifier import Classifier, Pooling, Tokens
+from maedfer_lab.method.models import Classifier, Pooling, Tokens
 
 POOLING: dict[str, Pooling] = {"avg": "mean", "token": "first"}
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.config import TargetConfig
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.grid import take
 from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.method.targets import (
     make_target,
     motion_frames,

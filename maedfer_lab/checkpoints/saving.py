@@ -13,7 +13,7 @@ from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.recognising import CONFIG_FILE, PACKAGE, WEIGHTS_FILE
 from maedfer_lab.checkpoints.report import ENCODERS, preset_of
 from maedfer_lab.files import write_aside
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
+from maedfer_lab.method.models import MaskedAutoencoder
 from maedfer_lab.runs import unique_state, write_state, write_weights
 
 

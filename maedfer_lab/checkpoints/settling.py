@@ -15,8 +15,8 @@ from torch import Tensor
 from maedfer_lab.checkpoints.official import Kind, infer_model
 from maedfer_lab.checkpoints.recognising import Part, Weights
 from maedfer_lab.config import ModelConfig, Shape3, TargetConfig
-from maedfer_lab.method.classifier import Pooling, Tokens
 from maedfer_lab.method.grid import Grid, region_shapes
+from maedfer_lab.method.models import Pooling, Tokens
 
 PUBLISHED = ModelConfig()
 CLIP_FRAMES, CLIP_SIZES = (8, 16, 32), (112, 160, 224)  # proposed where a region does not fit

@@ -33,6 +33,7 @@ from maedfer_lab.config.profiles import (
     output_folder,
     profile,
     project_folder,
+    uses_fast_kernels,
 )
 from maedfer_lab.config.recipe import (
     Framing,
@@ -78,4 +79,5 @@ __all__ = [
     "profile",
     "project_folder",
     "tiny",
+    "uses_fast_kernels",
 ]

@@ -121,6 +121,11 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(least)}
 
 
+def uses_fast_kernels() -> bool:
+    """Whether models get the CPU's own kernels (`fast`): unless `MAEDFER_FAST` is 0."""
+    return os.environ.get("MAEDFER_FAST") != "0"
+
+
 def is_main_process() -> bool:
     """Whether this is the first of the processes that a launcher started, or the only one."""
     return os.environ.get("RANK", "0") == "0"

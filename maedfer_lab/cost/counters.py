@@ -22,9 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from maedfer_lab.config import ModelConfig
 from maedfer_lab.cost.formula import Task, Work
 from maedfer_lab.cost.published import Predict, PublishedClassifier, PublishedPredict
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
 from maedfer_lab.method.masking import region_tube_mask, tube_mask
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 
 STAGES = {  # the last part of a module's name -> the formula's name
     "embed": "embedding",

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
 from maedfer_lab.method.grid import patchify, take
 from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.method.targets import normalise_pixels
 
 

@@ -1,6 +1,6 @@
 """The table of counts: each model by closed formula, fvcore and PyTorch (`maedfer flops`).
 
-All three count the published products; on a CPU `method.folded` runs a ninth fewer of LGI-Former's.
+All three count the published products; on a CPU `fast` runs a ninth fewer of LGI-Former's.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from maedfer_lab.inference.faces import (
     steps_for,
 )
 from maedfer_lab.inference.known_model import KnownModel, known_model
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 
 Level = Literal["clip", "rep", "token"]
 SUFFIXES = (".npz", ".parquet")

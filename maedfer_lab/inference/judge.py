@@ -14,7 +14,7 @@ from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.inference.reconstruct import usual_ratio
-from maedfer_lab.method.autoencoder import model_mask
+from maedfer_lab.method.models import model_mask
 from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_rows
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.training.held_out import HELD_OUT_SEED, HeldOut

@@ -9,8 +9,8 @@ from typing import Any
 
 from maedfer_lab.checkpoints.loading import Model, load_checkpoint
 from maedfer_lab.data.labels import DATASETS, published_labels
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.fast import speed_up
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.weights import shipped
 
 OFFICIAL_STRIDE = 4
@@ -61,7 +61,7 @@ def known_model(
         return checkpoint
     source = Path(checkpoint).expanduser() if checkpoint is not None else shipped(default)
     loaded = load_checkpoint(source)
-    model = loaded.model.eval()
+    model = speed_up(loaded.model).eval()
     facts = _facts(source)
     synthetic = bool(facts.get("synthetic", False))
     training = facts.get("training")

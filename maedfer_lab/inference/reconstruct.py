@@ -13,7 +13,7 @@ from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
+from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     ClipReconstruction,
     Statistics,

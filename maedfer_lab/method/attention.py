@@ -1,6 +1,7 @@
 """Attention, the LGI-Former block with its three stages, and the plain ViT block.
 
 Every block can also return its attention weights: the same code with the softmax written out.
+The same equations for reading, as slow loops: `formulas`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maedfer_lab.method import folded
-from maedfer_lab.method.products import Linear, is_watched, linear
-
 LAYER_NORM_EPS = 1e-6
+Weights = dict[str, Tensor]  # by stage
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
@@ -31,77 +30,49 @@ class Attention(nn.Module):
     product. Keys carry no bias: a constant added to all keys cannot change a softmax.
     """
 
+    product = staticmethod(F.linear)  # `fast` has another kernel for it
+
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
-        self.proj = Linear(width, width)
+        self.proj = nn.Linear(width, width)
 
     def forward(
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b k d"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """Fused attention; equal to `with_weights` up to rounding."""
-        if context is not None and self._folds(x, context):
-            return self._folded(x, context)
-        q, k, v = self._project(x, context)
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-            # There the fused kernel is slow: measured, 2 times forward and 3 times backward.
-            return self._merge(_weights(q, k) @ v)
-        return self._merge(F.scaled_dot_product_attention(q, k, v))
+        q, k, v = self.project(x, context)
+        return self.merge(F.scaled_dot_product_attention(q, k, v))
 
     def with_weights(
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b k d"] | None = None
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b a n k2"]]:
         """The same output, with the attention weights (each row sums to 1)."""
-        q, k, v = self._project(x, context)
-        weights = _weights(q, k)
-        return self._merge(weights @ v), weights
+        q, k, v = self.project(x, context)
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+        return self.merge(weights @ v), weights
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Queries of `x`, keys and values of `context` (of `x` without one), by head."""
         if context is None:
-            return self._heads(x, 0, 3)
-        return *self._heads(x, 0, 1), *self._heads(context, 1, 3)
+            return self.heads(x, 0, 3)
+        return *self.heads(x, 0, 1), *self.heads(context, 1, 3)
 
-    def _heads(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
-        """Queries (0), keys (1) and values (2), from `first` to before `end`."""
+    def heads(self, x: Tensor, first: int, end: int) -> tuple[Float[Tensor, "b a n e"], ...]:
+        """Queries (0), keys (1) and values (2) of `x`, from `first` to before `end`."""
         width, bias = x.shape[-1], None
         if self.q_bias is not None and self.v_bias is not None:
             parts = (self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)[first:end]
-            bias = parts[0] if len(parts) == 1 else torch.cat(parts)
-        out = linear(x, self.qkv.weight[first * width : end * width], bias)
-        return rearrange(out, "b n (p a d) -> p b a n d", p=end - first, a=self.num_heads).unbind()
+            bias = torch.cat(parts)
+        out = self.product(x, self.qkv.weight[first * width : end * width], bias)
+        return rearrange(out, "b n (p a e) -> p b a n e", p=end - first, a=self.num_heads).unbind()
 
-    def _folds(self, x: Tensor, context: Tensor) -> bool:
-        """Whether `folded` order pays and changes nothing else that somebody may look at."""
-        # On a GPU nobody has measured it: there keys are few enough for the fused kernel, and
-        # small products are slow. On the meta device, and for counters, work is as published.
-        if x.device.type != "cpu" or is_watched():
-            return False
-        few, many = sorted((x.shape[1], context.shape[1]))
-        if not folded.pays(few, many, x.shape[2], self.num_heads):
-            return False
-        # It reads the output matrix past its module: not where that was wrapped or is listened to.
-        hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return type(self.proj) is Linear and not any(getattr(self.proj, h, None) for h in hooks)
-
-    def _folded(self, x: Tensor, context: Tensor) -> Tensor:
-        w_q, w_k, w_v = self.qkv.weight.chunk(3)
-        if context.shape[1] < x.shape[1]:
-            k, v = self._heads(context, 1, 3)
-            out = self.proj.weight, self.proj.bias
-            return folded.read_few(x, k, v, (w_q, self.q_bias), out)
-        (q,) = self._heads(x, 0, 1)
-        return self.proj(folded.read_many(q, context, w_k, w_v, self.v_bias))
-
-    def _merge(self, x: Tensor) -> Tensor:
-        return self.proj(rearrange(x, "b a n d -> b n (a d)"))
-
-
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    heads, q, k = q.shape[:2], q.flatten(0, 1), k.flatten(0, 1)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(1, 2)).softmax(-1).unflatten(0, heads)
+    def merge(self, x: Float[Tensor, "b a n e"]) -> Float[Tensor, "b n d"]:
+        """The heads side by side, through the output projection."""
+        return self.proj(rearrange(x, "b a n e -> b n (a e)"))
 
 
 class FeedForward(nn.Module):
@@ -109,12 +80,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: float = 4.0) -> None:
         super().__init__()
-        self.fc1 = Linear(width, int(width * ratio))
-        self.fc2 = Linear(int(width * ratio), width)
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Applied to each token alone."""
-        return self.fc2(self.fc1(x, gelu=True))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class DropPath(nn.Module):
@@ -133,12 +104,9 @@ class DropPath(nn.Module):
 
 
 def _attend(
-    stage: str,
-    attn: Attention,
-    x: Tensor,
-    context: Tensor | None,
-    weights: dict[str, Tensor] | None,
+    stage: str, attn: Attention, x: Tensor, context: Tensor | None, weights: Weights | None
 ) -> Tensor:
+    """Attention of one stage, whose weights are kept where they are asked for."""
     if weights is None:
         return attn(x, context)
     update, weights[stage] = attn.with_weights(x, context)
@@ -149,13 +117,9 @@ class ViTBlock(nn.Module):
     """Pre-norm transformer block with joint attention: VideoMAE's, and the decoder's."""
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        self, width: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
         drop_path: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.norm1 = layer_norm(width)
         self.attn = Attention(width, num_heads, qkv_bias)
@@ -168,7 +132,7 @@ class ViTBlock(nn.Module):
         x: Float[Tensor, "b n d"],
         *,
         last: int | None = None,
-        weights: dict[str, Tensor] | None = None,
+        weights: Weights | None = None,
     ) -> Float[Tensor, "b n2 d"]:
         """Attention, then FFN.
 
@@ -198,18 +162,10 @@ class LGIBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-        *,
-        local: str = "self",
-        inter: bool = True,
-        interact: str = "cross",
-        shared: str = "none",
-    ) -> None:
+        self, width: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+        drop_path: float = 0.0, *, local: str = "self", inter: bool = True,
+        interact: str = "cross", shared: str = "none",
+    ) -> None:  # fmt: skip
         super().__init__()
 
         def attention(share: bool) -> Attention:
@@ -233,7 +189,7 @@ class LGIBlock(nn.Module):
         z: Float[Tensor, "b r k d"],
         *,
         rep_only: bool = False,
-        weights: dict[str, Tensor] | None = None,
+        weights: Weights | None = None,
     ) -> Float[Tensor, "b r k2 d"]:
         """The three stages and the FFN.
 
@@ -251,18 +207,17 @@ class LGIBlock(nn.Module):
         z = rep.unsqueeze(2) if rep_only else self._interact(rep, tokens, weights)
         return self._feed_forward(z)
 
-    def apart(
+    def forward_separate(
         self, rep: Float[Tensor, "b r d"], tokens: Float[Tensor, "b r s d"], **options: Any
     ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r s d"]]:
-        """`forward` of S and X given and returned apart; with `rep_only` X comes back unchanged."""
+        """`forward` of S and X as two tensors; with `rep_only` X comes back unchanged."""
         z = self(_join(rep, tokens), **options)
         return z[:, :, 0], z[:, :, 1:] if z.shape[2] > 1 else tokens
 
-    def _local(self, z: Tensor, rep_only: bool, weights: dict[str, Tensor] | None) -> Tensor:
+    def _local(self, z: Tensor, rep_only: bool, weights: Weights | None) -> Tensor:
         if self.local_context_norm is None:
-            return self._within_regions(
-                "local", self.local_attn, self.local_norm, z, rep_only, weights
-            )
+            stage = "local", self.local_attn, self.local_norm
+            return self._within_regions(*stage, z, rep_only, weights)
         rep, tokens = z.split([1, z.shape[2] - 1], 2)
         query = self.local_norm(rep).flatten(0, 1)
         context = self.local_context_norm(tokens).flatten(0, 1)
@@ -271,14 +226,9 @@ class LGIBlock(nn.Module):
         return rep if rep_only else torch.cat([rep, tokens], 2)
 
     def _within_regions(
-        self,
-        stage: str,
-        attn: Attention,
-        norm: nn.LayerNorm,
-        z: Tensor,
-        rep_only: bool,
-        weights: dict[str, Tensor] | None,
-    ) -> Tensor:
+        self, stage: str, attn: Attention, norm: nn.LayerNorm, z: Tensor, rep_only: bool,
+        weights: Weights | None,
+    ) -> Tensor:  # fmt: skip
         x = z.flatten(0, 1)
         query, context = norm(x), None
         if rep_only:
@@ -286,13 +236,13 @@ class LGIBlock(nn.Module):
         x = x + self.drop_path(_attend(stage, attn, query, context, weights))
         return x.unflatten(0, z.shape[:2])
 
-    def _inter(self, rep: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+    def _inter(self, rep: Tensor, weights: Weights | None) -> Tensor:
         if self.inter_attn is None or self.inter_norm is None:
             return rep
         update = _attend("inter", self.inter_attn, self.inter_norm(rep), None, weights)
         return rep + self.drop_path(update)
 
-    def _interact(self, rep: Tensor, tokens: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+    def _interact(self, rep: Tensor, tokens: Tensor, weights: Weights | None) -> Tensor:
         attn, norm = self.interact_attn, self.interact_norm
         if attn is None or norm is None:
             return _join(rep, tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maedfer_lab.config import PositionKind, Shape3
+from maedfer_lab.config import ModelConfig, PositionKind, Shape3
 from maedfer_lab.config.model import check_triple
 
 
@@ -59,6 +60,42 @@ def grid_of(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Grid:
     return Grid.of_clip(frames, height, width, tubelet)
 
 
+def check_clip(clip: Any, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
+    """Raise unless `clip` is a float tensor (b, 3, frames, size_px, size_px) in [0, 1].
+
+    dtype: of the model's parameters, to be that of the clip (unless autocast casts both).
+    Values are looked at where that costs nothing (tensors on the CPU); on an accelerator the
+    look would make every step wait, and while a model is compiled or exported there are none.
+    """
+    if not isinstance(clip, Tensor):
+        raise ValueError(
+            f"clip is a {type(clip).__name__}, not a tensor; use torch.as_tensor(clip).float()"
+        )
+    want = (3, config.frames, config.size_px, config.size_px)
+    if clip.ndim != 5 or tuple(clip.shape[1:]) != want:
+        hint = "; add the batch axis: clip[None]" if clip.ndim == 4 else ""
+        raise ValueError(
+            f"clip of shape {tuple(clip.shape)} does not fit this model, which takes "
+            f"(batch, colour, frames, height, width) = (b, {', '.join(map(str, want))}){hint}"
+        )
+    if not clip.is_floating_point():
+        raise ValueError(
+            f"clip of dtype {clip.dtype} must be floating point with pixels in [0, 1]; "
+            "divide bytes by 255 (data.clips.to_tensor does)"
+        )
+    if dtype not in (None, clip.dtype) and not torch.is_autocast_enabled(clip.device.type):
+        raise ValueError(
+            f"clip of dtype {clip.dtype} does not fit the model's {dtype}; use clip.to({dtype})"
+        )
+    if clip.device.type == "cpu" and clip.numel() and not torch.compiler.is_compiling():
+        low, high = (float(x) for x in torch.aminmax(clip.detach()))
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # also true for NaN
+            raise ValueError(
+                f"clip has values from {low:g} to {high:g}; pixels must be finite and lie in "
+                "[0, 1] (the model normalises them itself; divide bytes by 255)"
+            )
+
+
 def patchify(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Float[Tensor, "b n p"]:
     """Cut a clip into tubelets; values within a tubelet in the order (frame, row, column, colour).
 
@@ -70,10 +107,8 @@ def patchify(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Float[Tensor,
     return rearrange(
         clip,
         "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)",
-        pt=pt,
-        ph=ph,
-        pw=pw,
-    )
+        pt=pt, ph=ph, pw=pw,
+    )  # fmt: skip
 
 
 def unpatchify(
@@ -84,13 +119,8 @@ def unpatchify(
     return rearrange(
         cubes,
         "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
-        t=grid.t,
-        h=grid.h,
-        w=grid.w,
-        pt=pt,
-        ph=ph,
-        pw=pw,
-    )
+        t=grid.t, h=grid.h, w=grid.w, pt=pt, ph=ph, pw=pw,
+    )  # fmt: skip
 
 
 def check_region(grid: Grid, region: Shape3) -> None:
@@ -123,10 +153,8 @@ def _region_index(grid: Grid, region: Shape3) -> Tensor:
     return rearrange(
         torch.arange(grid.n).view(grid.shape),
         "(nt t) (nh h) (nw w) -> (nt nh nw) (t h w)",
-        t=t,
-        h=h,
-        w=w,
-    ).contiguous()
+        t=t, h=h, w=w,
+    ).contiguous()  # fmt: skip
 
 
 def region_index(grid: Grid, region: Shape3) -> Int[Tensor, "r s"]:

@@ -1,4 +1,9 @@
-"""From a clip and a model to pictures: what was hidden, what came back, how well."""
+"""From a clip and a model to pictures: what was hidden, what came back, how well.
+
+How well: beside baselines that need no model, made of the visible cubes alone. Interpolation of
+the visible cubes also gives hidden ones a mean and a deviation, with which predictions in cube
+units become pictures that borrow nothing from hidden pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maedfer_lab.config import Shape3, choose
+from maedfer_lab.config import Shape3, TargetConfig, choose
 from maedfer_lab.files import pack_picture
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.baselines import mean_clip, nearest_clip
-from maedfer_lab.method.grid import grid_of, patchify, take, unpatchify
-from maedfer_lab.method.interpolation import interpolated_clip, visible_statistics
-from maedfer_lab.method.masking import merge_tokens
+from maedfer_lab.method.grid import Grid, grid_of, patchify, take, unpatchify
+from maedfer_lab.method.masking import TokenSplit, merge_tokens
+from maedfer_lab.method.models import MaskedAutoencoder
 from maedfer_lab.method.targets import (
+    CubeStatistics,
     Losses,
     cube_statistics,
     invert_target,
@@ -31,6 +35,13 @@ Statistics = Literal["visible", "true"]
 TokenOrder = Literal["model", "right", "published"]
 GREY = 0.5
 MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
+DEVIATION_FLOOR = 1 / 255  # a flatter cube holds no contrast that could be interpolated
+BASELINES = {
+    "interpolation": "interpolation of visible colours",
+    "nearest": "copy of the nearest visible cube",
+    "mean": "mean colour of the visible cubes",
+    "zero": "zero in units of the targets",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class ClipReconstruction:
     error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
         visible.
     losses: appearance and motion over hidden cubes, in target units, of the model and of the
-        guesses without one (`reconstruction_baselines.BASELINES`).
+        guesses without one (`BASELINES`).
     statistics: how hidden cubes got their mean and deviation: "visible" borrows nothing from
         hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
     """
@@ -185,3 +196,116 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+# ---------------------------------------------------------------------- baselines without a model
+
+
+def interpolate_visible(
+    values: Float[Tensor, "b v q"],
+    visible: Int[Tensor, "b v"],
+    grid: Grid,
+    points_per_token: int = 1,
+) -> Float[Tensor, "b t y x q"]:
+    """Spread values of visible tokens over every frame of the token grid.
+
+    Inverse squared distance weighting (Shepard 1968) among the visible tokens of the same time
+    step, sampled at `points_per_token` x `points_per_token` points per token. Of the simple
+    rules tried on real faces (nearest cube, Gaussian kernels, other powers) this one came
+    closest to the hidden pixels.
+    """
+    v = values.shape[1]
+    if v % grid.t:
+        raise ValueError(
+            f"{v} visible tokens in {grid.t} time steps: interpolation needs equally many in each "
+            "step; use a tube mask"
+        )
+    in_time = visible.sort(1)
+    place = rearrange(in_time.values, "b (t k) -> b t k", t=grid.t)
+    step = torch.arange(grid.t, device=place.device)[:, None]
+    if bool((place // (grid.h * grid.w) != step).any()):
+        raise ValueError("mask: the time steps keep different numbers of tokens; use a tube mask")
+    place = place % (grid.h * grid.w)
+    values = rearrange(take(values, in_time.indices), "b (t k) q -> b t k q", t=grid.t)
+    y, x = (
+        (torch.arange(side * points_per_token, device=place.device) + 0.5) / points_per_token
+        for side in (grid.h, grid.w)
+    )
+    dy = y[:, None] - (place // grid.w + 0.5)[:, :, None]  # (b t y k)
+    dx = x[:, None] - (place % grid.w + 0.5)[:, :, None]
+    distance = dy.square()[:, :, :, None] + dx.square()[:, :, None]  # (b t y x k)
+    weight = 1 / (distance + 1 / 16)  # a quarter token: smooth at a cube's own centre
+    weight = weight / weight.sum(-1, keepdim=True)
+    return torch.einsum("btyxk,btkq->btyxq", weight, values.float())
+
+
+def interpolated_clip(
+    clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3
+) -> Float[Tensor, "b c T H W"]:
+    """The clip as interpolated from the mean colours of its visible cubes, frame by frame."""
+    grid, (pt, ph, pw) = grid_of(clip, tubelet), tubelet
+    cubes = take(patchify(clip, tubelet), split.visible)
+    colours = rearrange(cubes, "b v (pt k c) -> b v pt k c", pt=pt, k=ph * pw).mean(3)
+    points = max(ph, pw)
+    spread = interpolate_visible(colours.flatten(2), split.visible, grid, points)
+    if ph != pw:
+        rows = torch.arange(grid.h * ph, device=clip.device) * points // ph
+        columns = torch.arange(grid.w * pw, device=clip.device) * points // pw
+        spread = spread[:, :, rows][:, :, :, columns]
+    return rearrange(spread, "b t y x (pt c) -> b c (t pt) y x", pt=pt)
+
+
+def interpolation_baseline(
+    clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3, config: TargetConfig
+) -> Float[Tensor, "b m p"]:
+    """Interpolation's prediction of the masked tokens, in the units of the model's targets."""
+    statistics = None
+    if config.units == "cube":
+        statistics = cube_statistics(patchify(clip, tubelet), clip.shape[1])
+    target = make_target(interpolated_clip(clip, split, tubelet), tubelet, config, statistics)
+    return take(target, split.masked)
+
+
+def visible_statistics(
+    clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3
+) -> CubeStatistics:
+    """Cube statistics that borrow nothing: interpolated from visible cubes for hidden ones."""
+    grid = grid_of(clip, tubelet)
+    own = cube_statistics(take(patchify(clip, tubelet), split.visible), clip.shape[1])
+    spread = interpolate_visible(torch.cat([own.mean, own.std], -1), split.visible, grid)
+    mean, std = spread.flatten(1, 3).chunk(2, -1)
+    at = split.visible.unsqueeze(-1).expand_as(own.mean)
+    return CubeStatistics(
+        mean.scatter(1, at, own.mean), std.clamp(min=DEVIATION_FLOOR).scatter(1, at, own.std)
+    )
+
+
+def mean_clip(
+    clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3
+) -> Float[Tensor, "b c T H W"]:
+    """Every frame in the mean colour of its visible cubes (equally many in each time step)."""
+    grid, (pt, ph, pw) = grid_of(clip, tubelet), tubelet
+    seen = take(patchify(clip, tubelet), split.visible.sort(1).values)
+    colours = rearrange(seen, "b (t k) (pt q c) -> b t k pt q c", t=grid.t, pt=pt, q=ph * pw).mean(
+        (2, 4)
+    )
+    return repeat(colours, "b t pt c -> b c (t pt) H W", H=clip.shape[3], W=clip.shape[4])
+
+
+def nearest_clip(
+    clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3
+) -> Float[Tensor, "b c T H W"]:
+    """Every cube is a copy of the nearest visible cube, of its own time step if it has one."""
+    grid = grid_of(clip, tubelet)
+    place = _coordinates(grid, clip.device)
+    nearest = torch.stack([
+        visible[torch.cdist(place, place[visible]).argmin(1)] for visible in split.visible
+    ])  # fmt: skip
+    return unpatchify(take(patchify(clip, tubelet), nearest), grid, tubelet)
+
+
+def _coordinates(grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
+    """(t, y, x) of each token, time stretched so that another step is further than any place."""
+    axes: list[Int[Tensor, " side"]] = [torch.arange(side, device=device) for side in grid.shape]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3).float()
+    return place * place.new_tensor([grid.h + grid.w, 1, 1])

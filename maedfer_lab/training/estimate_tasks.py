@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig
 from maedfer_lab.data.clips import to_floats
-from maedfer_lab.method.autoencoder import build_autoencoder
-from maedfer_lab.method.classifier import build_classifier
+from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.training.optim import make_optimiser
 from maedfer_lab.training.pretrain import PretrainTask
 from maedfer_lab.training.task import Task

@@ -21,7 +21,7 @@ from maedfer_lab.config.finetuning import Framing, framing_of
 from maedfer_lab.data.labels import DATASETS, dataset_name, published_labels
 from maedfer_lab.data.table import Annotations, read_annotations
 from maedfer_lab.files import provenance
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 from maedfer_lab.training.devices import open_accelerator
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.finetune import BEST, load_finetuned

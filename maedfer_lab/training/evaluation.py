@@ -27,7 +27,8 @@ from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.video_reader import VideoError
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.fast import speed_up
+from maedfer_lab.method.models import Classifier
 from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.optim import mixed_precision
 from maedfer_lab.training.predictions import DIGITS, POOLED, Evaluation
@@ -124,7 +125,7 @@ def evaluate(
                  disable=not state.is_local_main_process)  # fmt: skip
     was_training = model.training
     found: dict[int, Box] = {}
-    own = list(_answers(model.eval(), iter(shown), precision, found))
+    own = list(_answers(speed_up(model).eval(), iter(shown), precision, found))
     if boxes is not None:
         boxes.update({clips[index]: box for index, box in found.items()})
     model.train(was_training)

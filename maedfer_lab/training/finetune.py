@@ -20,8 +20,9 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
 from maedfer_lab.data.augment import finish_clips, mix_batch
 from maedfer_lab.data.clips import to_floats
+from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
-from maedfer_lab.method.classifier import Classifier, build_classifier
+from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war
 from maedfer_lab.runs import LogRow, Run, unique_state
 from maedfer_lab.training.labelled import ERASE, MIX, LabelledSource, open_labelled
@@ -150,7 +151,7 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     run.load_model(model)
     if epoch == "best" and (run.folder / BEST).exists():
         model.load_state_dict(load_file(run.folder / BEST), strict=False)
-    return FinetunedRun(config, run.folder, model.eval(), result)
+    return FinetunedRun(config, run.folder, speed_up(model).eval(), result)
 
 
 def starting_model(

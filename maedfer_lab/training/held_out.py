@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maedfer_lab.config import Precision
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
-from maedfer_lab.method.interpolation import interpolation_baseline
 from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.models import MaskedAutoencoder, model_mask
+from maedfer_lab.method.reconstruction import interpolation_baseline
 from maedfer_lab.method.targets import Loss, Losses, make_target, reconstruction_loss
 from maedfer_lab.training.optim import mixed_precision
 

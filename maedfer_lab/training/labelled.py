@@ -22,7 +22,7 @@ from maedfer_lab.data.table import Annotations, Clip, read_annotations, split_pe
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import confusion_matrix
 from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import evaluate, view_probabilities

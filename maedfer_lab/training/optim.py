@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, Precision
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 
 
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:

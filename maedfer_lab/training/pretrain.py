@@ -18,8 +18,9 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.data.clips import blend_clips, jitter_colours, to_floats
+from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, build_autoencoder, model_mask
+from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, model_mask
 from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training.clip_source import ClipSource
@@ -171,7 +172,7 @@ def load_run(folder: Path) -> PretrainedRun:
     model = build_autoencoder(config.model, config.target)
     run.load_model(model)
     result = run.load_result()
-    return PretrainedRun(config, run.folder, model.eval(), result["log"], result)
+    return PretrainedRun(config, run.folder, speed_up(model).eval(), result["log"], result)
 
 
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:

@@ -17,7 +17,7 @@ from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
-from maedfer_lab.method.classifier import Classifier
+from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import (
     linear_probe,
     map_features,

@@ -12,6 +12,7 @@ from accelerate.utils import send_to_device
 
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow
 from maedfer_lab.training.devices import open_accelerator
 from maedfer_lab.training.optim import amp_dtype, mixed_precision
@@ -28,7 +29,7 @@ class Stepper:
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
         self.optimiser = task.optimiser()
-        network = self.accelerator.prepare_model(task.model)
+        network = self.accelerator.prepare_model(speed_up(task.model))
         # Compiled, there is one graph for each share of hidden tokens, of fixed sizes.
         self.network: Any = torch.compile(network, dynamic=False) if compile else network
         half = amp_dtype(task.config.precision, self.device) == torch.float16

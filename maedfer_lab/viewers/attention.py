@@ -14,10 +14,9 @@ from torch import Tensor
 from maedfer_lab.attention.capture import attention_bytes, capture_attention
 from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
 from maedfer_lab.attention.queries import JOINT, STAGES, all_queries, stages_to_ask
+from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
-from maedfer_lab.method.autoencoder import MaskedAutoencoder
-from maedfer_lab.method.classifier import Classifier
-from maedfer_lab.method.encoder import Encoder
+from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
 from maedfer_lab.viewers.controls import number_below, pick, select
 from maedfer_lab.viewers.player import Player
 from maedfer_lab.viewers.scene import (
@@ -297,9 +296,9 @@ class AttentionViewer(Player[AttentionWish]):
 
 def _encoder(model: Any) -> Encoder:
     if isinstance(model, Encoder):
-        return model
+        return speed_up(model)
     if isinstance(model, MaskedAutoencoder | Classifier):
-        return model.encoder
+        return speed_up(model.encoder)
     raise ValueError(
         f"a {type(model).__name__} has no encoder of ours; give a MaskedAutoencoder, a Classifier "
         "or an Encoder"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maedfer_lab.method.baselines import BASELINES
+from maedfer_lab.method.reconstruction import BASELINES
 
 Losses = Mapping[str, Mapping[str, float]]
 

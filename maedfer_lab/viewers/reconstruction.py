@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
-from maedfer_lab.method.autoencoder import MaskedAutoencoder, model_mask
 from maedfer_lab.method.masking import mask_ratios
+from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     GREY,
     MOTION_GAIN,
@@ -96,6 +97,7 @@ class ReconstructionViewer(Player[ReconstructionWish]):
                     f"model {plain(name)!r} is a {type(model).__name__}, which has no decoder; "
                     "use a MaskedAutoencoder: load_checkpoint(path, as_='autoencoder').model"
                 )
+            speed_up(model)
         self.clips = name_clips(clips)
         first = next(iter(self.models))
         for name, clip in self.clips.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.figures import colour_table
-from maedfer_lab.method.encoder import check_clip
+from maedfer_lab.method.grid import check_clip
 
 FPS = 10
 LONGEST_NAME = 80

@@ -15,7 +15,7 @@ from .servers import Workplace
 NAME = "90_latency.ipynb"
 SETUP = """import torch
 from maedfer_lab.config import demo
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.training.clips import example_clips
 from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
 

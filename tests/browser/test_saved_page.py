@@ -7,7 +7,7 @@ import torch
 from playwright.sync_api import Browser
 
 from maedfer_lab.config import demo
-from maedfer_lab.method.autoencoder import build_autoencoder
+from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.training.clips import example_clips
 from maedfer_lab.viewers import ReconstructionViewer
 

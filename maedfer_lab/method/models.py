@@ -1,0 +1,375 @@
+"""The figure of the paper, top to bottom: masked autoencoder, encoder, decoder, classifier.
+
+Clips come with pixels in [0, 1]; the models normalise them. Letters of shapes: see `grid`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maedfer_lab.config import ModelConfig, TargetConfig, choose
+from maedfer_lab.method.attention import LGIBlock, ViTBlock, layer_norm
+from maedfer_lab.method.grid import (
+    Grid,
+    check_clip,
+    check_region,
+    position_table,
+    region_index,
+    take_cubes,
+)
+from maedfer_lab.method.masking import TokenSplit, region_tube_mask, split_tokens, tube_mask
+from maedfer_lab.method.targets import (
+    Loss,
+    make_target,
+    normalise_cube_pixels,
+    reconstruction_loss,
+)
+
+Tokens = Literal["rep", "tokens", "all"]
+Pooling = Literal["mean", "first"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one pass of the masked autoencoder gives: predictions of masked tokens and the loss."""
+
+    prediction: Float[Tensor, "b m p"]
+    target: Float[Tensor, "b m p"]
+    split: TokenSplit
+    loss: Loss
+
+
+class MaskedAutoencoder(nn.Module):
+    """Masked autoencoder with either encoder: MAE-DFER with "lgi", VideoMAE with "vit".
+
+    VideoMAE proper also predicts plain pixels: `TargetConfig(motion=False)`.
+    """
+
+    def __init__(self, config: ModelConfig, target: TargetConfig) -> None:
+        super().__init__()
+        self.config, self.target = config, target
+        self.encoder = Encoder(config)
+        self.norm = layer_norm(config.width)
+        self.decoder = Decoder(config, self.encoder.grid)
+        _init_xavier(self)
+        tokens = [self.decoder.mask_token]
+        if self.encoder.rep_tokens is not None:
+            tokens.append(self.encoder.rep_tokens)
+        for parameter in tokens:  # the reference cuts at one deviation
+            nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
+
+    @property
+    def grid(self) -> Grid:
+        """The token grid."""
+        return self.encoder.grid
+
+    def forward(
+        self, clip: Float[Tensor, "b c T H W"], mask: Bool[Tensor, "b n"]
+    ) -> Reconstruction:
+        """Hide, encode, decode, compare.
+
+        mask: True = masked; kept on the CPU it is sorted there and no step waits for the device.
+        """
+        check_batch(len(clip), len(mask))
+        split = self.split(mask).to(clip.device)
+        prediction = self.predict(clip, split)
+        target = make_target(clip, self.config.tubelet, self.target, index=split.masked)
+        loss = reconstruction_loss(
+            prediction, target, split.masked, self.grid, self.config.tubelet, self.target
+        )
+        return Reconstruction(prediction, target, split, loss)
+
+    def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:
+        """Visible and masked tokens of a mask, in the orders that this model works in.
+
+        legacy: the published order of visible tokens or the right one, in place of the model's
+            `legacy_visible_order`.
+        """
+        region = self.config.region if self.config.encoder == "lgi" else None
+        if legacy is None:
+            legacy = self.config.legacy_visible_order
+        return split_tokens(mask, self.grid, region, legacy_visible_order=legacy)
+
+    def predict(
+        self, clip: Float[Tensor, "b c T H W"], split: TokenSplit
+    ) -> Float[Tensor, "b m p"]:
+        """Predicted targets of the masked tokens, in grid order."""
+        visible = self.norm(self.encoder(clip, split.visible).tokens)
+        return self.decoder(visible, split.decoder_positions, split.masked)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder output: tokens in the order of `index` and, for LGI-Former, representatives."""
+
+    tokens: Float[Tensor, "b v d"]
+    rep_tokens: Float[Tensor, "b r d"] | None
+    index: Int[Tensor, "b v"]
+
+
+class Encoder(nn.Module):
+    """LGI-Former (or ViT) over all tokens of a clip, or over the visible ones."""
+
+    positions: Tensor
+    all_tokens: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
+        self.embed = TubeletEmbed(config)
+        positions = position_table(self.grid, config.width, config.positions)
+        self.register_buffer("positions", positions, persistent=False)
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        shape = (config.width, config.num_heads, config.mlp_ratio, config.qkv_bias)
+        if config.encoder == "lgi":
+            check_region(self.grid, config.region)
+            order = region_index(self.grid, config.region)
+            self.rep_tokens = nn.Parameter(torch.zeros(len(order), config.width))
+            stages = {name: getattr(config, name)
+                      for name in ("local", "inter", "interact", "shared")}  # fmt: skip
+            self.blocks = nn.ModuleList(LGIBlock(*shape, rate, **stages) for rate in rates)
+        else:
+            order = torch.arange(self.grid.n)
+            self.rep_tokens = None
+            self.blocks = nn.ModuleList(ViTBlock(*shape, rate) for rate in rates)
+        self.register_buffer("all_tokens", order.flatten(), persistent=False)
+
+    @property
+    def num_regions(self) -> int:
+        """M, the number of local regions and of representative tokens (0 for a ViT)."""
+        return 0 if self.rep_tokens is None else len(self.rep_tokens)
+
+    def forward(
+        self,
+        clip: Float[Tensor, "b c T H W"],
+        index: Int[Tensor, "b v"] | None = None,
+        *,
+        rep_only: bool = False,
+        weights: dict[int, dict[str, Tensor]] | None = None,
+    ) -> Encoded:
+        """Embed, add positions, run the blocks.
+
+        index: tokens to encode (`TokenSplit.visible`: for LGI-Former equally many per region,
+            region after region); all tokens by default.
+        rep_only: skip in the last block what cannot reach the representative tokens; the
+            returned tokens are then those that entered the block.
+        weights: for each layer to look into a dict, which is filled with the block's attention
+            weights; the other layers run fused and keep nothing.
+        """
+        check_clip(clip, self.config, self.embed.proj.weight.dtype)
+        if index is None:
+            index = self.all_tokens.expand(len(clip), -1)
+        cubes = normalise_cube_pixels(take_cubes(clip, self.config.tubelet, index))
+        x = self.embed(cubes) + self.positions[index]
+        kept = [(weights or {}).get(layer) for layer in range(len(self.blocks))]
+        if self.rep_tokens is None:
+            for block, w in zip(self.blocks, kept, strict=True):
+                x = block(x, weights=w)
+            return Encoded(x, None, index)
+        tokens = x.unflatten(1, (self.num_regions, -1))
+        rep = self.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
+        z = entered = torch.cat([rep, tokens], 2)
+        for i, (block, w) in enumerate(zip(self.blocks, kept, strict=True)):
+            entered = z
+            z = block(z, rep_only=rep_only and i == len(kept) - 1, weights=w)
+        tokens = (entered if rep_only else z)[:, :, 1:]
+        return Encoded(tokens.flatten(1, 2), z[:, :, 0], index)
+
+
+class TubeletEmbed(nn.Module):
+    """Linear embedding of tubelets: the 3-D convolution whose stride is its kernel.
+
+    The convolution's weight is kept, but applied to cut cubes, so that only the cubes asked for
+    are embedded (the official encoder embeds all 800 and drops 90 %).
+    """
+
+    product = staticmethod(F.linear)  # `fast` has another kernel for it
+
+    def __init__(self, config: ModelConfig, colours: int = 3) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(colours, config.width, config.tubelet, config.tubelet)
+
+    def forward(self, cubes: Float[Tensor, "b n p"]) -> Float[Tensor, "b n d"]:
+        """cubes: ImageNet-normalised, in the order of `patchify`."""
+        weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
+        return self.product(cubes, weight, self.proj.bias)
+
+
+class Decoder(nn.Module):
+    """Light ViT over visible tokens and mask tokens; two linear heads as one matrix.
+
+    The head's rows of the cube's first frame predict appearance, the rest predicts motion.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig, grid: Grid, colours: int = 3) -> None:
+        super().__init__()
+        if config.decoder_depth < 1:
+            raise ValueError(f"decoder_depth={config.decoder_depth} must be at least 1; try 4")
+        width = config.decoder_width
+        self.embed = nn.Linear(config.width, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        positions = position_table(grid, width, config.positions)
+        self.register_buffer("positions", positions, persistent=False)
+        self.blocks = nn.ModuleList(
+            ViTBlock(width, config.decoder_heads, config.mlp_ratio, config.qkv_bias)
+            for _ in range(config.decoder_depth)
+        )
+        self.norm = layer_norm(width)
+        pt, ph, pw = config.tubelet
+        self.head = nn.Linear(width, pt * ph * pw * colours)
+
+    def forward(
+        self,
+        visible: Float[Tensor, "b v d"],
+        positions: Int[Tensor, "b v"],
+        masked: Int[Tensor, "b m"],
+    ) -> Float[Tensor, "b m p"]:
+        """Predict the masked tokens; `positions` and `masked` are indices in the grid."""
+        x = torch.cat(
+            [self.embed(visible) + self.positions[positions],
+             self.mask_token + self.positions[masked]], 1)  # fmt: skip
+        for block in self.blocks[:-1]:
+            x = block(x)
+        x = self.blocks[-1](x, last=masked.shape[1])
+        return self.head(self.norm(x))
+
+
+class Classifier(nn.Module):
+    """Dynamic facial expression classifier (Sun et al., section 3.4): encode, pool, one layer.
+
+    tokens: what is read of the encoder: "rep", the representative tokens (as published);
+        "tokens", the original tokens (all that a ViT has); "all", both.
+    pooling: "mean" of these tokens, then LayerNorm; or the "first" of them, normed.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_classes: int, tokens: Tokens = "rep",
+        pooling: Pooling = "mean",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        choose("tokens", tokens, get_args(Tokens))
+        choose("pooling", pooling, get_args(Pooling))
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1; DFEW has 7")
+        self.config, self.tokens, self.pooling = config, tokens, pooling
+        self.encoder = Encoder(config)
+        if self.encoder.rep_tokens is None and tokens != "tokens":
+            raise ValueError(
+                f"tokens={tokens!r} needs representative tokens, which a ViT does not have; use "
+                "tokens='tokens'"
+            )
+        self.fc_norm = layer_norm(config.width)
+        self.head = nn.Linear(config.width, num_classes)
+        _init_normal(self)
+        if self.encoder.rep_tokens is not None:
+            nn.init.trunc_normal_(self.encoder.rep_tokens, std=0.02)
+        with torch.no_grad():  # the reference starts with logits near zero
+            self.head.weight.mul_(0.001)
+            self.head.bias.mul_(0.001)
+
+    def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b k"]:
+        """Logits."""
+        return self.head(self.features(clip))
+
+    def features(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b d"]:
+        """Pooled and normalised feature of each clip."""
+        return self.pool(self.read_tokens(clip))
+
+    def read_tokens(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b n d"]:
+        """The tokens that are pooled."""
+        encoded = self.encoder(clip, rep_only=self.tokens == "rep")
+        if encoded.rep_tokens is None or self.tokens == "tokens":
+            return encoded.tokens
+        if self.tokens == "rep":
+            return encoded.rep_tokens
+        return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
+
+    def pool(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """One normalised feature per clip."""
+        return self.fc_norm(tokens[:, 0] if self.pooling == "first" else tokens.mean(1))
+
+
+# ---------------------------------------------------------------------- building
+
+
+def build_autoencoder(
+    config: ModelConfig, target: TargetConfig | None = None, *, seed: int = 0
+) -> MaskedAutoencoder:
+    """A freshly initialised masked autoencoder; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MaskedAutoencoder(config, target or TargetConfig())
+
+
+def build_classifier(
+    config: ModelConfig,
+    num_classes: int,
+    tokens: Tokens | None = None,
+    pooling: Pooling = "mean",
+    *,
+    seed: int = 0,
+) -> Classifier:
+    """A freshly initialised classifier; the global random state is left alone.
+
+    tokens: by default representative tokens, or for a ViT the tokens there are.
+    """
+    if tokens is None:
+        tokens = "rep" if config.encoder == "lgi" else "tokens"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(config, num_classes, tokens, pooling)
+
+
+def model_mask(
+    model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
+) -> Bool[Tensor, "b n"]:
+    """Masks as the model needs them: equal in every region for LGI-Former, else tubes."""
+    if model.config.encoder == "lgi":
+        region = model.config.region
+        return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
+    return tube_mask(model.grid, ratio, num_clips, generator=generator)
+
+
+def check_batch(num_clips: int, num_masks: int) -> None:
+    """Raise unless there is a mask for each clip, and a clip."""
+    if num_clips < 1 or num_masks != num_clips:
+        raise ValueError(
+            f"{num_masks} masks do not fit a batch of {num_clips} clips; make one for each, at "
+            f"least one: region_tube_mask(..., num_clips={max(1, num_clips)})"
+        )
+
+
+def _init_xavier(module: nn.Module) -> None:
+    """Initialise linear layers as the official pre-training does: Xavier-uniform, bias 0.
+
+    LGI-Former's query and key-value matrices are drawn apart there (own fan-in and fan-out), a
+    ViT block's joint qkv matrix as one; the tubelet convolution keeps PyTorch's default.
+    """
+    split = {id(a.qkv) for m in module.modules() if isinstance(m, LGIBlock)
+             for a in m.modules() if hasattr(a, "qkv")}  # fmt: skip
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            width = m.in_features
+            parts = (m.weight[:width], m.weight[width:]) if id(m) in split else (m.weight,)
+            for part in parts:
+                nn.init.xavier_uniform_(part)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def _init_normal(module: nn.Module) -> None:
+    """Initialise linear layers as the official fine-tuning does: normal with deviation 0.02."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=0.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
