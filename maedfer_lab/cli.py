@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "fine-tune a classifier on labelled clips or synthetic faces",
     ),
     "evaluate": (
-        "maedfer_lab.training.evaluate_command:evaluate_command",
+        "maedfer_lab.training.evaluate_runs:evaluate_runs",
         "test fine-tuned classifiers: UAR, WAR, recalls, intervals",
     ),
     "estimate": (

@@ -16,29 +16,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making_videos import moving_frames, write_video
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tiny
 from maedfer_lab.data.clips import Box
+from maedfer_lab.data.labels import match_classes
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.tables import paper
-from maedfer_lab.training import views as views_module
-from maedfer_lab.training.evaluate_command import is_published
-from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.labelled import open_labelled
-from maedfer_lab.training.predictions import (
+from maedfer_lab.training import evaluation as views_module
+from maedfer_lab.training.evaluate_runs import is_published
+from maedfer_lab.training.evaluation import (
     Evaluation,
+    Views,
     combine,
+    evaluate,
     read_evaluation,
     save_evaluation,
 )
+from maedfer_lab.training.finetune import finetune
+from maedfer_lab.training.labelled import open_labelled
+from maedfer_lab.training.pretrain import pretrain
 from maedfer_lab.training.starts import PROBES, SHIPPED, compare_starts
-from maedfer_lab.training.views import Views
 
 SIZE = 32
 
@@ -208,7 +211,7 @@ from maedfer_lab.config import tiny
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.predictions import save_evaluation
+from maedfer_lab.training.evaluation import save_evaluation
 torch.set_num_threads(1)
 state = PartialState(cpu=True)
 assert state.num_processes == 2, state
@@ -293,6 +296,9 @@ def test_claims_read_the_whole_test_of_a_fold_and_nothing_less(tmp_path):
     (result,) = read_results(tmp_path, paper())
     assert (result.dataset, result.fold, result.n) == ("DFEW", "1", 2341)
     assert result.scores["uar"] == pytest.approx(whole.scores["uar"])
+    for i in range(2):  # runs of own recipes lie beside each other
+        save_evaluation(replace(whole, run=(f"run{i}", "")), tmp_path, {}, method="own recipe")
+    assert len(list(tmp_path.glob("*.json"))) == 5 and len(read_results(tmp_path, paper())) == 1
 
 
 def test_folds_are_averaged_and_pooled():
@@ -348,10 +354,111 @@ def test_a_checkpoint_needs_a_data_set_and_a_head(labelled, tmp_path, capsys, mo
     assert cli.main(["evaluate", path]) == 2
     assert "dataset is missing" in capsys.readouterr().err
     args = ["--dataset", "folder", "--root", str(labelled), "--out", str(tmp_path)]
-    assert cli.main(["evaluate", path, *args]) == 0, capsys.readouterr().err
+    assert cli.main(["evaluate", path, *args]) == 0
+    assert "tells no names; its 2 classes are taken in the order of folder: calm, wild" in (
+        capsys.readouterr().out
+    )
     assert '"own recipe"' in (tmp_path / "folder_foldall.json").read_text()
     assert cli.main(["evaluate", str(tmp_path / "folder_foldall.json"), path, *args]) == 2
     assert "different" in capsys.readouterr().err
+    assert cli.main(["evaluate", path, *args, "--labels", "wild", "glad"]) == 2
+    assert "name other classes" in capsys.readouterr().err
+
+
+def changed(run, folder: Path, **result: Any) -> Path:
+    """A copy of a run that tells other things of itself."""
+    shutil.copytree(run.folder, folder)
+    told = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(told | result))
+    return folder
+
+
+def test_classes_in_another_order_are_mapped_by_name(run, tmp_path, capsys):
+    folder = changed(run, tmp_path / "turned", classes=["wild", "calm"])
+    weights = load_file(folder / "model.safetensors")
+    turned = {k: x.flip(0) if k.startswith("head.") else x for k, x in weights.items()}
+    save_file(turned, folder / "model.safetensors")
+    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]) == 0
+    assert "the model's order is wild, calm" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "folder_foldall.json").read_text())
+    assert saved["confusion"] == run.result["confusion"] and saved["classes"] == ["calm", "wild"]
+
+
+def test_other_names_are_refused_or_mapped_by_a_file(run, labelled, tmp_path, capsys):
+    folder, file = (
+        changed(run, tmp_path / "other", classes=["relaxed", "angry"]),
+        tmp_path / "m.csv",
+    )
+    call = ["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]
+    assert cli.main(call) == 2
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("relaxed", "angry", "calm", "wild", "--map"))
+    for text, message in (
+        ("relaxed,calm\n", "has no line for 'angry'"),
+        ("relaxed,calm\nangry,cross\n", "maps to the unknown 'cross'"),
+        ("relaxed,calm\nangry,wild\nglad,\n", "maps the unknown 'glad'"),
+    ):
+        file.write_text(text)
+        assert cli.main([*call, "--map", str(file)]) == 2
+        assert message in capsys.readouterr().err
+    file.write_text("relaxed,calm\nangry,wild\n")
+    assert cli.main([*call, "--map", str(file)]) == 0
+    assert "relaxed -> calm; angry -> wild" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "folder_foldall.json").read_text())
+    assert saved["confusion"] == run.result["confusion"]
+    file.with_suffix(".json").write_text('{"relaxed": "calm", "angry": null}')
+    assert cli.main([*call, "--map", str(file.with_suffix(".json"))]) == 0
+    told = capsys.readouterr().out
+    assert "the model's angry" in told and "all clips of folder's wild" in told
+    assert "of 1 classes" in told
+
+
+def test_several_classes_become_one_and_the_rest_shares_what_is_left_out(tmp_path):
+    file = tmp_path / "map.csv"
+    file.write_text("joy,good\nlove,good\nrage,bad\ncontempt,\n")
+    names = ["joy", "rage", "love", "contempt"]
+    found = match_classes(4, names, ("bad", "good", "odd"), "mine", file)
+    assert (found.classes, found.labels) == (("bad", "good"), (0, 1, -1))
+    assert np.allclose(found.gather(np.array([[0.1, 0.2, 0.2, 0.5]])), [[0.4, 0.6]])
+
+
+def test_a_run_does_not_overwrite_anothers_scores(run, tmp_path, capsys):
+    other = changed(run, tmp_path / "other-run")
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"head.bias": weights["head.bias"] + 5}, other / "model.safetensors")
+    for folder in (run.folder, other, run.folder, other):
+        assert cli.main(["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]) == 0
+    names = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert names == ["folder_foldall.json", "folder_foldall_other-run.json"]
+    assert read_evaluation(tmp_path / names[0]).run[0] == run.folder.name
+
+
+def test_ordinary_mistakes_are_one_sentence(run, labelled, tmp_path, capsys):
+    start = pretrain(tiny(), output=tmp_path)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(start.folder)]) == 2
+    told = capsys.readouterr().err
+    assert "is a pre-training run, which names no classes" in told and told.count("\n") == 1
+    folder = changed(run, tmp_path / "other-fold")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"fold": 2}))
+    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 2
+    assert "was trained on clips of this fold" in capsys.readouterr().err
+
+
+def test_what_changed_since_the_training_is_said(run, labelled, tmp_path, capsys):
+    table = read_annotations("folder", labelled)
+    kept = table.summary()
+    tested = next(clip for clip in table.clips if clip.fold == 1)
+    for row in kept["each"]:
+        row[2] = 0 if row[0] == table.name(tested) else row[2]
+    kept["digest"] = "another"
+    folder = changed(run, tmp_path / "before")
+    (folder / "data.json").write_text(json.dumps(kept))
+    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "since the training: another fold of" in told
+    assert "1 of the tested people were trained on" in told
 
 
 def test_only_the_published_recipe_is_the_papers_method():

@@ -19,10 +19,14 @@ from maedfer_lab.config import ModelConfig, Precision
 from maedfer_lab.data.clips import to_floats
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.training.evaluation import ClipViews, evaluate, view_probabilities
+from maedfer_lab.training.evaluation import (
+    ClipViews,
+    Evaluation,
+    Views,
+    evaluate,
+    view_probabilities,
+)
 from maedfer_lab.training.optim import mixed_precision
-from maedfer_lab.training.predictions import Evaluation
-from maedfer_lab.training.views import Views
 
 STRIDE, SEGMENTS, CROPS = 4, 2, 2  # as published
 NUM_VIDEOS = 3

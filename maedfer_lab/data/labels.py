@@ -15,7 +15,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 PUBLISHED = Path(__file__).with_name("published")
 
@@ -127,3 +131,112 @@ def _plain_word(text: str) -> str:
 @cache
 def _json(name: str) -> dict:
     return json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How the classes of a model become those of a test.
+
+    classes: of the test. columns: the place of each of the model's classes among them, -1 for one
+    that is left out. labels: the same for the classes of the table. note: what must be said.
+    """
+
+    classes: tuple[str, ...]
+    columns: tuple[int, ...]
+    labels: tuple[int, ...]
+    note: str = ""
+
+    def gather(self, found: Float[np.ndarray, "v k"]) -> Float[np.ndarray, "v c"]:
+        """Probabilities of the test's classes; those of a class that is left out are shared out."""
+        kept = np.zeros((len(found), len(self.classes)))
+        for k, column in enumerate(self.columns):
+            if column >= 0:
+                kept[:, column] += found[:, k]
+        return kept if min(self.columns) >= 0 else kept / kept.sum(1, keepdims=True)
+
+
+def match_classes(
+    num: int,
+    names: Sequence[str] | None,
+    classes: Sequence[str],
+    dataset: str,
+    file: Path | None = None,
+) -> Matched:
+    """Match the `num` classes of a model with those of a data set, by name.
+
+    names: of the model's classes in order, None where nothing tells them: then the number decides,
+        and they are taken in the data set's order.
+    file: CSV (a line per class of the model: its name, the data set's) or JSON (an object), for a
+        test on another data set. Several classes may become one; one with an empty name is left
+        out, and so are clips of a class that no class of the model becomes.
+
+    Raises:
+        ValueError: other names, or another number; shows both.
+    """
+    theirs, where = list(classes), dataset
+    if names is None:
+        if file is not None:
+            raise ValueError(
+                f"{file} maps names of classes, and the model tells none; add --labels"
+            )
+        if num != len(theirs):
+            raise ValueError(
+                f"the model tells {num} classes apart, {where} has {len(theirs)} "
+                f"({', '.join(theirs)}); choose the data set that the model was fine-tuned on"
+            )
+        order = tuple(range(num))
+        published = published_labels(where) if where in DATASETS else None
+        order_of = "the published order" if published else "the order"
+        note = f"the model tells no names; its {num} classes are taken in {order_of} of {where}: "
+        return Matched(tuple(theirs), order, order, note + ", ".join(theirs))
+    if len(names) != num:
+        raise ValueError(f"{len(names)} names ({', '.join(names)}) for a model of {num} classes")
+    ours = list(names)
+    if file is None:
+        if ours == theirs:
+            return Matched(tuple(theirs), tuple(range(num)), tuple(range(num)))
+        if sorted(ours) != sorted(theirs):
+            rows = [f"{a:<20} {b}" for a, b in zip_longest(ours, theirs, fillvalue="")]
+            shown = "\n  ".join([f"{'model':<20} {where}", *rows])
+            raise ValueError(
+                f"the model and {where} name other classes:\n  {shown}\nChoose the data set that "
+                "it was fine-tuned on; to test it on another one, write a CSV with a line for each "
+                "class of the model, such as 'happy,happiness' ('neutral,' leaves it out), and "
+                "give it with --map"
+            )
+        note = f"classes matched by name; the model's order is {', '.join(ours)}"
+        columns = tuple(theirs.index(name) for name in ours)
+        return Matched(tuple(theirs), columns, tuple(range(num)), note)
+    pairs = _read_map(file)
+    for what, wrong, known in (
+        ("has no line for", set(ours) - set(pairs), ours),
+        ("maps the unknown", set(pairs) - set(ours), ours),
+        ("maps to the unknown", set(pairs.values()) - {*theirs, ""}, theirs),
+    ):
+        if wrong:
+            raise ValueError(
+                f"{file} {what} {', '.join(map(repr, sorted(wrong)))}; known: {', '.join(known)}"
+            )
+    kept = tuple(name for name in theirs if name in pairs.values())
+    said = [f"{name} -> {pairs[name]}" for name in ours if pairs[name]]
+    for whose, left in (
+        ("the model's", [name for name in ours if not pairs[name]]),
+        (f"all clips of {where}'s", [name for name in theirs if name not in kept]),
+    ):
+        said += [f"left out: {whose} {', '.join(left)}"] * bool(left)
+    return Matched(
+        kept,
+        tuple(kept.index(pairs[name]) if pairs[name] else -1 for name in ours),
+        tuple(kept.index(name) if name in kept else -1 for name in theirs),
+        f"classes mapped by {file.name}: {'; '.join(said)}",
+    )
+
+
+def _read_map(file: Path) -> dict[str, str]:
+    text = file.expanduser().read_text(encoding="utf-8-sig")
+    if file.suffix.lower() == ".json":
+        return {str(ours): str(theirs or "") for ours, theirs in json.loads(text).items()}
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+    if odd := [row for row in rows if len(row) != 2] or len({row[0] for row in rows}) < len(rows):
+        raise ValueError(f"{file} must name each class of the model once, 'ours,theirs': {odd}")
+    return {ours: theirs for ours, theirs in rows}

@@ -1,40 +1,142 @@
-"""Testing a classifier: probabilities averaged over the test views of every clip.
+"""Testing a classifier: the views of each clip, probabilities, scores, and the files of a test.
 
-The batches are cut from the list of clips in one way, and of several processes each takes its
-turn, so that no number depends on how many there are. Other batch sizes sum in another order:
-that moves probabilities by some 1e-6 in float32, and they are rounded to six digits before
-anything is decided.
+The published protocol tests 2 windows x 2 crops of frames resized to the crop's own size, so its
+two crops are the same picture (and so are the windows of a short video). Here a video is read once,
+only the frames that are shown, and a view that occurs several times carries their weight: the
+weighted mean is the published mean. Batches are cut from the list of clips in one way, so that no
+number depends on how many processes there are; other sizes sum in another order, which moves
+probabilities by some 1e-6, and they are rounded to six digits before anything is decided.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import Precision
-from maedfer_lab.data.clips import Box
+from maedfer_lab.config.finetuning import Framing
+from maedfer_lab.config.model import check_choices
+from maedfer_lab.data.clips import Box, crop_and_resize
+from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_labels
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.data.video_reader import VideoError
+from maedfer_lab.data.video_reader import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
+from maedfer_lab.files import write_aside
 from maedfer_lab.method.models import Classifier
+from maedfer_lab.metrics import SCORES, Intervals, bootstrap, confusion_matrix, recalls, scores
 from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.optim import mixed_precision
-from maedfer_lab.training.predictions import DIGITS, POOLED, Evaluation
-from maedfer_lab.training.views import Views
 
 SHOWN = 5  # broken clips in a message
+DIGITS = 6  # of a probability, in memory as in the file
+COLUMNS = ("path", "label", "guess", "fold", "subject")
+TITLES = {"uar": "UAR", "war": "WAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of a video are tested.
+
+    num_frames: frames of a view.
+    size_px: side of a view.
+    stride: frames of the video per frame of a view (published: 4, for FERV39k 1).
+    segments: windows in time, spread from the first frame to the last; one is the middle.
+    crops: places of the crop, along the diagonal from the top left; one is the middle.
+    short_px: the side to which frames are resized, whatever their shape; None is `size_px`, as
+        published, which makes all crops the same.
+    framing: what of the picture is resized: the "whole" (published), or a square around the "face".
+    """
+
+    num_frames: int = 16
+    size_px: int = 160
+    stride: int = 4
+    segments: int = 2
+    crops: int = 2
+    short_px: int | None = None
+    framing: Framing = "whole"
+
+    def __post_init__(self) -> None:
+        check_choices(self, framing=Framing)
+        for name in ("num_frames", "size_px", "stride", "segments", "crops"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.side_px < self.size_px:
+            raise ValueError(
+                f"short_px={self.short_px} must be at least size_px={self.size_px}, such as "
+                f"{self.size_px}"
+            )
+
+    @property
+    def side_px(self) -> int:
+        """Side of the resized frames."""
+        return self.size_px if self.short_px is None else self.short_px
+
+    def windows(self, num_video_frames: int) -> Counter[int]:
+        """First frame of each window, counted in strides, with how often it occurs."""
+        strided = -(-num_video_frames // self.stride)
+        return _places(max(strided - self.num_frames, 0), self.segments)
+
+    def corners(self) -> Counter[int]:
+        """Top and left of each crop in pixels, with how often it occurs."""
+        return _places(self.side_px - self.size_px, self.crops)
+
+    def frames(self, start: int, num_video_frames: int) -> Int[np.ndarray, " T"]:
+        """Frames of the window at `start`; beyond the last strided frame that one is repeated."""
+        last = (num_video_frames - 1) // self.stride
+        return self.stride * np.minimum(start + np.arange(self.num_frames), last)
+
+    def read(
+        self, reader: VideoReader, box: Box | None = None
+    ) -> tuple[UInt8[np.ndarray, "v T H W 3"], Float[np.ndarray, " v"], Box]:
+        """The distinct views of a video, their weights, which sum to 1, and what was cut out.
+
+        box: as an earlier reading of the same video gave it, which saves looking for the face.
+        """
+        windows, corners = self.windows(len(reader)), self.corners()
+        chosen = [self.frames(start, len(reader)) for start in windows]
+        needed = np.unique(np.concatenate(chosen))
+        if self.framing == "whole":
+            box = Box(0, 0, reader.height, reader.width)
+        box = face_square(reader) if box is None else box
+        side = self.side_px
+        frames = crop_and_resize(reader.read(needed), box, side, side, exact=True)
+        squares = [slice(at, at + self.size_px) for at in corners]
+        views = [
+            frames[np.searchsorted(needed, indices)][:, square, square]
+            for indices in chosen
+            for square in squares
+        ]
+        weights = np.outer(list(windows.values()), list(corners.values())).ravel()
+        return np.stack(views), weights / weights.sum(), box
+
+
+def _places(room: int, num: int) -> Counter[int]:
+    """`num` starts from 0 to `room`, rounded down; a single one in the middle."""
+    if num == 1:
+        return Counter([room // 2])
+    # parity: a step in floating point, times k, cut off, as in the official code
+    return Counter(int(k * (room / (num - 1))) for k in range(num))
 
 
 @dataclass(frozen=True)
@@ -82,6 +184,7 @@ def evaluate(
     annotations: Annotations,
     clips: Sequence[Clip],
     *,
+    matched: Matched | None = None,
     stride: int = 4,
     segments: int = 2,
     crops: int = 2,
@@ -97,6 +200,7 @@ def evaluate(
     Called by all processes, each with the whole model on its device; all get the whole result.
     The model comes back in the mode in which it came.
 
+    matched: whose classes become which; by default the model's are the table's, in its order.
     batch_size: clips that are read together.
     workers: processes that read clips, of each process.
     boxes: where faces were found; these are not looked for again, and new ones are added.
@@ -106,7 +210,12 @@ def evaluate(
             that cannot be read: their number and the first names.
         ChildProcessError: a process that read clips died; names the clip.
     """
-    _check(model, annotations, clips, batch_size)
+    matched = matched or match_classes(
+        model.head.out_features, None, annotations.classes, annotations.dataset
+    )
+    clips = [clip for clip in clips if matched.labels[clip.label] >= 0]
+    if not clips or batch_size < 1:
+        raise ValueError(f"{len(clips)} clips in batches of {batch_size}: both must be at least 1")
     keep_freed_memory()
     config, state = model.config, PartialState()
     views = Views(config.frames, config.size_px, stride, segments, crops, framing=framing)  # type: ignore
@@ -125,15 +234,15 @@ def evaluate(
                  disable=not state.is_local_main_process)  # fmt: skip
     was_training = model.training
     found: dict[int, Box] = {}
-    own = list(_answers(speed_up(model).eval(), iter(shown), precision, found))
+    own = list(_answers(speed_up(model).eval(), iter(shown), precision, matched, found))
     if boxes is not None:
         boxes.update({clips[index]: box for index, box in found.items()})
     model.train(was_training)
     # A process without a batch takes part as well; gather_object joins the lists.
-    answers = dict(own if state.num_processes == 1 else gather_object(own))
+    answers: dict[int, Any] = dict(own if state.num_processes == 1 else gather_object(own))
     skipped = [
-        (annotations.name(clips[index]), answers[index])
-        for index in range(len(clips))
+        (annotations.name(clip), answers[index])
+        for index, clip in enumerate(clips)
         if isinstance(answers[index], str)
     ]
     if skipped and (not skip_broken or len(skipped) == len(clips)):
@@ -143,25 +252,27 @@ def evaluate(
             f"{'; ...' if len(skipped) > SHOWN else ''}. Mend them, or leave them out with "
             "--skip-broken (the scores are then no longer of the whole test set)"
         )
-    return _evaluation(annotations, clips, answers, skipped)
-
-
-def _check(model: Classifier, annotations: Annotations, clips: Sequence[Clip], batch: int) -> None:
-    if not clips or batch < 1:
-        raise ValueError(f"{len(clips)} clips in batches of {batch}: both must be at least 1")
-    outputs = model.head.out_features
-    if outputs != len(annotations.classes):
-        raise ValueError(
-            f"the model tells {outputs} classes apart, {annotations.dataset} has "
-            f"{len(annotations.classes)} ({', '.join(annotations.classes)}); choose the data set "
-            "that the model was fine-tuned on"
-        )
+    kept = [i for i in range(len(clips)) if not isinstance(answers[i], str)]
+    tested = sorted({clip.fold for clip in clips})
+    fold = "all" if annotations.num_folds == 1 else str(tested[0]) if len(tested) == 1 else POOLED
+    return Evaluation(
+        annotations.dataset,
+        fold,
+        matched.classes,
+        tuple(annotations.name(clips[i]) for i in kept),
+        np.array([matched.labels[clips[i].label] for i in kept]),
+        np.stack([answers[i] for i in kept]),
+        tuple(clips[i].fold for i in kept),
+        tuple(clips[i].subject for i in kept),
+        tuple(skipped),
+    )
 
 
 def _answers(
     model: Classifier,
     batches: Iterator[list[ReadClip]],
     precision: Precision,
+    matched: Matched,
     boxes: dict[int, Box],
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Index and probabilities of every clip, or the reason why there are none; notes its box."""
@@ -171,7 +282,7 @@ def _answers(
         yield from ((clip.index, clip.reason) for clip in batch if clip.reason)
         if good:
             views = torch.from_numpy(np.concatenate([clip.views for clip in good]))
-            found = view_probabilities(model, views, precision).numpy()
+            found = matched.gather(view_probabilities(model, views, precision).numpy())
             ends = np.cumsum([len(clip.views) for clip in good])
             for clip, own in zip(good, np.split(found, ends[:-1]), strict=True):
                 yield clip.index, np.round(clip.weights @ own, DIGITS)
@@ -189,23 +300,189 @@ def view_probabilities(
     return logits.float().cpu().double().softmax(1)
 
 
-def _evaluation(
-    annotations: Annotations,
-    clips: Sequence[Clip],
-    answers: dict[int, np.ndarray | str],
-    skipped: list[tuple[str, Any]],
-) -> Evaluation:
-    kept = [i for i in range(len(clips)) if not isinstance(answers[i], str)]
-    tested = sorted({clip.fold for clip in clips})
-    fold = "all" if annotations.num_folds == 1 else str(tested[0]) if len(tested) == 1 else POOLED
+@dataclass(frozen=True)
+class Evaluation:
+    """Probabilities of the clips of one fold, or of several folds pooled.
+
+    fold: its number; "all" where a data set has a single split; "pooled" for several folds.
+    paths: relative to the data set's folder.
+    folds: in which fold each clip is tested.
+    subjects: who is seen in each clip, or None where names do not tell.
+    skipped: path and reason of every clip that could not be read.
+    run: name and digest of the weights that were tested, of each fold.
+    """
+
+    dataset: str
+    fold: str
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: Int[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, "n k"]
+    folds: tuple[int, ...]
+    subjects: tuple[str | None, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    run: tuple[str, ...] = ()
+
+    @property
+    def guesses(self) -> Int[np.ndarray, " n"]:
+        """The likeliest class of each clip; of equals the first."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confusion(self) -> Int[np.ndarray, "k k"]:
+        """How often each class (row) was taken for each class (column)."""
+        return confusion_matrix(self.labels, self.guesses, len(self.classes))
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """UAR, WAR, macro and weighted F1, in [0, 1]."""
+        return {name: float(value) for name, value in scores(self.confusion).items()}
+
+    def intervals(self, by: str = "clips", **options: Any) -> Intervals | None:
+        """95 % bootstrap intervals over "clips" or "subjects" (None where these are not known)."""
+        people = [str(name) for name in self.subjects] if by == "subjects" else None
+        if people is not None and not all(self.subjects):
+            return None
+        return bootstrap(self.labels, self.guesses, len(self.classes), people, **options)
+
+    def __str__(self) -> str:
+        over = {by: self.intervals(by) for by in ("clips", "subjects")}
+        known = {by: found for by, found in over.items() if found is not None}
+        lines = [
+            f"{self.dataset}, fold {self.fold}: {len(self.labels)} clips of "
+            f"{len(self.classes)} classes; in brackets 95 % intervals over {' and '.join(known)}"
+        ]
+        for name in SCORES:
+            ranges = [
+                f"[{100 * a:.2f}, {100 * b:.2f}]" for a, b in (k[name] for k in known.values())
+            ]
+            lines.append(
+                f"  {TITLES[name]:<13}{100 * self.scores[name]:6.2f} %  {'  '.join(ranges)}"
+            )
+        lines.append("  recall of each class")
+        counts = self.confusion.sum(1)
+        for name, recall, count in zip(self.classes, recalls(self.confusion), counts, strict=True):
+            share = f"{100 * recall:6.2f} % of {count}" if count else "no test clip"
+            lines.append(f"    {name:<16}{share}")
+        if self.skipped:
+            lines.append(f"  skipped: {len(self.skipped)} clips that cannot be read, such as")
+            lines += [f"    {path}: {reason}" for path, reason in self.skipped[:SHOWN]]
+        return "\n".join(lines)
+
+
+def combine(folds: Sequence[Evaluation]) -> tuple[dict[str, float], Evaluation]:
+    """Plain mean of the scores over folds, as published, and all predictions pooled.
+
+    Raises ValueError where folds belong to other data sets or one comes twice.
+    """
+    names = [one.fold for one in folds]
+    if not folds or len(set(names)) < len(names):
+        raise ValueError(f"folds={names} must be different ones, at least one, such as 1 2 3 4 5")
+    first = folds[0]
+    for one in folds:
+        if (one.dataset, one.classes) != (first.dataset, first.classes):
+            raise ValueError(f"{one.dataset} {one.classes} is not {first.dataset} {first.classes}")
+    mean = {name: float(np.mean([one.scores[name] for one in folds])) for name in SCORES}
+    joined: dict[str, Any] = {
+        name: sum((getattr(one, name) for one in folds), ())
+        for name in ("paths", "folds", "subjects", "skipped", "run")
+    } | {name: np.concatenate([getattr(one, name) for one in folds])
+         for name in ("labels", "probabilities")}  # fmt: skip
+    return mean, replace(first, fold=POOLED, **joined)
+
+
+def save_evaluation(
+    found: Evaluation,
+    folder: Path,
+    source: dict[str, Any],
+    *,
+    method: str,
+    name: str | None = None,
+    **more: Any,
+) -> list[Path]:
+    """Write a fold as NAME.csv, a row per clip, and NAME.json, in the schema of `maedfer claims`.
+
+    Only the test of all clips of a published list is of the kind "evaluation"; of something smaller
+    it is a "partial evaluation", which no claim counts. The files of another run, or of other
+    clips, are kept: then the new ones get the run's name as well.
+
+    source: the `provenance` of the scores.
+    method: "MAE-DFER" is the published method, which `maedfer claims` looks for.
+    name: by default DATASET_foldK.
+    more: further entries of the JSON file.
+    """
+    path = _free_path(found, folder / f"{name or f'{found.dataset}_fold{found.fold}'}.json")
+    write_aside(path.with_suffix(".csv"), _rows(found).encode())
+    labels = published_labels(found.dataset) if found.dataset in DATASETS else None
+    whole = found.fold != POOLED and not found.skipped
+    if labels is not None and whole:  # as many clips as the published list holds
+        fold = 1 if found.fold == "all" else int(found.fold)
+        whole = labels.counts.get((fold, "test")) == tuple(found.confusion.sum(1).tolist())
+    by_class = recalls(found.confusion)
+    content = {
+        "kind": "evaluation" if whole else "partial evaluation",
+        "method": method,
+        "dataset": labels.title if labels else found.dataset,
+        "fold": found.fold,
+        **found.scores,
+        "n": len(found.labels),
+        "recalls": [None if np.isnan(recall) else recall for recall in by_class.tolist()],
+        "intervals": {by: found.intervals(by) for by in ("clips", "subjects")},
+        "set": found.dataset,
+        "run": found.run,
+        "classes": found.classes,
+        "confusion": found.confusion.tolist(),
+        "skipped": found.skipped,
+        **more,
+        "provenance": source,
+    }
+    lines = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in content.items()]
+    write_aside(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return [path.with_suffix(".csv"), path]
+
+
+def _free_path(found: Evaluation, path: Path) -> Path:
+    """`path`, or where it holds another test a name that does not."""
+    run = f"{path.stem}_{Path(found.run[0]).stem if found.run else 'other'}"
+    for name in itertools.chain([path.stem, run], (f"{run}-{i}" for i in itertools.count(2))):
+        here = path.with_name(f"{name}.json")
+        if not here.exists() and not here.with_suffix(".csv").exists():
+            return here
+        try:
+            other = read_evaluation(here)
+        except (OSError, ValueError, KeyError):  # another file, or half of one: not ours to replace
+            continue
+        if (other.run, other.paths, other.fold) == (found.run, found.paths, found.fold):
+            return here
+    raise AssertionError
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read what `save_evaluation` wrote, from either file's path."""
+    told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = tuple(told["classes"])
     return Evaluation(
-        annotations.dataset,
-        fold,
-        annotations.classes,
-        tuple(annotations.name(clips[i]) for i in kept),
-        np.array([clips[i].label for i in kept]),
-        np.stack([answers[i] for i in kept]),
-        tuple(clips[i].fold for i in kept),
-        tuple(clips[i].subject for i in kept),
-        tuple(skipped),
+        dataset=told["set"],
+        fold=told["fold"],
+        classes=classes,
+        paths=tuple(row["path"] for row in rows),
+        labels=np.array([classes.index(row["label"]) for row in rows]),
+        probabilities=np.array([[float(row[f"p {name}"]) for name in classes] for row in rows]),
+        folds=tuple(int(row["fold"]) for row in rows),
+        subjects=tuple(row["subject"] or None for row in rows),
+        skipped=tuple((path, reason) for path, reason in told["skipped"]),
+        run=tuple(told.get("run", ())),
     )
+
+
+def _rows(found: Evaluation) -> str:
+    file, names = io.StringIO(), found.classes
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"p {name}" for name in names)])
+    columns = (found.paths, found.labels, found.guesses, found.folds, found.subjects)
+    for path, label, guess, fold, subject, row in zip(*columns, found.probabilities, strict=True):
+        told = path, names[label], names[guess], fold, subject or ""
+        writer.writerow([*told, *(f"{p:.{DIGITS}f}" for p in row)])
+    return file.getvalue()

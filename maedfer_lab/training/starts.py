@@ -25,10 +25,8 @@ from maedfer_lab.metrics import (
     neighbour_share,
 )
 from maedfer_lab.training.clips import MARGIN
-from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.evaluation import Evaluation, Views, evaluate
 from maedfer_lab.training.finetune import FinetunedRun, finetune, starting_model
-from maedfer_lab.training.predictions import Evaluation
-from maedfer_lab.training.views import Views
 from maedfer_lab.weights import shipped
 
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"

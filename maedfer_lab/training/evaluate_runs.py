@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors.torch import load_file
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.config import (
     FinetuneConfig,
     ModelConfig,
     Precision,
+    finetune_config,
     finetune_recipe,
     output_folder,
 )
 from maedfer_lab.config.finetuning import Framing, framing_of
-from maedfer_lab.data.labels import DATASETS, dataset_name, published_labels
-from maedfer_lab.data.table import Annotations, read_annotations
+from maedfer_lab.data.labels import DATASETS, dataset_name, match_classes, published_labels
+from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations
 from maedfer_lab.files import provenance
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.training.devices import open_accelerator
-from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.finetune import BEST, load_finetuned
-from maedfer_lab.training.optim import device_name
-from maedfer_lab.training.predictions import (
+from maedfer_lab.training.evaluation import (
+    POOLED,
     Evaluation,
     combine,
+    evaluate,
     read_evaluation,
     save_evaluation,
 )
+from maedfer_lab.training.finetune import BEST
+from maedfer_lab.training.optim import device_name
 
 METHOD = "MAE-DFER"  # what `maedfer claims` looks for
 OWN = "own recipe"
@@ -49,8 +58,9 @@ ON_TEST = (
 class Candidate:
     """A classifier to be tested, and on what.
 
-    source: the run's folder or the checkpoint's file. config: of a run. best: the classifier of
-    the best epoch, where that is not the last. note: what must be said beside the scores.
+    source: the run's folder or the checkpoint's file. names: of its classes, if they are told.
+    trained_on: the data set of a run. config: of a run. best: the classifier of the best epoch,
+    where that is not the last. note: what must be said beside the scores.
     """
 
     source: Path
@@ -61,6 +71,8 @@ class Candidate:
     fold: int
     stride: int
     framing: Framing
+    names: tuple[str, ...] | None = None
+    trained_on: str | None = None
     config: FinetuneConfig | None = None
     best: Classifier | None = None
     note: str = ""
@@ -70,7 +82,7 @@ class Candidate:
         if dataset not in DATASETS or published_labels(dataset) is None:
             return False
         if self.config is not None:
-            return is_published(self.config, dataset)
+            return self.trained_on == dataset and is_published(self.config, dataset)
         return replace(self.model.config, drop_path=0.0) == ModelConfig()
 
 
@@ -80,19 +92,19 @@ class EvaluationReport:
 
     folds: list[Evaluation]
     best: list[Evaluation | None]
-    notes: list[str]
+    notes: list[list[str]]
     files: list[Path]
 
     def __str__(self) -> str:
         lines = []
-        for found, best, note in zip(self.folds, self.best, self.notes, strict=True):
+        for found, best, notes in zip(self.folds, self.best, self.notes, strict=True):
             lines.append(str(found))
             if best is not None:
                 lines.append("  last epoch (above) and best epoch side by side")
                 for name in ("uar", "war"):
                     last, other = 100 * found.scores[name], 100 * best.scores[name]
                     lines.append(f"    {name.upper():<14}{last:6.2f} %  {other:6.2f} %")
-            lines += [f"  {note}"] * bool(note)
+            lines += [f"  {note}" for note in notes]
         if len(self.folds) > 1:
             mean, pooled = combine(self.folds)
             words = ", ".join(f"{name} {100 * mean[name]:.2f} %" for name in ("uar", "war"))
@@ -100,7 +112,7 @@ class EvaluationReport:
         return "\n".join([*lines, *(f"written: {path}" for path in self.files)])
 
 
-def evaluate_command(
+def evaluate_runs(
     sources: tuple[Path, ...],
     /,
     *,
@@ -108,6 +120,8 @@ def evaluate_command(
     root: Path | None = None,
     lists: Path | None = None,
     fold: tuple[int, ...] = (),
+    labels: tuple[str, ...] = (),
+    map: Path | None = None,
     segments: int = 2,
     crops: int = 2,
     stride: int | None = None,
@@ -120,7 +134,7 @@ def evaluate_command(
 ) -> EvaluationReport:
     """Test fine-tuned classifiers on their test folds: UAR, WAR, recalls, confusion, intervals.
 
-    Several sources, one for each fold, are also averaged and pooled.
+    Several sources, one for each fold, are also averaged and pooled. Classes are matched by name.
 
     sources: runs of maedfer finetune, or fine-tuned checkpoints (official or ours), or
         evaluations that this verb has written (.json).
@@ -129,6 +143,10 @@ def evaluate_command(
     root: folder of the clips; a run's own by default.
     lists: folder of the split lists, if they do not lie below root.
     fold: the test fold of each source; a run's own by default.
+    labels: names of a checkpoint's classes in order, if its file tells none: a data set's name
+        stands for its own; by default as the data set has them.
+    map: for a test on another data set, a CSV (a line per class of the model: its name, the data
+        set's) or JSON; an empty name leaves a class out.
     segments: windows in time of each video (published: 2).
     crops: crops of each window (published: 2, which show the same).
     stride: frames of the video per frame of the clip; as trained or as published by default.
@@ -139,7 +157,7 @@ def evaluate_command(
     method: what the paper's tables call what is tested, such as "VideoMAE (VoxCeleb2)". MAE-DFER is
         found by itself, and is kept to the published model and recipe.
     out: folder for a CSV and a JSON of each fold; results/ of the project by default, where
-        maedfer claims looks.
+        maedfer claims looks. Files of other runs are kept.
     """
     if not sources:
         raise ValueError("no sources; give a run's folder or a checkpoint, such as runs/finetune-")
@@ -150,94 +168,110 @@ def evaluate_command(
                                "workers": workers, "precision": precision,
                                "skip_broken": skip_broken}  # fmt: skip
     report, folder = EvaluationReport([], [], [], []), out or output_folder() / "results"
+    written = PartialState().is_main_process
     for number, source in enumerate(sources):
         if source.suffix == ".json":
-            _add(report, read_evaluation(source))
+            report.folds.append(read_evaluation(source))
+            report.best.append(None)
+            report.notes.append([])
             continue
         one = _open(source.expanduser(), dataset, root, lists, fold[number] if fold else None)
         table = _read_table(one)
-        clips = table.split(_fold(one, table))[1]
-        named = _method(one, table.dataset, method)
-        options |= {"stride": stride or one.stride, "framing": one.framing}
+        tested = 1 if table.num_folds == 1 else one.fold
+        if one.trained_on == table.dataset and one.config and tested != one.config.fold:
+            raise ValueError(
+                f"fold={tested}: {one.source.name} was trained on clips of this fold and is tested "
+                f"on fold {one.config.fold}; leave --fold out, or give the run of fold {tested}"
+            )
+        clips = table.split(tested)[1]
+        names = _names(labels) if labels and one.names is None else one.names
+        matched = match_classes(
+            one.model.head.out_features, names, table.classes, table.dataset, map
+        )
+        named = _method(one, table.dataset, method, mapped=map is not None)
+        options |= {"stride": stride or one.stride, "framing": one.framing, "matched": matched}
+        run = one.source.name, weights_digest(one.model)
         found = evaluate(one.model.to(device), table, clips, **options)
+        found = replace(found, run=run)
         best = one.best and evaluate(one.best.to(device), table, clips, **options)
-        _add(report, found, best, one.note)
-        if PartialState().is_main_process:
+        notes = [
+            note for note in (one.note, matched.note, *_since_training(one, table, clips)) if note
+        ]
+        report.folds.append(found)
+        report.best.append(best)
+        report.notes.append(notes)
+        if written:
             shown = {name: options[name] for name in ("segments", "crops", "stride", "framing")}
             seed = one.config.seed if one.config else 0
             origin = provenance(profile="evaluate", seed=seed, device=device_name(device),
                                 data=table.root.name, source=one.source.name,
                                 precision=precision)  # fmt: skip
-            more: dict[str, Any] = {
-                "method": named,
-                "name": _file_name(found, method),
-                "views": shown,
-                "epoch": "last",
-                "best": best.scores if best else None,
-            }
-            report.files.extend(save_evaluation(found, folder, origin, **more))
-    if len(report.folds) > 1 and PartialState().is_main_process:
+            slug = re.sub(r"[^a-z0-9]+", "-", (method or "").lower()).strip("-")
+            report.files.extend(
+                save_evaluation(found, folder, origin, method=named, views=shown, epoch="last",
+                                name=f"{found.dataset}_fold{found.fold}" + f"_{slug}" * bool(slug),
+                                best=best.scores if best else None, notes=notes)
+            )  # fmt: skip
+    if len(report.folds) > 1 and written:
         mean, pooled = combine(report.folds)
         origin = provenance(profile="evaluate", seed=0, device=device_name(device))
         more = {"mean": mean, "tested": [found.fold for found in report.folds]}
-        report.files.extend(save_evaluation(pooled, folder, origin, method="pooled", **more))
+        report.files.extend(save_evaluation(pooled, folder, origin, method=POOLED, **more))
     return report
-
-
-def _add(
-    report: EvaluationReport, found: Evaluation, best: Evaluation | None = None, note: str = ""
-) -> None:
-    report.folds.append(found)
-    report.best.append(best)
-    report.notes.append(note)
 
 
 def _open(
     source: Path, dataset: str | None, root: Path | None, lists: Path | None, fold: int | None
 ) -> Candidate:
     """A run's folder or a checkpoint; what is given wins over what a run was trained with."""
-    if (source / "result.json").is_file():
-        return _open_run(source, dataset, root, lists, fold)
+    told = facts_of(source)
+    if told.get("kind") == "pre-trained" and "config" in told:
+        raise ValueError(
+            f"{source} is a pre-training run, which names no classes; fine-tune it first: maedfer "
+            f"finetune DATASET --checkpoint {source}"
+        )
     loaded = load_checkpoint(source)
     model = loaded.model
     if not isinstance(model, Classifier) or loaded.report.fresh:
         raise ValueError(f"{source} is not fine-tuned, so it tells no classes; fine-tune it first")
-    if dataset is None:
-        raise ValueError(
-            f"dataset is missing; name what {source.name} was fine-tuned on: dfew, ..."
-        )
-    kind = dataset_name(dataset)
-    note = f"epoch {loaded.report.epoch} of the file" if loaded.report.epoch is not None else ""
-    if loaded.report.epoch == "best":
-        note = f"This file is a best epoch. {ON_TEST}"
-    stride = finetune_recipe(kind, 1).stride
-    return Candidate(source, model, kind, root, lists, fold or 1, stride, framing_of(kind),
-                     note=note)  # fmt: skip
-
-
-def _open_run(
-    source: Path, dataset: str | None, root: Path | None, lists: Path | None, fold: int | None
-) -> Candidate:
-    run = load_finetuned(source)
-    config = run.config
+    names = told.get("classes")
+    names = None if names is None else tuple(names)
+    if "config" not in told:
+        if dataset is None:
+            raise ValueError(
+                f"dataset is missing; name what {source.name} was fine-tuned on: dfew, ..."
+            )
+        kind, epoch = dataset_name(dataset), loaded.report.epoch
+        note = f"epoch {epoch} of the file" if epoch is not None else ""
+        note = f"This file is a best epoch. {ON_TEST}" if epoch == "best" else note
+        stride = finetune_recipe(kind, 1).stride
+        return Candidate(source, model, kind, root, lists, fold or 1, stride, framing_of(kind),
+                         names, note=note)  # fmt: skip
+    config = finetune_config(told["config"])
     if config.data is None and root is None:
         raise ValueError(
             f"{source} was trained on synthetic faces, whose scores are in its result.json; to "
             "test it on videos of the same classes name them with --dataset and --root"
         )
-    has_best = (source / BEST).exists()
+    best, weights = None, told["folder"] / BEST
+    if weights.exists():
+        best = copy.deepcopy(model)
+        best.load_state_dict(load_file(weights), strict=False)
+    trained_on = str(told["data"]).partition(",")[0]
     return Candidate(
         source,
-        run.model,
+        model,
         dataset or config.dataset,
         root or config.data,
-        lists or config.lists,
+        lists or (config.lists if dataset is None else None),
         fold or config.fold,
         config.stride,
         config.framing,
+        names,
+        trained_on,
         config,
-        load_finetuned(source, "best").model if has_best else None,
-        ON_TEST * (has_best and config.holdout is None),
+        best,
+        ON_TEST * (best is not None and config.holdout is None),
     )
 
 
@@ -257,8 +291,8 @@ def is_published(config: FinetuneConfig, dataset: str) -> bool:
     )
 
 
-def _method(one: Candidate, dataset: str, asked: str | None) -> str:
-    if one.is_published(dataset):
+def _method(one: Candidate, dataset: str, asked: str | None, mapped: bool) -> str:
+    if one.is_published(dataset) and not mapped:
         return asked or METHOD
     if asked == METHOD:
         raise ValueError(
@@ -268,19 +302,42 @@ def _method(one: Candidate, dataset: str, asked: str | None) -> str:
     return asked or OWN
 
 
-def _file_name(found: Evaluation, asked: str | None) -> str:
-    """Other methods have other files, so that none is overwritten."""
-    name = re.sub(r"[^a-z0-9]+", "-", (asked or "").lower()).strip("-")
-    return f"{found.dataset}_fold{found.fold}" + f"_{name}" * bool(name)
+def _names(labels: Sequence[str]) -> tuple[str, ...]:
+    if len(labels) > 1:
+        return tuple(labels)
+    published = published_labels(labels[0])
+    if published is None:
+        raise ValueError(
+            f"labels={labels[0]!r} has no published classes; give their names in order"
+        )
+    return published.classes
 
 
 def _read_table(one: Candidate) -> Annotations:
     if one.dataset == "shards" and one.root is not None:
-        from maedfer_lab.data.shards import open_shards
-
         return open_shards(one.root)
     return read_annotations(one.dataset, one.root, one.lists)
 
 
-def _fold(one: Candidate, table: Annotations) -> int:
-    return 1 if table.num_folds == 1 else one.fold
+def _since_training(one: Candidate, table: Annotations, clips: Sequence[Clip]) -> list[str]:
+    """What changed in the data of a run, and which tested people it was trained on."""
+    file = one.source / "data.json"
+    if one.config is None or one.trained_on != table.dataset or not file.is_file():
+        return []
+    kept, fold = json.loads(file.read_text(encoding="utf-8")), one.config.fold
+    notes = [f"since the training: {change}" for change in explain_change(kept, table.summary())]
+    trained = {row[3] or row[0] for row in kept["each"] if row[2] != fold}
+    if both := sorted(trained & set(table.people(clips))):
+        notes.append(
+            f"{len(both)} of the tested people were trained on, so the scores are too good: "
+            f"{', '.join(both[:5])}{', ...' if len(both) > 5 else ''}"
+        )
+    return notes
+
+
+def weights_digest(model: Classifier) -> str:
+    """Sixteen hexadecimal digits of all parameters."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
