@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "plan": (
         "maedfer_lab.training.plan_command:plan_command",
-        "say what a pre-training costs on 1 to many GPUs, and what binds",
+        "project hours on 1-64 GPUs and name the bottleneck",
     ),
     "reconstruct": (
         "maedfer_lab.inference.reconstruct:reconstruct_command",
@@ -69,7 +69,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "cut the faces out of a data set once, into shards that are quick to read",
     ),
     "flops": (
-        "maedfer_lab.cost.report:flops_command",
+        "maedfer_lab.cost.tables:flops_command",
         "count parameters and multiply-adds of LGI-Former and ViT, three ways",
     ),
     "bench": (

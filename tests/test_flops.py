@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maedfer_lab.config import EncoderKind, ModelConfig, base, tiny
-from maedfer_lab.cost import complexity, formula, report, scaling
-from maedfer_lab.cost.complexity import KINDS, Sweep, block_step, measure
-from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
+from maedfer_lab.cost import formula, scaling, tables
+from maedfer_lab.cost.counters import (
+    Predict,
+    PublishedClassifier,
+    PublishedPredict,
+    count_with_fvcore,
+    count_with_torch,
+    model_for_counting,
+)
 from maedfer_lab.cost.memory import LiveBytes, peak_bytes
-from maedfer_lab.cost.published import Predict, PublishedClassifier, PublishedPredict
+from maedfer_lab.cost.scaling import KINDS, Sweep, block_step, measure
 from maedfer_lab.method.attention import Attention
 from maedfer_lab.method.formulas import attention_pairs
 from maedfer_lab.method.masking import region_tube_mask, tube_mask
@@ -56,7 +62,7 @@ def total(config: ModelConfig, **options) -> int:
 @pytest.mark.parametrize(("encoder", "task"), OFFICIAL)
 def test_counts_of_the_official_code_are_reproduced_three_ways(encoder, task):
     fvcore, flop_counter, num_parameters = OFFICIAL[encoder, task]
-    found = report.count("", base(encoder).model, task)
+    found = tables.count("", base(encoder).model, task)
     assert found.parameters == num_parameters
     with_norm = sum(found.fvcore.values()) + found.layer_norm
     assert with_norm / 1e9 == pytest.approx(fvcore, rel=1e-9)
@@ -75,14 +81,14 @@ def test_the_papers_saving():
 
 @pytest.mark.parametrize(("region", "gmacs"), REGION_GMACS.items())
 def test_regions_cost_what_their_size_says(region, gmacs):
-    found = report.count("", replace(base().model, region=region), by_one_block=True)
+    found = tables.count("", replace(base().model, region=region), by_one_block=True)
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=WITHIN)
     assert found.disagreement < WITHIN
 
 
 @pytest.mark.parametrize(("changes", "num_parameters", "gmacs"), VARIANTS.values(), ids=VARIANTS)
 def test_variants_cost_what_their_stages_say(changes, num_parameters, gmacs):
-    found = report.count("", replace(base().model, **changes), by_one_block=True)
+    found = tables.count("", replace(base().model, **changes), by_one_block=True)
     assert found.parameters == num_parameters
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=WITHIN)
     assert found.disagreement < WITHIN
@@ -97,7 +103,7 @@ def test_variants_cost_what_their_stages_say(changes, num_parameters, gmacs):
     ],
 )  # fmt: skip
 def test_what_ours_skips_is_named(encoder, task, ours, skipped):
-    found = report.count("", base(encoder).model, task, as_published=False)
+    found = tables.count("", base(encoder).model, task, as_published=False)
     assert found.macs / 1e9 == pytest.approx(ours, rel=WITHIN)
     assert found.disagreement < WITHIN
     for stage, gmacs in skipped.items():
@@ -192,7 +198,7 @@ def test_refusals_name_the_value_and_a_way_out():
     with pytest.raises(ValueError, match="meta device"):
         count_with_torch(torch.nn.Linear(2, 2), torch.rand(1, 2))
     with pytest.raises(ValueError, match="by_one_block=True"):
-        report.count("", base().model, "pretrain", by_one_block=True)
+        tables.count("", base().model, "pretrain", by_one_block=True)
 
 
 def test_live_bytes_counts_what_is_alive_and_forgets_the_rest():
@@ -268,10 +274,10 @@ def test_masks_of_the_formula_are_the_models():
 def test_command_writes_what_it_prints(tmp_path, monkeypatch):
     lgi, vit = base().model, base("vit").model
     named = {"LGI-B": lgi, "ViT-B": vit, "ViT 512 x 16": replace(lgi, encoder="vit")}
-    models = [report.count(name, model, by_one_block=True) for name, model in named.items()]
-    monkeypatch.setattr(report, "count_models", lambda: models)
-    monkeypatch.setattr(report, "count_regions", lambda: [replace(models[0], name="2 x 5 x 10")])
-    text = report.flops_command(json=tmp_path / "flops.json")
+    models = [tables.count(name, model, by_one_block=True) for name, model in named.items()]
+    monkeypatch.setattr(tables, "count_models", lambda: models)
+    monkeypatch.setattr(tables, "count_regions", lambda: [replace(models[0], name="2 x 5 x 10")])
+    text = tables.flops_command(json=tmp_path / "flops.json")
     found = json.loads((tmp_path / "flops.json").read_text())
     for expected in ("49.65", "80.69", "-38.5%", "84.9M", "2 x 5 x 10 *", "99.30"):
         assert expected in text
@@ -283,7 +289,7 @@ def test_command_writes_what_it_prints(tmp_path, monkeypatch):
 
 def test_measured_times_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
-    sweep = complexity.Sweep((8,), (112,), width=48, num_heads=1, repeats=1)
-    first = complexity.load_or_measure(sweep)
-    assert complexity.load_or_measure(sweep) == first
+    sweep = scaling.Sweep((8,), (112,), width=48, num_heads=1, repeats=1)
+    first = scaling.load_or_measure(sweep)
+    assert scaling.load_or_measure(sweep) == first
     assert len(list((tmp_path / "runs").glob("complexity-*/result.json"))) == 1

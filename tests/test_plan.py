@@ -12,9 +12,9 @@ from making_videos import moving_frames, write_video
 
 from maedfer_lab import cli
 from maedfer_lab.config import base, tiny
-from maedfer_lab.cost.plan import plan
-from maedfer_lab.cost.plan_inputs import CardName, Form, Inputs, usual_inputs
-from maedfer_lab.cost.plan_page import markdown
+from maedfer_lab.cost.formula import macs
+from maedfer_lab.cost.plan import CARDS as SHEETS
+from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, usual_inputs
 from maedfer_lab.data.prepare import prepare_command
 from maedfer_lab.training.plan_command import measure_reading, plan_command
 from maedfer_lab.training.shares import own_share
@@ -32,12 +32,29 @@ def free(**slow: float) -> Inputs:
     return usual_inputs().given(**{**fast, **ideal, **slow})
 
 
-def test_the_page_is_the_plan():
-    """If this fails, write the page again:
-
-    python -c "from maedfer_lab.cost import plan_page as p; print(p.markdown(), end='')"
-    """
-    assert PAGE.read_text() == markdown()
+def test_every_row_of_the_page_is_the_plans():
+    """Tables of docs/scaling.md, in order; its texts quote numbers of the same plans."""
+    text = PAGE.read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|") and set(line) - {*"|-: "}]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    quick = usual_inputs("H100").given(utilisation=0.4, issue=0.005)
+    shards, mp4, h100 = usual_inputs(), usual_inputs(form="mp4"), usual_inputs("H100")
+    plans = [plan(base(), inputs=inputs) for inputs in (shards, mp4, h100, quick)]
+    plans.append(plan(base(), clips_per_gpu=40))
+    want = [row for found in plans for row in found.cells]
+    want.append(["input", "value", "origin", "source"])
+    want += [[name.replace("_", " "), f"{x.value:g} {x.unit}", x.origin, x.source]
+             for name, x in vars(shards).items()]  # fmt: skip
+    want.append(["card", "TFLOP/s", "memory GB/s", "link GB/s", "data sheet"])
+    want += [[name, *(f"{x:g}" for x in sheet[:3]), sheet.sheet] for name, sheet in SHEETS.items()]
+    assert rows == want
+    assert plans[0].head in text and all(f"- {limit}" in text for limit in LIMITS)
+    assert f"{plans[2].rows[0].hours / plans[0].rows[0].hours:.0%} of the A100's hours" in text
+    assert f"gradients ({plans[0].parameters * 4 / 1e6:.0f} MB" in text
+    vit = replace(base("vit").model, size_px=224)  # VideoMAE's own: 27 hours on 64 V100
+    forward = macs(vit, "pretrain", mask_ratio=176 / 196, as_published=True)
+    spent = 800 * 240_000 * 6 * sum(forward.values()) / (64 * 27 * 3600)
+    assert f"By the same counting that is {spent / 125e12:.0%} of the cards' peak" in text
 
 
 def test_the_paper_is_counted():
@@ -47,22 +64,21 @@ def test_the_paper_is_counted():
     assert found.clips * found.flops_per_clip == pytest.approx(4.4e18, rel=0.02)  # presets.base
 
 
-def test_each_part_by_hand():
+@pytest.mark.parametrize("gpus", [1, 4, 8])
+def test_each_part_by_hand(gpus):
     """Ten TFLOP/s, 1 GB/s, a core that reads 5 clips in a second: one of them at a time."""
     clips, params, flops = 50 * 6823 * 160, 92_760_192, plan(base()).flops_per_clip
-    for gpus in (1, 4, 8):
-        computed = plan(base(), [gpus], free(peak=10)).rows[0]
-        assert computed.hours == pytest.approx(clips * flops / 1e13 / gpus / 3600)
-        assert computed.binds == "GPU"
-        sent = plan(base(), [gpus], free(link=1)).rows[0]
-        assert sent.gradients_s == pytest.approx(2 * (gpus - 1) / gpus * 4 * params / 1e9)
-        assert gpus == 1 or sent.binds == "gradients"
-        read = plan(base(), [gpus], free(clips_per_core=5, cores_per_gpu=3)).rows[0]
-        assert read.hours == pytest.approx(clips / (15 * gpus) / 3600) and read.binds == "loader"
-        stored = plan(base(), [gpus], free(storage=1, mb_per_clip=2)).rows[0]
-        assert stored.hours == pytest.approx(clips * 2e6 / 1e9 / 3600) and stored.binds == "storage"
-        issued = plan(base(), [gpus], free(issue=0.1)).rows[0]
-        assert issued.hours == pytest.approx(50 * 6823 * 0.1 / 3600) and issued.binds == "issue"
+    for slow, name, seconds in (
+        ({"peak": 10}, "GPU", clips * flops / 1e13 / gpus),
+        ({"clips_per_core": 5, "cores_per_gpu": 3}, "loader", clips / (15 * gpus)),
+        ({"storage": 1, "mb_per_clip": 2}, "storage", clips * 2e6 / 1e9),
+        ({"issue": 0.1}, "issue", 50 * 6823 * 0.1),
+    ):
+        (row,) = plan(base(), [gpus], free(**slow)).rows
+        assert row.hours == pytest.approx(seconds / 3600) and row.bottleneck == name
+    (sent,) = plan(base(), [gpus], free(link=1)).rows
+    assert sent.gradients_s == pytest.approx(2 * (gpus - 1) / gpus * 4 * params / 1e9)
+    assert gpus == 1 or sent.bottleneck == "gradients"
 
 
 def test_gradients_leave_the_machine_when_the_gpus_do():
@@ -75,7 +91,7 @@ def test_what_the_backward_pass_hides_is_not_waited_for():
     waits = [plan(base(), [8], free(peak=10, link=1, overlap=x)).rows[0] for x in (0, 0.5, 1)]
     assert [row.gradients_s for row in waits] == pytest.approx([waits[0].gradients_s] * 3)
     backward = waits[0].gpu_s * 2 / 3
-    lost = [row.gradients_s - row.waited_s for row in waits]
+    lost = [row.gradients_s - row.exposed_s for row in waits]
     assert lost == pytest.approx([0, 0.5 * backward, min(backward, waits[0].gradients_s)], rel=1e-3)
 
 
@@ -108,28 +124,28 @@ def test_as_many_cores_as_it_says_feed_it():
         for row in plan(base(), inputs=usual_inputs("A100", form)).rows:
             fed = usual_inputs("A100", form).given(cores_per_gpu=row.cores / row.gpus)
             again = plan(base(), [row.gpus], fed).rows[0]
-            assert again.binds != "loader"
+            assert again.bottleneck != "loader"
             less = fed.given(cores_per_gpu=(row.cores - 1) / row.gpus)
-            assert plan(base(), [row.gpus], less).rows[0].binds == "loader"
+            assert plan(base(), [row.gpus], less).rows[0].bottleneck == "loader"
 
 
-def test_what_binds_is_what_the_page_says():
-    def binds(*inputs):
-        return [row.binds for row in plan(base(), inputs=usual_inputs(*inputs)).rows]
+def test_the_bottleneck_is_what_the_page_says():
+    def bottlenecks(*inputs):
+        return [row.bottleneck for row in plan(base(), inputs=usual_inputs(*inputs)).rows]
 
-    assert binds("A100", "shards") == ["GPU", "GPU", "issue", "gradients"]
-    assert binds("A100", "mp4") == ["loader", "loader", "loader", "gradients"]
+    assert bottlenecks("A100", "shards") == ["GPU", "GPU", "issue", "gradients"]
+    assert bottlenecks("A100", "mp4") == ["loader", "loader", "loader", "gradients"]
     eight, many = plan(base()).rows[2:]
     assert many.hours > eight.hours
     grown = plan(base(), clips_per_gpu=40).rows
     assert [row.hours for row in grown] == sorted((row.hours for row in grown), reverse=True)
-    assert grown[-1].binds == "storage"
+    assert grown[-1].bottleneck == "storage"
     a100, h100 = (plan(base(), inputs=usual_inputs(card)).rows for card in CARDS[:2])
-    assert [row.binds for row in h100] == ["loader", "issue", "issue", "gradients"]
+    assert [row.bottleneck for row in h100] == ["loader", "issue", "issue", "gradients"]
     assert h100[0].hours < 0.5 * a100[0].hours and h100[2].hours == pytest.approx(a100[2].hours)
     quick = usual_inputs("H100").given(utilisation=0.4, issue=0.005)
     one, four, eight, _ = plan(base(), inputs=quick).rows
-    assert [one.binds, four.binds, eight.binds] == ["loader", "storage", "storage"]
+    assert [one.bottleneck, four.bottleneck, eight.bottleneck] == ["loader", "storage", "storage"]
 
 
 def test_every_input_says_where_it_comes_from():

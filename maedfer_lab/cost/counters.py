@@ -1,7 +1,8 @@
 """Two independent counters of a model's forward pass: fvcore's and PyTorch's own.
 
 Both follow the model's real code on the meta device, which holds shapes and no numbers, so that
-the paper's models are counted in a second without computing anything.
+the paper's models are counted in a second without computing anything. The Published classes run
+our models with the official code's amount of work: the same results, nothing skipped.
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ from typing import Any
 import jaxtyping
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from maedfer_lab.config import ModelConfig
 from maedfer_lab.cost.formula import Task, Work
-from maedfer_lab.cost.published import Predict, PublishedClassifier, PublishedPredict
-from maedfer_lab.method.masking import region_tube_mask, tube_mask
-from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.method.grid import patchify, take
+from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
+from maedfer_lab.method.models import (
+    Classifier,
+    MaskedAutoencoder,
+    build_autoencoder,
+    build_classifier,
+)
+from maedfer_lab.method.targets import normalise_pixels
 
 STAGES = {  # the last part of a module's name -> the formula's name
     "embed": "embedding",
@@ -45,6 +53,57 @@ STAGES = {  # the last part of a module's name -> the formula's name
 }
 ATTENTION = "attention"  # what the handler below calls its count
 PRODUCTS = ("bmm", "matmul", "attention")  # operators that multiply activations with each other
+
+
+class Predict(nn.Module):
+    """The autoencoder's predictions of the masked tokens for a given split of the tokens."""
+
+    def __init__(self, model: MaskedAutoencoder, split: TokenSplit) -> None:
+        super().__init__()
+        self.model, self.split = model, split
+
+    def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b m p"]:
+        """Embed, encode and decode what is needed, as `MaskedAutoencoder.predict` does."""
+        return self.model.predict(clip, self.split)
+
+
+class PublishedPredict(Predict):
+    """The same predictions: all cubes are embedded, the last decoder block runs in full."""
+
+    def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b m p"]:
+        """*Official:* hidden cubes are dropped after the embedding; all tokens are decoded."""
+        encoder, decoder, split = self.model.encoder, self.model.decoder, self.split
+        every = encoder.embed(patchify(normalise_pixels(clip), encoder.config.tubelet))
+        x = take(every + encoder.positions, split.visible)
+        if encoder.rep_tokens is None:
+            for block in encoder.blocks:
+                x = block(x)
+        else:
+            rep = encoder.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
+            z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
+            for block in encoder.blocks:
+                z = block(z)
+            x = z[:, :, 1:].flatten(1, 2)
+        hidden = decoder.mask_token + decoder.positions[split.masked]
+        visible = decoder.embed(self.model.norm(x)) + decoder.positions[split.decoder_positions]
+        x = torch.cat([visible, hidden], 1)
+        for block in decoder.blocks:
+            x = block(x)
+        return decoder.head(decoder.norm(x[:, -hidden.shape[1] :]))
+
+
+class PublishedClassifier(nn.Module):
+    """The same logits: the last block runs in full, also where tokens are not read after it."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b k"]:
+        """*Official:* all stages of all blocks, then the mean of the tokens that are pooled."""
+        encoded = self.model.encoder(clip)
+        chosen = encoded.tokens if encoded.rep_tokens is None else encoded.rep_tokens
+        return self.model.head(self.model.fc_norm(chosen.mean(1)))
 
 
 def model_for_counting(

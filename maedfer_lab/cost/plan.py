@@ -1,17 +1,19 @@
-"""What a pre-training costs on other machines, from counts, measurements and data sheets.
+"""Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck. Without torch.
 
-Plain arithmetic, no torch. Of every step five things are timed, each as if it were alone:
+Arithmetic on counts, measurements and data sheets. Of every step five things are timed, each as
+if it were alone:
 
     GPU        6 x multiply-adds of a clip x clips / (peak x utilisation), and AdamW's 28 bytes
                per parameter (reads value, gradient, two moments; writes all but the gradient)
-    issue      Python and PyTorch hand a step's operators to the GPU, however few clips it has
-    gradients  ring all-reduce, 2 (n - 1) / n x 4 bytes x parameters; what the backward pass
-               (two thirds of computing or issuing) does not hide is waited for
+    issue      Python and PyTorch launch a step's operators, however few clips it has
+    gradients  ring all-reduce, 2 (n - 1) / n x 4 bytes x parameters; "exposed" is what does not
+               overlap with the backward pass (two thirds of computing or launching)
     loader     clips / (cores x clips per second and core)
     storage    clips x bytes per clip / bandwidth
 
-A step takes the longer of GPU and issue, with what is waited for, or as long as its clips take to
-arrive. Every input says where it comes from; `LIMITS` says what is left out.
+A step takes the longer of GPU and issue, plus the exposed communication, or as long as its clips
+take to arrive. Every input says where it comes from; `LIMITS` says what is left out. Measured
+again, `READ` and `ISSUE` change here and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,18 +21,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple, get_args
 
-from maedfer_lab.config import PretrainConfig
+from maedfer_lab import text
+from maedfer_lab.config import PretrainConfig, choose
 from maedfer_lab.cost.formula import macs, parameters
-from maedfer_lab.cost.plan_inputs import Inputs, usual_inputs
+
+Origin = Literal["measured", "counted", "quoted", "assumed", "given"]
+CardName = Literal["A100", "H100", "H200", "L40S", "RTX4090"]
+Form = Literal["mp4", "shards"]
 
 BACKWARD = 3  # forward and backward together cost three times the forward pass
 FLOAT32 = 4  # bytes
 ADAMW_BYTES = 7 * FLOAT32  # of memory traffic per parameter
-HEADING: Sequence[str] = (
-    "GPUs,batch,GPU ms,issue ms,gradients ms,waited ms,loader ms,storage ms,hours,GPU-hours,binds,"
-    "cores to feed,GB/s read"
-).split(",")
+HEADING = (
+    "GPUs", "batch", "GPU ms", "issue ms", "gradients ms", "exposed ms", "loader ms", "storage ms",
+    "hours", "GPU-hours", "bottleneck", "cores needed", "GB/s read",
+)  # fmt: skip
 LIMITS = (
     "Utilisation is the largest unknown: no GPU was at hand. `maedfer estimate base` on one of "
     "yours, and `--utilisation`, replace the assumption.",
@@ -39,17 +46,137 @@ LIMITS = (
     "Reads are taken as they come from storage. A set that fits into the machines' memory is read "
     "from there after the first epoch.",
     "A batch larger than the recipe's 160 sees the same clips in fewer steps at a rate that grows "
-    "with it: the time is planned, the result is another training, which nobody has tried.",
+    "with it: the time is projected, the result is another training, which nobody has tried.",
     "Only two processes on a CPU were tried (`maedfer estimate` under torchrun compares them with "
     "one); no line for several GPUs or machines has been run.",
 )
 
 
+class Input(NamedTuple):
+    """A number with its unit and where it comes from."""
+
+    value: float
+    unit: str
+    origin: Origin
+    source: str
+
+
+class Card(NamedTuple):
+    """A GPU's data sheet: dense bf16 TFLOP/s, GB/s of memory, GB/s to its neighbours, each way.
+
+    sheet: whose it is, and the page that repeats it where the sheet itself could not be opened.
+    """
+
+    tflops: float
+    memory: float
+    link: float
+    sheet: str
+
+
+CARDS: dict[str, Card] = {
+    "A100": Card(312, 2039, 300, "NVIDIA A100 80GB SXM (by glennklockwood.com)"),
+    "H100": Card(989, 3350, 450, "NVIDIA H100 SXM (by glennklockwood.com)"),
+    "H200": Card(989, 4800, 450, "NVIDIA H200 SXM (by itkb.uw.cz)"),
+    "L40S": Card(362, 864, 32, "NVIDIA L40S, PCIe 4.0 x16 (by mullet.se)"),
+    "RTX4090": Card(165, 1008, 32, "NVIDIA RTX 4090, PCIe 4.0 x16 (by waredb.com)"),
+}
+CORE = "one core of an AMD EPYC (family 26), alone, medians"
+# CPU seconds of one worker process: decoded, cropped, collated by eight and handed over.
+READ: dict[str, tuple[Input, Input]] = {
+    "mp4": (
+        Input(43, "clips/s", "measured", f"{CORE}: H.264 of 224 x 224, 195 frames"),
+        Input(0.25, "MB", "assumed", "a whole video of 7.8 s at 250 kbit/s"),
+    ),
+    "shards": (
+        Input(226, "clips/s", "measured", f"{CORE}: JPEGs of 224 x 224 at quality 95, simplejpeg"),
+        Input(0.284, "MB", "measured", "16 JPEGs of 17.7 KB, mean of 2,340 frames of 12 people"),
+    ),
+}
+ISSUE = Input(0.039, "s", "measured", f"{CORE}: a bf16 step of this depth and 29k parameters")
+
+
 @dataclass(frozen=True)
-class Row:
+class Inputs:
+    """What a projection rests on; `usual_inputs` fills it, `given` replaces numbers.
+
+    peak, memory, link: of the card. utilisation: of its peak, while it computes.
+    reached: achieved / data-sheet bandwidth.
+    network: of each GPU to other machines, each way. overlap: share of the backward pass that
+    overlaps with the all-reduce. issue: to launch one step's operators.
+    clips_per_core, mb_per_clip: of reading, from storage. storage: of all processes together.
+    """
+
+    peak: Input
+    utilisation: Input
+    memory: Input
+    link: Input
+    network: Input
+    reached: Input
+    overlap: Input
+    issue: Input
+    gpus_per_machine: Input
+    cores_per_gpu: Input
+    clips_per_core: Input
+    mb_per_clip: Input
+    storage: Input
+
+    def __post_init__(self) -> None:
+        for name, one in vars(self).items():
+            lowest = 0 if name == "overlap" else math.ulp(0)
+            if not lowest <= one.value <= (1 if one.unit == "share" else math.inf):
+                rule = "a share in (0, 1], such as 0.5" if one.unit == "share" else "positive"
+                raise ValueError(f"{name}={one.value:g} must be {rule}")
+
+    def given(self, **values: float | None) -> Inputs:
+        """The same with these values; None keeps what is there."""
+        changes = {
+            name: getattr(self, name)._replace(value=value, origin="given", source="by you")
+            for name, value in values.items()
+            if value is not None
+        }
+        return replace(self, **changes)
+
+    def __str__(self) -> str:
+        rows = [
+            [f"  {name.replace('_', ' ')}", f"{one.value:g}", *one[1:]]
+            for name, one in vars(self).items()
+        ]
+        return text.table(rows, left=(0, 2, 3, 4))
+
+
+def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
+    """The card's data sheet, our measurements of reading `form`, and assumptions for the rest."""
+    sheet = CARDS[choose("card", card, get_args(CardName))]
+    reading = READ[choose("form", form, get_args(Form))]
+
+    def quoted(value: float, unit: str) -> Input:
+        return Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
+
+    def assumed(value: float, unit: str, source: str) -> Input:
+        return Input(value, unit, "assumed", source)
+
+    return Inputs(
+        peak=quoted(sheet.tflops, "TFLOP/s"),
+        utilisation=assumed(0.2, "share", "what transformers of this size reach in eager PyTorch"),
+        memory=quoted(sheet.memory, "GB/s"),
+        link=quoted(sheet.link, "GB/s"),
+        network=assumed(25, "GB/s", "200 Gbit/s for each GPU"),
+        reached=assumed(0.7, "share", "achieved / data-sheet bandwidth of large transfers"),
+        overlap=assumed(0.9, "share", "DDP sends buckets of 25 MB; the last overlaps with nothing"),
+        issue=ISSUE,
+        gpus_per_machine=assumed(8, "GPUs", "the usual server"),
+        cores_per_gpu=assumed(8, "cores", "`--workers 8`, as in docs/launching.md"),
+        clips_per_core=reading[0],
+        mb_per_clip=reading[1],
+        storage=assumed(2, "GB/s", "one NVMe disk, or a shared file system, for all"),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
     """One number of GPUs: seconds of a step by what takes them, and what follows.
 
-    gradients_s: the whole all-reduce; waited_s: the part of it that nothing hides.
+    gradients_s: the whole all-reduce; exposed_s: the part of it that overlaps with nothing.
     """
 
     gpus: int
@@ -58,35 +185,40 @@ class Row:
     gpu_s: float
     issue_s: float
     gradients_s: float
-    waited_s: float
+    exposed_s: float
     loader_s: float
     storage_s: float
-    cores: int  # that would feed it
+    clips_per_core: float
 
     @property
     def fed_s(self) -> float:
         """A step whose clips are there in time."""
-        return max(self.gpu_s, self.issue_s) + self.waited_s
+        return max(self.gpu_s, self.issue_s) + self.exposed_s
 
     @property
-    def step_s(self) -> float:
+    def seconds(self) -> float:
         """A step."""
         return max(self.fed_s, self.loader_s, self.storage_s)
 
     @property
-    def binds(self) -> str:
+    def bottleneck(self) -> str:
         """What to improve first: the longest part of what takes longest."""
-        if self.fed_s < self.step_s:
+        if self.fed_s < self.seconds:
             return "loader" if self.loader_s > self.storage_s else "storage"
         parts = {"GPU": self.gpu_s, "issue": self.issue_s}
-        if self.waited_s:
+        if self.exposed_s:
             parts["gradients"] = self.gradients_s
         return max(parts, key=parts.__getitem__)
 
     @property
+    def cores(self) -> int:
+        """CPU cores in all that read the clips in time."""
+        return math.ceil(self.batch_size / max(self.fed_s, self.storage_s) / self.clips_per_core)
+
+    @property
     def hours(self) -> float:
         """Hours of the whole run."""
-        return self.steps * self.step_s / 3600
+        return self.steps * self.seconds / 3600
 
 
 @dataclass(frozen=True)
@@ -99,7 +231,7 @@ class Plan:
     parameters: int
     batch_size: int
     inputs: Inputs
-    rows: tuple[Row, ...]
+    rows: tuple[Step, ...] = ()
 
     @property
     def head(self) -> str:
@@ -115,42 +247,26 @@ class Plan:
         """The table, heading first."""
         table = [list[str](HEADING)]
         for row in self.rows:
-            read = row.batch_size * self.inputs.mb_per_clip.value / row.step_s / 1e3
+            read = row.batch_size * self.inputs.mb_per_clip.value / row.seconds / 1e3
             times = (
-                row.gpu_s,
-                row.issue_s,
-                row.gradients_s,
-                row.waited_s,
-                row.loader_s,
-                row.storage_s,
-            )
-            table.append(
-                [
-                    f"{row.gpus}",
-                    f"{row.batch_size:,}" + "*" * (row.batch_size != self.batch_size),
-                    *(f"{1e3 * seconds:.3g}" for seconds in times),
-                    f"{row.hours:.3g}",
-                    f"{row.hours * row.gpus:.3g}",
-                    row.binds,
-                    f"{row.cores:,}",
-                    f"{read:.2g}",
-                ]
-            )
+                row.gpu_s, row.issue_s, row.gradients_s, row.exposed_s, row.loader_s, row.storage_s,
+            )  # fmt: skip
+            changed = "*" * (row.batch_size != self.batch_size)
+            table.append([
+                f"{row.gpus}", f"{row.batch_size:,}{changed}", *(f"{1e3 * s:.3g}" for s in times),
+                f"{row.hours:.3g}", f"{row.hours * row.gpus:.3g}", row.bottleneck, f"{row.cores:,}",
+                f"{read:.2g}",
+            ])  # fmt: skip
         return table
 
     def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(*self.cells, strict=True)]
-        lines = [self.head]
-        for row in self.cells:
-            cells = zip(row, widths, strict=True)
-            lines.append("  ".join(f"{cell:>{width}}" for cell, width in cells))
+        lines = [self.head, text.table(self.cells, left=())]
         if any(row.batch_size != self.batch_size for row in self.rows):
             lines.append(f"* not the recipe's batch of {self.batch_size}: see the limits")
         lines += ["inputs, and where they come from:", str(self.inputs), "limits:"]
-        lines += [f"  {text}" for text in LIMITS]
-        return "\n".join(
-            [*lines, "The whole plan: docs/scaling.md. To start it: docs/launching.md."]
-        )
+        lines += [f"  {limit}" for limit in LIMITS]
+        lines.append("More of it: docs/scaling.md. To start it: docs/launching.md.")
+        return "\n".join(lines)
 
 
 def plan(
@@ -180,14 +296,13 @@ def plan(
         parameters=sum(parameters(model, "pretrain").values()),
         batch_size=batch,
         inputs=inputs,
-        rows=(),
     )
     sizes = [n * (clips_per_gpu or math.ceil(batch / n)) for n in gpus]
-    rows = tuple(_row(found, n, size) for n, size in zip(gpus, sizes, strict=True))
+    rows = tuple(_step(found, n, size) for n, size in zip(gpus, sizes, strict=True))
     return replace(found, rows=rows)
 
 
-def _row(whole: Plan, gpus: int, batch: int) -> Row:
+def _step(whole: Plan, gpus: int, batch: int) -> Step:
     value = {field.name: getattr(whole.inputs, field.name).value for field in fields(Inputs)}
     compute = batch / gpus * whole.flops_per_clip / (1e12 * value["peak"] * value["utilisation"])
     optimiser = ADAMW_BYTES * whole.parameters / (1e9 * value["memory"] * value["reached"])
@@ -195,17 +310,15 @@ def _row(whole: Plan, gpus: int, batch: int) -> Row:
     wire = value["link"] if gpus <= value["gpus_per_machine"] else value["network"]
     gradients = sent / (1e9 * wire * value["reached"])
     backward = max(compute, value["issue"]) * (BACKWARD - 1) / BACKWARD
-    row = Row(
+    return Step(
         gpus=gpus,
         batch_size=batch,
         steps=math.ceil(whole.clips / batch),
         gpu_s=compute + optimiser,
         issue_s=value["issue"],
         gradients_s=gradients,
-        waited_s=max(0.0, gradients - value["overlap"] * backward),
+        exposed_s=max(0.0, gradients - value["overlap"] * backward),
         loader_s=batch / (gpus * value["cores_per_gpu"] * value["clips_per_core"]),
         storage_s=batch * value["mb_per_clip"] / (1e3 * value["storage"]),
-        cores=0,
+        clips_per_core=value["clips_per_core"],
     )
-    pace = max(row.fed_s, row.storage_s)
-    return replace(row, cores=math.ceil(batch / pace / value["clips_per_core"]))

@@ -1,4 +1,4 @@
-"""The verb `maedfer plan`: what a pre-training costs on other machines than this one."""
+"""The verb `maedfer plan`: project a pre-training to other machines than this one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig
 from maedfer_lab.config import preset as named_preset
-from maedfer_lab.cost.plan import Plan, plan
-from maedfer_lab.cost.plan_inputs import CardName, Form, Input, Inputs, usual_inputs
+from maedfer_lab.cost.plan import CardName, Form, Input, Inputs, Plan, plan, usual_inputs
 from maedfer_lab.data.folder import find_videos
 from maedfer_lab.data.shard_format import INDEX, read_shard
 from maedfer_lab.training.clips import open_source
@@ -44,27 +43,27 @@ def plan_command(
     overlap: float | None = None,
     reached: float | None = None,
 ) -> Plan:
-    """Say what a pre-training costs on other machines: hours, what binds, and what would feed it.
+    """Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck.
 
     Arithmetic on counts, measurements and data sheets; each number says where it comes from.
 
-    preset: whose recipe is planned; base is the paper's.
+    preset: the recipe to project; base is the paper's.
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
-    gpus: numbers of them, one row each.
-    clips_per_gpu: the batch grows with the GPUs; the recipe's batch is shared without it.
-    card: whose data sheet counts.
+    gpus: numbers of GPUs, one row each.
+    clips_per_gpu: batch per GPU; without it the recipe's batch is shared by all.
+    card: the GPU, by its data sheet.
     form: what clips are read from: mp4, or shards of maedfer prepare.
     data: a folder of such clips, to measure how many a core of this machine reads.
-    utilisation: share of the card's peak that is reached.
-    issue: seconds to issue the operators of a step; torch.compile and CUDA graphs shorten it.
-    cores_per_gpu: for reading.
+    utilisation: achieved / data-sheet FLOP/s.
+    issue: seconds to launch the operators of a step; torch.compile and CUDA graphs shorten it.
+    cores_per_gpu: CPU cores for reading, per GPU.
     clips_per_core: clips that one core reads in a second.
     mb_per_clip: megabytes that are read for a clip.
-    storage: GB/s of all processes together.
-    gpus_per_machine: joined by the card's own links.
-    network: GB/s of each GPU to other machines.
-    overlap: share of the backward pass beside which gradients travel.
-    reached: share of a bandwidth on paper that is reached.
+    storage: read bandwidth of all processes together, in GB/s.
+    gpus_per_machine: GPUs joined by the card's own links.
+    network: bandwidth of each GPU to other machines, in GB/s.
+    overlap: share of the backward pass that overlaps with the all-reduce.
+    reached: achieved / data-sheet bandwidth.
     """
     config = named_preset(preset, encoder)
     if data is not None:

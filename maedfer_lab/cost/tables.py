@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from maedfer_lab import text
 from maedfer_lab.config import ModelConfig, Shape3, base, profile
 from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import Task, Work, parameters, token_grid, work
@@ -21,14 +22,8 @@ from maedfer_lab.files import provenance, write_aside
 from maedfer_lab.method.grid import Grid, region_shapes
 
 NAMED_REGIONS: tuple[Shape3, ...] = (
-    (1, 5, 10),
-    (2, 2, 10),
-    (2, 5, 5),
-    (2, 5, 10),
-    (4, 5, 10),
-    (4, 10, 10),
-    (8, 10, 10),
-)
+    (1, 5, 10), (2, 2, 10), (2, 5, 5), (2, 5, 10), (4, 5, 10), (4, 10, 10), (8, 10, 10)
+)  # fmt: skip
 ONCE = ("embedding", "norm", "head")  # of a classifier: what its blocks do not repeat
 
 
@@ -38,8 +33,8 @@ class Count:
 
     formula, fvcore, torch: by stage; fvcore without what it adds for LayerNorm.
     layer_norm: what fvcore adds for LayerNorm (the paper's numbers hold it).
-    skipped: by stage, what the official code computes for nothing and our models leave out; 0
-        everywhere when this is a count of the official work.
+    skipped: by stage, what the official code computes for nothing and our models leave out; empty
+        for a count of the official work.
     """
 
     name: str
@@ -59,20 +54,25 @@ class Count:
         return sum(self.formula.values())
 
     @property
+    def totals(self) -> tuple[int, int, int]:
+        """Multiply-adds by formula, fvcore and PyTorch."""
+        return self.macs, sum(self.fvcore.values()), sum(self.torch.values())
+
+    @property
     def disagreement(self) -> float:
         """Largest relative difference of a counter's total from the formula's."""
-        totals = (sum(self.fvcore.values()), sum(self.torch.values()))
-        return max(abs(total / self.macs - 1) for total in totals)
+        return max(abs(total / self.macs - 1) for total in self.totals)
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, with totals."""
+        macs, by_fvcore, by_torch = self.totals
         return {
             **asdict(self),
-            "macs": self.macs,
-            "macs_fvcore": sum(self.fvcore.values()),
-            "macs_torch": sum(self.torch.values()),
-            "macs_with_layer_norm": sum(self.fvcore.values()) + self.layer_norm,
-            "flops": 2 * self.macs,
+            "macs": macs,
+            "macs_fvcore": by_fvcore,
+            "macs_torch": by_torch,
+            "macs_with_layer_norm": by_fvcore + self.layer_norm,
+            "flops": 2 * macs,
             "disagreement": self.disagreement,
         }
 
@@ -91,40 +91,32 @@ def count(
     by_one_block: count a classifier of one block and multiply, for long lists: as published,
         all blocks do the same work.
     """
-    by_formula = work(config, task, as_published=as_published)
-    published = work(config, task, as_published=True)
-    counted = replace(config, depth=1) if by_one_block else config
     if by_one_block and (task != "classify" or not as_published):
         raise ValueError(
             f"by_one_block=True fits task='classify' as published, not task={task!r} with "
             f"as_published={as_published}; use by_one_block=False"
         )
+    times = config.depth if by_one_block else 1
+    counted = replace(config, depth=config.depth // times)
     model, clip = model_for_counting(counted, task, as_published=as_published)
-    times = config.depth // counted.depth
-    fvcore = _repeat(count_with_fvcore(model, clip), times)
+    by_fvcore, by_torch = (
+        {s: part if s in ONCE else Work(*(times * n for n in part)) for s, part in found.items()}
+        for found in (count_with_fvcore(model, clip), count_with_torch(model, clip))
+    )
+    own = _macs(work(config, task, as_published=as_published))
+    published = _macs(work(config, task, as_published=True))
     return Count(
         name=name,
         task=task,
         config=config,
         as_published=as_published,
         parameters=sum(parameters(config, task).values()),
-        formula=_macs(by_formula),
-        fvcore=_macs(fvcore),
-        torch=_macs(_repeat(count_with_torch(model, clip), times)),
-        layer_norm=sum(part.layer_norm for part in fvcore.values()),
-        skipped={
-            stage: part.macs - by_formula.get(stage, Work()).macs
-            for stage, part in published.items()
-            if part.macs != by_formula.get(stage, Work()).macs
-        },
+        formula=own,
+        fvcore=_macs(by_fvcore),
+        torch=_macs(by_torch),
+        layer_norm=sum(part.layer_norm for part in by_fvcore.values()),
+        skipped={s: n - own.get(s, 0) for s, n in published.items() if n != own.get(s, 0)},
     )
-
-
-def _repeat(parts: dict[str, Work], times: int) -> dict[str, Work]:
-    return {
-        stage: part if stage in ONCE else Work(*(times * n for n in part))
-        for stage, part in parts.items()
-    }
 
 
 def _macs(parts: dict[str, Work]) -> dict[str, int]:
@@ -159,10 +151,11 @@ def count_regions(regions: Sequence[Shape3] | None = None) -> list[Count]:
     lgi = base().model
     shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
     return [
-        count(f"region {' x '.join(map(str, shape))}", replace(lgi, region=shape),
-              by_one_block=True)
+        count(
+            f"region {' x '.join(map(str, shape))}", replace(lgi, region=shape), by_one_block=True
+        )
         for shape in tqdm(shapes, "count", leave=False, unit="region")
-    ]  # fmt: skip
+    ]
 
 
 def saving(lgi: Count, vit: Count) -> float:
@@ -188,9 +181,7 @@ def to_data(models: Sequence[Count], regions: Sequence[Count]) -> dict[str, Any]
             {
                 "region": found.config.region,
                 "parameters": found.parameters,
-                "macs": found.macs,
-                "macs_fvcore": sum(found.fvcore.values()),
-                "macs_torch": sum(found.torch.values()),
+                **dict(zip(("macs", "macs_fvcore", "macs_torch"), found.totals, strict=True)),
             }
             for found in regions
         ],
@@ -212,20 +203,15 @@ def flops_command(*, json: Path | None = None) -> str:
 
 def table(found: Sequence[Count]) -> str:
     """One line per model, in GMACs (10^9 multiply-adds per clip)."""
-    lines = [
-        f"{'GMACs per clip':<23}{'task':<10}{'params':>8}{'formula':>9}{'fvcore':>9}{'PyTorch':>9}"
-        f"{'+ LayerNorm':>13}{'GFLOPs':>9}{'against ViT-B':>15}"
-    ]
+    heads = "GMACs per clip,task,params,formula,fvcore,PyTorch,+ LayerNorm,GFLOPs,against ViT-B"
+    rows: list[list[str]] = [heads.split(",")]
     for row in found:
         vit = next((r for r in found if (r.name, r.task) == ("ViT-B", row.task)), row)
-        numbers = [row.macs, sum(row.fvcore.values()), sum(row.torch.values())]
-        lines.append(
-            f"{row.name:<23}{row.task:<10}{row.parameters / 1e6:>7.1f}M"
-            + "".join(f"{n / 1e9:>9.2f}" for n in numbers)
-            + f"{(sum(row.fvcore.values()) + row.layer_norm) / 1e9:>13.2f}"
-            + f"{2 * row.macs / 1e9:>9.2f}{row.macs / vit.macs - 1:>+15.1%}"
-        )
+        gmacs = (*row.totals, row.totals[1] + row.layer_norm, 2 * row.macs)
+        numbers = [f"{row.parameters / 1e6:.1f}M", *(f"{n / 1e9:.2f}" for n in gmacs)]
+        rows.append([row.name, row.task, *numbers, f"{row.macs / vit.macs - 1:+.1%}"])
     worst = max(row.disagreement for row in found)
+    lines = [text.table(rows, (0, 1))]
     lines.append(f"The three counts of each line differ by at most {worst:.4%}.")
     for row in found:
         if row.skipped:
@@ -236,13 +222,12 @@ def table(found: Sequence[Count]) -> str:
 
 def stage_table(found: Sequence[Count]) -> str:
     """One line per stage, one column per model."""
-    stages = list(dict.fromkeys(stage for row in found for stage in row.formula))
-    lines = [f"{'GMACs by stage':<22}" + "".join(f"{row.name:>14}" for row in found)]
+    stages = dict.fromkeys(stage for row in found for stage in row.formula)
+    rows = [["GMACs by stage", *(row.name for row in found)]]
     for stage in stages:
         values = [row.formula.get(stage) for row in found]
-        cells = ["" if n is None else f"{n / 1e9:.3f}" for n in values]
-        lines.append(f"{stage:<22}" + "".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(lines)
+        rows.append([stage, *("" if n is None else f"{n / 1e9:.3f}" for n in values)])
+    return text.table(rows)
 
 
 def region_table(found: Sequence[Count]) -> str:
@@ -250,12 +235,12 @@ def region_table(found: Sequence[Count]) -> str:
     by_size: dict[int, list[Count]] = {}
     for row in sorted(found, key=lambda row: row.macs):
         by_size.setdefault(math.prod(row.config.region), []).append(row)
-    lines = [f"{'tokens N':>8}{'regions M':>11}{'GMACs':>8}  regions (t x h x w)"]
+    lines = [["tokens N", "regions M", "GMACs", "regions (t x h x w)"]]
     for size, rows in by_size.items():
         shapes = [
             row.name.removeprefix("region ") + " *" * (row.config.region in NAMED_REGIONS)
             for row in rows
         ]
-        total = math.prod(token_grid(rows[0].config))
-        lines.append(f"{size:>8}{total // size:>11}{rows[0].macs / 1e9:>8.2f}  {', '.join(shapes)}")
-    return "\n".join(lines)
+        regions = math.prod(token_grid(rows[0].config)) // size
+        lines.append([str(size), str(regions), f"{rows[0].macs / 1e9:.2f}", ", ".join(shapes)])
+    return text.table(lines, (3,))
