@@ -204,7 +204,7 @@ def flops_command(*, json: Path | None = None) -> str:
 def table(found: Sequence[Count]) -> str:
     """One line per model, in GMACs (10^9 multiply-adds per clip)."""
     heads = "GMACs per clip,task,params,formula,fvcore,PyTorch,+ LayerNorm,GFLOPs,against ViT-B"
-    rows: list[list[str]] = [heads.split(",")]
+    rows = [list[str](heads.split(","))]
     for row in found:
         vit = next((r for r in found if (r.name, r.task) == ("ViT-B", row.task)), row)
         gmacs = (*row.totals, row.totals[1] + row.layer_norm, 2 * row.macs)
