@@ -17,14 +17,12 @@ import pytest
 from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
 from PIL import Image
 
-from maedfer_lab.data import jpegs
+from maedfer_lab.data import shard_format
 from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
 from maedfer_lab.data.framing import face_square
-from maedfer_lab.data.jpegs import decode_jpeg, encode_jpeg
-from maedfer_lab.data.prepare import prepare, prepare_command
-from maedfer_lab.data.prepare_workers import Job, encode, encode_in_order
-from maedfer_lab.data.shard_format import Jpegs
+from maedfer_lab.data.prepare import Job, encode, encode_in_order, prepare, prepare_command
+from maedfer_lab.data.shard_format import Jpegs, decode_jpeg, encode_jpeg
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video import VideoError, open_video
@@ -73,7 +71,7 @@ def test_both_decoders_give_the_same_pixels(size, quality, monkeypatch):
         data, found = encode_jpeg(frame, quality), np.zeros((2, *size, 3), np.uint8)
         decode_jpeg(data, found[0])
         with monkeypatch.context() as patch:
-            patch.setattr(jpegs, "simplejpeg", None)
+            patch.setattr(shard_format, "simplejpeg", None)
             decode_jpeg(data, found[1])
         assert np.array_equal(found[0], found[1]) and found.any()
 

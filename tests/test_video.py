@@ -20,7 +20,7 @@ from making_videos import (
 )
 from PIL import Image, ImageOps
 
-from maedfer_lab.data import jpegs
+from maedfer_lab.data import shard_format as jpegs
 from maedfer_lab.data.video import VideoError, natural_key, open_video
 
 NUM_FRAMES = 40

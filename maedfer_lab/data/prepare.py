@@ -2,35 +2,83 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import re
 import shutil
+import signal
+import socket
+import threading
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import cv2
+import numpy as np
+import torch
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.prepare_workers import Job, encode_in_order
-from maedfer_lab.data.shard_format import INDEX, Shard, ShardWriter, read_shard, shard_file
-from maedfer_lab.data.shards import FORMAT, SKIPPED, write_tables
+from maedfer_lab.data.clips import Box
+from maedfer_lab.data.folder import cropped_pieces
+from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.shard_format import (
+    COLUMNS,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    Jpegs,
+    Shard,
+    ShardWriter,
+    aside,
+    encode_jpeg,
+    open_index,
+    read_shard,
+    shard_name,
+    sweep,
+)
+from maedfer_lab.data.shards import SKIPPED
 from maedfer_lab.data.table import Annotations, Clip, Problem, find_annotations
-from maedfer_lab.files import check_writable, provenance, write_aside
+from maedfer_lab.data.video import VideoError, open_video
+from maedfer_lab.files import check_writable, provenance
 
 Framing = Literal["face", "whole"]
 CROPPED = ("dfew", "ferv39k", "mafw")  # shipped as pictures of aligned faces
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
 USUAL_SHARDS = 64
 FEW = 20  # clips after which the size in the end is guessed
+AHEAD = 4  # clips handed out for each worker
+HEADS = "file identity name class label fold frames height width source".split()
+
+
+class Done(NamedTuple):
+    """What is kept of a finished shard in memory. skipped: (clip, reason)."""
+
+    clips: int
+    frames: int
+    bytes: int
+    sha256: str
+    skipped: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a prepared folder holds. bytes: of its shards. skipped: (clip, reason)."""
+    """What a prepared folder holds. bytes: of its shards. skipped: (clip, reason).
+
+    part: which of how many parts this was; "" for all of them.
+    """
 
     out: Path
     shards: int
@@ -38,14 +86,18 @@ class Prepared:
     frames: int
     bytes: int
     skipped: tuple[tuple[str, str], ...]
+    part: str = ""
 
     def __str__(self) -> str:
         lines = [
             f"{self.out}: {self.clips:,} clips, {self.frames:,} frames, {_size(self.bytes)} in "
             f"{self.shards} shards"
         ]
+        if self.part:
+            lines = [f"part {self.part} of {lines[0]}; with all parts in one folder, type --join"]
         if self.skipped:
-            lines.append(f"{len(self.skipped):,} skipped, listed in {self.out / SKIPPED}:")
+            where = "" if self.part else f", listed in {self.out / SKIPPED}"
+            lines.append(f"{len(self.skipped):,} skipped{where}:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:5]]
             lines += ["  ..."] * (len(self.skipped) > 5)
             lines.append("(mended? delete their shards and run the same command again)")
@@ -64,6 +116,8 @@ def prepare_command(
     framing: Framing | None = None,
     quality: int = 95,
     workers: int | None = None,
+    part: str | None = None,
+    join: tuple[Path, ...] | None = None,
 ) -> Prepared:
     """Cut out the faces of a data set once, at training size, into shards.
 
@@ -83,6 +137,8 @@ def prepare_command(
         which ship cropped faces, face for the rest.
     quality: of the JPEGs, 1 to 100.
     workers: processes; by default one for each core; 0 works in this one.
+    part: such as 3/16, for the third of sixteen machines; --join finishes what they wrote.
+    join: finish a set of which all parts are written, in --out or in these folders.
     """
     table, problems = find_annotations(dataset, root, lists)
     return prepare(
@@ -94,6 +150,8 @@ def prepare_command(
         quality=quality,
         workers=os.cpu_count() or 1 if workers is None else workers,
         problems=problems,
+        part=part,
+        join=join,
     )
 
 
@@ -107,6 +165,8 @@ def prepare(
     quality: int = 95,
     workers: int = 0,
     problems: Sequence[Problem] = (),
+    part: str | None = None,
+    join: Sequence[Path] | None = None,
     progress: bool = True,
 ) -> Prepared:
     """Write every frame of every clip, cropped and shrunk, into shards; `open_shards` reads them.
@@ -114,67 +174,104 @@ def prepare(
     framing "face": the `face_square` of the video at ``margin * size_px`` (a smaller square keeps
     its size). "whole": the picture stretched to that side (*Official:* 160 x 160, aspect not kept).
     A finished shard is never written again; one that is half written is thrown away. The bytes do
-    not depend on ``workers`` or on interruptions. Clips that cannot be read are listed in
+    not depend on ``workers``, on interruptions or on parts. Clips that cannot be read are listed in
     skipped.csv, below them the ``problems`` of the lists. A clip passes through memory as JPEGs
     (15 KB a frame), at most four clips for each worker.
 
+    part: "3/16" writes every sixteenth shard, from the third on, and no index. join: folders of
+    such parts besides ``out``; nothing is read anew.
+
     Raises:
-        ValueError: an argument out of range; ``out`` holds other clips or settings; no clip could
-            be read.
+        ValueError: an argument out of range; ``out`` holds other clips or settings; a part is
+            prepared twice, or misses in ``join``; no clip could be read.
         OSError: no room; what was finished stays.
     """
     out = Path(out)
     framing = framing or ("whole" if annotations.dataset in CROPPED else "face")
     margin = margin or (1.2 if framing == "face" else 1.0)
     _check(size_px, margin, framing, quality, workers)
-    if not annotations.clips:
+    clips = annotations.clips
+    if not clips:
         raise ValueError("annotations has no clip; there is nothing to prepare")
     side_px = round(margin * size_px)
     settings = {"size_px": size_px, "side_px": side_px, "framing": framing, "quality": quality}
-    about = {_name(annotations, clip): _about(annotations, clip) for clip in annotations.clips}
-    if len(about) < len(annotations.clips):
-        raise ValueError("annotations lists a clip twice; each may be prepared once")
-    plan = hashlib.sha256(
-        json.dumps([FORMAT, settings, annotations.classes, list(about.values())]).encode()
-    ).hexdigest()
+    plan = _plan(annotations, settings)
     check_writable(out / INDEX)
-    chunk = min(max(math.ceil(len(about) / USUAL_SHARDS), 1), MOST_CLIPS)
-    starts = range(0, len(about), chunk)
-    files = [shard_file(out, number) for number in range(len(starts))]
-    finished = [_finished(file, plan) for file in files]
-    missing = [number for number, shard in enumerate(finished) if shard is None]
+    chunk = min(max(math.ceil(len(clips) / USUAL_SHARDS), 1), MOST_CLIPS)
+    files = [out / shard_name(number) for number in range(math.ceil(len(clips) / chunk))]
+    own = _own(part, len(files))
+    for name, who in sweep(out).items():
+        if name in {files[number].name for number in own}:
+            raise ValueError(f"{out / name} is being written by {who}: this is prepared twice")
+    if join is not None:
+        _gather(join, out, plan)
+    finished = {
+        number: done for number, file in enumerate(files) if (done := _finished(file, plan))
+    }
+    missing = [number for number in own if number not in finished]
+    if join is not None and missing:
+        raise ValueError(_missing(missing, files, out))
     jobs = [
         Job(clip.path, framing, side_px, quality)
         for number in missing
-        for clip in annotations.clips[starts[number] : starts[number] + chunk]
+        for clip in clips[number * chunk : (number + 1) * chunk]
     ]
-    names = list(about)
-    bar = _Bar(len(names), [shard for shard in finished if shard], out, disable=not progress)
+    written = [finished[number] for number in own if number in finished]
+    total = sum(min(chunk, len(clips) - number * chunk) for number in own)
+    bar = _Bar(total, written, out, disable=not progress)
     with bar, encode_in_order(jobs, workers) as results:
         for number in missing:
-            first = starts[number]
+            first = number * chunk
             try:
                 with ShardWriter(files[number], plan) as writer:
-                    for key in range(first, min(first + chunk, len(names))):
-                        result = next(results)
+                    for key, clip in enumerate(clips[first : first + chunk], first):
+                        result, about = next(results), _about(annotations, clip)
                         if isinstance(result, str):
-                            writer.skip(names[key], result)
+                            writer.skip(about["name"], result)
                         else:
-                            writer.add(key, about[names[key]], result)
+                            writer.add(key, about, result)
                         bar.step(0 if isinstance(result, str) else len(result.data))
-                    finished[number] = writer.finish()
+                    finished[number] = _done(writer.finish())
             except OSError as error:
-                done = sum(shard is not None for shard in finished)
                 why = error.strerror or error
                 raise OSError(
                     error.errno,
-                    f"cannot write {files[number].name} to {out}: {why}. {done} of {len(files)} "
-                    "shards are finished and stay; make room there and run the same command again",
+                    f"cannot write {files[number].name} to {out}: {why}. {len(finished)} of "
+                    f"{len(files)} shards are finished and stay; make room there and run the same "
+                    "command again",
                 ) from error
-    shards = [shard for shard in finished if shard is not None]
-    if missing or not (out / INDEX).is_file():
-        _conclude(annotations, out, files, shards, settings, problems)
-    return _report(out, shards, problems)
+    if part is not None:
+        number, _, parts = part.partition("/")
+        with aside(out / f"part-{number}-of-{parts}.json") as file:
+            file.write_text(json.dumps({"machine": socket.gethostname(), "plan": plan}))
+    elif missing or not all((out / name).is_file() for name in (INDEX, COLUMNS)):
+        _conclude(annotations, out, files, finished, settings, problems)
+    return _report(out, [finished[number] for number in own], problems, part or "")
+
+
+def _plan(annotations: Annotations, settings: dict[str, object]) -> str:
+    """Digest of settings and clips: JSON of a list, a clip at a time."""
+    head = json.dumps([FORMAT, settings, annotations.classes])
+    digest, names, between = hashlib.sha256(f"{head[:-1]}, [".encode()), set[str](), ""
+    for clip in annotations.clips:
+        about = _about(annotations, clip)
+        names.add(about["name"])
+        digest.update(f"{between}{json.dumps(about)}".encode())
+        between = ", "
+    if len(names) < len(annotations.clips):
+        raise ValueError("annotations lists a clip twice; each may be prepared once")
+    digest.update(b"]]")
+    return digest.hexdigest()
+
+
+def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
+    return {
+        "name": annotations.name(clip).lstrip("/"),
+        "label": clip.label,
+        "fold": clip.fold,
+        "subject": clip.subject,
+        "source": clip.source,
+    }
 
 
 def _check(size_px: int, margin: float, framing: str, quality: int, workers: int) -> None:
@@ -190,77 +287,140 @@ def _check(size_px: int, margin: float, framing: str, quality: int, workers: int
         raise ValueError(f"workers={workers} must not be negative; 0 works in this process")
 
 
-def _name(annotations: Annotations, clip: Clip) -> str:
-    return annotations.name(clip).lstrip("/")
+def _own(part: str | None, shards: int) -> range:
+    """The shards of a part, such as "3/16"; all of them without one."""
+    if part is None:
+        return range(shards)
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise ValueError(f"part={part!r} must be like '3/16', the third of sixteen parts")
+    return range(number - 1, shards, parts)
 
 
-def _about(annotations: Annotations, clip: Clip) -> dict[str, str | int | None]:
-    return {
-        "name": _name(annotations, clip),
-        "label": clip.label,
-        "fold": clip.fold,
-        "subject": clip.subject,
-        "source": clip.source,
-    }
+def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
+    """Bring the shards of other folders to `out`; one that lies in two must be the same in both."""
+    for folder in folders:
+        shards = sorted(folder.glob("shard-*.tar"))
+        if not shards:
+            raise FileNotFoundError(f"join={str(folder)!r} holds no shard of `maedfer prepare`")
+        for file in shards:
+            new, old = _finished(file, plan, strict=True), _finished(out / file.name, plan)
+            if old and new and old.sha256 != new.sha256:
+                raise ValueError(
+                    f"{file.name} is prepared twice, and not alike: in {folder} and in {out}; "
+                    "delete one of them, with its .json"
+                )
+            for path in (file, file.with_suffix(".json")) if not old else ():
+                with aside(out / path.name) as copy:
+                    shutil.copyfile(path, copy)
+        for path in folder.glob("part-*-of-*.json"):
+            shutil.copyfile(path, out / path.name)
 
 
-def _finished(file: Path, plan: str) -> Shard | None:
-    """What stands beside a finished shard; None where it has to be written."""
+def _missing(missing: Sequence[int], files: Sequence[Path], out: Path) -> str:
+    """Which parts miss, as far as the files say that the finished ones have left."""
+    told = [re.findall(r"\d+", path.name) for path in out.glob("part-*-of-*.json")]
+    parts = max((int(of) for _, of in told), default=0)
+    lines = [
+        f"  part {number + 1}/{parts}: {len(lost)} of its shards, such as {files[lost[0]].name}"
+        for number in range(parts)
+        if (lost := [one for one in missing if one % parts == number])
+    ] or [f"  {files[number].name}" for number in missing[:5]]
+    return "\n".join(
+        [
+            f"{len(missing)} of {len(files)} shards miss in {out}; prepare these parts, or all "
+            "that misses without --join:",
+            *lines,
+        ]
+    )
+
+
+def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
+    """What stands beside a finished shard; None where it has to be written, unless `strict`."""
     try:
         shard = read_shard(file)
     except ValueError:
+        if strict:
+            raise
         return None
     if shard.plan != plan:
         raise ValueError(
-            f"out={str(file.parent)!r} holds shards of other clips or settings; give another "
-            "folder, or delete that one"
+            f"{str(file.parent)!r} holds shards of other clips or settings, such as {file.name}; "
+            "give another folder, or delete that one"
         )
-    return shard
+    return _done(shard)
+
+
+def _done(shard: Shard) -> Done:
+    skipped = tuple((one["name"], one["reason"]) for one in shard.skipped)
+    return Done(len(shard.clips), shard.frames, shard.bytes, shard.sha256, skipped)
 
 
 def _conclude(
     annotations: Annotations,
     out: Path,
     files: Sequence[Path],
-    shards: Sequence[Shard],
+    finished: dict[int, Done],
     settings: dict[str, object],
     problems: Sequence[Problem],
 ) -> None:
-    listed = [(problem.where, problem.what) for problem in problems]
-    people = {
-        _name(annotations, clip): clip.subject or _name(annotations, clip)
-        for clip in annotations.clips
-    }
-    write_tables(out, files, shards, annotations.classes, people, listed)
+    """Write MANIFEST.csv (people may be mended there), skipped.csv, index.json and the index."""
+    classes, shards = annotations.classes, [finished[number] for number in range(len(files))]
+    with _table(out / MANIFEST, HEADS) as table:
+        for file in files:
+            table.writerows(
+                (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
+                 classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
+                 c["fold"], c["frames"], c["height"], c["width"], c["source"])
+                for c in read_shard(file).clips
+            )  # fmt: skip
+    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as table:
+        for file, done in zip(files, shards, strict=True):
+            table.writerows((*one, file.name) for one in done.skipped)
+        table.writerows((problem.where, problem.what, "") for problem in problems)
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
-        "classes": annotations.classes,
+        "classes": classes,
         **settings,
-        "clips": sum(len(shard.clips) for shard in shards),
-        "frames": sum(shard.frames for shard in shards),
-        "skipped": sum(len(shard.skipped) for shard in shards) + len(problems),
+        "clips": sum(done.clips for done in shards),
+        "frames": sum(done.frames for done in shards),
+        "skipped": sum(len(done.skipped) for done in shards) + len(problems),
         "shards": [
-            {"file": file.name, "clips": len(shard.clips), "frames": shard.frames,
-             "bytes": shard.bytes, "sha256": shard.sha256}
-            for file, shard in zip(files, shards, strict=True)
+            {"file": file.name, "clips": done.clips, "frames": done.frames, "bytes": done.bytes,
+             "sha256": done.sha256}
+            for file, done in zip(files, shards, strict=True)
         ],
         "provenance": provenance(profile="full", seed=0, device="cpu", data=annotations.dataset),
     }  # fmt: skip
-    write_aside(out / INDEX, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+    with aside(out / INDEX) as file:
+        file.write_bytes((json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+    open_index(out.as_posix())
+    for path in out.glob("part-*-of-*.json"):
+        path.unlink()
 
 
-def _report(out: Path, shards: Sequence[Shard], problems: Sequence[Problem]) -> Prepared:
-    skipped = [(clip["name"], clip["reason"]) for shard in shards for clip in shard.skipped]
+@contextmanager
+def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
+    with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(heads)
+        yield writer
+
+
+def _report(out: Path, shards: Sequence[Done], problems: Sequence[Problem], part: str) -> Prepared:
+    skipped = [one for done in shards for one in done.skipped]
     report = Prepared(
         out,
         len(shards),
-        sum(len(shard.clips) for shard in shards),
-        sum(shard.frames for shard in shards),
-        sum(shard.bytes for shard in shards),
+        sum(done.clips for done in shards),
+        sum(done.frames for done in shards),
+        sum(done.bytes for done in shards),
         (*skipped, *((problem.where, problem.what) for problem in problems)),
+        part,
     )
-    if not report.clips:
+    if not report.clips and not part:
         raise ValueError(f"none of {len(skipped)} clips could be read:\n{report}")
     return report
 
@@ -268,10 +428,10 @@ def _report(out: Path, shards: Sequence[Shard], problems: Sequence[Problem]) -> 
 class _Bar:
     """Clips done, time left, and the size that the shards will have in the end."""
 
-    def __init__(self, total: int, finished: Sequence[Shard], out: Path, disable: bool) -> None:
+    def __init__(self, total: int, finished: Sequence[Done], out: Path, disable: bool) -> None:
         self._out, self._total, self._warned = out, total, False
-        self._done = sum(len(shard.clips) + len(shard.skipped) for shard in finished)
-        self._bytes = sum(shard.bytes for shard in finished)
+        self._done = sum(done.clips + len(done.skipped) for done in finished)
+        self._bytes = sum(done.bytes for done in finished)
         self._bar = tqdm(
             total=total, initial=self._done, desc="preparing", unit="clip", disable=disable
         )
@@ -301,3 +461,108 @@ class _Bar:
 
 def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"
+
+
+# --- The work: code one clip, in many processes none of which matters ---
+
+
+class Job(NamedTuple):
+    """One clip and how to cut it."""
+
+    path: Path
+    framing: Literal["face", "whole"]
+    side_px: int
+    quality: int
+
+
+def encode(job: Job) -> Jpegs | str:
+    """Read, crop, shrink and code all frames of a clip; a sentence why it cannot be read."""
+    try:
+        # Front to back PyAV needs less time than decord, for the same frames.
+        reader = open_video(job.path, "images" if job.path.is_dir() else "pyav")
+        box = Box(0, 0, reader.height, reader.width)
+        height = width = job.side_px
+        if job.framing == "face":
+            box = face_square(reader)
+            height, width = min(height, box.height), min(width, box.width)
+        jpegs = [
+            encode_jpeg(frame, job.quality)
+            for piece in cropped_pieces(reader, np.arange(len(reader)), box, height, width)
+            for frame in piece
+        ]
+    except VideoError as error:
+        return error.reason
+    except (OSError, MemoryError, cv2.error) as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        raise RuntimeError(f"{job.path}: {error!r}") from error
+    table = np.array([(len(jpeg), zlib.crc32(jpeg)) for jpeg in jpegs], np.uint32)
+    return Jpegs(b"".join(jpegs), table, height, width, reader.fps, tuple(box))
+
+
+@contextmanager
+def encode_in_order(jobs: Sequence[Job], workers: int) -> Iterator[Iterator[Jpegs | str]]:
+    """A context that gives the results of `encode` in the order of the jobs.
+
+    A process that dies over a clip (a decoder's crash, no memory) costs that clip alone, which is
+    named: it is tried once more by itself. With 0 workers all is done in this process.
+    """
+    results = _pooled(jobs, workers) if workers else map(encode, jobs)
+    try:
+        yield results
+    finally:
+        if workers:
+            results.close()  # type: ignore[attr-defined]
+
+
+def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[Jpegs | str]:
+    if not jobs:
+        return
+    pool, waiting = _pool(min(workers, len(jobs))), deque(jobs)
+    pending: deque[tuple[Job, Future[Jpegs | str]]] = deque()
+    try:
+        while waiting or pending:
+            while waiting and len(pending) < AHEAD * workers:
+                job = waiting.popleft()
+                try:
+                    pending.append((job, pool.submit(encode, job)))
+                except BrokenProcessPool:  # told below, by the result that is waited for
+                    waiting.appendleft(job)
+                    break
+            try:
+                job, future = pending.popleft() if pending else (waiting.popleft(), None)
+                result = _alone(job) if future is None else future.result()
+            except BrokenProcessPool:
+                pool.shutdown(cancel_futures=True)
+                result = _alone(job)
+                waiting.extendleft(job for job, _ in reversed(pending))
+                pending.clear()
+                pool = _pool(workers)
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _alone(job: Job) -> Jpegs | str:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(encode, job).result()
+        except BrokenProcessPool:
+            return "the process that read it died: a crash of the decoder, or not enough memory"
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    return ProcessPoolExecutor(workers, context, begin_worker)
+
+
+def begin_worker() -> None:
+    """Start a worker: one thread, and an end when the main process ends, even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        watch = threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True)
+        watch.start()

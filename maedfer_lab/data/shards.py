@@ -1,139 +1,198 @@
-"""Prepared folders: open what `maedfer prepare` wrote as an annotation table."""
+"""Prepared sets: open what `maedfer prepare` wrote as an annotation table."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
-from tqdm import tqdm
+import numpy as np
+from jaxtyping import Int
 
-from maedfer_lab.data.layouts import identities
 from maedfer_lab.data.shard_format import (
     AGAIN,
-    INDEX,
-    Shard,
-    file_sha256,
-    read_shard,
+    Index,
+    is_url,
+    open_index,
+    place,
+    refuse,
     shard_and_name,
-    shard_file,
+    shard_name,
 )
-from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.files import write_aside
+from maedfer_lab.data.table import TOLD, Annotations, Clip
 
-FORMAT = 1
-MANIFEST = "MANIFEST.csv"
 SKIPPED = "skipped.csv"
+
+
+class Clips(Sequence[Clip]):
+    """Rows of a prepared set's index: a `Clip` is made when it is asked for.
+
+    people: a number of each, equal for the same person; a clip of which nothing tells the person
+    has a number of its own.
+    """
+
+    def __init__(self, index: Index, folder: Path, rows: Int[np.ndarray, " n"]) -> None:
+        self.columns, self.folder, self.rows = index, folder, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Clip: ...
+    @overload
+    def __getitem__(self, number: slice | Sequence[int] | np.ndarray) -> Clips: ...
+    def __getitem__(self, number: int | slice | Sequence[int] | np.ndarray) -> Clip | Clips:
+        """One clip, or those at many places."""
+        rows = self.rows[number]
+        if isinstance(rows, np.ndarray):
+            return Clips(self.columns, self.folder, rows)
+        index, row = self.columns, int(rows)
+        return Clip(
+            path=self.folder / index.shard_of(row) / index.text("name", row),
+            label=int(index["label"][row]),
+            fold=int(index["fold"][row]),
+            frames=int(index["frames"][row]),
+            source=index.text("source", row),
+            subject=index.text("person", row) or None,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def people(self) -> Int[np.ndarray, " n"]:
+        """Who each clip shows."""
+        person, name = self.columns["person"][self.rows], self.columns["name"][self.rows]
+        return np.where(person > 0, person, name).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ShardedAnnotations(Annotations):
-    """The table of a prepared folder; clips are named as they were before."""
+    """The table of a prepared folder; clips are named as they were before.
+
+    Its rows lie in the set's index, not in this process. Pickled, it is the index's path.
+    """
+
+    clips: Clips
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """Class of each clip, from 0."""
+        return self.clips.columns["label"]
+
+    @property
+    def folds(self) -> Int[np.ndarray, " n"]:
+        """The fold that tests each clip, from 1; 0 = never tested."""
+        return self.clips.columns["fold"]
+
+    @property
+    def num_folds(self) -> int:
+        """The largest number of a fold; 0 where nothing is tested."""
+        return int(self.folds.max(initial=0))
+
+    def split(self, fold: int) -> tuple[Clips, Clips]:
+        """The clips to train on and those to test on in `fold`, from 1."""
+        self._check(fold)
+        is_tested = self.folds == fold
+        return self.clips[np.flatnonzero(~is_tested)], self.clips[np.flatnonzero(is_tested)]
+
+    def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
+        """Clips of each class, among `clips` or all."""
+        clips = self.clips if clips is None else clips
+        if not isinstance(clips, Clips):
+            return super().counts(clips)
+        labels, number = clips.columns["label"][clips.rows], len(self.classes)
+        return tuple(
+            np.bincount(labels[(labels >= 0) & (labels < number)], minlength=number).tolist()
+        )
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root of the original data set."""
         found = shard_and_name(clip.path)
-        return found[1] if found else super().name(clip)
+        return found[2] if found else super().name(clip)
+
+    def people(self, clips: Iterable[Clip] | None = None) -> list[str]:
+        """Who each clip shows; a clip of which nothing tells it is a person of its own."""
+        clips = self.clips if clips is None else clips
+        if not isinstance(clips, Clips):
+            return super().people(clips)
+        numbers, places = np.unique(clips.people, return_inverse=True)
+        names = [clips.columns.word(number) for number in numbers.tolist()]
+        return [names[place] for place in places.tolist()]
+
+    def summary(self) -> dict[str, Any]:
+        """As of any table; of very many clips from whole columns, without asking each."""
+        if len(self) <= TOLD:
+            return super().summary()
+        index = self.clips.columns
+        names = ("name", "label", "fold", "person")
+        columns = {name: index[name].tobytes() for name in names}
+        columns["bytes"] = index.about["shards"].encode()
+        fields = ("names", "labels", "folds", "people", "bytes")
+        return self._summary(
+            {
+                field: hashlib.sha256(content).hexdigest()
+                for field, content in zip(fields, columns.values(), strict=True)
+            },
+            [None] * len(self),
+        )
+
+    def _in_fold(self, fold: int) -> Clips:
+        return self.clips[np.flatnonzero(self.folds == fold)]
+
+    def _sizes(self) -> list[int]:
+        """Of the tar in which each clip lies."""
+        index = self.clips.columns
+        return np.repeat(index.about["bytes"], np.diff(index.first)).tolist()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (place(self.root), self.clips.columns.file)
+
+
+def _reopened(folder: str, file: Path) -> ShardedAnnotations:
+    return _table(folder, open_index(folder, file))
 
 
 def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
-    """Open a folder that `prepare` finished.
+    """Open a folder that `prepare` finished, or the same behind a URL (s3://, hf://, https://).
 
     A clip's path is ``FOLDER/shard-00000.tar/NAME``, which `open_video` reads as well; its frames
     are counted. Every shard's size is compared; ``verify`` reads them whole and compares checksums
-    (each frame's own checksum is compared whenever it is read).
+    (each frame's own checksum is compared whenever it is read). The index is made, once, if an
+    older version prepared the folder or MANIFEST.csv has changed since.
 
     Raises:
         FileNotFoundError: no prepared folder, or not finished.
+        ImportError: the package misses that opens such a URL; the message says which.
         ValueError: damaged shards; the message names them.
     """
-    folder = Path(folder)
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        head = index["format"], index["dataset"], index["classes"], index["shards"]
-    except FileNotFoundError as error:
-        begun = any(folder.glob("shard-*.json"))
-        raise FileNotFoundError(
-            f"{folder} is not finished: run the same `maedfer prepare` again"
-            if begun
-            else f"{folder} holds no {INDEX}; name a folder that `maedfer prepare` wrote"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / INDEX} is damaged; {AGAIN}") from error
-    number, dataset, classes, listed = head
-    if number != FORMAT:
-        raise ValueError(
-            f"{folder / INDEX} has format {number!r}, this version reads {FORMAT}: prepare again"
+    text = place(folder)
+    index = open_index(text, verify=verify)
+    if not is_url(text):
+        wanted = index.about["bytes"]
+        found = {entry.name: entry.stat().st_size for entry in os.scandir(text)}
+        sizes = [(shard_name(i), found.get(shard_name(i)), size) for i, size in enumerate(wanted)]
+        refuse(
+            [
+                f"{folder}/{name} is missing; {AGAIN}"
+                if size is None
+                else f"{folder}/{name} has {size:,} bytes and not {right:,}; {AGAIN}"
+                for name, size, right in sizes
+                if size != right
+            ],
+            len(wanted),
         )
-    clips: list[Clip] = []
-    damaged: list[str] = []
-    for place, entry in enumerate(tqdm(listed, "opening shards", disable=not verify)):
-        file = shard_file(folder, place)
-        try:
-            shard = read_shard(file)
-            if shard.sha256 != entry["sha256"] or (verify and file_sha256(file) != shard.sha256):
-                raise ValueError(f"{file} differs from its checksum; {AGAIN}")
-            clips += shard_clips(file, shard)
-        except ValueError as error:
-            damaged.append(str(error))
-    if damaged:
-        shown = "".join(f"\n  {text}" for text in damaged[:5])
-        more = f"\n  and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        raise ValueError(f"{len(damaged)} of {len(listed)} shards are damaged:{shown}{more}")
-    if (folder / MANIFEST).is_file() and not all(clip.subject for clip in clips):
-        # Folders that were prepared before people stood with the clips tell them here alone.
-        who = identities([clip.path for clip in clips], folder)
-        clips = [
-            c if c.subject or not person or c.path.as_posix().endswith(f".tar/{person}")
-            else replace(c, subject=person)
-            for c, person in zip(clips, who, strict=True)
-        ]  # fmt: skip
-    skipped = index["skipped"]
+    return _table(text, index)
+
+
+def _table(folder: str, index: Index) -> ShardedAnnotations:
+    about, root = index.about, Path(folder)
+    skipped = about["skipped"]
     notes = (f"{skipped:,} clips were skipped, see {SKIPPED}",) if skipped else ()
-    return ShardedAnnotations(dataset, tuple(classes), tuple(clips), folder, notes)
-
-
-def shard_clips(file: Path, shard: Shard) -> list[Clip]:
-    """The clips of one shard as rows of a table."""
-    return [
-        Clip(file / c["name"], c["label"], c["fold"], c["frames"], c["source"], c["subject"])
-        for c in shard.clips
-    ]
-
-
-def write_tables(
-    folder: Path,
-    files: Sequence[Path],
-    shards: Sequence[Shard],
-    classes: Sequence[str],
-    identity: dict[str, str],
-    problems: Sequence[tuple[str, str]],
-) -> None:
-    """Write MANIFEST.csv (by which `split_videos` knows the people) and skipped.csv."""
-    rows = [
-        (f"{file.name}/{c['name']}", identity[c["name"]], c["name"],
-         classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"], c["fold"],
-         c["frames"], c["height"], c["width"], c["source"])
-        for file, shard in zip(files, shards, strict=True)
-        for c in shard.clips
-    ]  # fmt: skip
-    heads = "file identity name class label fold frames height width source".split()
-    _write_csv(folder / MANIFEST, heads, rows)
-    lost = [
-        (c["name"], c["reason"], file.name)
-        for file, shard in zip(files, shards, strict=True)
-        for c in shard.skipped
-    ]
-    lost += [(where, what, "") for where, what in problems]
-    _write_csv(folder / SKIPPED, ["clip", "reason", "shard"], lost)
-
-
-def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    write_aside(path, text.getvalue().encode())
+    clips = Clips(index, root, np.arange(len(index), dtype=np.int32))
+    return ShardedAnnotations(about["dataset"], tuple(about["classes"]), clips, root, notes)

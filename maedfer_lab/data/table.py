@@ -61,7 +61,7 @@ STREAM_VERSION = 1  # raised whenever the same table gives other clips, in anoth
 TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
 _MARK = "# maedfer annotations "
-_TOLD = 3000  # clips up to which a summary keeps each of them
+TOLD = 3000  # clips up to which a summary keeps each of them
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
 _NAMES = {"cremad": read_cremad, "ravdess": read_ravdess, "enterface": read_enterface}
 
@@ -76,7 +76,7 @@ class Annotations:
 
     dataset: str
     classes: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     root: Path
     notes: tuple[str, ...] = ()
 
@@ -85,24 +85,37 @@ class Annotations:
         return len(self.clips)
 
     @property
+    def labels(self) -> np.ndarray:
+        """Class of each clip, from 0."""
+        return np.array([clip.label for clip in self.clips], dtype=np.int32)
+
+    @property
+    def folds(self) -> np.ndarray:
+        """The fold that tests each clip, from 1; 0 = never tested."""
+        return np.array([clip.fold for clip in self.clips], dtype=np.int32)
+
+    @property
     def num_folds(self) -> int:
         """The largest number of a fold; 0 where nothing is tested."""
         return max((clip.fold for clip in self.clips), default=0)
 
-    def split(self, fold: int) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    def split(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
         """The clips to train on and those to test on in `fold`, from 1.
 
         Raises:
             ValueError: there is no such fold.
         """
+        self._check(fold)
+        train = tuple(clip for clip in self.clips if clip.fold != fold)
+        return train, tuple(clip for clip in self.clips if clip.fold == fold)
+
+    def _check(self, fold: int) -> None:
         if not 1 <= fold <= self.num_folds:
             raise ValueError(
                 f"fold={fold} is not in this table, which has folds 1 to {self.num_folds}"
                 if self.num_folds
                 else f"fold={fold}: this table tests no clip, so it cannot be split"
             )
-        train = tuple(clip for clip in self.clips if clip.fold != fold)
-        return train, tuple(clip for clip in self.clips if clip.fold == fold)
 
     def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
         """Clips of each class, among `clips` or all."""
@@ -132,16 +145,17 @@ class Annotations:
         Names, labels, folds, people and bytes of the clips (files are asked for their size, none
         is read), classes in order and the version of the stream; up to 3,000 clips one by one.
         """
-        with ThreadPoolExecutor(16) as pool:
-            sizes = list(pool.map(_bytes, (clip.path for clip in self.clips)))
         rows = sorted(
             [self.name(clip), self.classes[clip.label], clip.fold, clip.subject, size]
-            for clip, size in zip(self.clips, sizes, strict=True)
+            for clip, size in zip(self.clips, self._sizes(), strict=True)
         )
         digests = {
             field: _sha256([(row[0], row[i]) for row in rows])
             for i, field in enumerate(("names", "labels", "folds", "people", "bytes"))
         }
+        return self._summary(digests, rows)
+
+    def _summary(self, digests: dict[str, str], rows: list[Any]) -> dict[str, Any]:
         about = {"stream": STREAM_VERSION, "classes": list(self.classes), "digests": digests}
         return {
             "digest": _sha256(about),
@@ -149,8 +163,12 @@ class Annotations:
             "clips": len(self),
             "per_class": dict(zip(self.classes, self.counts(), strict=True)),
             "per_fold": {str(n): len(self._in_fold(n)) for n in range(self.num_folds + 1)},
-            "each": rows if len(rows) <= _TOLD else [],
+            "each": rows if len(rows) <= TOLD else [],
         }
+
+    def _sizes(self) -> list[int]:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(_bytes, (clip.path for clip in self.clips)))
 
     def digest(self) -> str:
         """SHA-256 of all that `summary` tells: equal for equal data on every machine."""
@@ -188,7 +206,7 @@ class Annotations:
             lines.append("  ".join(cells))
         return "\n".join([*lines, *(f"({note})" for note in self.notes)])
 
-    def _in_fold(self, fold: int) -> list[Clip]:
+    def _in_fold(self, fold: int) -> Sequence[Clip]:
         return [clip for clip in self.clips if clip.fold == fold]
 
 
@@ -266,7 +284,9 @@ def _split(
 ) -> tuple[list[int], list[int], str]:
     if not 0 < share < 1:
         raise ValueError(f"share={share} must lie between 0 and 1; 0.2 holds out a fifth")
-    names, person = np.unique(np.asarray(people, dtype=object).astype(str), return_inverse=True)
+    names = sorted(set(people))
+    number = {name: i for i, name in enumerate(names)}
+    person = np.array([number[one] for one in people])
     if len(names) < 2:
         raise ValueError(
             f"the {len(people)} clips belong to {len(names)} person, so none can be held out; add "

@@ -17,8 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
-from maedfer_lab.data.jpegs import decode_plain_jpeg
-from maedfer_lab.data.shard_format import ShardReader, shard_and_name
+from maedfer_lab.data.shard_format import ShardReader, decode_plain_jpeg, shard_and_name
 from maedfer_lab.data.video_pyav import PyAVReader
 from maedfer_lab.data.video_reader import VideoError, VideoReader
 

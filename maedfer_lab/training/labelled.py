@@ -259,8 +259,8 @@ class _Check(Dataset):
 
 
 def _readable(
-    annotations: Annotations, sides: tuple[tuple[Clip, ...], tuple[Clip, ...]], workers: int
-) -> tuple[tuple[tuple[Clip, ...], tuple[Clip, ...]], list[tuple[str, str]]]:
+    annotations: Annotations, sides: tuple[Sequence[Clip], Sequence[Clip]], workers: int
+) -> tuple[tuple[Sequence[Clip], Sequence[Clip]], list[tuple[str, str]]]:
     """Both sides without the clips that cannot be read, and these with the reasons."""
     clips = [clip for side in sides for clip in side]
     numbers = [[i] for i in range(len(clips))]

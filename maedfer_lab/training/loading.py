@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from maedfer_lab.data.memory import keep_freed_memory
-from maedfer_lab.data.prepare_workers import begin_worker
+from maedfer_lab.data.prepare import begin_worker
 
 SHARDS_IN_THREADS = False  # whether "workers" of prepared shards are threads, not processes
 BATCHES_AHEAD = 2  # as torch reads ahead for each of its workers
