@@ -30,7 +30,7 @@ _HOMES = {
     "maedfer_lab.inference.reconstruct": ("reconstruct",),
     "maedfer_lab.viewers": ("AttentionViewer", "MaskingViewer", "ReconstructionViewer"),
     "maedfer_lab.checkpoints.loading": ("load_checkpoint",),
-    "maedfer_lab.checkpoints.pretrained": ("from_pretrained", "save_pretrained"),
+    "maedfer_lab.checkpoints.saving": ("from_pretrained", "save_pretrained"),
 }
 # fmt: on
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

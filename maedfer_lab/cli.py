@@ -53,12 +53,12 @@ VERBS: dict[str, tuple[str, str]] = {
         "turn the faces in videos into vectors",
     ),
     "checkpoint": (
-        "maedfer_lab.checkpoints.command:checkpoint_command",
+        "maedfer_lab.checkpoints.saving:checkpoint",
         "say what a checkpoint holds; write it in another format",
     ),
     "parity": (
-        "maedfer_lab.checkpoints.parity:parity_command",
-        "compare our models with golden archives of the official ones",
+        "maedfer_lab.checkpoints.parity:parity",
+        "compare our models with archives of inputs and outputs, ours or the official code's",
     ),
     "doctor": (
         "maedfer_lab.data.doctor:doctor_command",

@@ -13,11 +13,10 @@ import torch
 from accelerate import init_empty_weights
 
 from maedfer_lab import cli
-from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.loading import fitting_regions, fitting_sizes, load_checkpoint
 from maedfer_lab.checkpoints.official import to_official
-from maedfer_lab.checkpoints.recognising import recognise
+from maedfer_lab.checkpoints.reading import recognise
 from maedfer_lab.checkpoints.saving import save_official
-from maedfer_lab.checkpoints.settling import fitting_regions, fitting_sizes
 from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.models import build_autoencoder, build_classifier

@@ -13,7 +13,7 @@ import maedfer_lab
 from maedfer_lab import cli, config
 from maedfer_lab.checkpoints.loading import LoadAs, load_checkpoint
 from maedfer_lab.checkpoints.official import to_official
-from maedfer_lab.checkpoints.recognising import recognise
+from maedfer_lab.checkpoints.reading import recognise
 from maedfer_lab.config import base, tiny
 from maedfer_lab.method.attention import Attention, DropPath, LGIBlock, ViTBlock
 from maedfer_lab.method.grid import Grid, region_index

@@ -11,8 +11,7 @@ from hypothesis.extra.numpy import arrays
 from making_videos import moving_frames, write_video
 from test_loop import full_for
 
-from maedfer_lab.checkpoints.pretrained import save_pretrained
-from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.checkpoints.saving import save_official, save_pretrained
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profile, tiny
 from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
 from maedfer_lab.cost.formula import macs, parameters

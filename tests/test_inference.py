@@ -16,8 +16,7 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 from PIL import Image, ImageDraw, ImageFont
 
-from maedfer_lab.checkpoints.pretrained import save_pretrained
-from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.checkpoints.saving import save_official, save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import tiny
 from maedfer_lab.data import video_writing

@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "cost": ("cost", "method", "config", "files", "text"),
     "cost.formula": ("config",),
     "cost.plan": ("cost.plan", "cost.formula", "config", "text"),
-    "checkpoints": ("checkpoints", "method", "runs", "files", "config"),
+    "checkpoints": ("checkpoints", "method", "runs", "weights", "files", "text", "config"),
     "training": (
         "training", "runs", "checkpoints", "weights", "data", "drawn", "cost", "metrics", "fast",
         "method", "files", "config",
@@ -90,7 +90,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "bench.plain_data",
     ),
     "simplejpeg": ("data.shard_format",),
-    "huggingface_hub": ("checkpoints.pretrained",),
+    "huggingface_hub": ("checkpoints.saving",),
     "fsspec": ("data.shard_format",),
     "ipywidgets": ("viewers",),
     "anywidget": ("viewers",),

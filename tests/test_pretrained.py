@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maedfer_lab.checkpoints.pretrained import (
+from maedfer_lab.checkpoints.saving import (
     PretrainedAutoencoder,
     PretrainedClassifier,
     from_pretrained,
@@ -96,7 +96,7 @@ def test_a_folder_that_is_not_there_is_refused_without_the_network(tmp_path):
 def test_offline_a_folder_loads_and_a_repository_does_not(tmp_path):
     save_pretrained(models()["vit"], tmp_path)
     code = (
-        "import sys\nfrom maedfer_lab.checkpoints.pretrained import from_pretrained\n"
+        "import sys\nfrom maedfer_lab.checkpoints.saving import from_pretrained\n"
         "from_pretrained(sys.argv[1])\n"
         "try:\n    from_pretrained('nobody/nothing')\n"
         "except FileNotFoundError as error:\n    print(error)"

@@ -12,9 +12,8 @@ from torch import Tensor
 from maedfer_lab.bench import plain
 from maedfer_lab.bench.report import Check, checked
 from maedfer_lab.bench.settings import NUM_CLASSES, Settings
-from maedfer_lab.checkpoints.archives import recipe_parameters
-from maedfer_lab.checkpoints.constructors import official_arguments
-from maedfer_lab.checkpoints.official import Kind
+from maedfer_lab.checkpoints.official import Kind, official_arguments
+from maedfer_lab.checkpoints.parity import recipe_parameters
 from maedfer_lab.config import EncoderKind
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder, build_classifier

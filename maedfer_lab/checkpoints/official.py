@@ -1,4 +1,4 @@
-"""Names and layout of official checkpoints, mapped to ours and back.
+"""Names and arguments of official checkpoints, mapped to ours and back; VideoMAE's of transformers.
 
 Official names: `encoder.` in front of encoder parameters when pre-training, nothing when
 fine-tuning; `q.weight` and `kv.weight` apart in LGI-Former's attention, one `qkv.weight` in joint
@@ -7,7 +7,9 @@ attention. Ours hold one `qkv.weight` everywhere; keys have no bias in either.
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from maedfer_lab.config import ModelConfig
-from maedfer_lab.method.models import Classifier, MaskedAutoencoder
+from maedfer_lab.config import ModelConfig, TargetConfig
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Tokens
 
 Kind = Literal["pretrain", "finetune"]
 State = Mapping[str, Tensor]
@@ -233,3 +235,191 @@ def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_int
     if same("third"):
         return "all" if same("second") or not has_second else "local_interact"
     return "all" if has_second and same("second") else "none"
+
+
+# --- names of transformers' VideoMAE ----------------------------------------------------------
+
+# VideoMAEForPreTraining and VideoMAEForVideoClassification (src/transformers/models/videomae):
+# the same architecture, with queries, keys and values apart and biases of either of two spellings.
+HUGGING_FACE = re.compile(r"(videomae\.)?(encoder\.layer\.\d|embeddings\.patch_embeddings\.)")
+HUGGING_PARTS = (
+    (r"^videomae\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^decoder\.decoder_layers\.", "decoder.blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.attention\.attention\.(query\.bias|q_bias)$", ".attn.q_bias"),
+    (r"\.attention\.attention\.(value\.bias|v_bias)$", ".attn.v_bias"),
+    (r"\.attention\.attention\.", ".attn."),
+)
+OF_ENCODER = ("patch_embed.", "blocks.", "norm.")
+
+
+def from_hugging_face(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of transformers' VideoMAE under official names; q, k and v matrices joined."""
+    named: dict[str, Any] = {}
+    for name, value in state.items():
+        for pattern, plain in HUGGING_PARTS:
+            name = re.sub(pattern, plain, name)
+        named[name] = value
+    is_pretraining = any(name.startswith("decoder.") for name in named)
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        stem, _, part = name.rpartition("attn.")
+        parts = [named.get(f"{stem}attn.{one}.weight") for one in ("query", "key", "value")]
+        matrices = [x for x in parts if isinstance(x, Tensor)]
+        is_whole = len(matrices) == 3 and len({x.shape for x in matrices}) == 1
+        if is_whole and part in ("query.weight", "key.weight", "value.weight"):
+            if part != "query.weight":
+                continue
+            name, value = f"{stem}attn.qkv.weight", torch.cat(matrices)
+        is_encoder = is_pretraining and name.startswith(OF_ENCODER)
+        found[f"encoder.{name}" if is_encoder else name] = value
+    return found
+
+
+def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json of transformers' VideoMAE tells, in our names."""
+    if config.get("model_type") != "videomae":
+        raise ValueError(f"model_type={short(config.get('model_type'))} must be 'videomae'")
+    told: dict[str, Any] = {}
+    names = {"frames": "num_frames", "size_px": "image_size", "num_heads": "num_attention_heads",
+             "decoder_heads": "decoder_num_attention_heads"}  # fmt: skip
+    for ours, name in names.items():
+        told[ours] = integer(config.get(name, VIDEOMAE[ours]))
+    units = "cube" if config.get("norm_pix_loss", True) else "pixel"
+    return told | {"target": TargetConfig(units=units, motion=False)}
+
+
+# What VideoMAEConfig takes where its config.json does not say.
+VIDEOMAE = {"frames": 16, "size_px": 224, "num_heads": 12, "decoder_heads": 6}
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+CLASSIFIED: dict[str, Tokens] = {"region": "rep", "org": "tokens", "all": "all"}
+
+# Where the official scripts (first) and constructors keep what parameters do not tell.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "frames": ("num_frames", "all_frames"),
+    "size_px": ("input_size", "img_size"),
+    "num_heads": ("encoder_num_heads", "num_heads"),
+    "decoder_heads": ("decoder_num_heads",),
+}
+
+
+class _Short(reprlib.Repr):
+    def repr_instance(self, x: object, level: int) -> str:
+        return f"<{type(x).__name__}>"
+
+
+def short(value: object) -> str:
+    """A foreign value for a message: as `repr`, never long and never without end."""
+    return _Short().repr(value)
+
+
+def integer(value: object) -> int:
+    """A whole number that a file names; ValueError where it is none, or out of all reason."""
+    value = value[0] if isinstance(value, list | tuple) and value else value
+    try:
+        number = int(value) if isinstance(value, int | float | str) else None
+    except OverflowError:
+        number = None
+    if number is None or abs(number) > 2**31:
+        raise ValueError(f"{short(value)} is not a size")
+    return number
+
+
+def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str, Any]:
+    """What official arguments tell, in our names; what is not among them is left out.
+
+    arguments: of the official scripts (input_size, num_frames, ...) or constructors.
+    """
+    told: dict[str, Any] = {}
+    try:
+        for ours, names in ARGUMENTS.items():
+            value = next((arguments[n] for n in names if arguments.get(n) is not None), None)
+            if value is not None:
+                told[ours] = integer(value)
+        if (region := arguments.get("lg_region_size")) is not None:
+            if len(region) != 3:
+                raise ValueError(
+                    f"lg_region_size={short(region)} must be three numbers, as (2, 5, 10)"
+                )
+            told["region"] = tuple(map(integer, region))
+        tokens = arguments.get("lg_classify_token_type")
+        if isinstance(tokens, str) and tokens in CLASSIFIED:
+            told["tokens"] = CLASSIFIED[tokens]
+        if "use_frame_diff_as_target" in arguments:
+            told["target"] = _target(arguments)
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
+        raise ValueError(f"{name}: its args do not read as official ones: {error}") from error
+    return told
+
+
+def _target(arguments: Mapping[str, Any]) -> TargetConfig:
+    """The official target; without a weight all frames of a group count alike."""
+    group = integer(arguments.get("frame_diff_group_size") or 2)
+    weight = arguments.get("target_diff_weight")
+    return TargetConfig(
+        units="cube" if arguments.get("normlize_target", True) else "pixel",
+        motion=bool(arguments["use_frame_diff_as_target"]),
+        motion_group=group,
+        motion_weight=(group - 1) / group if weight is None else float(weight),
+    )
+
+
+def official_arguments(config: ModelConfig, kind: Kind) -> dict[str, Any]:
+    """Official constructor arguments of our configuration, but drop path.
+
+    A classifier's `num_classes`, `use_mean_pooling` and `lg_classify_token_type` are not part of
+    the configuration.
+    """
+    prefix = "encoder_" if kind == "pretrain" else ""
+    _, *patch = config.tubelet
+    values: dict[str, Any] = {
+        "img_size": config.size_px,
+        "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        f"{prefix}embed_dim": config.width,
+        f"{prefix}depth": config.depth,
+        f"{prefix}num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "qkv_bias": config.qkv_bias,
+        "tubelet_size": config.tubelet[0],
+        "all_frames": config.frames,
+        "attn_type": "local_global" if config.encoder == "lgi" else "joint",
+        "lg_region_size": list(config.region),
+        "lg_first_attn_type": config.local,
+        "lg_third_attn_type": "self" if config.interact == "self" else "cross",
+        "lg_attn_param_sharing_first_third": config.shared == "local_interact",
+        "lg_attn_param_sharing_all": config.shared == "all",
+        "lg_no_second": not config.inter,
+        "lg_no_third": config.interact == "none",
+    }
+    if kind == "pretrain":
+        values |= {
+            "decoder_embed_dim": config.decoder_width,
+            "decoder_depth": config.decoder_depth,
+            "decoder_num_heads": config.decoder_heads,
+            "decoder_num_classes": 3 * math.prod(config.tubelet),
+        }
+    return values
+
+
+def arguments_of(model: MaskedAutoencoder | Classifier) -> dict[str, Any]:
+    """Official constructor arguments of a model."""
+    if isinstance(model, MaskedAutoencoder):
+        return official_arguments(model.config, "pretrain")
+    official_tokens = {ours: official for official, ours in CLASSIFIED.items()}
+    return {
+        **official_arguments(model.config, "finetune"),
+        "num_classes": model.head.out_features,
+        "use_mean_pooling": model.pooling == "mean",
+        "lg_classify_token_type": official_tokens[model.tokens],
+    }

@@ -1,23 +1,27 @@
-"""Read a file of weights without executing anything in it.
+"""Read a file or folder of weights without executing anything in it, and say what it holds.
 
 PyTorch files (zip or legacy pickle) go through the weights-only unpickler with a short allow-list;
 safetensors files hold no code. What a file declares is compared with its size before it is read.
+Wrappers (`{"model": ...}`) and prefixes (`module.`, `net.`, `encoder.`) are taken off here.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
+import json
 import math
 import pickletools
 import re
 import tarfile
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,10 +29,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from maedfer_lab.checkpoints.official import (
+    HUGGING_FACE,
+    from_hugging_face,
+    integer,
+    read_arguments,
+    read_hugging_face,
+    short,
+)
+from maedfer_lab.config import ModelConfig, TargetConfig
+from maedfer_lab.files import file_sha256
+from maedfer_lab.weights import NAMES, shipped
+
+Layout = Literal["official", "own"]
+Part = Literal["autoencoder", "classifier", "encoder"]
+
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before zip files
-SCALAR_KINDS = "biuf"  # NumPy's booleans, integers and floats: nothing that could hold an object
 SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
+SCALAR_KINDS = "biuf"  # NumPy's booleans, integers and floats: nothing that could hold an object
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
+MAX_JSON = 2**20  # bytes of a config.json
+
+CONFIG_FILE, WEIGHTS_FILE, RESUME_FILE = "config.json", "model.safetensors", "checkpoint.pt"
+WEIGHTS_FILES = (WEIGHTS_FILE, RESUME_FILE, "pytorch_model.bin")
+PACKAGE = "maedfer_lab"  # among official args: our own configuration
+WRAPPERS = ("model", "module", "state_dict")
+# Never part of a parameter's own name: those of wrappers, compilers, Lightning modules.
+OUTER = re.compile(r"(?:(?:module|backbone|_orig_mod|model|net)\.)+")
+DECODING = ("decoder.", "encoder_to_decoder.", "mask_token")
+OWN = re.compile(r"encoder\.(embed\.|rep_tokens$|blocks\.\d+\.(local|inter|interact)_)")
+
+
+# --- a file -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,21 +73,29 @@ class FileContent:
     num_bytes: int
 
 
+def locate(source: Path | str) -> Path:
+    """The path of a checkpoint; "demo" and "demo-expressions" are the shipped ones."""
+    path = Path(source).expanduser()
+    return shipped(str(source)) if str(source) in NAMES and not path.exists() else path
+
+
 def read_file(path: Path) -> FileContent:
     """Read a `.pth`, `.pt`, `.bin` or `.safetensors` file; its first bytes say which it is.
 
     Raises ValueError, naming the file, where it is empty, damaged, no checkpoint, declares more
     than it holds, or names a type that is not allowed (the type is named; nothing was executed).
     """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; give a checkpoint such as checkpoint.pth")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; give a checkpoint such as checkpoint.pth")
+        what = "is not a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"{path} {what}; give a checkpoint such as checkpoint.pth, a run's folder, or "
+            f"{' or '.join(NAMES)}"
+        )
     num_bytes = path.stat().st_size
-    if num_bytes == 0:
-        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(1024)
+    if what := _other_file(start):
+        raise ValueError(f"{path} {what}")
     if start.startswith(b"PK\x03\x04"):
         _check_zip(path, num_bytes)
         content, form = _load_pickle(path, mmap=True), "PyTorch zip"
@@ -71,6 +112,26 @@ def read_file(path: Path) -> FileContent:
         )
     _check_tensors(path, content, num_bytes)
     return FileContent(content, form, num_bytes)
+
+
+def _other_file(start: bytes) -> str | None:
+    """What stands in the place of the weights after a download that went wrong."""
+    if not start:
+        return "is empty (0 bytes); copy or download it again"
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        size = re.search(rb"size (\d+)", start)
+        held = f" of {int(size[1]):,} bytes" if size and len(size[1]) < 20 else ""
+        return (
+            f"is a Git LFS pointer, not the file{held} that it stands for; fetch that with "
+            "`git lfs pull`, or download it from the repository's page"
+        )
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<script")):
+        return (
+            "is a saved web page (HTML), not weights: a login, an error or a confirmation came in "
+            "their place; download it again in a browser"
+        )
+    return None
 
 
 def _check_zip(path: Path, num_bytes: int) -> None:
@@ -180,14 +241,21 @@ def _under_name(name: str, stand_in: Callable[..., object]) -> Callable[..., obj
     return function
 
 
+def _path(*parts: object) -> str:
+    return "/".join(str(part) for part in parts if isinstance(part, str))
+
+
 def _allowed() -> list[Any]:
-    # NumPy 2 moved the module; files of either say their own.
+    # NumPy 2 and Python 3.13 moved modules; files of any version say their own.
+    paths = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     return [
         argparse.Namespace,
         _under_name("numpy.dtype", _NumpyType),
         _under_name("numpy.core.multiarray.scalar", _numpy_scalar),
         _under_name("numpy._core.multiarray.scalar", _numpy_scalar),
-    ]
+        *(_under_name(f"{at}.{name}", _path)
+          for at in ("pathlib", "pathlib._local") for name in paths),
+    ]  # fmt: skip
 
 
 # --- naming what was refused ------------------------------------------------------------------
@@ -195,7 +263,7 @@ def _allowed() -> list[Any]:
 
 def _refused_types(path: Path) -> list[str]:
     """Types that PyTorch's unpickler does not name: those of newer pickle protocols."""
-    harmless = ("torch", "collections", "argparse", "numpy", "_codecs")
+    harmless = ("torch", "collections", "argparse", "numpy", "_codecs", "pathlib")
     return [name for name in _named_types(path) if name.partition(".")[0] not in harmless]
 
 
@@ -227,7 +295,7 @@ def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
             strings.append(argument)
 
 
-# --- tensors that say more than they hold ----------------------------------------------------
+# --- tensors that say more than they hold -----------------------------------------------------
 
 
 def _check_tensors(path: Path, content: Any, num_bytes: int) -> None:
@@ -242,12 +310,231 @@ def _check_tensors(path: Path, content: Any, num_bytes: int) -> None:
             )
 
 
-def _tensors(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name or "the tensor", value
-    elif depth < NESTING and isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _tensors(part, f"{name}.{key}" if name else str(key), depth + 1)
-    elif depth < NESTING and isinstance(value, (list, tuple)):
-        for i, part in enumerate(value):
-            yield from _tensors(part, f"{name}[{i}]", depth + 1)
+def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with its name; containers that hold themselves are entered once."""
+    left, seen = [("", content, 0)], set()
+    while left:
+        name, value, depth = left.pop()
+        if isinstance(value, Tensor):
+            yield name or "the tensor", value
+        if depth == NESTING or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            left += [(f"{name}.{_key(k)}"[-200:].lstrip("."), x, depth + 1)
+                     for k, x in value.items()]  # fmt: skip
+        elif isinstance(value, (list, tuple)):
+            left += [(f"{name}[{i}]", x, depth + 1) for i, x in enumerate(value)]
+
+
+def _key(key: object) -> str:
+    """A key as text: foreign ones may be tuples of tuples without end."""
+    return key if isinstance(key, str) else short(key)
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights out of a file, with all that the file says of them.
+
+    state: parameters under their plain names, of the `layout`'s kind.
+    told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
+    config: the model's configuration, if we wrote the file.
+    file: format and size, precision, wrapper and prefixes, in words.
+    beside: what else lies in the file; epoch: when it was written, if it says so.
+    """
+
+    name: str
+    state: dict[str, Tensor]
+    layout: Layout
+    part: Part
+    told: dict[str, Any] = field(default_factory=dict)
+    told_by: str = ""
+    config: ModelConfig | None = None
+    file: str = ""
+    beside: tuple[str, ...] = ()
+    epoch: str | None = None
+    hugging_face: bool = False
+
+
+def open_weights(source: Path | str) -> Weights:
+    """Weights of a file, of a run's folder, of a folder that `save_pretrained` (ours, or that of
+    transformers) wrote, or shipped ones by name.
+
+    Raises ValueError where the file is not the one whose SHA-256 was recorded.
+    """
+    path = locate(source)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        path = _file_of(folder)
+    beside = folder / CONFIG_FILE
+    if path.name == WEIGHTS_FILE:
+        _check_digest(path)
+    read = read_file(path)
+    form = f"{read.format}, {read.num_bytes / 1e6:,.1f} MB"
+    weights = recognise(read.content, str(path), form)
+    if weights.hugging_face and beside.is_file():
+        try:
+            told = read_hugging_face(_read_json(beside))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{beside} is not that of a VideoMAE: {error}") from error
+        return dataclasses.replace(weights, told=told, told_by=beside.name)
+    if weights.layout == "official":
+        return weights
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"{path} holds a model of maedfer_lab, whose clip and regions stand in a {CONFIG_FILE} "
+            f"beside it; there is none in {folder}"
+        )
+    config, told = _read_config(_read_json(beside), str(beside))
+    return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
+
+
+def _file_of(folder: Path) -> Path:
+    files = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG_FILE}; give a run's folder, a folder written by "
+            "save_pretrained, or a checkpoint file itself"
+        )
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
+        )
+    return files[0]
+
+
+def _check_digest(path: Path) -> None:
+    """Compare with the SHA-256 that we recorded when we wrote the weights."""
+    for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
+        if not beside.is_file():
+            continue
+        recorded = _read_json(beside).get("sha256")
+        recorded = recorded.get(path.name) if isinstance(recorded, dict) else recorded
+        if isinstance(recorded, str) and recorded != file_sha256(path):
+            raise ValueError(
+                f"{path} is not the file that was written: its SHA-256 differs from the one in "
+                f"{beside.name}; it is damaged or was exchanged: copy it again"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON:
+        raise ValueError(f"{path} is too large for a configuration ({path.stat().st_size:,} bytes)")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return values if isinstance(values, dict) else {}
+
+
+def recognise(content: Any, name: str = "the state dict", form: str = "in memory") -> Weights:
+    """Weights out of what a file holds (or out of a state dict), and what it says beside them.
+
+    name: for messages. form: the file's format, for the report.
+    """
+    values, around, wrapper = _unwrap(content, name)
+    state, prefixes = _strip(values, name)
+    hugging_face = any(HUGGING_FACE.match(n) for n in state)
+    state = from_hugging_face(state) if hugging_face else state
+    for key, x in state.items():
+        if not isinstance(x, Tensor) or x.dtype not in PRECISIONS:
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{name}: {key} is {kind}; parameters are floating-point tensors")
+    layout: Layout = "own" if any(OWN.match(n) for n in state) else "official"
+    is_pretraining = any(n.startswith(DECODING) for n in state)
+    has_head = any(n.startswith("head.") for n in state)
+    part: Part = "autoencoder" if is_pretraining else "classifier" if has_head else "encoder"
+    file = [form, " and ".join({str(x.dtype).removeprefix("torch."): 0 for x in state.values()})]
+    file += [f"weights under {wrapper!r}"] if wrapper else []
+    file += [f"prefix {' and '.join(map(repr, prefixes))}"] if prefixes else []
+    told, config = {}, None
+    if isinstance(arguments := around.get("args"), argparse.Namespace):
+        arguments = vars(arguments)
+    if isinstance(arguments, Mapping):
+        if PACKAGE in arguments:  # what `save_official` adds: more than official names can say
+            config, told = _read_config(arguments[PACKAGE], name)
+        else:
+            told = read_arguments(arguments, name)
+    epoch = next((around[key] for key in ("epoch", "step") if key in around), None)
+    return Weights(
+        name, state, layout, part, told, "the file's args", config, ", ".join(file),
+        tuple(around), None if epoch is None else short(epoch).strip("'"), hugging_face,
+    )  # fmt: skip
+
+
+def _unwrap(content: Any, name: str) -> tuple[Mapping[str, Any], dict[str, Any], str]:
+    """(state dict, what lies around it, name of the wrapper)."""
+    around: dict[str, Any] = {}
+    found: list[str] = []
+    while isinstance(content, Mapping) and len(found) < NESTING:
+        key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if key is None:
+            values = {_key(k): x for k, x in content.items() if isinstance(x, Tensor) or found}
+            if not values:
+                break
+            around |= {_key(k): x for k, x in content.items() if _key(k) not in values}
+            return values, around, ".".join(found)
+        around |= {_key(k): x for k, x in content.items() if k != key}
+        found.append(key)
+        content = content[key]
+    what = type(content).__name__
+    if isinstance(content, Mapping):
+        what = f"the keys {sorted(map(_key, content))[:5]}"
+    raise ValueError(
+        f"{name} holds no weights but {what}; a checkpoint is a state dict, or has one under "
+        f"{', '.join(map(repr, WRAPPERS))}"
+    )
+
+
+def _strip(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The state dict without prefixes, and the prefixes."""
+    prefixes: dict[str, None] = {}
+
+    def without(pattern: re.Pattern[str], names: dict[str, str]) -> dict[str, str]:
+        plain = {}
+        for full, short_name in names.items():
+            if match := pattern.match(short_name):
+                prefixes[match[0]] = None
+            plain[full] = short_name[match.end() if match else 0 :]
+        return plain
+
+    names = without(OUTER, {full: full for full in values})
+    is_known = any(n.startswith(DECODING) or OWN.match(n) or HUGGING_FACE.match(n)
+                   for n in names.values())  # fmt: skip
+    if not is_known:
+        names = without(re.compile(rf"encoder\.(?:{OUTER.pattern})?"), names)
+    if len(set(names.values())) < len(names):
+        twice = next(n for n, count in Counter(names.values()).items() if count > 1)
+        raise ValueError(f"{name}: {twice} stands there twice, under different prefixes")
+    return {names[full]: x for full, x in values.items()}, tuple(prefixes)
+
+
+def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
+    """A model's configuration and what else is told in it: by a run or by `saving`."""
+    try:
+        told = {key: values[key] for key in ("tokens", "pooling") if key in values}
+        if values.get("target") is not None:
+            told["target"] = TargetConfig(**_plain(values["target"], TargetConfig))
+        return ModelConfig(**_plain(values["model"], ModelConfig)), told
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: no configuration of {PACKAGE}, which has the fields of ModelConfig under "
+            f"'model' ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _plain(values: Mapping[str, Any], kind: type[ModelConfig] | type[TargetConfig]) -> dict:
+    """Fields of a configuration, if each is of its default's type and no size is absurd."""
+    found = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+    for default in dataclasses.fields(kind):
+        value, wanted = found.get(default.name, default.default), type(default.default)
+        fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+        if not fits:
+            raise TypeError(f"{default.name}={short(value)} should be {wanted.__name__}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                integer(number)
+    return found

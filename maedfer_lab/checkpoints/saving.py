@@ -1,20 +1,84 @@
-"""Hand weights back: in the official layout, or as a folder of our own format."""
+"""Hand weights back: in the official layout, or as a folder that the Hugging Face hub knows.
+
+The method's classes know nothing of the hub: here they are joined with its mixin. Folders work
+offline.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from maedfer_lab.checkpoints.constructors import CLASSIFIED, official_arguments
-from maedfer_lab.checkpoints.loading import Model
-from maedfer_lab.checkpoints.official import to_official
-from maedfer_lab.checkpoints.recognising import CONFIG_FILE, PACKAGE, WEIGHTS_FILE
-from maedfer_lab.checkpoints.report import ENCODERS, preset_of
-from maedfer_lab.files import write_aside
-from maedfer_lab.method.models import MaskedAutoencoder
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import ModelHubMixin, snapshot_download
+
+from maedfer_lab.checkpoints.loading import ENCODERS, Model, load_checkpoint, preset_of
+from maedfer_lab.checkpoints.official import arguments_of, to_official
+from maedfer_lab.checkpoints.reading import CONFIG_FILE, PACKAGE, WEIGHTS_FILE, locate
+from maedfer_lab.config import Shape3
+from maedfer_lab.files import file_sha256, write_aside
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Pooling, Tokens
 from maedfer_lab.runs import unique_state, write_state, write_weights
+
+Hub = TypeVar("Hub", bound="HubModel")
+Same = TypeVar("Same", bound=torch.nn.Module)
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def checkpoint(
+    file: Path,
+    /,
+    *,
+    num_classes: int | None = None,
+    frames: int | None = None,
+    size_px: int | None = None,
+    region: Shape3 | None = None,
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+    tokens: Tokens | None = None,
+    pooling: Pooling | None = None,
+    to_official: Path | None = None,
+    to_folder: Path | None = None,
+) -> str:
+    """Say what a checkpoint is and what of it is used; nothing in it is executed.
+
+    file: a .pth, .pt, .bin or .safetensors file, a run's folder, one of save_pretrained (ours or
+        that of transformers), or demo, demo-expressions: the shipped weights.
+    num_classes: load a pre-trained encoder as a classifier with that many classes.
+    frames: of a clip, where the file does not say or another number is wanted.
+    size_px: of a clip, likewise.
+    region: local region in tokens (t h w), likewise.
+    num_heads: of the encoder's attention, likewise (by default heads of 64 channels).
+    decoder_heads: of the decoder's attention, likewise.
+    tokens: what a classifier reads: representative tokens, tokens, or all; likewise.
+    pooling: of these tokens, likewise.
+    to_official: write the model here in the official layout (.pth).
+    to_folder: write the model into this folder: model.safetensors, config.json, a model card.
+    """
+    loaded = load_checkpoint(
+        file,
+        as_="auto" if num_classes is None else "classifier",
+        num_classes=num_classes,
+        frames=frames,
+        size_px=size_px,
+        region=region,
+        num_heads=num_heads,
+        decoder_heads=decoder_heads,
+        tokens=tokens,
+        pooling=pooling,
+    )
+    lines = [str(loaded.report)]
+    if to_official is not None:
+        save_official(loaded.model, to_official.expanduser())
+        lines.append(f"  written     {to_official} (official layout)")
+    if to_folder is not None:
+        save_pretrained(loaded.model, to_folder.expanduser())
+        lines.append(f"  written     {to_folder} (model.safetensors, config.json, README.md)")
+    return "\n".join(lines)
 
 
 def save_official(model: Model, path: Path) -> None:
@@ -25,23 +89,9 @@ def save_official(model: Model, path: Path) -> None:
     `load_checkpoint` builds the same model again; official code reads "model" alone.
     """
     state = {name: x.cpu() for name, x in to_official(model).items()}
-    content = {"model": state, "args": arguments_of(model)}
+    arguments = {**arguments_of(model), PACKAGE: settings_of(model)}
+    content = {"model": state, "args": arguments}
     write_aside(path, lambda file: write_state(content, file))
-
-
-def arguments_of(model: Model) -> dict[str, Any]:
-    """Official arguments of a model (see `recognising.read_arguments`), and our configuration."""
-    own = {PACKAGE: settings_of(model)}
-    if isinstance(model, MaskedAutoencoder):
-        return {**official_arguments(model.config, "pretrain"), **own}
-    official_tokens = {ours: official for official, ours in CLASSIFIED.items()}
-    return {
-        **official_arguments(model.config, "finetune"),
-        "num_classes": model.head.out_features,
-        "use_mean_pooling": model.pooling == "mean",
-        "lg_classify_token_type": official_tokens[model.tokens],
-        **own,
-    }
 
 
 def write_folder(model: Model, folder: Path) -> Path:
@@ -54,7 +104,8 @@ def write_folder(model: Model, folder: Path) -> Path:
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
     write_aside(folder / WEIGHTS_FILE, lambda file: write_weights(weights, file, format="pt"))
     write_aside(folder / "README.md", model_card(model).encode())
-    text = json.dumps(settings_of(model), indent=1) + "\n"
+    digest = {WEIGHTS_FILE: file_sha256(folder / WEIGHTS_FILE)}
+    text = json.dumps({**settings_of(model), "sha256": digest}, indent=1) + "\n"
     write_aside(folder / CONFIG_FILE, text.encode())
     return folder
 
@@ -96,10 +147,113 @@ Input: clips (b, 3, {clip.replace(" x ", ", ")}) with pixels in [0, 1]; the mode
 itself. Every setting stands in `config.json`.
 
 ```python
-from maedfer_lab.checkpoints.pretrained import from_pretrained
+import maedfer_lab as lab
 
-model = from_pretrained("FOLDER")
+model = lab.from_pretrained("FOLDER")
 ```
 
 What the weights were trained on, and how well they do, is for whoever shares them to add here.
 """
+
+
+class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for the two models below."""
+
+    @classmethod
+    def of(cls: type[Hub], model: Model) -> Hub:
+        """The same model (the parameters are shared, not copied) with the hub's methods."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[Hub], pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Hub:
+        """Load a folder that `save_pretrained` wrote, or a repository of the hub.
+
+        A local folder is read without any use of the network.
+        options: revision, cache_dir, token, force_download, local_files_only for the hub; the
+            rest goes to `load_checkpoint` (num_classes, frames, drop_path, ...).
+        """
+        return cls.of(_load(pretrained_model_name_or_path, options))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        if not isinstance(self, MaskedAutoencoder | Classifier):
+            raise TypeError(f"{type(self).__name__} is no model of maedfer_lab")
+        write_folder(self, save_directory)
+
+
+class PretrainedAutoencoder(MaskedAutoencoder, HubModel):
+    """`MaskedAutoencoder` with the hub's methods."""
+
+    @classmethod
+    def of(cls, model: Model) -> PretrainedAutoencoder:
+        """The same model, its parameters shared, with the hub's methods."""
+        if not isinstance(model, MaskedAutoencoder):
+            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
+        with init_empty_weights():
+            empty = cls(model.config, model.target)
+        return _share(model, empty)
+
+
+class PretrainedClassifier(Classifier, HubModel):
+    """`Classifier` with the hub's methods."""
+
+    @classmethod
+    def of(cls, model: Model) -> PretrainedClassifier:
+        """The same model, its parameters shared, with the hub's methods."""
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                "an autoencoder is no classifier; use PretrainedAutoencoder, or make a classifier "
+                "with load_checkpoint(folder, as_='classifier', num_classes=7)"
+            )
+        with init_empty_weights():
+            empty = cls(
+                model.config,
+                model.head.out_features,
+                cast(Tokens, model.tokens),
+                cast(Pooling, model.pooling),
+            )
+        return _share(model, empty)
+
+
+def _share(model: Model, empty: Same) -> Same:
+    empty.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    return empty.to(next(model.parameters()).device).train(model.training)
+
+
+def with_hub(model: Model) -> PretrainedAutoencoder | PretrainedClassifier:
+    """`model` with the hub's methods; the parameters are shared."""
+    is_classifier = isinstance(model, Classifier)
+    return PretrainedClassifier.of(model) if is_classifier else PretrainedAutoencoder.of(model)
+
+
+def save_pretrained(model: Model, folder: Path | str) -> Path:
+    """Write any model as a folder: model.safetensors, config.json and a model card."""
+    with_hub(model).save_pretrained(folder)
+    return Path(folder)
+
+
+def from_pretrained(
+    name: Path | str, **options: Any
+) -> PretrainedAutoencoder | PretrainedClassifier:
+    """Load a folder of `save_pretrained` (or a hub repository) as whatever it holds."""
+    return with_hub(_load(name, options))
+
+
+def _load(name: Path | str, options: dict[str, Any]) -> Model:
+    hub = {"revision", "cache_dir", "token", "force_download", "local_files_only"}
+    folder = locate(name)
+    if not folder.is_dir():
+        if isinstance(name, Path) or folder.exists() or not REPOSITORY.fullmatch(name):
+            raise FileNotFoundError(f"{name} is not a folder; give one that save_pretrained wrote")
+        for_hub = {key: options[key] for key in hub & options.keys()}
+        try:
+            folder = Path(snapshot_download(
+                name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **for_hub
+            ))  # fmt: skip
+        except Exception as error:  # offline, unknown, private: the hub has many errors
+            raise FileNotFoundError(
+                f"{name} is not a folder here, and could not be had from the hub "
+                f"({type(error).__name__})"
+            ) from error
+    return load_checkpoint(folder, **{k: v for k, v in options.items() if k not in hub}).model
