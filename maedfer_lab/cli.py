@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "find a face in a video, hide most of it, show what a model puts back",
     ),
     "judge": (
-        "maedfer_lab.inference.judge:judge_command",
+        "maedfer_lab.inference.judge:judge",
         "measure how well a model fills in hidden parts of the faces in a folder",
     ),
     "predict": (

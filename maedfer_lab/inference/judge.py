@@ -2,129 +2,213 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
 
+from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
-from maedfer_lab.data.table import split_videos
+from maedfer_lab.data.layouts import identities
+from maedfer_lab.data.table import split_people, split_videos
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
-from maedfer_lab.inference.reconstruct import usual_ratio
+from maedfer_lab.inference.reconstruct import hidden_share
 from maedfer_lab.method.models import model_mask
 from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_rows
 from maedfer_lab.method.targets import Losses
-from maedfer_lab.training.held_out import HELD_OUT_SEED, HeldOut
+from maedfer_lab.metrics import resampled
+from maedfer_lab.training.held_out import HeldOut
 
+MASKS = 8  # of each clip: one alone moves its loss by a quarter
 SHOWN = 8  # clips in the picture
+DIGESTED = 2**20  # bytes at either end of a file
+AGAINST = {"appearance": "interpolation", "motion": "zero"}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Mean losses over the middle clips of videos, per mask ratio and guess."""
+    """Mean losses over people, per mask ratio and guess; every person counts once.
+
+    people: who is seen in each of `videos`. by_person: the losses of each person, in the order of
+    their names. left_out: videos that the model was trained on. notes: what else must be said.
+    """
 
     known: KnownModel
     videos: list[Path]
-    losses: dict[float, dict[str, Losses]]
+    people: list[str]
+    by_person: dict[float, dict[str, dict[str, Float[np.ndarray, " p"]]]]
+    left_out: list[Path]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def losses(self) -> dict[float, dict[str, Losses]]:
+        """Per ratio and guess ("model", "zero", "interpolation"): appearance and motion."""
+        return {
+            ratio: {
+                guess: {kind: float(each.mean()) for kind, each in kinds.items()}
+                for guess, kinds in guesses.items()
+            }
+            for ratio, guesses in self.by_person.items()
+        }
+
+    def below(self, ratio: float, kind: str) -> tuple[float, float, float]:
+        """By how much the model's loss is below the guess, and its 95 % interval over people.
+
+        Appearance is held against interpolation, motion against zero; negative is worse.
+        """
+        pair = [self.by_person[ratio][guess][kind] for guess in ("model", AGAINST[kind])]
+
+        def share(drawn: np.ndarray) -> dict[str, np.ndarray]:
+            return {kind: 1 - drawn @ pair[0] / (drawn @ pair[1])}
+
+        number = len(pair[0])
+        low, high = resampled(share, np.full(number, 1 / number), number)[kind]
+        return float(1 - pair[0].mean() / pair[1].mean()), low, high
 
     def __str__(self) -> str:
-        lines = [str(self.known), f"{len(self.videos)} videos, the middle clip of each:"]
+        number = len(set(self.people))
+        lines = [
+            str(self.known),
+            f"{len(self.videos)} videos of {number} people, the middle clip of each with {MASKS} "
+            "masks; every person counts once; in brackets 95 % intervals over people:",
+        ]
         for ratio, guesses in self.losses.items():
-            for kind in ("appearance", "motion"):
+            for kind, against in AGAINST.items():
                 said = ", ".join(f"{name} {loss[kind]:.4f}" for name, loss in guesses.items())
-                against = "interpolation" if kind == "appearance" else "zero"
-                below = 1 - guesses["model"][kind] / guesses[against][kind]
+                value, low, high = self.below(ratio, kind)
+                range_ = f" [{low:.1%}, {high:.1%}]" if number > 1 else ""
                 lines.append(
-                    f"  {ratio:.0%} hidden, {kind:<10} {said} "
-                    f"({abs(below):.1%} {'below' if below >= 0 else 'ABOVE'} {against})"
+                    f"  {ratio:.0%} hidden, {kind:<10} {said} ({abs(value):.1%}{range_} "
+                    f"{'below' if value >= 0 else 'ABOVE'} {against})"
                 )
-        return "\n".join(lines)
+        if self.left_out:
+            lines.append(
+                f"left out, as the model was trained on them: {len(self.left_out)} videos, such as "
+                f"{self.left_out[0].name}"
+            )
+        return "\n".join([*lines, *self.notes])
 
 
 def judge(
     folder: Path | str,
+    /,
     checkpoint: Path | str | None = None,
     *,
-    mask_ratios: tuple[float, ...] | None = None,
+    mask_ratios: tuple[float, ...] = (),
     held_out: float = 0.0,
     seed: int = 0,
     stride: int | None = None,
     picture: Path | str | None = None,
 ) -> Judgement:
-    """Hide cubes of the middle clip of every video and measure what the model puts back.
+    """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
 
-    Clips are framed as for pre-training (`framing.face_square`). Losses are in the model's target
-    units, over hidden cubes, beside predicting zero and interpolating the visible cubes; masks
-    depend on the number of clips alone.
+    It judges the model, not the people. Which model and how it was trained is said with the
+    result. Without a checkpoint it is `demo`, a small model pre-trained on few people's faces
+    for looking at the method; not for real use. Losses are in the model's target units, over the
+    hidden cubes of the middle clip of each video; masks depend on the video's content alone, and
+    every person counts once. Videos that the model was trained on are left out, if it tells them.
 
-    held_out: with more than 0, only the identities that pre-training with this share and seed
-        holds out. picture: a PNG of the first clips at the last of `mask_ratios`.
+    folder: videos; faces are found and framed as in pre-training. People are told by MANIFEST.csv,
+        else by sub-folders.
+    checkpoint: a pre-training run or checkpoint; `demo` without one.
+    mask_ratios: shares of hidden tokens; 0.9 by default. The nearest share counts that hides as
+        many cubes of every region.
+    held_out: judge only the identities that a pre-training with this share and seed holds out.
+    seed: of that split.
+    stride: frames of the video per frame of a clip; by default as the model was trained.
+    picture: a PNG with the first clips, at the last of mask_ratios.
     """
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
     picture = None if picture is None else Path(picture).expanduser()
     if picture is not None:
         check_writable(picture)
-    ratios = mask_ratios or (usual_ratio(model),)
+    chosen = [hidden_share(model, asked) for asked in mask_ratios or (None,)]
+    ratios = dict.fromkeys(ratio for ratio, _ in chosen)
     root = Path(folder).expanduser()
     videos, _ = check_videos(find_videos(root))
     if held_out > 0:
         videos = split_videos(videos, root, held_out, seed)[1]
-    config = model.config
-    frames = load_clips(
-        videos, config.frames, known.stride if stride is None else stride, config.size_px
-    )
-    clips = torch.stack([to_tensor(clip) for clip in frames])
-    losses = {}
-    for ratio in ratios:
-        held = HeldOut(model, clips, ratio)
-        losses[ratio] = {"model": held.losses(), **held.baselines()}
+    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in videos]
+    who = [who or name for who, name in zip(identities(videos, root), names, strict=True)]
+    trained = _trained_on(known, videos, who, root)
+    people = [name for name, path in zip(who, videos, strict=True) if path not in trained]
+    videos = [path for path in videos if path not in trained]
+    if not videos:
+        raise ValueError(f"{known.name} was trained on all videos of {root}; give another folder")
+    config, shown = model.config, []
+    step = known.stride if stride is None else stride
+    rows: dict[float, list[dict[str, Losses]]] = {ratio: [] for ratio in ratios}
+    for path in tqdm(videos, "judge", unit="video", leave=False):
+        frames = load_clips([path], config.frames, step, config.size_px)[0]
+        clip, own = to_tensor(frames), _seed(path)
+        for ratio in ratios:
+            held = HeldOut(model, clip.expand(MASKS, *clip.shape), ratio, own)
+            rows[ratio].append({"model": held.losses(), **held.baselines()})
+        if picture is not None and len(shown) < SHOWN:
+            mask = model_mask(model, [*ratios][-1], 1, torch.Generator().manual_seed(own))[0]
+            shown.append((reconstruct_clip(model, clip, mask), config.frames // 4 * 2))
     if picture is not None:
-        shown = clips[:SHOWN]
-        generator = torch.Generator().manual_seed(HELD_OUT_SEED)
-        masks = model_mask(model, ratios[-1], len(shown), generator)
-        middle = config.frames // 4 * 2
-        items = [(reconstruct_clip(model, c, m), middle) for c, m in zip(shown, masks, strict=True)]
-        text = f"{known.name}, {ratios[-1]:.0%} hidden, frame {middle}. {known.training}."
-        names = [path.stem[:12] for path in videos[:SHOWN]]
-        draw_rows(reconstruction_rows(items), names, text, picture)
-    return Judgement(known, videos, losses)
+        text = f"{known.name}, {[*ratios][-1]:.0%} hidden, frame {shown[0][1]}. {known.training}."
+        columns = [path.stem[:12] for path in videos[:SHOWN]]
+        draw_rows(reconstruction_rows(shown), columns, text, picture)
+    of_person, number = np.unique(people, return_inverse=True)[1], len(set(people))
+    weights = np.eye(number)[of_person] / np.bincount(of_person)[of_person, None]
+    by_person = {
+        ratio: {
+            guess: {kind: weights.T @ [row[guess][kind] for row in found] for kind in AGAINST}
+            for guess in found[0]
+        }
+        for ratio, found in rows.items()
+    }
+    notes = tuple(dict.fromkeys(note for _, note in chosen if note))
+    return Judgement(known, videos, people, by_person, sorted(trained), notes)
 
 
-def judge_command(
-    folder: Path,
-    /,
-    *,
-    checkpoint: Path | None = None,
-    mask_ratios: tuple[float, ...] = (),
-    held_out: float = 0.0,
-    seed: int = 0,
-    stride: int | None = None,
-    picture: Path | None = None,
-) -> Judgement:
-    """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
+def _content(path: Path) -> hashlib._Hash:
+    """A digest of a video file (size, first and last megabyte), or of a folder's images."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            size = content.seek(0, 2)
+            digest.update(size.to_bytes(8, "big"))
+            for at in (0, max(0, size - DIGESTED)):
+                content.seek(at)
+                digest.update(content.read(DIGESTED))
+    return digest
 
-    It judges the model, not the people. Which model and how it was trained is said with the
-    result. Without a checkpoint it is `demo`, a small model pre-trained on few people's faces
-    for looking at the method; not for real use.
 
-    folder: videos; faces are found and framed as in pre-training.
-    checkpoint: a pre-training run or checkpoint; `demo` without one.
-    mask_ratios: shares of hidden tokens; 0.9 by default.
-    held_out: judge only the identities that a pre-training with this share and seed holds out.
-    seed: of that split.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
-    picture: a PNG with the first clips, at the last of mask_ratios.
+def _seed(path: Path) -> int:
+    return int.from_bytes(_content(path).digest()[:6], "big")
+
+
+def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: Path) -> set[Path]:
+    """The videos that a model tells it was trained on; in the same folder, those of their people.
+
+    A card lists digests of files (`trained_files`), a run's data.json the clips of its table.
     """
-    return judge(
-        folder,
-        checkpoint,
-        mask_ratios=mask_ratios or None,
-        held_out=held_out,
-        seed=seed,
-        stride=stride,
-        picture=picture,
-    )
+    told = facts_of(known.source)
+    digests = set(told.get("trained_files", ()))
+    found = {path for path in videos if digests and _content(path).hexdigest()[:16] in digests}
+    data = told["config"]["data"] if "config" in told else None
+    if data is None or not (told["folder"] / "data.json").is_file():
+        return found
+    rows = json.loads((told["folder"] / "data.json").read_text(encoding="utf-8"))["each"]
+    shown = [row[3] or row[0] for row in rows]
+    share, seed = told["config"]["held_out"], told["config"]["seed"]
+    kept = split_people(shown, share, seed)[0] if rows and share else range(len(rows))
+    files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
+    seen = {shown[i] for i in kept} if Path(data).resolve() == root.resolve() else set()
+    return found | {
+        path
+        for path, name in zip(videos, people, strict=True)
+        if name in seen or (path.name, path.stat().st_size) in files
+    }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.checkpoints.told import OFFICIAL_STRIDE, facts_of
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.weights import shipped
 
-OFFICIAL_STRIDE = 4
 NOT_FOR_REAL_USE = (
     "This model was trained on drawn (synthetic) faces and is not for real use: what it says of "
     "real people means nothing."
@@ -24,12 +22,14 @@ NOT_FOR_REAL_USE = (
 class KnownModel:
     """A model on the CPU in evaluation mode.
 
+    source: where it was loaded from.
     stride: frames of a video of about 25 frames a second per frame of the clip.
     classes: labels in the order of the logits; empty for an autoencoder.
     training: how it was trained, a sentence. synthetic: whether on drawn faces.
     """
 
     model: Model
+    source: Path
     name: str
     stride: int
     classes: tuple[str, ...]
@@ -62,7 +62,7 @@ def known_model(
     source = Path(checkpoint).expanduser() if checkpoint is not None else shipped(default)
     loaded = load_checkpoint(source)
     model = speed_up(loaded.model).eval()
-    facts = _facts(source)
+    facts = facts_of(source)
     synthetic = bool(facts.get("synthetic", False))
     training = facts.get("training")
     if training is None:
@@ -72,6 +72,7 @@ def known_model(
         classes = _classes(model.head.out_features, facts.get("classes"), labels)
     return KnownModel(
         model,
+        source,
         facts.get("name", source.name),
         int(facts.get("stride", OFFICIAL_STRIDE)),
         classes,
@@ -98,26 +99,6 @@ def need_classifier(known: KnownModel, use: str) -> Classifier:
             "give a fine-tuned checkpoint (`maedfer finetune` makes one), or none for our own model"
         )
     return known.model
-
-
-def _facts(source: Path) -> dict[str, Any]:
-    """What stands beside the weights: card.json of shipped ones, or a run's files."""
-    if (source / "card.json").is_file():
-        return json.loads((source / "card.json").read_text())
-    if not (source / "result.json").is_file():
-        return {}
-    result = json.loads((source / "result.json").read_text())
-    config = json.loads((source / "config.json").read_text())
-    data = result.get("data") or result["provenance"].get("data", "unknown data")
-    synthetic = str(data).startswith("synthetic")
-    verb = "fine-tuned" if "classes" in result else "pre-trained"
-    return {
-        "name": source.name,
-        "stride": config.get("stride", OFFICIAL_STRIDE),
-        "classes": result.get("classes"),
-        "synthetic": synthetic,
-        "training": f"{verb} for {result['steps']} steps on {data}",
-    }
 
 
 def _classes(num: int, told: list[str] | None, labels: str | None) -> tuple[str, ...]:

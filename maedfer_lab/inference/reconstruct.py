@@ -36,10 +36,12 @@ class FaceReconstruction:
     clip: torch.Tensor
     result: ClipReconstruction
     out: Path | None = None
+    remark: str = ""
 
     def __str__(self) -> str:
         where = [f"written to {self.out}"] if self.out is not None else []
-        return "\n".join([str(self.known), str(self.faces), loss_line(self.result), *where])
+        said = [self.remark] * bool(self.remark)
+        return "\n".join([str(self.known), str(self.faces), *said, loss_line(self.result), *where])
 
 
 def loss_line(result: ClipReconstruction) -> str:
@@ -51,11 +53,24 @@ def loss_line(result: ClipReconstruction) -> str:
     )
 
 
-def usual_ratio(model: MaskedAutoencoder) -> float:
-    """The paper's 90 %, or the nearest share that hides a whole number of places of a region."""
+def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[float, str]:
+    """The share of tokens that can be hidden nearest to `asked` (the paper's 90 %), and a remark.
+
+    Regions keep as many visible tokens as each other, so a whole number of a region's places is
+    hidden; the remark says so where `asked` is not such a share.
+    """
+    if asked is not None and not 0 < asked < 1:
+        raise ValueError(f"mask_ratio={asked} must lie between 0 and 1, such as {RATIO}")
     shape = model.config.region if model.config.encoder == "lgi" else model.grid.shape
     places = shape[1] * shape[2]
-    return round(RATIO * places) / places
+    number = min(max(round((RATIO if asked is None else asked) * places), 1), places - 1)
+    ratio = number / places
+    if asked is None or abs(asked - ratio) < 1e-6:
+        return ratio, ""
+    return ratio, (
+        f"mask ratio {asked:g}: {ratio:g} is taken, which hides {number} of {places} places of "
+        "every region"
+    )
 
 
 def reconstruct(
@@ -92,7 +107,7 @@ def reconstruct(
         check_writable(out)
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
-    ratio = usual_ratio(model) if mask_ratio is None else mask_ratio
+    ratio, remark = hidden_share(model, mask_ratio)
     mask = model_mask(model, ratio, 1, torch.Generator().manual_seed(mask_seed))[0]
     try:
         faces = open_faces(video, model.config.size_px, face=face, framing=framing,
@@ -104,7 +119,7 @@ def reconstruct(
     window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
     result = reconstruct_clip(model, clip, mask, statistics, token_order)
-    done = FaceReconstruction(known, faces, clip, result, out)
+    done = FaceReconstruction(known, faces, clip, result, out, remark)
     if out is None:
         return done
     where = f"{faces.path.name}, {window.start_s:.1f} to {window.end_s:.1f} s"

@@ -23,9 +23,13 @@ class HeldOut:
     """Held-out clips with fixed masks; losses over hidden tokens, in the model's target units."""
 
     def __init__(
-        self, model: MaskedAutoencoder, clips: Float[Tensor, "b 3 T H W"], ratio: float
+        self,
+        model: MaskedAutoencoder,
+        clips: Float[Tensor, "b 3 T H W"],
+        ratio: float,
+        seed: int = HELD_OUT_SEED,
     ) -> None:
-        generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+        generator = torch.Generator().manual_seed(seed)
         mask = model_mask(model, ratio, len(clips), generator)
         self.model, self.ratio = model, ratio
         self.parts = [
