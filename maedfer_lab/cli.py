@@ -7,6 +7,7 @@ a mistyped verb answer without waiting for torch.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -21,7 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "pre-train on synthetic faces or a folder of videos",
     ),
     "finetune": (
-        "maedfer_lab.training.finetune_command:finetune_command",
+        "maedfer_lab.training.finetune:finetune_command",
         "fine-tune a classifier on labelled clips or synthetic faces",
     ),
     "evaluate": (
@@ -151,7 +152,39 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     inspect.unwrap(function).__doc__ = docstring_for_tyro(function)
+    if "fields" in inspect.signature(function).parameters:
+        function, args = split_fields(function, args)
     return tyro.cli(function, prog=f"maedfer {verb}", args=args)
+
+
+def split_fields(
+    function: Callable[..., object], args: Sequence[str]
+) -> tuple[Callable[..., object], list[str]]:
+    """Flags that are not the function's own, with their values, become its `fields`.
+
+    Gives the function without that parameter, and the flags that are left. `--fields` asks for help
+    on all of them.
+    """
+    signature = inspect.signature(function)
+    names = {"help", *signature.parameters} - {"fields"}
+    own: list[str] = []
+    fields: list[str] = []
+    chosen = own
+    for arg in args:
+        if arg.startswith("--"):
+            flag = arg[2:].partition("=")[0].replace("-", "_")
+            chosen = own if flag in names or flag.removeprefix("no_") in names else fields
+        elif arg == "-h":
+            chosen = own
+        chosen.append("--help" if arg == "--fields" else arg)
+
+    @functools.wraps(function)
+    def call(*positional: object, **flags: object) -> object:
+        return function(*positional, **flags, fields=tuple(fields))
+
+    parameters = [p for p in signature.parameters.values() if p.name != "fields"]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call, own
 
 
 def docstring_for_tyro(function: Callable[..., object]) -> str:

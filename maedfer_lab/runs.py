@@ -1,6 +1,7 @@
-"""A run's folder: runs/NAME-HASH, with its configuration, checkpoint, log and result.
+"""A run's folder: runs/NAME-HASH, with its configuration, data, checkpoint, log and result.
 
-Finished runs load, partial ones resume. Everything is written aside and renamed.
+Finished runs load, partial ones resume. Everything is written aside and renamed, and verified
+before it is used.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,14 @@ from maedfer_lab.files import write_aside
 LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig
 
-DIGESTED = 2**20  # bytes at either end of a checkpoint
+WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the last epoch; of the best one
 STATES = ("checkpoint.pt", "checkpoint-before.pt")
+DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 
 # Settings that are younger than the first runs: at these values a run keeps its name.
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
-         "optimiser": "adamw", "warp": 0.0, "blend": 0.0}  # fmt: skip
+         "optimiser": "adamw", "warp": 0.0, "blend": 0.0, "on_broken": "skip",
+         "mix_group": None}  # fmt: skip
 
 
 def config_hash(config: RunConfig) -> str:
@@ -55,9 +60,9 @@ def _without_later(values: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """The folder of one configuration.
 
-    config.json, start.json (digest of the weights it starts from), checkpoint.pt (state to resume
-    from; checkpoint-before.pt is the one before), log.csv; and once finished model.safetensors and
-    result.json.
+    config.json, data.json (what the table of its clips was), start.json (digest of the weights it
+    starts from), checkpoint.pt (state to resume from; checkpoint-before.pt is the one before),
+    log.csv; and once finished model.safetensors and result.json.
     """
 
     folder: Path
@@ -80,21 +85,68 @@ class Run:
         return run
 
     def _check_start(self, start: Path) -> None:
-        digest, kept = _digest(start), self.folder / "start.json"
+        digest = _digest(start)
         if digest is None:  # not there (any more): told where it is needed
             return
-        if not kept.exists():
-            write_aside(kept, (json.dumps({"digest": digest}) + "\n").encode())
-        elif json.loads(kept.read_text())["digest"] != digest:
+        if not (self.folder / "start.json").exists():
+            self.write("start.json", (json.dumps({"digest": digest}) + "\n").encode())
+        elif self.read("start.json")["digest"] != digest:
             raise ValueError(
                 f"{start} holds other weights than when {self.folder} began; to start anew from "
                 "them, delete that folder, or give another one with --out"
+            )
+
+    def check_data(
+        self, data: dict[str, Any], explain: Callable[[dict, dict], tuple[str, ...]]
+    ) -> None:
+        """Keep what the clips are in data.json, or compare it with what is kept there.
+
+        Raises:
+            ValueError: the run belongs to other clips or labels; tells what changed.
+        """
+        if not (self.folder / "data.json").exists():
+            if not self.is_finished and any((self.folder / name).exists() for name in STATES):
+                raise ValueError(
+                    f"{self.folder} was begun by an earlier version, which kept no record of its "
+                    "clips, so it cannot go on with the same ones; delete it, or give --out"
+                )
+            if not self.is_finished:
+                self.write("data.json", (json.dumps(data) + "\n").encode())
+            return
+        if changes := explain(self.read("data.json"), data):
+            raise ValueError(
+                f"the data changed since {self.folder} began: {'; '.join(changes)}. Its result "
+                "belongs to the data of then; for the new ones give another folder with --out, or "
+                "another name with --name"
             )
 
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended and its model can be loaded."""
         return (self.folder / "result.json").exists()
+
+    @property
+    def told(self) -> str:
+        """When a finished run ended, for whoever loads it."""
+        ended = date.fromtimestamp((self.folder / "result.json").stat().st_mtime)
+        return f"finished run of {ended} loaded: {self.folder}"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file of the folder.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no settings")
+        except ValueError as error:  # of JSON, of Unicode
+            raise ValueError(
+                f"{self.folder / name} is damaged ({error}); put a copy back, or delete "
+                f"{self.folder} and run the same command again"
+            ) from error
+        return content
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep what is needed to go on; the state before it is kept as well.
@@ -125,23 +177,33 @@ class Run:
                 f"{error.strerror}: {name} needs {num_bytes or 0:,} bytes in {self.folder}",
             ) from error
 
-    def load_state(self) -> dict[str, Any] | None:
-        """The last state that can be read, or None at a fresh start.
+    def load_state(
+        self, check: Callable[[dict[str, Any]], object] | None = None
+    ) -> dict[str, Any] | None:
+        """The last state that is sound, or None at a fresh start.
 
-        A state that cannot be read gives way to the one before it, with a warning. Never executes
-        code from the files.
+        Every byte is compared with its checksum (torch.load compares none), and `check` may raise
+        for a content that does not fit. A state that fails gives way to the one before it, with a
+        warning. Never executes code from the files.
 
         Raises:
-            ValueError: there are states, and none can be read.
+            ValueError: there are states, and none is sound.
         """
         broken = []
         for path in (self.folder / name for name in STATES):
             if not path.exists():
                 continue
             try:
+                with zipfile.ZipFile(path) as archive:
+                    if bad := archive.testzip():
+                        raise ValueError(f"{bad} differs from its checksum")
                 state = torch.load(path, map_location="cpu", weights_only=True)
+                if check is not None:
+                    check(state)
             except Exception as error:  # zip, pickle and torch have a dozen between them
-                broken.append(f"{path} ({type(error).__name__})")
+                broken.append(
+                    f"{path} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+                )
                 continue
             if broken:
                 warnings.warn(
@@ -159,7 +221,7 @@ class Run:
 
     def sweep(self) -> None:
         """Delete what killed processes left half written. Only while no other one writes here."""
-        for suffix in ("pt", "csv", "safetensors"):
+        for suffix in ("pt", "csv", "json", "safetensors"):
             for path in self.folder.glob(f".*.{suffix}.*"):
                 path.unlink(missing_ok=True)
 
@@ -172,29 +234,68 @@ class Run:
         writer.writerows(log)
         self.write("log.csv", file.getvalue().encode())
 
-    def finish(self, model: nn.Module, result: dict[str, Any]) -> None:
-        """Write the final weights and the result; the state to resume from is dropped."""
-        weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-        self.write(
-            "model.safetensors", lambda path: write_weights(weights, path), _num_bytes(weights)
-        )
-        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        self.write("result.json", text.encode())
+    def save_weights(self, model: nn.Module, name: str = WEIGHTS) -> str:
+        """Write a model's weights; gives their SHA-256."""
+        weights = {key: x.detach().cpu().contiguous() for key, x in unique_state(model).items()}
+        self.write(name, lambda path: write_weights(weights, path), _num_bytes(weights))
+        return self._sha256(name)
+
+    def finish(self, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
+        """Write final weights and result, which gets the checksums of the rest, and drop the state.
+
+        Gives the result as it is written.
+        """
+        self.save_weights(model)
+        kept = [name for name in ("config.json", WEIGHTS, BEST) if (self.folder / name).exists()]
+        result = {**result, "sha256": {name: self._sha256(name) for name in kept}}
+        self.write("result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         for name in (*STATES, "next.pt"):
             (self.folder / name).unlink(missing_ok=True)
         self.sweep()
+        return result
 
-    def load_model(self, model: nn.Module) -> None:
-        """Fill `model` with the run's final weights."""
-        weights = load_file(self.folder / "model.safetensors")
+    def load_weights(
+        self, model: nn.Module, name: str = WEIGHTS, sha256: str | None = None
+    ) -> None:
+        """Fill `model` with weights of the folder.
+
+        sha256: what their checksum must be, where it is known.
+
+        Raises:
+            ValueError: they are damaged, or another model's.
+        """
+        path = self.folder / name
+        try:
+            if sha256 is not None and self._sha256(name) != sha256:
+                raise ValueError("its bytes differ from their checksum")
+            weights = load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); put a copy back, or delete {self.folder} and train "
+                "again"
+            ) from error
         missing = unique_state(model).keys() ^ weights.keys()
         if missing:
             raise ValueError(f"{self.folder}: weights do not fit this model: {sorted(missing)[:5]}")
         model.load_state_dict(weights, strict=False)
 
     def load_result(self) -> dict[str, Any]:
-        """The result of a finished run."""
-        return json.loads((self.folder / "result.json").read_text())
+        """The result of a finished run, with its configuration as it was."""
+        result = self.read("result.json")
+        wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
+        if wanted is not None and self._sha256("config.json") != wanted:
+            raise ValueError(
+                f"{self.folder / 'config.json'} is not what it was when the run ended; put a copy "
+                "back, or delete the folder and run the same command again"
+            )
+        return result
+
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with (self.folder / name).open("rb") as file:
+            while piece := file.read(DIGESTED):
+                digest.update(piece)
+        return digest.hexdigest()
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:

@@ -25,7 +25,7 @@ from maedfer_lab.data.augment import (
 )
 from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
-from maedfer_lab.training.shares import own_share
+from maedfer_lab.training.loop import own_share
 
 NOTHING = Augment("", (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 

@@ -28,6 +28,7 @@ from maedfer_lab.data.video_reader import VideoReader
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.tables import paper
+from maedfer_lab.runs import Run
 from maedfer_lab.training import evaluation as views_module
 from maedfer_lab.training.evaluate_runs import is_published
 from maedfer_lab.training.evaluation import (
@@ -38,10 +39,10 @@ from maedfer_lab.training.evaluation import (
     read_evaluation,
     save_evaluation,
 )
-from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.labelled import open_labelled
+from maedfer_lab.training.finetune import FinetuneTask, finetune
 from maedfer_lab.training.pretrain import pretrain
 from maedfer_lab.training.starts import PROBES, SHIPPED, compare_starts
+from maedfer_lab.training.stream import labelled_data
 
 SIZE = 32
 
@@ -177,7 +178,7 @@ def test_batches_and_workers_do_not_matter(found, labelled, model, options):
     assert np.array_equal(again.guesses, found.guesses) and again.paths == found.paths
 
 
-def test_faces_are_looked_for_once(labelled, model, monkeypatch):
+def test_faces_are_looked_for_once(labelled, model, monkeypatch, tmp_path):
     """Also over the epochs of a fine-tuning, and the answers stay the same."""
     looked = []
 
@@ -197,10 +198,10 @@ def test_faces_are_looked_for_once(labelled, model, monkeypatch):
     looked.clear()
     config = FinetuneConfig(model=tiny().model, dataset="folder", data=labelled, framing="face",
                             holdout=0.3)  # fmt: skip
-    source = open_labelled(config)
-    told = [source.judge(model, "validation") for _ in range(3)]
-    assert len(looked) == len(set(looked)) == told[0].sum()
-    assert all(np.array_equal(told[0], one) for one in told)
+    task = FinetuneTask(config, model, labelled_data(config), Run(tmp_path))
+    told = [task.judge() for _ in range(3)]
+    assert len(looked) == len(set(looked)) == np.sum(task.last)
+    assert told[0] == told[1] == told[2]
 
 
 TWO = """

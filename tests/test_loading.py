@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -11,9 +10,8 @@ from torch.utils.data import Dataset
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.video import open_video
-from maedfer_lab.training import loading
 from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.loading import read_batches, read_in_threads
+from maedfer_lab.training.stream import read_batches
 
 
 class Squares(Dataset):
@@ -28,16 +26,6 @@ class Squares(Dataset):
         if index == self.dies:
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.tensor(index**2)
-
-
-class OfShards(Squares):
-    """Cannot be sent to a process."""
-
-    reads_shards = True
-
-    def __init__(self):
-        super().__init__()
-        self.lock = threading.Lock()
 
 
 def read(numbers, workers):
@@ -75,13 +63,3 @@ def test_training_goes_on_with_workers_after_videos_were_decoded_here(tmp_path):
     helped = finetune(config, output=tmp_path / "again", workers=2)
     assert helped.result["loss"] == alone.result["loss"]
     assert helped.result["confusion"] == alone.result["confusion"]
-
-
-def test_threads_read_the_batches_that_one_process_reads(monkeypatch):
-    batches = [[3, 1], [4, 4, 2], [0]]
-    alone = list(read_batches(Squares(), batches, 0, str))
-    assert all(map(torch.equal, alone, read_in_threads(Squares(), batches, 3)))
-    monkeypatch.setattr(loading, "SHARDS_IN_THREADS", True)
-    assert all(map(torch.equal, alone, read_batches(OfShards(), batches, 2, str)))
-    with pytest.raises(ValueError, match="number 7 is broken"):
-        list(read_in_threads(Squares(broken=7), [[1], [7]], 2))

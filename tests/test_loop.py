@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from maedfer_lab import runs
 from maedfer_lab.config import OptimConfig, PretrainConfig, tiny
 from maedfer_lab.runs import Run
-from maedfer_lab.training import optim, stepping
+from maedfer_lab.training import loop, optim
 from maedfer_lab.training.loop import Task, own_share, train
 from maedfer_lab.training.pretrain import PretrainTask, pretrain
 
@@ -206,11 +206,11 @@ def test_waiting_for_data_is_told_once(tmp_path, capsys):
     trained = train(Toy(toy_config(steps=40, batch_size=2), wait_s=0.002), Run(tmp_path))
     assert trained.waited > 0.3
     errors = capsys.readouterr().err
-    assert errors.count("data are the brake") == 1 and "workers=2" in errors
+    assert errors.count("Data-bound: ") == 1 and "workers=2" in errors
 
 
 def test_overflow_in_fp16_skips_the_step_and_is_counted(tmp_path, monkeypatch):
-    for module in (stepping, optim):  # as on a GPU without bfloat16
+    for module in (loop, optim):  # as on a GPU without bfloat16
         monkeypatch.setattr(module, "amp_dtype", lambda precision, device: torch.float16)
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, init_scale=2e6, **k))
@@ -348,6 +348,7 @@ def test_a_run_killed_at_four_points_ends_with_the_same_bits(tmp_path):
     assert resumed.log == whole.log
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
+        "data.json",
         "log.csv",
         "model.safetensors",
         "result.json",

@@ -16,8 +16,8 @@ from maedfer_lab.cost.formula import macs
 from maedfer_lab.cost.plan import CARDS as SHEETS
 from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, usual_inputs
 from maedfer_lab.data.prepare import prepare_command
+from maedfer_lab.training.loop import own_share
 from maedfer_lab.training.plan_command import measure_reading, plan_command
-from maedfer_lab.training.shares import own_share
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 CARDS: tuple[CardName, ...] = get_args(CardName)

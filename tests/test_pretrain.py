@@ -17,14 +17,12 @@ from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
-from maedfer_lab.data.video import VideoError
 from maedfer_lab.paper.tables import paper
 from maedfer_lab.runs import Run, config_hash
 from maedfer_lab.training import pretrain as loop
-from maedfer_lab.training.clips import open_source
 from maedfer_lab.training.optim import make_optimiser
 from maedfer_lab.training.pretrain import PretrainTask, load_run, pretrain
-from maedfer_lab.training.streamed import VOXCELEB2_BOX
+from maedfer_lab.training.stream import VOXCELEB2_BOX, held_out_clips, pretraining_data
 
 ENDLESS = replace(
     tiny(), optim=replace(tiny().optim, steps=60), save_every=4, eval_every=30, num_clips=8
@@ -172,19 +170,25 @@ def voxceleb2(tmp_path_factory):
     return root
 
 
+def open_stream(config):
+    """Stream, held-out clips and description of a configuration's data."""
+    data = pretraining_data(config)
+    return data.stream, held_out_clips(config, data)[0], data.description
+
+
 def streamed(data):
     return replace(tiny(), data=data, framing="voxceleb2", held_out=0.3)
 
 
 def test_voxceleb2_is_read_in_its_own_layout_and_framing(voxceleb2, tmp_path):
-    source = open_source(streamed(voxceleb2))
-    assert "4 videos for training, 2 of other identities" in source.description
+    source, held_out, description = open_stream(streamed(voxceleb2))
+    assert "4 videos for training, 2 of other identities" in description
     epochs = [[source.name(i) for i in range(4 * e, 4 * e + 4)] for e in range(3)]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert any(epoch != epochs[0] for epoch in epochs[1:])
     people = {name.split("/")[-3] for name in epochs[0]}
     assert len(people) == 2
-    clip = source.held_out()[0] * 255  # rows 0 to 160 and columns 32 to 192, at 32 pixels
+    clip = held_out[0] * 255  # rows 0 to 160 and columns 32 to 192, at 32 pixels
     assert clip[0, 0].mean(1)[[0, -1]].tolist() == pytest.approx([2, 157], abs=6)
     assert clip[1, 0].mean(0)[[0, -1]].tolist() == pytest.approx([34, 189], abs=6)
     short = replace(streamed(voxceleb2), optim=OptimConfig(2, 2, warmup_steps=0))
@@ -195,36 +199,35 @@ def test_a_list_of_videos_is_read_as_the_reference_writes_it(voxceleb2, tmp_path
     videos = sorted(voxceleb2.rglob("*.mp4"))
     path = tmp_path / "train.csv"
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(f"{v} -1\r\n".encode() for v in videos))
-    listed, found = (open_source(streamed(data)) for data in (path, voxceleb2))
+    listed, found = (open_stream(streamed(data))[0] for data in (path, voxceleb2))
     assert all(torch.equal(listed[i], found[i]) for i in range(3))
     with pytest.raises(FileNotFoundError, match="line 1"):
         path.write_text("lost.mp4 0\n")
-        open_source(streamed(path))
+        open_stream(streamed(path))
 
 
 def test_prepared_shards_of_voxceleb2_are_read(voxceleb2, tmp_path):
     table = read_annotations("voxceleb2", voxceleb2)
     prepare(table, tmp_path, size_px=224, framing="whole", progress=False)
-    shards, videos = (open_source(streamed(data)) for data in (tmp_path, voxceleb2))
-    assert "4 videos for training" in shards.description
-    torch.testing.assert_close(shards.held_out(), videos.held_out(), rtol=0, atol=0.05)
+    shards, videos = (open_stream(streamed(data)) for data in (tmp_path, voxceleb2))
+    assert "4 videos for training" in shards[2]
+    torch.testing.assert_close(shards[1], videos[1], rtol=0, atol=0.05)
 
 
 def test_prepared_faces_are_streamed_whatever_the_framing(voxceleb2, tmp_path):
     table = read_annotations("voxceleb2", voxceleb2)
     prepare(table, tmp_path, size_px=32, framing="face", progress=False)
     config = replace(tiny(), data=tmp_path, held_out=0.3)
-    source, mixed = (open_source(replace(config, synthetic=share)) for share in (0.0, 0.5))
-    assert "decoded when needed" in source.description
-    assert source[0].shape == (config.model.frames, 32, 32, 3)
-    assert "synthetic faces" in mixed.description
-    assert torch.equal(source.held_out(), mixed.held_out()), "the same people, framed alike"
+    plain, mixed = (open_stream(replace(config, synthetic=share)) for share in (0.0, 0.5))
+    assert "decoded when needed" in plain[2] and "synthetic faces" in mixed[2]
+    assert plain[0][0].shape == (config.model.frames, 32, 32, 3)
+    assert torch.equal(plain[1], mixed[1]), "the same people, framed alike"
 
 
 def test_frames_of_another_size_are_refused_by_name(video_folder):
     config = replace(streamed(video_folder), stride=1)
-    with pytest.raises(VideoError, match=r"clip \d.mp4.*64 x 48.*framing='face'"):
-        open_source(config)[0]
+    with pytest.raises(ValueError, match=r"clip \d.mp4.*64 x 48.*framing='face'"):
+        open_stream(config)[0][0]
 
 
 def test_new_settings_leave_the_names_of_old_runs_and_old_files_load(tmp_path):
@@ -280,8 +283,8 @@ def test_unknown_presets_are_told_the_known_ones():
 
 def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_folder):
     config = replace(tiny(), data=video_folder, num_clips=3, tilt=5.0)
-    real, mixed = (open_source(replace(config, synthetic=share)) for share in (0.0, 0.5))
-    faces = open_source(replace(config, data=None))
+    real, mixed = (open_stream(replace(config, synthetic=s))[0] for s in (0.0, 0.5))
+    faces = open_stream(replace(config, data=None))[0]
     same = [bool(torch.equal(mixed[i], real[i])) for i in range(20)]
     assert 4 <= sum(same) <= 16
     assert all(s or torch.equal(mixed[i], faces[i]) for i, s in enumerate(same))

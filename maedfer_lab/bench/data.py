@@ -20,7 +20,7 @@ from maedfer_lab.bench.clips import make_videos
 from maedfer_lab.bench.report import Check, Findings, Row, checked
 from maedfer_lab.bench.settings import Settings
 from maedfer_lab.bench.timing import Work, pick
-from maedfer_lab.config import Augment, finetune_recipe, tiny
+from maedfer_lab.config import Augment, FinetuneConfig, finetune_recipe, tiny
 from maedfer_lab.cost.memory import one_thread
 from maedfer_lab.data.augment import training_indices
 from maedfer_lab.data.clips import clip_indices
@@ -30,8 +30,7 @@ from maedfer_lab.data.video import open_video
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask
-from maedfer_lab.training.labelled import AnnotatedSource, open_labelled
-from maedfer_lab.training.streamed import StreamedSource
+from maedfer_lab.training.stream import ClipStream, RunData, labelled_data, pretraining_data
 
 BATCH = 8
 SHARDS = "shards"
@@ -60,7 +59,7 @@ def check_decoding(settings: Settings, found: Findings) -> None:
         want = np.stack([np.asarray(x) for x in plain_data.read_frames(path, lambda _: indices)])
         apart = np.abs(open_video(path).read(indices).astype(int) - want).max() / 255
         found.checks.append(checked(f"decoded frames, {name}", float(apart)))
-    clip = _labelled(settings, videos.shards, SHARDS).train[0]
+    clip = _labelled(settings, videos.shards, SHARDS).stream.clips[0]
     shown = open_video(clip.path).read(indices)
     pictures = plain_data.read_frames(videos.jpegs / clip.path.name, lambda _: indices)
     small = [x.resize(shown.shape[1:3], plain_data.BILINEAR) for x in pictures]
@@ -97,9 +96,9 @@ def pretraining(settings: Settings, found: Findings) -> None:
     for name, folder in (("MP4", videos.mp4), ("JPEGs", videos.jpegs), (SHARDS, videos.roomy)):
         framing = "face" if name == SHARDS else "voxceleb2"
         config = replace(settings.recipe("lgi"), data=folder, framing=framing)
-        source = StreamedSource(config, folder)
+        source = pretraining_data(config).stream
 
-        def ours(items: list[int], source: StreamedSource = source) -> None:
+        def ours(items: list[int], source: ClipStream = source) -> None:
             default_collate([source[i] for i in items])
 
         title = f"pre-training clip, {name}"
@@ -124,26 +123,26 @@ def finetuning(settings: Settings, found: Findings) -> None:
         reader.read(training_indices(len(reader), *shape[:2], rng))
 
     for name, folder in (("MP4", videos.mp4), ("JPEGs", videos.jpegs), (SHARDS, videos.shards)):
-        source = _labelled(settings, folder, SHARDS if name == SHARDS else "csv")
+        source = _labelled(settings, folder, SHARDS if name == SHARDS else "csv").stream
 
-        def ours(items: list[int], source: AnnotatedSource = source) -> None:
+        def ours(items: list[int], source: ClipStream = source) -> None:
             default_collate([source[i] for i in items])
 
         title = f"fine-tuning clip, {name}"
         works[f"{title} ours"] = _batches(ours, num)
-        works[f"{title} floor"] = _draws(source.train, num, decode)
+        works[f"{title} floor"] = _draws(source.clips, num, decode)
         if name != SHARDS:
-            works[f"{title} plain"] = _stacked(_draws(source.train, num, plain))
+            works[f"{title} plain"] = _stacked(_draws(source.clips, num, plain))
     works |= _on_the_device(settings, _labelled(settings, videos.shards, SHARDS), num)
     _add_rows(settings, found, works, num)
 
 
-def _on_the_device(settings: Settings, source: AnnotatedSource, num: int) -> dict[str, Work]:
+def _on_the_device(settings: Settings, data: RunData, num: int) -> dict[str, Work]:
     """What is left for the device, and the same work plainly: floats, erasing, mixing."""
-    device, classes = settings.device, len(source.classes)
+    device, classes = settings.device, len(data.table.classes)
     asked = build_classifier(tiny().model, classes)  # for its kind, never run
-    task = FinetuneTask(source.config, asked, source, Run(settings.folder))
-    frames, labels = default_collate([source[i] for i in range(num)])
+    task = FinetuneTask(_recipe(settings, SHARDS), asked, data, Run(settings.folder))
+    frames, labels = default_collate([data.stream[i] for i in range(num)])
     batch, network, steps = (frames.to(device), labels.to(device)), NoNetwork(classes), count()
     return {
         "fine-tuning clip, on the device ours": lambda: task.loss(
@@ -159,22 +158,22 @@ def _batch(settings: Settings) -> int:
     return 2 if settings.smoke else BATCH
 
 
-def _labelled(settings: Settings, folder: Path, dataset: str) -> AnnotatedSource:
+def _recipe(settings: Settings, dataset: str) -> FinetuneConfig:
     recipe = finetune_recipe(dataset, 1)
-    config = replace(
+    return replace(
         recipe,
         model=settings.model("lgi"),
         stride=settings.recipe("lgi").stride,
         optim=replace(recipe.optim, batch_size=_batch(settings)),
-        data=folder,
         framing="whole",
         seed=settings.seed,
     )
+
+
+def _labelled(settings: Settings, folder: Path, dataset: str) -> RunData:
     with warnings.catch_warnings():  # nothing is validated here
         warnings.simplefilter("ignore")
-        source = open_labelled(config)
-    assert isinstance(source, AnnotatedSource)
-    return source
+        return labelled_data(replace(_recipe(settings, dataset), data=folder))
 
 
 def _batches(read: Callable[[list[int]], None], num: int) -> Work:

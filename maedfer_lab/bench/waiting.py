@@ -19,7 +19,7 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import write_folder
 from maedfer_lab.config import demo, tiny
 from maedfer_lab.method.models import build_autoencoder, build_classifier
-from maedfer_lab.training.clips import example_clips
+from maedfer_lab.training.stream import example_clips
 
 BEYOND_TORCH = {
     "import maedfer_lab": "import maedfer_lab",

@@ -37,6 +37,7 @@ from maedfer_lab.config.profiles import (
 )
 from maedfer_lab.config.recipe import (
     Framing,
+    OnBroken,
     OptimConfig,
     Precision,
     PretrainConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "InteractKind",
     "LocalKind",
     "ModelConfig",
+    "OnBroken",
     "OptimConfig",
     "PositionKind",
     "Precision",

@@ -12,6 +12,7 @@ from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices
 Precision = Literal["float32", "bf16", "fp16"]
 Optimiser = Literal["adamw", "muon"]
 Framing = Literal["face", "voxceleb2"]
+OnBroken = Literal["skip", "stop"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ class PretrainConfig:
     precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
         GPU that has not; "fp16" is what the reference used.
     eval_every, save_every: steps between looks at the held-out clips, and between checkpoints.
-    log_every: steps whose means make a row of the log.
+    log_every: write one log row per this many steps (their mean).
+    on_broken: "skip" puts another clip in the place of one that cannot be read, and lists it in the
+        result; "stop" ends the run at the first.
     """
 
     name: str = "pretrain"
@@ -120,9 +123,10 @@ class PretrainConfig:
     save_every: int = 1000
     log_every: int = 1
     framing: Framing = "face"
+    on_broken: OnBroken = "skip"
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision, framing=Framing)
+        check_choices(self, precision=Precision, framing=Framing, on_broken=OnBroken)
         ratios = self.mask_ratio
         if not isinstance(ratios, tuple) or not ratios or not all(0 < r < 1 for r in ratios):
             raise ValueError(

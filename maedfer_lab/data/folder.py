@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.utils.data
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from maedfer_lab.data.clips import (
     Box,
+    check_counts,
     clip_indices,
     crop_and_resize,
     mirror,
@@ -44,6 +46,7 @@ __all__ = [
 
 Skipped = list[tuple[Path, str]]
 CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, so that crops keep detail
+CACHE_GB = 2.0
 CHUNK_BYTES = 64 * 2**20  # a long video is decoded in pieces of about this size
 
 
@@ -125,22 +128,117 @@ def _report(skipped: Skipped, total: int, shown: int = 5) -> None:
         warnings.warn(f"skipped {len(skipped)} of {total} videos:{lines}", stacklevel=3)
 
 
+class FramesReader(VideoReader):
+    """Frames in memory as a video, already cut out of a picture."""
+
+    backend, fps, is_framed = "memory", None, True
+
+    def __init__(self, path: Path, frames: np.ndarray) -> None:
+        self.path, self.frames, self._length = path, frames, len(frames)
+        self.height, self.width = frames.shape[1:3]
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        return self.frames[indices]
+
+
+class Squares:
+    """Videos as small sets learn from them: the square around the face, every `stride`-th frame.
+
+    Squares are shrunk (antialiased) to 1.2 times the clip's side. A video is decoded when it is
+    first asked for and kept as uint8 while `cache_gb` reach; of the others the frames of a clip are
+    decoded every time, and are the same. What is kept does not cross to another process.
+    """
+
+    def __init__(self, size_px: int, stride: int, cache_gb: float = CACHE_GB) -> None:
+        self.size_px, self.stride, self.cache_gb = size_px, stride, cache_gb
+        self.kept: dict[Path, np.ndarray] = {}
+        self._boxes: dict[Path, Box] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that the decoded frames take."""
+        return sum(frames.nbytes for frames in self.kept.values())
+
+    def open(self, path: Path) -> VideoReader:
+        """The squares of a video, as a video of its own.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        if path not in self.kept:
+            # From front to back PyAV needs a quarter less time than decord, for the same frames.
+            reader = open_video(path, "images" if path.is_dir() else "pyav")
+            if path not in self._boxes:
+                self._boxes[path] = face_square(reader)
+            squares = _SquaresOf(reader, self._boxes[path], self.size_px, self.stride)
+            needed = len(squares) * 3 * squares.height**2
+            if self.kept_bytes + needed > self.cache_gb * 1e9:
+                return squares
+            self.kept[path] = squares.read(range(len(squares)))
+        return FramesReader(path, self.kept[path])
+
+
+class _SquaresOf(VideoReader):
+    """The squares of one video, decoded when they are asked for."""
+
+    backend, fps, is_framed = "squares", None, True
+
+    def __init__(self, video: VideoReader, box: Box, size_px: int, stride: int) -> None:
+        self.path, self.video, self.box, self.stride = video.path, video, box, stride
+        self._length = len(range(0, len(video), stride))
+        self.height = self.width = min(round(CACHE_MARGIN * size_px), box.height)
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        squares = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        start, wanted = 0, np.array(indices, dtype=np.int64) * self.stride
+        for piece in cropped_pieces(self.video, wanted, self.box, self.height, self.width):
+            squares[start : (start := start + len(piece))] = piece
+        return squares
+
+
+def clips_of(num_video_frames: int, frames: int, stride: int, max_clips: int) -> int:
+    """How many clips of an epoch a video gives: one for every `frames * stride` of its frames."""
+    return min(max(num_video_frames // (frames * stride), 1), max_clips)
+
+
+def vary_clip(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    size_px: int,
+    rng: np.random.Generator,
+    *,
+    min_scale: float | None = 0.66,
+    tilt: float = 0.0,
+    warp: float = 0.0,
+    mirrors: bool = False,
+) -> UInt8[Tensor, "T {size_px} {size_px} 3"]:
+    """Turn and bend a clip (`tilt_clip`), crop it, mirror it half of the time; as a training item.
+
+    min_scale: of the multi-scale crop; None cuts `size_px` at a random place instead.
+    """
+    frames = tilt_clip(frames, tilt, rng, warp)
+    if min_scale is None:
+        top, left = rng.integers(0, frames.shape[1] - size_px + 1, 2)
+        frames = frames[:, top : top + size_px, left : left + size_px]
+    else:
+        frames = multi_scale_crop(frames, size_px, rng, min_scale)
+    return to_bytes(mirror(frames) if mirrors and rng.random() < 0.5 else frames)
+
+
 class VideoFolder(torch.utils.data.Dataset):
     """Pre-training clips from videos: a torch data set whose items are fixed by their numbers.
 
-    Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone, so a resumed run
-    sees the same clips. Each video gives one clip per epoch for every ``frames * stride`` of its
-    frames, at least 1 and at most ``max_clips``. A clip is a random stretch of the video, then one
-    random multi-scale crop inside the ``face_square``, with ``tilt`` and ``warp`` turned and
-    bent (``tilt_clip``), with ``mirror`` flipped half of the time. It stays uint8 until it is on
-    the device.
+    Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone. Each video gives
+    one clip per epoch for every ``frames * stride`` of its frames, at least 1 and at most
+    ``max_clips``. A clip is a random stretch of the video, then one random multi-scale crop inside
+    the ``face_square``, with ``tilt`` and ``warp`` turned and bent (``tilt_clip``), with ``mirror``
+    flipped half of the time. It stays uint8 until it is on the device.
 
-    Videos are decoded once, when the data set is made: every ``stride``-th frame, the square
-    shrunk (antialiased) to 1.2 times the clip's size, as uint8. That is
-    ``3 * (1.2 * size_px) ** 2 * num_frames / stride`` bytes a video: 2 GB hold 12 minutes at 30
-    frames/s for 160 px, 48 minutes for 80 px. Videos beyond ``cache_gb`` (the longest) stay on disk
-    and the frames of a clip are decoded when asked for; the items are the same. Clips therefore
-    start at multiples of ``stride`` (*Official:* at any frame).
+    Videos are decoded once, when the data set is made (`Squares`), the shortest first: 2 GB hold 12
+    minutes at 30 frames/s and stride 1 for 160 px, 48 minutes for 80 px. Clips therefore start at
+    multiples of ``stride`` (*Official:* at any frame).
     """
 
     def __init__(
@@ -155,7 +253,7 @@ class VideoFolder(torch.utils.data.Dataset):
         mirror: bool = False,
         tilt: float = 0.0,
         warp: float = 0.0,
-        cache_gb: float | int = 2.0,
+        cache_gb: float | int = CACHE_GB,
         progress: bool = True,
     ) -> None:
         """Decode ``paths``; ``skipped`` lists those that cannot be used, with the reason.
@@ -165,36 +263,20 @@ class VideoFolder(torch.utils.data.Dataset):
         """
         from tqdm import tqdm
 
-        for name, value in dict(
-            frames=frames, stride=stride, size_px=size_px, max_clips=max_clips
-        ).items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_counts(frames=frames, stride=stride, size_px=size_px, max_clips=max_clips)
         if cache_gb < 0:
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
-        self.min_scale, self.mirror = min_scale, mirror
-        self.tilt, self.warp = tilt, warp
+        self.vary = {"min_scale": min_scale, "mirrors": mirror, "tilt": tilt, "warp": warp}
         self.epoch = 0
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
-        self._cache: dict[Path, np.ndarray] = {}
-        self._boxes: dict[Path, Box] = {}
-        room = cache_gb * 1e9
+        self.squares = Squares(size_px, stride, cache_gb)
         damaged: Skipped = []
-        for path in tqdm(
-            sorted(good, key=lambda path: counts[path]),  # shortest first: most clips per byte
-            desc="decoding videos",
-            unit="video",
-            disable=not progress,
-        ):
-            # From front to back PyAV needs a quarter less time than decord, for the same frames.
-            reader = open_video(path, "images" if path.is_dir() else "pyav")
+        shortest_first = sorted(good, key=lambda path: counts[path])
+        for path in tqdm(shortest_first, "decoding videos", unit="video", disable=not progress):
             try:
-                room -= len(range(0, len(reader), stride)) * 3 * self._side_px(reader) ** 2
-                if room < 0:
-                    break
-                self._cache[path] = self._squares(reader, np.arange(0, len(reader), stride))
+                self.squares.open(path)
             except VideoError as error:
                 damaged.append((path, error.reason))
         if damaged:
@@ -202,14 +284,13 @@ class VideoFolder(torch.utils.data.Dataset):
             self.skipped += damaged
         broken = {path for path, _ in damaged}
         self.paths = [path for path in good if path not in broken]
-        self._counts = [counts[path] for path in self.paths]
-        clips = [min(max(n // (frames * stride), 1), max_clips) for n in self._counts]
+        clips = [clips_of(counts[path], frames, stride, max_clips) for path in self.paths]
         self._video_of = np.repeat(np.arange(len(self.paths)), clips)
 
     @property
     def cached_bytes(self) -> int:
         """Memory that the decoded frames take."""
-        return sum(frames.nbytes for frames in self._cache.values())
+        return self.squares.kept_bytes
 
     def __len__(self) -> int:
         """Count the clips of one epoch."""
@@ -236,36 +317,10 @@ class VideoFolder(torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index={index} must lie in [0, {len(self)}), the clips of an epoch")
         rng = np.random.default_rng([self.seed, epoch, index])
-        video = self._video_of[index]
-        path, num_kept = self.paths[video], len(range(0, self._counts[video], self.stride))
+        squares = self.squares.open(self.path_of(index))
         # Every stride-th frame is a video of its own, in which a clip's frames are neighbours.
-        kept = clip_indices(num_kept, self.frames, stride=1, rng=rng)
-        if path in self._cache:
-            squares = self._cache[path][kept]
-        else:
-            squares = self._squares(open_video(path), kept * self.stride)
-        squares = tilt_clip(squares, self.tilt, rng, self.warp)
-        clip = multi_scale_crop(squares, self.size_px, rng, self.min_scale)
-        mirrored = self.mirror and rng.random() < 0.5
-        return to_bytes(mirror(clip) if mirrored else clip)
-
-    def _box(self, reader: VideoReader) -> Box:
-        if reader.path not in self._boxes:
-            self._boxes[reader.path] = face_square(reader)
-        return self._boxes[reader.path]
-
-    def _side_px(self, reader: VideoReader) -> int:
-        return min(round(CACHE_MARGIN * self.size_px), self._box(reader).height)
-
-    def _squares(
-        self, reader: VideoReader, indices: np.ndarray
-    ) -> UInt8[np.ndarray, "T side side 3"]:
-        box, side = self._box(reader), self._side_px(reader)
-        squares = np.empty((len(indices), side, side, 3), np.uint8)
-        start = 0
-        for piece in cropped_pieces(reader, indices, box, side, side):
-            squares[start : (start := start + len(piece))] = piece
-        return squares
+        chosen = squares.read(clip_indices(len(squares), self.frames, stride=1, rng=rng))
+        return vary_clip(chosen, self.size_px, rng, **self.vary)
 
 
 def cropped_pieces(

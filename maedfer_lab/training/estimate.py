@@ -30,10 +30,8 @@ from maedfer_lab.config import (
 )
 from maedfer_lab.cost.memory import METHODS, peak_bytes
 from maedfer_lab.training.estimate_tasks import RandomFinetuning, RandomPretraining
+from maedfer_lab.training.loop import Stepper, Task, own_share
 from maedfer_lab.training.optim import amp_dtype, device_name, mixed_precision
-from maedfer_lab.training.shares import own_share
-from maedfer_lab.training.stepping import Stepper
-from maedfer_lab.training.task import Task
 
 WARM_UP = 1  # steps before the first that counts
 STATES = 3  # checkpoints on the disk at most: the last, the one before, and one being written

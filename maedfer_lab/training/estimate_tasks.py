@@ -12,9 +12,9 @@ from torch.nn import functional
 from maedfer_lab.config import FinetuneConfig, PretrainConfig
 from maedfer_lab.data.clips import to_floats
 from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.training.loop import Task
 from maedfer_lab.training.optim import make_optimiser
 from maedfer_lab.training.pretrain import PretrainTask
-from maedfer_lab.training.task import Task
 
 CLASSES = 7  # of a classifier that is estimated; a few more change nothing
 

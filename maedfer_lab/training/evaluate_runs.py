@@ -30,7 +30,7 @@ from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations
 from maedfer_lab.files import provenance
 from maedfer_lab.method.models import Classifier
-from maedfer_lab.training.devices import open_accelerator
+from maedfer_lab.runs import BEST
 from maedfer_lab.training.evaluation import (
     POOLED,
     Evaluation,
@@ -39,8 +39,7 @@ from maedfer_lab.training.evaluation import (
     read_evaluation,
     save_evaluation,
 )
-from maedfer_lab.training.finetune import BEST
-from maedfer_lab.training.optim import device_name
+from maedfer_lab.training.optim import device_name, open_accelerator
 
 METHOD = "MAE-DFER"  # what `maedfer claims` looks for
 OWN = "own recipe"

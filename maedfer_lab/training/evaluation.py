@@ -44,8 +44,8 @@ from maedfer_lab.fast import speed_up
 from maedfer_lab.files import write_aside
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import SCORES, Intervals, bootstrap, confusion_matrix, recalls, scores
-from maedfer_lab.training.loading import read_batches
 from maedfer_lab.training.optim import mixed_precision
+from maedfer_lab.training.stream import read_batches
 
 SHOWN = 5  # broken clips in a message
 DIGITS = 6  # of a probability, in memory as in the file

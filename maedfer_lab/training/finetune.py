@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
-from maedfer_lab.config import FinetuneConfig, ModelConfig, finetune_config
+from maedfer_lab.config import (
+    FinetuneConfig,
+    ModelConfig,
+    finetune_config,
+    finetune_demo,
+    finetune_recipe,
+)
+from maedfer_lab.config.finetuning import Framing, Mode, framing_of
 from maedfer_lab.data.augment import finish_clips, mix_batch
-from maedfer_lab.data.clips import to_floats
+from maedfer_lab.data.clips import Box, to_floats
+from maedfer_lab.data.table import Clip
 from maedfer_lab.fast import speed_up
-from maedfer_lab.files import provenance
 from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war
-from maedfer_lab.runs import LogRow, Run, unique_state
-from maedfer_lab.training.labelled import ERASE, MIX, LabelledSource, open_labelled
-from maedfer_lab.training.loop import Task, train
-from maedfer_lab.training.optim import device_name, finetune_optimiser
-from maedfer_lab.training.pretrain import pretrain
+from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run
+from maedfer_lab.training.evaluation import evaluate
+from maedfer_lab.training.loop import Task, groups, train
+from maedfer_lab.training.optim import finetune_optimiser
+from maedfer_lab.training.pretrain import (
+    absolute,
+    is_gone,
+    pretrain,
+    run_provenance,
+    set_fields,
+)
+from maedfer_lab.training.stream import (
+    ERASE,
+    MIX,
+    ClipStream,
+    FinetuneClip,
+    RunData,
+    check_data,
+    labelled_data,
+    labelled_table,
+)
 
-BEST = "best.safetensors"  # weights of the best epoch, where that is not the last
 Epoch = Literal["last", "best"]
+SYNTHETIC = "synthetic"
+RECIPES = {"base": finetune_recipe, "demo": finetune_demo}
 
 
 @dataclass(frozen=True)
@@ -42,17 +64,19 @@ class FinetunedRun:
     last epoch on the test clips, one middle view of each; the same of the best epoch under
     "best"; "validation", the scores by which the best was chosen; the training loss of each row
     of the log; seconds; and what pre-training gave.
+    told: what is to be said of a run that was loaded, not trained just now.
     """
 
     config: FinetuneConfig
     folder: Path
     model: Classifier
     result: dict[str, Any]
+    told: str = ""
 
     def __str__(self) -> str:
         result, best = self.result, self.result["best"]
         clips = sum(map(sum, result["confusion"]))
-        lines = [
+        lines = [self.told] * bool(self.told) + [
             f"{result['steps']} steps in {result['seconds']:.0f} s on {result['data']}; "
             f"{self.folder}",
             f"UAR {result['uar']:.1%}, WAR {result['war']:.1%} on {clips} test clips, one view of "
@@ -75,7 +99,7 @@ def finetune(
     *,
     output: Path | None = None,
     profile: str = "none",
-    stream: LabelledSource | None = None,
+    data: RunData | None = None,
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
@@ -87,18 +111,23 @@ def finetune(
     `config.init` is loaded or trained first. On several devices: `accelerate launch`.
 
     profile: named in the provenance. workers: processes that read clips.
-    stream: the clips of `config`, where they have been opened already.
+    data: the clips of `config`, where they have been opened already.
     on_log: called with the log so far, for a live curve.
     compile: run the model through `torch.compile` (`loop.train`).
 
-    Raises ValueError where a clip cannot be read; the message names it.
+    Raises:
+        ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
     """
     run = Run.of(config, output)
+    if run.is_finished and data is None and is_gone(config.data):
+        return load_finetuned(run.folder)
+    table = labelled_table(config) if data is None else data.table
+    check_data(run, table)
     if run.is_finished:
         return load_finetuned(run.folder)
-    stream = stream or open_labelled(config, workers)
-    model, pretraining = starting_model(config, len(stream.classes), output, profile)
-    task = FinetuneTask(config, model, stream, run, workers)
+    data = data or labelled_data(config, workers, table)
+    model, pretraining = starting_model(config, len(table.classes), output, profile)
+    task = FinetuneTask(config, model, data, run, workers)
     trained = train(
         task, run, workers=workers, on_log=on_log, tensorboard=tensorboard, compile=compile
     )
@@ -109,30 +138,23 @@ def finetune(
     result = {
         **last,
         "best": {"step": task.best["step"], **best},
-        "classes": list(stream.classes),
-        "validated_on": "test clips" if stream.validates_on_test else "held-out training clips",
+        "classes": list(table.classes),
+        "validated_on": "test clips" if data.validates_on_test else "held-out training clips",
         "validation": [row for row in trained.log if "validation_uar" in row],
         "steps": config.optim.last_step,
         "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "data": stream.description,
-        "skipped": [list(pair) for pair in stream.skipped],
+        "data": data.description,
+        "skipped": [list(pair) for pair in data.skipped],
         "pretraining": pretraining,
-        "provenance": provenance(
-            profile=profile,
-            seed=config.seed,
-            device=device_name(next(model.parameters()).device),
-            processes=state.num_processes,
-            waited=round(trained.waited, 3),
-            compiled=compile,
-            data="synthetic faces" if config.data is None else config.data.name,
-            seconds=trained.seconds,
+        "provenance": run_provenance(
+            config, profile, next(model.parameters()).device, trained, compile
         ),
         "loss": [row["loss"] for row in trained.log],
     }
     if state.is_main_process:
         run.save_log(trained.log)
-        run.finish(model, result)
+        result = run.finish(model, result)
     state.wait_for_everyone()
     return FinetunedRun(config, run.folder, model.cpu().eval(), result)
 
@@ -145,13 +167,11 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
             f"{folder} holds no finished run (no result.json); give a folder that "
             "`maedfer finetune` has written, such as runs/finetune-dfew-..."
         )
-    config = finetune_config(json.loads((run.folder / "config.json").read_text()))
-    result = run.load_result()
+    result, config = run.load_result(), finetune_config(run.read("config.json"))
     model = build_classifier(config.model, len(result["classes"]))
-    run.load_model(model)
-    if epoch == "best" and (run.folder / BEST).exists():
-        model.load_state_dict(load_file(run.folder / BEST), strict=False)
-    return FinetunedRun(config, run.folder, speed_up(model).eval(), result)
+    name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
+    run.load_weights(model, name, result.get("sha256", {}).get(name))
+    return FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
 
 
 def starting_model(
@@ -204,24 +224,20 @@ class FinetuneTask(Task):
 
     config: FinetuneConfig
     model: Classifier
-    stream: LabelledSource
+    stream: ClipStream
 
     def __init__(
-        self,
-        config: FinetuneConfig,
-        model: Classifier,
-        stream: LabelledSource,
-        run: Run,
-        workers: int = 0,
+        self, config: FinetuneConfig, model: Classifier, data: RunData, run: Run, workers: int = 0
     ) -> None:
-        self.config, self.model, self.stream = config, model, stream
-        self.run, self.workers = run, workers
-        self.log_every = config.log_every
+        self.config, self.model, self.data, self.stream = config, model, data, data.stream
+        self.run, self.workers = run, 0 if data.stream.is_drawn else workers
+        self.log_every, self.mix_group = config.log_every, config.mix_group
         # The last block's path to the other tokens ends before the representative ones (B7).
         self.idle_parameters = model.tokens == "rep" and config.mode != "linear"
         self.step = 0
         self.last: list[list[int]] = []
         self.best: dict[str, Any] = {"step": 0, "war": -1.0, "confusion": []}
+        self._boxes: dict[Clip, Box] = {}  # of clips that are not trained on
 
     def optimiser(self) -> torch.optim.Optimizer:
         """AdamW with layer decay."""
@@ -235,50 +251,69 @@ class FinetuneTask(Task):
             self.model.encoder.eval()  # no drop path in a frozen encoder
         self.step = step + 1
         frames, labels = batch
-        config, targets = self.config, labels
-        if (augment := config.augment) is None:
-            clips = to_floats(frames)
-        else:
-            first = step * config.optim.batch_size
-            keys = [(config.seed, ERASE, first + place) for place in places]
-            clips = finish_clips(frames, augment, keys)
-            key = (config.seed, MIX, step)
-            clips, targets = mix_batch(clips, labels, len(self.stream.classes), augment, *key)
-        return {"loss": functional.cross_entropy(network(clips).float(), targets)}
+        config, augment = self.config, self.config.augment
+        if augment is None:
+            return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
+        first = step * config.optim.batch_size
+        clips = finish_clips(
+            frames, augment, [(config.seed, ERASE, first + place) for place in places]
+        )
+        targets, at = [], 0
+        for own in groups(places, config.mix_group):  # mixed in place
+            part = slice(at, at := at + len(own))
+            key = config.seed, MIX, step
+            key += () if config.mix_group is None else (own[0] // config.mix_group,)
+            classes = len(self.data.table.classes)
+            targets.append(mix_batch(clips[part], labels[part], classes, augment, *key)[1])
+        return {"loss": functional.cross_entropy(network(clips).float(), torch.cat(targets))}
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """The videos of these items."""
-        return [self.stream.name(self.stream.choice(index)) for index in indices]
+        return [self.stream.name(index) for index in indices]
 
     def judge(self) -> dict[str, float]:
         """Scores on the validation clips; better weights than before are kept in the folder."""
-        confusion = self.stream.judge(self.model, "validation", self.workers)
+        confusion = self._confusion(self.model, self.data.validation)
         self.last = confusion.tolist()
         if war(confusion) > self.best["war"]:
             self.best = {"step": self.step, "war": war(confusion), "confusion": self.last}
             if PartialState().is_main_process:
-                state = unique_state(self.model).items()
-                weights = {name: x.detach().cpu().contiguous() for name, x in state}
-                self.run.write(BEST, save(weights))
+                self.best["sha256"] = self.run.save_weights(self.model, BEST)
         return {"validation_uar": uar(confusion), "validation_war": war(confusion)}
 
     def test_scores(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """UAR, WAR and confusion on the test clips: of the last epoch and of the best one."""
         is_last = self.best["step"] == self.config.optim.last_step
-        if self.stream.validates_on_test:
+        if self.data.validates_on_test:
             last, best = self.last, self.best["confusion"]
         else:
             last = best = self._test(self.model)
             if not is_last:
                 kept = copy.deepcopy(self.model)
-                kept.load_state_dict(load_file(self.run.folder / BEST), strict=False)
+                self.run.load_weights(kept, BEST, self.best.get("sha256"))
                 best = self._test(kept)
         if is_last and PartialState().is_main_process:
             (self.run.folder / BEST).unlink(missing_ok=True)
         return _scores(last), _scores(best)
 
     def _test(self, model: Classifier) -> list[list[int]]:
-        return self.stream.judge(model, "test", self.workers).tolist()
+        return self._confusion(model, self.data.test).tolist()
+
+    def _confusion(self, model: Classifier, clips: Sequence[Clip]) -> np.ndarray:
+        """Rows are true classes: one middle view of each clip, of which every process does some."""
+        window = cast(FinetuneClip, self.stream.transform)
+        return evaluate(
+            model,
+            self.data.table,
+            clips,
+            stride=window.stride,
+            segments=1,
+            crops=1,
+            framing=window.framing,
+            boxes=self._boxes,
+            workers=self.workers,
+            precision=self.config.precision,
+        ).confusion
 
     def state_dict(self) -> dict[str, Any]:
         """Last and best look at the validation clips."""
@@ -293,3 +328,110 @@ def _scores(matrix: list[list[int]]) -> dict[str, Any]:
     """UAR, WAR and the confusion matrix itself."""
     confusion = np.array(matrix)
     return {"uar": uar(confusion), "war": war(confusion), "confusion": matrix}
+
+
+def finetune_command(
+    dataset: str,
+    /,
+    *,
+    root: Path | None = None,
+    lists: Path | None = None,
+    fold: int = 1,
+    checkpoint: Path | None = None,
+    mode: Mode = "finetune",
+    preset: Literal["base", "demo"] = "demo",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    holdout: float | None = None,
+    framing: Framing | None = None,
+    skip_broken: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    tensorboard: bool = False,
+    compile: bool = False,
+    out: Path | None = None,
+    fields: Sequence[str] = (),
+) -> FinetunedRun:
+    """Fine-tune a classifier on labelled clips; finished runs load, partial ones go on.
+
+    Every field of the preset can be set too, such as `--optim.lr 1e-3 --augment.erase 0`;
+    `--fields` lists them.
+
+    dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface; folder (a folder per class), csv,
+        shards (of maedfer prepare), or synthetic (faces that need no data).
+    root: folder of the clips or shards.
+    lists: folder of the split lists, if they do not lie below root.
+    fold: the fold that is the test set.
+    checkpoint: what to start from: an official file, a folder of weights, or a run of maedfer
+        pretrain; its model is taken. Without it the start is random.
+    mode: finetune; scratch (a random start); linear (fc_norm and head on a frozen encoder).
+    preset: base is the published recipe, demo takes minutes on a CPU.
+    epochs: in place of the preset's own.
+    batch_size: of all processes together, in place of the preset's own.
+    accumulate: parts in which a process takes its share of a batch, for less memory.
+    holdout: share of the training clips that validates the epochs; without it the test fold does.
+    framing: whole stretches the picture to a square, face cuts around the face. By default face
+        for folder and csv, whole for the rest.
+    skip_broken: look at every clip before the start and leave out those that cannot be read.
+    seed: of weights and clips.
+    workers: processes that read clips.
+    tensorboard: write the log also for TensorBoard.
+    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
+    out: folder under which runs/ is written.
+    """
+    if dataset == SYNTHETIC and root is not None:
+        raise ValueError(f"dataset={SYNTHETIC!r} draws its clips; leave root={str(root)!r} out")
+    if dataset != SYNTHETIC and root is None:
+        raise ValueError(f"root is missing; name the folder of {dataset}, or try {SYNTHETIC!r}")
+    kind = dataset
+    if dataset == "shards" and root is not None:
+        from maedfer_lab.data.shards import open_shards
+
+        kind = open_shards(root).dataset
+    changes: dict[str, Any] = {
+        "dataset": dataset,
+        "data": absolute(root),
+        "lists": absolute(lists),
+        "fold": fold,
+        "checkpoint": absolute(checkpoint),
+        "mode": mode,
+        "holdout": holdout,
+        "framing": framing or framing_of(dataset),
+        "skip_broken": skip_broken,
+        "seed": seed,
+    }
+
+    def planned(num_clips: int) -> FinetuneConfig:
+        batch = batch_size
+        for _ in range(2):  # steps of an epoch follow from the batch, which fields may set
+            plan = RECIPES[preset](kind, num_clips, epochs=epochs, batch_size=batch)
+            plan = replace(plan, optim=replace(plan.optim, accumulate=accumulate), **changes)
+            plan = set_fields(plan, fields, "maedfer finetune")
+            batch = plan.optim.batch_size
+        return plan
+
+    if checkpoint is not None:
+        changes["model"] = _model_of(planned(1))
+    data = labelled_data(planned(1), workers)
+    config = planned(len(data.stream))
+    return finetune(
+        config,
+        output=out,
+        profile=f"preset {preset}",
+        data=data,
+        workers=workers,
+        tensorboard=tensorboard,
+        compile=compile,
+    )
+
+
+def _model_of(config: FinetuneConfig) -> ModelConfig:
+    """The model of the checkpoint, with the recipe's drop path."""
+    loaded = load_checkpoint(
+        cast(Path, config.checkpoint),
+        as_="classifier",
+        num_classes=1,
+        drop_path=config.model.drop_path,
+    )
+    return loaded.model.config

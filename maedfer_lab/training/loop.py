@@ -1,4 +1,4 @@
-"""The training loop of pre-training and fine-tuning: devices, resume, log, stop.
+"""The training loop of pre-training and fine-tuning: steps, resume, log, stop.
 
 Accelerate finds the device and joins the processes; precision is the configuration's, through
 torch's own autocast and gradient scaler, so that runs of one notebook may differ in it.
@@ -11,23 +11,96 @@ step alone; weights, optimiser, scaler, log and the task's own state are in the 
 from __future__ import annotations
 
 import math
+import signal
+import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
+from maedfer_lab.config import FinetuneConfig, OptimConfig, PretrainConfig
+from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
-from maedfer_lab.training.loading import read_batches
-from maedfer_lab.training.progress import Progress, delayed_interrupt
-from maedfer_lab.training.shares import own_share
-from maedfer_lab.training.stepping import Stepper
-from maedfer_lab.training.task import Task
-
-__all__ = ["Task", "TrainedLog", "own_share", "train"]
+from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
+from maedfer_lab.training.stream import read_batches
 
 READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
+DATA_BOUND = 0.3  # share of waiting for clips that is worth a word
+JUDGED_AFTER = 20  # steps, before that is said
+
+
+class Task(ABC):
+    """What the loop asks of a training.
+
+    config: its name, recipe, seed, precision, and how often it is judged (eval_every; None: after
+        the last step alone) and saved.
+    model: the module that is trained; its state dict goes into the checkpoints.
+    stream: item i is clip i of an endless stream, always the same for the same i (a clip, or a
+        tuple of tensors). Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
+    log_every: steps whose means make a row of the log; a row ends where the model is judged.
+    mix_group: clips of a batch in which pairs are mixed; None is the whole batch.
+    idle_parameters: whether some parameters get no gradient in some steps, although they
+        require one; many processes then need a slower way of joining gradients.
+    """
+
+    config: PretrainConfig | FinetuneConfig
+    model: nn.Module
+    stream: Dataset
+    log_every: int = 1
+    mix_group: int | None = None
+    idle_parameters: bool = False
+
+    @abstractmethod
+    def optimiser(self) -> torch.optim.Optimizer:
+        """A new optimiser. Each step sets the rate of a group: the schedule's x its `lr_scale`."""
+
+    @abstractmethod
+    def loss(
+        self, network: nn.Module, batch: Any, step: int, places: Sequence[int]
+    ) -> Mapping[str, Tensor]:
+        """Mean losses over a part of a batch: "loss" is followed, the others are logged with it.
+
+        network: `model`, wrapped where there are many processes; call this one.
+        batch: the clips at `places` of the batch of step `step` (from 0), on the device.
+        places: in [0, batch_size), from `own_share`. What is random must depend on (seed, step,
+            place), or use torch's own random numbers, which the loop seeds for every part.
+        """
+
+    @abstractmethod
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """The names of these items of the stream, for messages."""
+
+    @abstractmethod
+    def judge(self) -> dict[str, float]:
+        """Measure `model`; merged into the log's row. Called by all processes, every eval_every."""
+
+    def replaced(self, clips: Sequence[tuple[str, str]]) -> None:  # noqa: B027
+        """Hear of clips that the stream could not read and replaced: names and reasons."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What else a resumed run must know, as plain values and tensors (say, the best score).
+
+        Called by all processes.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__} keeps {sorted(state)}: load them too")
 
 
 @dataclass(frozen=True)
@@ -36,7 +109,7 @@ class TrainedLog:
 
     log: rows of step, lr, losses, and where judged its measures. seconds: over all its parts.
     skipped: steps whose gradients overflowed in fp16 and changed nothing.
-    waited: share of the time in [0, 1] in which this process waited for data.
+    waited: share of the time in [0, 1] in which this process waited for clips.
     """
 
     log: list[LogRow]
@@ -90,7 +163,7 @@ def _train(
     start, log, unlogged, seconds = 0, [], [], 0.0
     if is_main:
         run.sweep()
-    if (state := run.load_state()) is not None:
+    if (state := run.load_state(stepper.check)) is not None:
         stepper.load_state_dict(state)
         start, log, unlogged = state["step"], state["log"], state["unlogged"]
         seconds = state["seconds"]
@@ -101,6 +174,7 @@ def _train(
         workers,
         lambda index: task.names([index])[0],
         pin_memory=stepper.device.type == "cuda",
+        replaced=task.replaced,
     )
     shown = stepper.accelerator.is_local_main_process
     pending: list[LogRow] = []
@@ -134,10 +208,11 @@ def _train(
                 written = _write_scalars(writer, log, written)
             if on_log is not None and is_main and look and log:
                 on_log(log)
-            if (keep or stop) and is_main:
+            kept = False
+            if keep or stop:
                 state = {**stepper.state_dict(), "step": done, "log": log, "unlogged": unlogged,
                          "seconds": progress.seconds}  # fmt: skip
-                kept = _keep(run, state)
+                kept = is_main and _keep(run, state)
             if stop:
                 if is_main:
                     progress.write(_stopped(done, optim.last_step, run, kept))
@@ -207,3 +282,286 @@ def _write_scalars(writer: Any, log: list[LogRow], written: int) -> int:
             if name != "step":
                 writer.add_scalar(name, value, row["step"])
     return len(log)
+
+
+# --- one step: devices, processes, precision, parts of a batch --------------------------------
+
+
+class Stepper:
+    """One step of the optimisation at a time, on this process's share of the batch."""
+
+    def __init__(self, task: Task, compile: bool = False) -> None:
+        self.task = task
+        keep_freed_memory()
+        self.accelerator = open_accelerator(task.idle_parameters)
+        self.device = self.accelerator.device
+        self.optimiser = task.optimiser()
+        network = self.accelerator.prepare_model(speed_up(task.model))
+        # Compiled, there is one graph for each share of hidden tokens, of fixed sizes.
+        self.network: Any = torch.compile(network, dynamic=False) if compile else network
+        half = amp_dtype(task.config.precision, self.device) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.skipped = 0
+
+    def parts(self, start: int) -> Parts:
+        """Which items this process reads from step `start` on."""
+        processes, index = self.accelerator.num_processes, self.accelerator.process_index
+        return Parts(self.task.config.optim, processes, index, start, self.task.mix_group)
+
+    def step(self, step: int, batches: Iterator[Any], shares: Sequence[Sequence[int]]) -> LogRow:
+        """Take one batch in parts, follow the gradient of its mean loss; losses stay tensors."""
+        task, optim = self.task, self.task.config.optim
+        rate = learning_rate(step, optim)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        task.model.train()
+        means: dict[str, Any] = {}
+        for part, places in enumerate(shares):
+            batch = next(batches)
+            batch = tuple(batch) if isinstance(batch, list) else batch  # as the items, not as torch
+            batch = send_to_device(batch, self.device, non_blocking=True)
+            number = self.accelerator.process_index * len(shares) + part
+            torch.manual_seed(_seed(task.config.seed, step, number))
+            is_last = part == len(shares) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.network):
+                with mixed_precision(task.config.precision, self.device):
+                    losses = task.loss(self.network, batch, step, places)
+                self.accelerator.backward(self.scaler.scale(losses["loss"] / len(shares)))
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss.detach().float() / len(shares)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
+        self.optimiser.zero_grad()
+        return {"step": step + 1, "lr": rate, **means}
+
+    def read(self, rows: list[LogRow]) -> list[LogRow]:
+        """The rows with their losses as numbers, averaged over the processes."""
+        names = [name for name in (rows[0] if rows else {}) if name not in ("step", "lr")]
+        if not names:
+            return []
+        values = torch.stack([torch.stack([row[name] for name in names]) for row in rows])  # type: ignore
+        means = self.accelerator.reduce(values, "mean").tolist()  # type: ignore
+        return [
+            {"step": row["step"], "lr": row["lr"], **dict(zip(names, mean, strict=True))}
+            for row, mean in zip(rows, means, strict=True)
+        ]
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process raised its flag."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        return bool(self.accelerator.reduce(flags, "sum") > 0)  # type: ignore
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, scaler, and the task's own."""
+        parts = {"model": self.task.model, "optimiser": self.optimiser, "scaler": self.scaler,
+                 "task": self.task}  # fmt: skip
+        return {**{k: part.state_dict() for k, part in parts.items()}, "skipped": self.skipped}
+
+    def check(self, state: dict[str, Any]) -> None:
+        """Raise ValueError unless a state's keys, shapes and step are those of this training."""
+        wanted = {"model", "optimiser", "scaler", "task", "skipped", "step", "log", "unlogged",
+                  "seconds"}  # fmt: skip
+        if missing := wanted - state.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        steps = self.task.config.optim.last_step
+        if not isinstance(state["step"], int) or not 0 < state["step"] <= steps:
+            raise ValueError(f"step={state['step']} must lie in [1, {steps}], the steps of the run")
+        own, kept = ({name: x.shape for name, x in states.items()}
+                     for states in (self.task.model.state_dict(), state["model"]))  # fmt: skip
+        if wrong := [name for name in own | kept if own.get(name) != kept.get(name)]:
+            raise ValueError(f"{wrong[0]} does not fit the model")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.task.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.task.load_state_dict(state["task"])
+        self.skipped = state["skipped"]
+
+
+def _seed(seed: int, step: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0])
+
+
+def own_share(
+    batch_size: int, num_processes: int, process_index: int, group: int | None = None
+) -> list[int]:
+    """The places of a batch that one of several processes works on, in ascending order.
+
+    Mixup and CutMix pair a clip with its mirror image in its group: `group` places in a row (the
+    last group may be smaller), or the whole batch. A share holds whole pairs, so that the same
+    clips are mixed whatever the number of processes. If the share is odd, pairs cannot stay
+    together, and shares are plain blocks.
+
+    Raises:
+        ValueError: batch_size is not a multiple of num_processes, or process_index is none of them.
+    """
+    if num_processes < 1 or batch_size % num_processes:
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of its {num_processes} parts (processes "
+            f"x accumulate); use {math.ceil(batch_size / max(num_processes, 1)) * num_processes}"
+        )
+    if not 0 <= process_index < num_processes:
+        raise ValueError(f"process_index={process_index} must lie in [0, {num_processes})")
+    share = batch_size // num_processes
+    if share % 2:
+        return list(range(process_index * share, (process_index + 1) * share))
+    pairs = [pair for part in groups(range(batch_size), group) for pair in _pairs(part)]
+    own = pairs[process_index * share // 2 : (process_index + 1) * share // 2]
+    return sorted(place for pair in own for place in pair)
+
+
+def groups(places: Sequence[int], group: int | None) -> list[list[int]]:
+    """Cut ascending places of a batch into those of each group."""
+    if group is None:
+        return [list(places)]
+    found: dict[int, list[int]] = {}
+    for place in places:
+        found.setdefault(place // group, []).append(place)
+    return list(found.values())
+
+
+def _pairs(places: Sequence[int]) -> list[tuple[int, int]]:
+    return [(places[i], places[-1 - i]) for i in range(len(places) // 2)]
+
+
+class Parts:
+    """The stream's items for one process: a list for each part of each step, from `start` on."""
+
+    def __init__(
+        self, optim: OptimConfig, processes: int, index: int, start: int, group: int | None = None
+    ) -> None:
+        numbers = range(index * optim.accumulate, (index + 1) * optim.accumulate)
+        total = processes * optim.accumulate
+        self.shares = [own_share(optim.batch_size, total, number, group) for number in numbers]
+        self.optim, self.start = optim, start
+
+    def __len__(self) -> int:
+        """Count the parts that are left."""
+        return (self.optim.last_step - self.start) * len(self.shares)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Items, part by part."""
+        for step in range(self.start, self.optim.last_step):
+            for share in self.shares:
+                yield [step * self.optim.batch_size + place for place in share]
+
+
+# --- what a training shows while it runs, and how it is stopped --------------------------------
+
+
+class Progress:
+    """A bar with loss, rate, clips/s, the share of time spent waiting for clips, and time left.
+
+    seconds: time of training so far, with that of the parts before a resume.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: int,
+        optim: OptimConfig,
+        seconds: float,
+        workers: int,
+        shown: bool,
+        is_drawn: bool = False,
+    ) -> None:
+        self.bar = tqdm(total=optim.last_step, initial=start, desc=name, unit="step",
+                        disable=not shown)  # fmt: skip
+        self.batch_size, self.workers = optim.batch_size, workers
+        self.began = time.monotonic() - seconds
+        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+        self._told = is_drawn  # of clips that are drawn once and kept, the wait soon ends by itself
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far."""
+        return time.monotonic() - self.began
+
+    @property
+    def waited(self) -> float:
+        """Share of the time, in [0, 1], in which the step stood still for want of clips."""
+        return self._waited / max(time.monotonic() - self._since, 1e-9)
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, with the wait for each measured."""
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - before
+            yield batch
+
+    def update(self) -> None:
+        """Count a step. The first is left out of the rates: there files open and caches fill."""
+        self.bar.update()
+        self._steps += 1
+        if self._steps == 1:
+            self._waited, self._since = 0.0, time.monotonic()
+        if self._steps > JUDGED_AFTER and self.waited > DATA_BOUND and not self._told:
+            self._told = True
+            self.write(
+                f"Data-bound: {100 * self.waited:.0f} % of the time was spent waiting for clips. "
+                f"Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer prepare)"
+            )
+
+    def show(self, row: dict[str, float | int], skipped: int) -> None:
+        """Show a row of the log."""
+        if self._steps < 2:
+            return
+        rate = (self._steps - 1) * self.batch_size / (time.monotonic() - self._since)
+        more = {"fp16_skipped": skipped} if skipped else {}
+        self.bar.set_postfix(
+            {"loss": f"{row['loss']:.3f}", "lr": f"{row['lr']:.1e}", "clips/s": f"{rate:.1f}",
+             "waiting": f"{self.waited:.0%}", **more}
+        )  # fmt: skip
+
+    def write(self, text: str) -> None:
+        """Say something without tearing the bar."""
+        if not self.bar.disable:
+            self.bar.write(text, file=sys.stderr)
+
+
+@contextmanager
+def delayed_interrupt() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into a flag, so that a step is never torn.
+
+    A second Ctrl-C stops at once, unless it comes within a second: launchers pass on the Ctrl-C
+    that their processes have had already, and send SIGTERM after it. Outside the main thread
+    signals stay as they are.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    first_s = 0.0
+
+    def note(number: int, _: object) -> None:
+        nonlocal first_s
+        if not flag.is_set():
+            first_s = time.monotonic()
+            flag.set()
+        elif number == signal.SIGINT and time.monotonic() - first_s > 1:
+            raise KeyboardInterrupt
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

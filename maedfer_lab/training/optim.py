@@ -1,4 +1,4 @@
-"""Parameter groups and precision of a run (its learning rate: `config/schedule.py`)."""
+"""Devices, precision and parameter groups of a run (its learning rate: `config/schedule.py`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, Precision
 from maedfer_lab.method.models import Classifier
+
+
+def open_accelerator(idle_parameters: bool = False) -> Accelerator:
+    """The accelerator of this process, as `accelerate launch`, torchrun or a notebook started it.
+
+    Without a GPU the processes of torchrun are joined through gloo; Accelerate alone would let
+    each of them train for itself. Precision is left to `mixed_precision`.
+
+    idle_parameters: some parameters get no gradient in some steps.
+    """
+    return Accelerator(
+        mixed_precision="no",
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle_parameters)],
+    )
 
 
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:

@@ -15,8 +15,7 @@ from maedfer_lab.config import preset as named_preset
 from maedfer_lab.cost.plan import CardName, Form, Input, Inputs, Plan, plan, usual_inputs
 from maedfer_lab.data.folder import find_videos
 from maedfer_lab.data.shard_format import INDEX, read_shard
-from maedfer_lab.training.clips import open_source
-from maedfer_lab.training.loading import read_batches
+from maedfer_lab.training.stream import pretraining_data, read_batches
 
 STARTING = 2  # clips before the clock starts: worker and decoder come up
 SECONDS = 10.0  # of reading
@@ -94,7 +93,7 @@ def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -
     of videos, and of a clip's frames of shards.
     """
     assert config.data is not None
-    source: Any = open_source(config)
+    source: Any = pretraining_data(config).stream
     batches = ([index] for index in itertools.count())
     loaded = read_batches(source, batches, 1, source.name)
     shown = tqdm(desc="reading", unit="clip", leave=False)

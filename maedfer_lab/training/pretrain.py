@@ -2,55 +2,85 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
-from maedfer_lab.config import EncoderKind, Framing, PresetName, PretrainConfig, pretrain_config
+from maedfer_lab.config import (
+    EncoderKind,
+    FinetuneConfig,
+    Framing,
+    OnBroken,
+    PresetName,
+    PretrainConfig,
+    pretrain_config,
+)
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.data.clips import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
 from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, model_mask
 from maedfer_lab.method.targets import Loss
-from maedfer_lab.runs import LogRow, Run
-from maedfer_lab.training.clip_source import ClipSource
-from maedfer_lab.training.clips import open_source
+from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.held_out import HeldOut
-from maedfer_lab.training.loop import Task, train
+from maedfer_lab.training.loop import Task, TrainedLog, train
 from maedfer_lab.training.optim import device_name, make_optimiser
+from maedfer_lab.training.stream import (
+    BROKEN_AFTER,
+    BROKEN_FEW,
+    BROKEN_SHARE,
+    JITTER,
+    ClipStream,
+    RunData,
+    check_data,
+    held_out_clips,
+    pretraining_data,
+    pretraining_table,
+)
 
-JITTER = 2  # the random stream of an item's colours, beside those of its clip
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class PretrainedRun:
-    """A finished run: its model on the CPU in evaluation mode, its log and its result."""
+    """A finished run: its model on the CPU in evaluation mode, its log and its result.
+
+    told: what is to be said of a run that was loaded, not trained just now.
+    """
 
     config: PretrainConfig
     folder: Path
     model: MaskedAutoencoder
     log: list[LogRow]
     result: dict[str, Any]
+    told: str = ""
 
     def __str__(self) -> str:
-        held_out, baselines = self.result["held_out"], self.result["baselines"]
-        lines = [
-            f"{self.result['steps']} steps in {self.result['seconds'] / 60:.1f} min; {self.folder}"
+        result = self.result
+        lines = [self.told] * bool(self.told) + [
+            f"{result['steps']} steps in {result['seconds'] / 60:.1f} min; {self.folder}"
         ]
         for kind in ("appearance", "motion"):
-            others = ", ".join(f"{name} {loss[kind]:.4f}" for name, loss in baselines.items())
-            lines.append(f"held-out {kind} loss {held_out[kind]:.4f} (without model: {others})")
+            others = ", ".join(f"{k} {loss[kind]:.4f}" for k, loss in result["baselines"].items())
+            loss = result["held_out"][kind]
+            lines.append(f"held-out {kind} loss {loss:.4f} (without model: {others})")
+        if broken := result.get("broken"):
+            known = " (VoxCeleb2 is known to ship 283)" * (self.config.framing == "voxceleb2")
+            lines.append(
+                f"{len(broken)} broken clips{known} were left out, others took their places: "
+                "result.json lists them"
+            )
         return "\n".join(lines)
 
 
@@ -75,11 +105,19 @@ def pretrain(
     compile: run the model through `torch.compile` (`loop.train`).
 
     The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
+
+    Raises:
+        ValueError: the run belongs to other clips; or more than 5 % of them are broken.
     """
     run = Run.of(config, output)
+    if run.is_finished and is_gone(config.data):
+        return load_run(run.folder)
+    table = pretraining_table(config)
+    check_data(run, table)
     if run.is_finished:
         return load_run(run.folder)
-    task = PretrainTask(config)
+    data = pretraining_data(config, table)
+    task = PretrainTask(config, data)
     baselines = task.held_out.baselines()
     live = None if on_log is None else lambda log: on_log(log, baselines)
     trained = train(
@@ -92,26 +130,48 @@ def pretrain(
         "steps": config.optim.last_step,
         "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "data": task.stream.description,
+        "data": data.description,
+        "broken": sorted(task.broken.items()),
         "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
         "baselines": baselines,
         "skipped_steps": trained.skipped,
-        "provenance": provenance(
-            profile=profile,
-            seed=config.seed,
-            device=device_name(task.held_out.device),
-            processes=state.num_processes,
-            waited=round(trained.waited, 3),
-            compiled=compile,
-            seconds=trained.seconds,
-        ),
+        "provenance": run_provenance(config, profile, task.held_out.device, trained, compile),
         "log": log,
     }
     if state.is_main_process:
         run.save_log(log)
-        run.finish(model, result)
+        result = run.finish(model, result)
     state.wait_for_everyone()
     return PretrainedRun(config, run.folder, model.cpu().eval(), log, result)
+
+
+def run_provenance(
+    config: PretrainConfig | FinetuneConfig,
+    profile: str,
+    device: torch.device,
+    trained: TrainedLog,
+    compiled: bool,
+) -> dict[str, Any]:
+    """Where the numbers of a run come from."""
+    return provenance(
+        profile=profile,
+        seed=config.seed,
+        device=device_name(device),
+        processes=PartialState().num_processes,
+        waited=round(trained.waited, 3),
+        compiled=compiled,
+        seconds=trained.seconds,
+        data="synthetic faces" if config.data is None else config.data.name,
+    )
+
+
+def is_gone(data: Path | None) -> bool:
+    """Whether the data of a finished run are not there any more, so cannot be compared: warns."""
+    if data is None or data.exists():
+        return False
+    warnings.warn(f"{data} is not there any more: not compared with what the run was trained on",
+                  stacklevel=3)  # fmt: skip
+    return True
 
 
 class PretrainTask(Task):
@@ -119,15 +179,18 @@ class PretrainTask(Task):
 
     config: PretrainConfig
     model: MaskedAutoencoder
-    stream: ClipSource
+    stream: ClipStream
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, data: RunData | None = None) -> None:
         self.config, self.log_every = config, config.log_every
         self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         if config.init is not None:
             warm_start(self.model, config.init)
-        self.stream = open_source(config)
-        self.held_out = HeldOut(self.model, self.stream.held_out(), config.mask_ratio[0])
+        data = pretraining_data(config) if data is None else data
+        self.stream, clips = data.stream, held_out_clips(config, data)
+        self.held_out = HeldOut(self.model, clips[0], config.mask_ratio[0])
+        self.broken, self.items = dict([*data.skipped, *clips[1]]), 0
+        self.known = len(self.broken)  # before the first step, each with a warning or by choice
 
     def optimiser(self) -> torch.optim.Optimizer:
         """AdamW over all parameters."""
@@ -143,6 +206,7 @@ class PretrainTask(Task):
         """Total, appearance and motion loss of these clips of a batch under the step's masks."""
         config = self.config
         items = [step * config.optim.batch_size + place for place in places]
+        self.items = (step + 1) * config.optim.batch_size
         rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
         clips = jitter_colours(to_floats(batch), config.jitter, rngs)
         clips = blend_clips(clips, config.blend, rngs)
@@ -159,6 +223,29 @@ class PretrainTask(Task):
         losses = self.held_out.losses(self.config.precision)
         return {f"held_out_{kind}": value for kind, value in losses.items()}
 
+    def replaced(self, clips: Sequence[tuple[str, str]]) -> None:
+        """Note broken clips, and end a run in which there are too many."""
+        self.broken.update(clips)
+        seen = min(max(self.items, BROKEN_AFTER), len(self.stream))
+        found = len(self.broken) - self.known
+        if found > max(BROKEN_FEW, BROKEN_SHARE * seen):
+            some = "; ".join(f"{name} ({why})" for name, why in clips[:3])
+            raise ValueError(
+                f"{found} of about {seen} clips cannot be read, such as {some}. More than "
+                f"{BROKEN_SHARE:.0%} is more than damage: look at the data (maedfer doctor)"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Broken clips so far, of all processes."""
+        if PartialState().num_processes > 1:
+            parts = gather_object([self.broken])
+            self.broken = {name: why for part in parts for name, why in part.items()}
+        return {"broken": self.broken, "items": self.items}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.broken, self.items = {**self.broken, **state["broken"]}, state["items"]
+
 
 def load_run(folder: Path) -> PretrainedRun:
     """Load a finished run from its folder."""
@@ -168,11 +255,11 @@ def load_run(folder: Path) -> PretrainedRun:
             f"{folder} holds no finished run (no result.json); give a folder that "
             "`maedfer pretrain` has written, such as runs/demo-lgi-..."
         )
-    config = pretrain_config(json.loads((run.folder / "config.json").read_text()))
+    result, config = run.load_result(), pretrain_config(run.read("config.json"))
     model = build_autoencoder(config.model, config.target)
-    run.load_model(model)
-    result = run.load_result()
-    return PretrainedRun(config, run.folder, speed_up(model).eval(), result["log"], result)
+    run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
+    model = speed_up(model).eval()
+    return PretrainedRun(config, run.folder, model, result["log"], result, run.told)
 
 
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
@@ -221,12 +308,17 @@ def pretrain_command(
     batch_size: int | None = None,
     accumulate: int = 1,
     seed: int = 0,
+    on_broken: OnBroken = "skip",
     workers: int = 0,
     tensorboard: bool = False,
     compile: bool = False,
     out: Path | None = None,
+    fields: Sequence[str] = (),
 ) -> PretrainedRun:
     """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
+
+    Every field of the preset can be set too, such as `--optim.lr 1e-3 --model.region 2 5 5`;
+    `--fields` lists them.
 
     preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds; faces-still, then
         faces from it, give the small model that is shipped (hours).
@@ -239,6 +331,7 @@ def pretrain_command(
     batch_size: of all processes together, in place of the preset's own.
     accumulate: parts in which a process takes its share of a batch, for less memory.
     seed: of weights, masks and clips.
+    on_broken: skip replaces and lists clips that cannot be read, stop ends the run at the first.
     workers: processes that prepare clips.
     tensorboard: write the log also for TensorBoard.
     compile: run the model through torch.compile: minutes first, then perhaps faster steps.
@@ -253,10 +346,10 @@ def pretrain_command(
         optim = replace(optim, stop_after=stop_after)
     if batch_size is not None:
         optim = replace(optim, batch_size=batch_size)
-    data = data.expanduser().resolve() if data is not None else None
-    framing = framing or config.framing
-    init = init.expanduser().resolve() if init is not None else None
-    config = replace(config, optim=optim, data=data, init=init, framing=framing, seed=seed)
+    config = replace(config, optim=optim, data=data, init=init, seed=seed, on_broken=on_broken,
+                     framing=framing or config.framing)  # fmt: skip
+    config = set_fields(config, fields, "maedfer pretrain")
+    config = replace(config, data=absolute(config.data), init=absolute(config.init))
     return pretrain(
         config,
         output=out,
@@ -265,3 +358,21 @@ def pretrain_command(
         tensorboard=tensorboard,
         compile=compile,
     )
+
+
+def set_fields(config: Config, fields: Sequence[str], program: str) -> Config:
+    """`config` with fields set as on a command line: ("--optim.lr", "1e-3").
+
+    Unknown names and values of another type end the program with a message, as for all flags.
+    """
+    if not fields:
+        return config
+    import tyro
+
+    kind: Any = tyro.conf.AvoidSubcommands[type(config)]
+    return tyro.cli(kind, prog=f"{program} (fields)", default=config, args=list(fields))
+
+
+def absolute(path: Path | None) -> Path | None:
+    """A path that a run's configuration can hold."""
+    return None if path is None else path.expanduser().resolve()

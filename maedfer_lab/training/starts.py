@@ -13,10 +13,8 @@ from jaxtyping import Float
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.config import FinetuneConfig
-from maedfer_lab.data.table import Annotations, Clip, read_annotations
-from maedfer_lab.data.video_reader import VideoReader
-from maedfer_lab.drawn.expressions import EXPRESSIONS
-from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
+from maedfer_lab.data.drawn_table import DrawnFaces
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import (
     linear_probe,
@@ -24,9 +22,9 @@ from maedfer_lab.metrics import (
     neighbour_chance,
     neighbour_share,
 )
-from maedfer_lab.training.clips import MARGIN
 from maedfer_lab.training.evaluation import Evaluation, Views, evaluate
 from maedfer_lab.training.finetune import FinetunedRun, finetune, starting_model
+from maedfer_lab.training.stream import labelled_table
 from maedfer_lab.weights import shipped
 
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"
@@ -98,6 +96,7 @@ def compare_starts(
     plans = {PRETRAINED: config, SCRATCH: scratch}
     runs = {name: finetune(one, output=output, profile=profile) for name, one in plans.items()}
     table, is_drawn = labelled_table(config), config.data is None
+    table = table.middle() if isinstance(table, DrawnFaces) else table
     train, clips = table.split(config.fold)
     stride, framing = (1, "whole") if is_drawn else (config.stride, config.framing)
     tests = {
@@ -125,7 +124,8 @@ def judge_shipped(num_test: int, seed: int) -> tuple[Evaluation, Float[np.ndarra
     model = load_checkpoint(shipped("demo-expressions")).model.eval()
     assert isinstance(model, Classifier)
     own = model.config
-    table = DrawnFaces(FinetuneConfig(model=own, num_clips=1, num_test=num_test, seed=seed))
+    shape = {"frames": own.frames, "size_px": own.size_px}
+    table = DrawnFaces(1, num_test, **shape, difficulty=0.1, seed=seed).middle()
     _, clips = table.split(1)
     found = evaluate(model, table, clips, stride=1, segments=1, framing="whole")
     views = Views(own.frames, own.size_px, 1, 1, 1, framing="whole")
@@ -143,57 +143,6 @@ def clip_features(
         batch = torch.from_numpy(np.stack(shown)).permute(0, 4, 1, 2, 3).float().div(255)
         found.append(model.read_tokens(batch).mean(1))
     return torch.cat(found).double().numpy()
-
-
-def labelled_table(config: FinetuneConfig) -> Annotations:
-    """The labelled clips of a configuration."""
-    if config.data is not None:
-        return read_annotations(config.dataset, config.data, config.lists)
-    return DrawnFaces(config)
-
-
-class DrawnFaces(Annotations):
-    """A synthetic set as a table whose clips are drawn when they are opened."""
-
-    faces: dict[str, SyntheticFaces]
-    size_px: int
-
-    def __init__(self, config: FinetuneConfig) -> None:
-        size = config.model.size_px
-        sides = {
-            split: SyntheticFaces(num, split, config.model.frames, round(size * MARGIN),
-                                  config.difficulty, config.seed)
-            for split, num in (("train", config.num_clips), ("test", config.num_test))
-        }  # fmt: skip
-        clips = tuple(
-            Clip(Path(split, f"{i:04}"), faces.labels(i)[0], config.fold * (split == "test"),
-                 config.model.frames, "synthetic faces", f"person {faces.identity_of(i)}")
-            for split, faces in sides.items()
-            for i in range(len(faces))
-        )  # fmt: skip
-        super().__init__("synthetic faces", EXPRESSIONS, clips, Path())
-        self.__dict__.update(faces=sides, size_px=size)  # the table itself is frozen
-
-    def open(self, clip: Clip) -> VideoReader:
-        """The middle of the drawn frames, as fine-tuning is judged."""
-        faces = self.faces[clip.path.parent.name]
-        first = (faces.size_px - self.size_px) // 2
-        middle = slice(first, first + self.size_px)
-        frames = drawn_frames(faces, int(clip.path.name))
-        return DrawnReader(clip.path, frames[:, middle, middle])
-
-
-class DrawnReader(VideoReader):
-    """Frames in memory as a video."""
-
-    backend, fps = "drawn", None
-
-    def __init__(self, path: Path, frames: np.ndarray) -> None:
-        self.path, self.frames, self._length = path, frames, len(frames)
-        self.height, self.width = frames.shape[1:3]
-
-    def _read(self, indices: list[int]) -> np.ndarray:
-        return self.frames[indices]
 
 
 def _intervals(test: Evaluation) -> dict[str, tuple[float, float]]:

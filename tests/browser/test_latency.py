@@ -16,7 +16,7 @@ NAME = "90_latency.ipynb"
 SETUP = """import torch
 from maedfer_lab.config import demo
 from maedfer_lab.method.models import build_autoencoder
-from maedfer_lab.training.clips import example_clips
+from maedfer_lab.training.stream import example_clips
 from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
 
 config = demo()

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 from maedfer_lab.config import demo
 from maedfer_lab.method.models import build_autoencoder
-from maedfer_lab.training.clips import example_clips
+from maedfer_lab.training.stream import example_clips
 from maedfer_lab.viewers import ReconstructionViewer
 
 from .pages import PICTURES, open_page

@@ -1,0 +1,72 @@
+"""A set of drawn faces as a table: its clips are drawn when they are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from maedfer_lab.data.folder import FramesReader
+from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.drawn.expressions import EXPRESSIONS
+from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
+
+MARGIN = 1.1  # faces are drawn this much larger than a clip, for random crops
+
+
+class DrawnFaces(Annotations):
+    """Synthetic people in `num_train` clips to train on and `num_test` of other people, fold 1.
+
+    size_px: of the clips that are cut out of the frames, which are a tenth larger.
+    """
+
+    faces: dict[str, SyntheticFaces]
+    size_px: int
+    is_middle: bool
+
+    def __init__(
+        self,
+        num_train: int,
+        num_test: int,
+        *,
+        frames: int,
+        size_px: int,
+        difficulty: float = 0.3,
+        seed: int = 0,
+        fold: int = 1,
+    ) -> None:
+        sides = {
+            split: SyntheticFaces(number, split, frames, round(size_px * MARGIN), difficulty, seed)
+            for split, number in (("train", num_train), ("test", num_test))
+        }
+        clips = tuple(
+            Clip(Path(split, f"{i:04}"), faces.labels(i)[0], fold * (split == "test"),
+                 frames, "synthetic faces", f"person {faces.identity_of(i):05}")
+            for split, faces in sides.items()
+            for i in range(len(faces))
+        )  # fmt: skip
+        super().__init__("synthetic faces", EXPRESSIONS, clips, Path())
+        # The table itself is frozen.
+        self.__dict__.update(faces=sides, size_px=size_px, is_middle=False)
+
+    def open(self, clip: Clip) -> VideoReader:
+        """The drawn frames, or their middle."""
+        frames = drawn_frames(self.faces[clip.path.parent.name], int(clip.path.name))
+        if self.is_middle:
+            first = (frames.shape[1] - self.size_px) // 2
+            middle = slice(first, first + self.size_px)
+            frames = frames[:, middle, middle]
+        return FramesReader(clip.path, frames)
+
+    def middle(self) -> DrawnFaces:
+        """The same table, whose clips show the middle of the frames alone: models are judged so."""
+        same = object.__new__(DrawnFaces)
+        same.__dict__.update(self.__dict__, is_middle=True)
+        return same
+
+    def summary(self) -> dict[str, Any]:
+        """What this table is; its clips one by one follow from the configuration."""
+        return {**super().summary(), "each": []}
+
+    def _sizes(self) -> list[int]:
+        return [0] * len(self)

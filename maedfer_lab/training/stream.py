@@ -1,0 +1,672 @@
+"""The stream of training clips: endless, reproducible, read by processes beside the training.
+
+Which clip item i of the stream is, is a function of (seed, epoch, i); what is done to it, of
+(seed, i). So a resumed run, and each of many processes, sees what one process would.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from tqdm.auto import tqdm
+
+from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig
+from maedfer_lab.data.augment import augment_clip, training_indices
+from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize, to_tensor
+from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
+from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
+from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.prepare import begin_worker
+from maedfer_lab.data.shard_format import INDEX
+from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.table import (
+    Annotations,
+    Clip,
+    explain_change,
+    read_annotations,
+    split_people,
+)
+from maedfer_lab.data.video import VideoError, VideoReader
+from maedfer_lab.drawn.faces import SyntheticFaces
+from maedfer_lab.runs import Run
+
+# *Official:* of VoxCeleb2's 224 x 224 frames, rows 0 to 160 and columns 32 to 192.
+VOXCELEB2_PX = 224
+VOXCELEB2_BOX = Box(top=0, left=32, height=160, width=160)
+STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a fine-tuning's seed
+IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of an item in pre-training, beside those of its clip
+ATTEMPTS = 10  # clips that are tried in the place of a broken one
+BROKEN_SHARE, BROKEN_FEW = 0.05, 2  # more broken clips than both end a run
+BROKEN_AFTER = 200  # clips, from which on the share counts
+# Errors of the machine, not of a clip: another try may succeed, so nothing is replaced.
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+CHUNK = 20  # frames that are checked at a time
+GRACE_S = 60.0  # after SIGTERM, in which the main process may end its step
+
+Transform = Callable[[VideoReader, Clip, np.random.Generator, tuple[int, ...]], Any]
+
+
+class ClipStream(Dataset):
+    """Item `index` of an endless stream is always the same clip, changed in the same way.
+
+    table: opens the clips. split: numbers of those that are streamed; one that gives several clips
+        an epoch stands there several times.
+    transform: (reader, clip, generator, key) -> item. Generator and key are functions of the seed
+        and the item.
+    batch: an epoch drops the clips that fill no batch. with_replacement: any clip at any time, in
+        place of all clips in an order of each epoch.
+    other: another stream, and the share of the items that come from it.
+    order, item: what goes into the random streams of epochs and of items beside the seed.
+    on_broken: "skip" puts another clip in the place of one that cannot be read, the same one in
+        every process and every epoch; "stop" raises.
+    """
+
+    def __init__(
+        self,
+        table: Annotations,
+        split: Sequence[int] | np.ndarray,
+        transform: Transform,
+        seed: int,
+        *,
+        batch: int = 1,
+        with_replacement: bool = False,
+        order: tuple[int, ...] = (),
+        item: tuple[int, ...] = (),
+        other: tuple[ClipStream, float] | None = None,
+        on_broken: str = "stop",
+        advice: str = "",
+    ) -> None:
+        self.table, self.split = table, np.asarray(split, dtype=np.int32)
+        self.transform, self.seed = transform, seed
+        self.order, self.item = (seed, *order), (seed, *item)
+        self.per_epoch = len(self.split) // batch * batch or len(self.split)
+        self.with_replacement, self.on_broken, self.advice = with_replacement, on_broken, advice
+        self.other, self.is_drawn = other, isinstance(table, DrawnFaces)
+        self.replaced: list[tuple[str, str]] = []  # read here since somebody asked
+        self._order: tuple[int, np.ndarray] = (-1, self.split)
+
+    def __len__(self) -> int:
+        """Count the clips that are streamed, each one once for every time in an epoch."""
+        return len(self.split)
+
+    @property
+    def clips(self) -> list[Clip]:
+        """The clips that are streamed."""
+        return [self.table.clips[number] for number in np.unique(self.split)]
+
+    def __getitem__(self, index: int) -> Any:
+        """Item `index`.
+
+        Raises:
+            ValueError: its clip (with on_broken="skip" ten in a row) cannot be read; names it.
+        """
+        if (other := self._other(index)) is not None:
+            return other[index]
+        for attempt in range(ATTEMPTS):
+            number, rng = self._choose(index, attempt)
+            clip = self.table.clips[number]
+            try:
+                return self.transform(self.table.open(clip), clip, rng, (*self.item, index))
+            except (ValueError, OSError) as error:
+                why = error.reason if isinstance(error, VideoError) else str(error)
+                is_broken = isinstance(error, VideoError | OSError) and not _passes(error)
+                if self.on_broken == "stop" or not is_broken or attempt == ATTEMPTS - 1:
+                    raise ValueError(
+                        f"training clip {clip.path} cannot be read: {why}. {self.advice}"
+                    ) from error
+                self.replaced.append((self.table.name(clip), why))
+
+    def _other(self, index: int) -> ClipStream | None:
+        if self.other is None:
+            return None
+        drawn = np.random.default_rng([self.seed, index, IS_OTHER]).random()
+        return self.other[0] if drawn < self.other[1] else None
+
+    def _choose(self, index: int, attempt: int = 0) -> tuple[int, np.random.Generator]:
+        """The number of a clip, and the generator for what is done to it."""
+        rng = np.random.default_rng([*self.item, index])
+        if attempt:
+            other = np.random.default_rng([self.seed, index, SUBSTITUTE, attempt])
+            return int(self.split[other.integers(len(self.split))]), rng
+        if self.with_replacement:
+            return int(self.split[rng.integers(len(self.split))]), rng
+        epoch, place = divmod(index, self.per_epoch)
+        if self._order[0] != epoch:
+            shuffled = np.random.default_rng([*self.order, epoch]).permutation(len(self.split))
+            self._order = epoch, self.split[shuffled]
+        return int(self._order[1][place]), rng
+
+    def name(self, index: int) -> str:
+        """The path of the clip that item `index` is made from, for messages."""
+        if (other := self._other(index)) is not None:
+            return other.name(index)
+        return str(self.table.clips[self._choose(index)[0]].path)
+
+
+def _passes(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return True
+        error = error.__cause__
+    return False
+
+
+# --- what is done to a clip ---------------------------------------------------------------------
+
+
+@dataclass
+class Window:
+    """Which frames of a video are shown, and what part of the picture.
+
+    framing: "whole", "face" (the square around it, looked for once), or "voxceleb2".
+    """
+
+    frames: int
+    size_px: int
+    stride: int
+    framing: str
+    boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
+
+    def box(self, reader: VideoReader) -> Box:
+        """What is cut out of every frame.
+
+        Raises:
+            ValueError: the frames are not VoxCeleb2's 224 x 224 pixels, but its framing is asked
+                for.
+        """
+        if self.framing == "whole":
+            return Box(0, 0, reader.height, reader.width)
+        if self.framing == "face":
+            if reader.path not in self.boxes:
+                self.boxes[reader.path] = face_square(reader)
+            return self.boxes[reader.path]
+        if (reader.height, reader.width) != (VOXCELEB2_PX, VOXCELEB2_PX):
+            raise ValueError(
+                f"{reader.path}: its frames are {reader.width} x {reader.height} pixels; "
+                "framing='voxceleb2' needs that data set's 224 x 224. Use framing='face' for "
+                "other videos"
+            )
+        return VOXCELEB2_BOX
+
+    def middle(self, reader: VideoReader) -> Float[Tensor, "3 T H W"]:
+        """The middle of a video, without anything random."""
+        frames = reader.read(clip_indices(len(reader), self.frames, self.stride))
+        return to_tensor(crop_and_resize(frames, self.box(reader), self.size_px, self.size_px))
+
+
+@dataclass
+class PretrainClip(Window):
+    """A random stretch of a video, turned, bent, cropped and mirrored (`vary_clip`), as bytes."""
+
+    vary: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
+    ) -> Tensor:
+        """An item: RGB in [0, 255] (T H W 3), as the device gets it."""
+        chosen = clip_indices(len(reader), self.frames, self.stride, rng)
+        box = self.box(reader)
+        frames = reader.read(chosen)[:, box.top :, box.left :][:, : box.height, : box.width]
+        return vary_clip(frames, self.size_px, rng, **self.vary)
+
+
+@dataclass
+class FinetuneClip(Window):
+    """A random stretch of a video, augmented, and its label; without `augment` a random place."""
+
+    augment: Augment | None = None
+
+    def __call__(
+        self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
+    ) -> tuple[Tensor, int]:
+        """An item: RGB in [0, 255] (T H W 3), as the device gets it, and the class."""
+        frames = reader.read(training_indices(len(reader), self.frames, self.stride, rng))
+        box, size = self.box(reader), self.size_px
+        if self.augment is not None:
+            return torch.from_numpy(augment_clip(frames, box, size, self.augment, *key)), clip.label
+        large = round(size * MARGIN)
+        frames = crop_and_resize(frames, box, large, large)
+        return vary_clip(frames, size, rng, min_scale=None, mirrors=True), clip.label
+
+
+# --- the data of a run ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clips of a run: a stream to train on, and tables of clips to judge by.
+
+    table: opens the clips that are judged. skipped: names and reasons of clips left out at the
+    start. validation: clips that validate the epochs; the test clips themselves without a holdout.
+    """
+
+    table: Annotations
+    stream: ClipStream
+    test: Sequence[Clip]
+    description: str
+    validation: Sequence[Clip] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+
+    @property
+    def validates_on_test(self) -> bool:
+        """Whether the epochs are validated on the test clips themselves."""
+        return self.validation is self.test
+
+
+class CachedTable(Annotations):
+    """A table of a small set whose clips are opened as `Squares`."""
+
+    squares: Squares
+
+    @classmethod
+    def of(cls, table: Annotations, squares: Squares) -> CachedTable:
+        """The same clips."""
+        cached = cls(table.dataset, table.classes, table.clips, table.root, table.notes)
+        cached.__dict__.update(squares=squares)  # the table itself is frozen
+        return cached
+
+    def open(self, clip: Clip) -> VideoReader:
+        """The squares of a clip."""
+        return self.squares.open(clip.path)
+
+
+def pretraining_table(config: PretrainConfig) -> Annotations:
+    """Drawn faces, or the videos of a folder, of shards that `maedfer prepare` wrote, of a list."""
+    if config.data is None:
+        return _drawn(config, config.num_held_out)
+    if (config.data / INDEX).is_file():
+        return open_shards(config.data)
+    if config.data.is_dir():
+        return read_annotations("voxceleb2", config.data)
+    return listed_videos(config.data)
+
+
+def _drawn(config: PretrainConfig | FinetuneConfig, num_test: int, fold: int = 1) -> DrawnFaces:
+    model = config.model
+    return DrawnFaces(config.num_clips, num_test, frames=model.frames, size_px=model.size_px,
+                      difficulty=config.difficulty, seed=config.seed, fold=fold)  # fmt: skip
+
+
+def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -> RunData:
+    """The clips of a pre-training; whole people are held out.
+
+    The videos of a folder are decoded once and kept (`Squares`); those of prepared shards, of a
+    list, or with VoxCeleb2's framing are decoded whenever they are needed.
+    """
+    table = pretraining_table(config) if table is None else table
+    if isinstance(table, DrawnFaces):
+        train, unseen = table.split(1)
+        text = (
+            f"synthetic faces: {len(train)} clips for training, {len(unseen)} held out with other "
+            f"identities, difficulty {config.difficulty}"
+        )
+        return RunData(table.middle(), _drawn_stream(config, table), unseen, text)
+    model, data = config.model, config.data
+    assert data is not None
+    kept, held = split_people(table.people(), config.held_out, config.seed)
+    numbers, skipped = np.asarray(kept), []
+    opened, stride = table, config.stride
+    is_small = config.framing == "face" and data.is_dir() and not (data / INDEX).is_file()
+    streamed = numbers
+    if is_small:
+        paths = [clip.path for clip in table.clips]
+        good, bad = check_videos(paths)
+        if bad and config.on_broken == "stop":
+            raise ValueError(f"{bad[0][0]} cannot be used: {bad[0][1]}. {_advice(config)}")
+        skipped = [(str(path), why) for path, why in bad]
+        usable = set(good)
+        numbers = numbers[[paths[number] in usable for number in kept]]
+        held = [number for number in held if paths[number] in usable]
+        opened, stride = CachedTable.of(table, Squares(model.size_px, config.stride)), 1
+        lengths = [len(table.open(table.clips[number])) for number in numbers]
+        times = [clips_of(n, model.frames, config.stride, config.max_clips) for n in lengths]
+        streamed = np.repeat(numbers, times)
+    vary = {"min_scale": config.min_crop, "tilt": config.tilt, "warp": config.warp,
+            "mirrors": config.mirror}  # fmt: skip
+    transform = PretrainClip(model.frames, model.size_px, stride, config.framing, vary=vary)
+    other, how = None, f"{len(skipped)} skipped" if is_small else "decoded when needed"
+    if config.synthetic:
+        how += f"; {config.synthetic:.0%} of the training clips synthetic faces"
+        other = _drawn_stream(config, _drawn(config, config.num_held_out)), config.synthetic
+    stream = ClipStream(opened, streamed, transform, config.seed, other=other,
+                        on_broken=config.on_broken, advice=_advice(config))  # fmt: skip
+    unseen = [table.clips[number] for number in held]
+    text = (
+        f"{data.name}: {len(numbers)} videos for training, "
+        f"{min(len(unseen), config.num_held_out)} of other identities held out, {how}"
+    )
+    return RunData(table, stream, unseen, text, skipped=skipped)
+
+
+def _advice(config: PretrainConfig) -> str:
+    if config.on_broken == "stop":
+        return "on_broken='skip' puts others in the place of such clips"
+    return f"{ATTEMPTS} clips in a row could not be read: look at the data (maedfer doctor)"
+
+
+def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
+    """Each face is drawn once, then cropped at random."""
+    vary = {"min_scale": None, "tilt": config.tilt, "warp": config.warp, "mirrors": config.mirror}
+    transform = PretrainClip(config.model.frames, config.model.size_px, 1, "whole", vary=vary)
+    split = range(config.num_clips)
+    return ClipStream(table, split, transform, config.seed, with_replacement=True)
+
+
+def held_out_clips(
+    config: PretrainConfig, data: RunData
+) -> tuple[Float[Tensor, "b 3 T H W"], list[tuple[str, str]]]:
+    """The middle clips of at most `num_held_out` held-out videos; and those that are broken.
+
+    Raises:
+        ValueError: none can be read, or one cannot and on_broken is "stop".
+    """
+    is_drawn = isinstance(data.table, DrawnFaces)
+    window = Window(config.model.frames, config.model.size_px, 1 if is_drawn else config.stride,
+                    "whole" if is_drawn else config.framing)  # fmt: skip
+    clips: list[Tensor] = []
+    broken: list[tuple[str, str]] = []
+    for clip in data.test:
+        if len(clips) == config.num_held_out:
+            break
+        try:
+            clips.append(window.middle(data.table.open(clip)))
+        except VideoError as error:
+            if config.on_broken == "stop" or _passes(error):
+                raise
+            broken.append((data.table.name(clip), error.reason))
+    if not clips:
+        raise ValueError(f"none of {len(broken)} held-out clips can be read, such as {broken[:1]}")
+    return torch.stack(clips), broken
+
+
+def listed_videos(path: Path) -> Annotations:
+    """The videos of a list as the reference reads it: lines "path label", or "path" alone.
+
+    A path may hold spaces if a label follows it; it is absolute, or relative to the list's folder.
+    Byte-order mark, Windows line ends and empty lines do not matter.
+
+    Raises:
+        ValueError: the list is empty, or names a video twice.
+        FileNotFoundError: its first video is not there. The others are opened when needed.
+    """
+    rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    names = [re.sub(r"[ ,]+-?\d+$", "", row) for row in rows if row]
+    if not names or len(set(names)) < len(names):
+        what = "names a video twice" if names else "is empty"
+        raise ValueError(f"{path} {what}; its lines must be 'path label', each video once")
+    places = [path.parent / name for name in names]
+    if not places[0].exists():
+        raise FileNotFoundError(
+            f"{path}, line 1: there is no {places[0]}; paths must be absolute, or relative to the "
+            "list's folder"
+        )
+    people = (re.search(r"\bid\d{5}\b", place.as_posix()) for place in places)
+    clips = tuple(
+        Clip(place, 0, 0, None, path.name, person[0] if person else None)
+        for place, person in zip(places, people, strict=True)
+    )
+    return Annotations("voxceleb2", ("unlabelled",), clips, path.parent)
+
+
+def example_clips(
+    num: int, model: ModelConfig, data: Path | None = None, stride: int = 2
+) -> Float[Tensor, "b 3 T H W"]:
+    """A few clips to look at: synthetic faces, or the middle clips of a folder's first videos."""
+    if data is None:
+        faces = SyntheticFaces(num, "test", num_frames=model.frames, size_px=model.size_px)
+        return torch.stack([to_tensor(clip.frames) for clip in faces])
+    table = open_shards(data) if (data / INDEX).is_file() else read_annotations("voxceleb2", data)
+    paths, _ = check_videos([clip.path for clip in table.clips[: 4 * num]], progress=False)
+    clips = load_clips(paths[:num], model.frames, stride, model.size_px)
+    return torch.stack([to_tensor(clip) for clip in clips])
+
+
+def labelled_table(config: FinetuneConfig) -> Annotations:
+    """Drawn faces, or the data set at `config.data`."""
+    if config.data is None:
+        return _drawn(config, config.num_test, config.fold)
+    if config.dataset == "shards":
+        return open_shards(config.data)
+    return read_annotations(config.dataset, config.data, config.lists)
+
+
+def labelled_data(
+    config: FinetuneConfig, workers: int = 0, table: Annotations | None = None
+) -> RunData:
+    """The clips of a fine-tuning: those of the other folds to train on, some of them held out.
+
+    Raises:
+        ValueError: a side or a class has no clip.
+    """
+    table = labelled_table(config) if table is None else table
+    is_drawn, skipped = isinstance(table, DrawnFaces), []
+    train, test = np.flatnonzero(table.folds != config.fold), table.split(config.fold)[1]
+    if config.skip_broken and not is_drawn:
+        reasons = unreadable(table, workers)
+        train = train[[i not in reasons for i in train]]
+        tested = np.flatnonzero(table.folds == config.fold)
+        test = [table.clips[i] for i in tested.tolist() if i not in reasons]
+        skipped = [(str(table.clips[i].path), why) for i, why in reasons.items()]
+    validation: Sequence[Clip] = test
+    if config.holdout is not None:
+        clips = [table.clips[i] for i in train.tolist()]
+        labels = [table.classes[clip.label] for clip in clips]
+        kept, held = split_people(table.people(clips), config.holdout, config.seed, labels)
+        train, validation = train[kept], [clips[i] for i in held]
+    missing = set(range(len(table.classes))) - set(table.labels[train].tolist())
+    if missing and not is_drawn:
+        names = ", ".join(table.classes[i] for i in sorted(missing))
+        raise ValueError(f"no training clip of class {names} in fold {config.fold}")
+    if not test:
+        raise ValueError(f"fold={config.fold} has no test clip; choose another")
+    text = (
+        f"synthetic faces: {len(train)} clips for training, {config.num_test} for the test with "
+        f"other identities, difficulty {config.difficulty}"
+    )
+    if not is_drawn:
+        number = 0 if validation is test else len(validation)
+        text = (
+            f"{table.dataset}, fold {config.fold}: {len(train)} clips for training, {number} held "
+            f"out of them, {len(test)} for the test, {len(skipped)} skipped"
+        )
+        if config.holdout is None:
+            warnings.warn(
+                "the epochs are validated on the test fold, as in the published code, so the best "
+                "of them is chosen on it; holdout=0.1 holds out training clips instead",
+                stacklevel=3,
+            )
+    model = config.model
+    stride, framing = (1, "whole") if is_drawn else (config.stride, config.framing)
+    stream = ClipStream(
+        table,
+        train,
+        FinetuneClip(model.frames, model.size_px, stride, framing, augment=config.augment),
+        config.seed,
+        batch=config.optim.batch_size,
+        order=(STREAM,),
+        item=(AUGMENT,),
+        advice="Mend or remove it (`maedfer doctor` lists all such clips), or leave it out with "
+        "--skip-broken",
+    )
+    judged = table.middle() if isinstance(table, DrawnFaces) else table
+    return RunData(judged, stream, test, text, validation, skipped)
+
+
+def check_data(run: Run, table: Annotations) -> None:
+    """Keep what the table of a new run is; refuse a run that belongs to other data.
+
+    Raises:
+        ValueError: clips, labels, people or folds changed since the run began; tells which.
+    """
+    run.check_data(table.summary(), explain_change)
+
+
+class _Check(Dataset):
+    """Reads every frame of a clip; gives the reason why it cannot be read, or an empty text."""
+
+    def __init__(self, table: Annotations) -> None:
+        self.table = table
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            reader = self.table.open(self.table.clips[index])
+            for first in range(0, len(reader), CHUNK):
+                reader.read(range(first, min(first + CHUNK, len(reader))))
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
+
+
+def unreadable(table: Annotations, workers: int) -> dict[int, str]:
+    """Numbers of the clips that cannot be read from front to back, and the reasons."""
+    names = [str(clip.path) for clip in table.clips]
+    numbers = [[i] for i in range(len(names))]
+    loaded = read_batches(_Check(table), numbers, workers, names.__getitem__, collate=list)
+    shown = tqdm(loaded, "checking clips", len(names), unit="clip", leave=False)
+    found = {i: why for i, (why,) in enumerate(shown) if why}
+    if found:
+        warnings.warn(f"{len(found)} of {len(names)} clips cannot be read and are left out, such "
+                      f"as {names[next(iter(found))]}", stacklevel=3)  # fmt: skip
+    return found
+
+
+# --- reading beside the training: never a hang, never a death without a name ---
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error that crosses from a worker as a value: without torch's traceback in its text."""
+
+    error: Exception
+
+
+class _Told(Dataset):
+    """Items with the clips that were replaced in reading them; notes who reads which item."""
+
+    def __init__(self, dataset: Dataset, workers: int) -> None:
+        self.dataset = dataset
+        self.notes = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, index: int) -> Any:
+        if (info := get_worker_info()) is not None:
+            self.notes[info.id] = torch.tensor([os.getpid(), index])
+        try:
+            item = self.dataset[index]
+        except (ValueError, OSError) as error:
+            return _Failure(error)
+        replaced = getattr(self.dataset, "replaced", [])
+        told = tuple(replaced)
+        replaced.clear()
+        return item, told
+
+
+class _Collate:
+    """Makes a batch of its items, unless one of them failed."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        if failed := next((item for item in items if isinstance(item, _Failure)), None):
+            return failed
+        return self.collate([item for item, _ in items]), [one for _, told in items for one in told]
+
+
+def read_batches(
+    dataset: Dataset,
+    batches: Iterable[Sequence[int]],
+    workers: int,
+    name: Callable[[int], str],
+    *,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    pin_memory: bool = False,
+    replaced: Callable[[list[tuple[str, str]]], object] | None = None,
+) -> Iterator[Any]:
+    """The batches of items, in order, read by `workers` processes, or by this one without any.
+
+    Workers come from a clean process (a fork of one in which a video was decoded, or torch has
+    computed, waits for threads that it does not have), so `dataset` is pickled, and a script
+    needs `if __name__ == "__main__":`.
+
+    name: what an item was made from, for messages. replaced: hears of the clips that `dataset`
+    noted as replaced, by name and reason.
+
+    Raises:
+        ChildProcessError: a worker died (a decoder's crash, no memory); names what it read.
+        ValueError, OSError: as reading an item raised it.
+    """
+    told = _Told(dataset, workers)
+    options: dict[str, Any] = {}
+    if workers:
+        options = {"multiprocessing_context": _context(), "worker_init_fn": _begin}
+    loader = DataLoader(
+        told,
+        batch_sampler=batches,  # type: ignore
+        num_workers=workers,
+        collate_fn=_Collate(collate),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own, so that the loader leaves torch's state alone
+        **options,
+    )
+    iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ChildProcessError(_obituary(str(error), told.notes.tolist(), name)) from error
+        if isinstance(batch, _Failure):
+            raise batch.error
+        items, names = batch
+        if replaced is not None and names:
+            replaced(names)
+        yield items
+
+
+def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:
+    """Which worker died over what; `notes` holds process and item of each."""
+    dead = {int(number) for number in re.findall(r"\d+", reason)}
+    items = [item for pid, item in notes if pid in dead]
+    advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
+    if not items:
+        return (
+            "a process that reads clips died before it read one. A script that starts workers "
+            'needs `if __name__ == "__main__":` around its calls; else try workers=0'
+        )
+    names = ", ".join(dict.fromkeys(name(item) for item in items))
+    return f"a process that reads clips died over (or just after) {names}. {advice}"
+
+
+def _context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, by the server that forks the workers: a new worker starts at once.
+    context.set_forkserver_preload(["maedfer_lab.training.stream"])
+    return context
+
+
+def _begin(_: int) -> None:
+    """Start a worker. A launcher's or Slurm's SIGTERM reaches it too, but the step needs it."""
+    begin_worker()
+    end = threading.Timer(GRACE_S, os._exit, (1,))
+    end.daemon = True
+    signal.signal(signal.SIGTERM, lambda *_: None if end.is_alive() else end.start())
