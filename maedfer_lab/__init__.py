@@ -9,8 +9,9 @@ from typing import Any
 
 # fmt: off
 _HOMES = {
-    "maedfer_lab.config": ("ModelConfig", "PretrainConfig", "TargetConfig", "base", "demo", "tiny"),
-    "maedfer_lab.method.models": ("Classifier", "MaskedAutoencoder", "build_autoencoder",
+    "maedfer_lab.config": ("ModelConfig", "PretrainConfig", "TargetConfig", "base", "demo",
+                           "register_encoder", "register_target", "tiny"),
+    "maedfer_lab.method.models": ("Classifier", "Encoder", "MaskedAutoencoder", "build_autoencoder",
                                   "build_classifier"),
     "maedfer_lab.fast": ("speed_up",),
     "maedfer_lab.method.masking": ("region_tube_mask", "tube_mask"),

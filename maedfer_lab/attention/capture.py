@@ -35,7 +35,7 @@ def attention_bytes(
     num_heads = 1 if heads == "mean" else len(_heads(config, heads))
     grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     visible = grid.n if num_visible is None else num_visible
-    if config.encoder == "vit":
+    if not config.has_regions:
         values = visible**2
     else:
         t, h, w = config.region
@@ -114,6 +114,11 @@ def capture_attention(
         )
     finally:
         encoder.train(was_training)
+    if not all(kept.values()):
+        raise ValueError(
+            f"encoder={config.encoder!r} keeps no attention: its blocks must fill `weights` where "
+            "they are called with it, as ViTBlock does"
+        )
     return AttentionMaps(
         config=config,
         grid=grid,

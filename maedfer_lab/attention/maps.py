@@ -28,7 +28,7 @@ AXES: dict[str, tuple[str, ...]] = {
 
 def stages_of(config: ModelConfig) -> tuple[str, ...]:
     """The stages of attention that a block of this model has, in the order in which they run."""
-    if config.encoder == "vit":
+    if not config.has_regions:
         return ("joint",)
     return (
         "local",
@@ -107,7 +107,7 @@ class AttentionMaps:
     @cached_property
     def num_regions(self) -> int:
         """M, the number of regions and of representative tokens; 0 for a ViT."""
-        if self.config.encoder == "vit":
+        if not self.config.has_regions:
             return 0
         t, h, w = self.config.region
         return self.grid.n // (t * h * w)

@@ -62,7 +62,7 @@ SHOWN = 5  # differences that an error lists
 
 # --- the report -------------------------------------------------------------------------------
 
-ENCODERS: dict[EncoderKind, str] = {"lgi": "LGI-Former", "vit": "ViT (joint attention)"}
+ENCODERS: dict[str, str] = {"lgi": "LGI-Former", "vit": "ViT (joint attention)"}
 # What makes two models the same preset: all but clip size, drop path and orders.
 STRUCTURE = ("encoder", "width", "depth", "num_heads", "tubelet", "mlp_ratio", "qkv_bias",
              "local", "inter", "interact", "shared")  # fmt: skip
@@ -142,17 +142,17 @@ class LoadReport:
     def _model_rows(self) -> list[tuple[str, str]]:
         c = self.config
         grid = Grid.of_clip(c.frames, c.size_px, c.size_px, c.tubelet)
-        stages = "" if c.encoder == "vit" else (
+        stages = "" if not c.has_regions else (
             f"; stages: local {c.local}, inter {'self' if c.inter else 'none'}, "
             f"interact {c.interact}; shared attention: {c.shared}"
         )  # fmt: skip
         rows = [
-            ("encoder", f"{ENCODERS[c.encoder]}, depth {c.depth}, width {c.width}, "
+            ("encoder", f"{ENCODERS.get(c.encoder, c.encoder)}, depth {c.depth}, width {c.width}, "
                         f"{c.num_heads} heads{stages}"),
             ("clip", f"{c.frames} frames of {c.size_px} x {c.size_px} px, cubes "
                      f"{_by(c.tubelet)}, {_by(grid.shape)} = {grid.n} tokens"),
         ]  # fmt: skip
-        if c.encoder == "lgi":
+        if c.has_regions:
             num = grid.n // math.prod(c.region)
             rows.append(("regions", f"{num} of {_by(c.region)} tokens"))
         if self.part == "autoencoder":
@@ -177,8 +177,10 @@ class LoadReport:
 def preset_of(config: ModelConfig) -> str | None:
     """The preset whose model has this structure, such as "base (lgi)"."""
     encoder = config.encoder
+    if encoder not in ENCODERS:
+        return None
     for name, make in PRESETS.items():
-        model = make(encoder).model
+        model = make(encoder).model  # type: ignore[arg-type]
         if all(getattr(model, f) == getattr(config, f) for f in STRUCTURE):
             return f"{name} ({encoder})"
     return None
@@ -335,14 +337,14 @@ def settle(weights: Weights, given: dict[str, Any], *, is_autoencoder: bool) -> 
         if classes * config.width > MAX_MATRIX:
             raise ValueError(f"{weights.name}: {classes:,} classes are out of all reason")
         tokens: Tokens = "tokens"
-        if config.encoder == "lgi":
+        if config.has_regions:
             tokens = pick("tokens", own.tokens, "as published")
         how = "names of the parameters" if weights.part == "classifier" else "as published"
         pooling = pick("pooling", own.pooling, how)
         config = replace(config, legacy_visible_order=False)
         return Settled(config, own.target, classes, tokens, pooling, told)
     target = pick("target", own.target, "as published")
-    if weights.config is None and config.encoder == "lgi":
+    if weights.config is None and config.has_regions:
         legacy = pick("legacy_visible_order", True, "official pre-training has it")
         config = replace(config, legacy_visible_order=legacy)
     if config.legacy_visible_order:
@@ -357,9 +359,9 @@ def file_classifier(weights: Weights, config: ModelConfig) -> Settled:
     is_first = "fc_norm.weight" not in weights.state and "norm.weight" in weights.state
     return Settled(
         config,
-        weights.told.get("target", TargetConfig(motion=config.encoder == "lgi")),
+        weights.told.get("target", TargetConfig(motion=config.has_regions)),
         _rows(head) if head is not None else 0,
-        "rep" if config.encoder == "lgi" else "tokens",
+        "rep" if config.has_regions else "tokens",
         "first" if is_first and weights.part == "classifier" else "mean",
         {},
     )
@@ -380,7 +382,7 @@ def _own(
         config = replace(config, **{name: value})
     _check_sizes(weights.name, config)
     rep = _rep_tokens(weights)
-    if config.encoder == "lgi" and rep is not None:
+    if config.has_regions and rep is not None:
         _check_regions(weights.name, config, _rows(rep))
     return config
 
@@ -438,10 +440,10 @@ def _official(weights: Weights, pick: Callable[[str, Any, str], Any]) -> ModelCo
         raise ValueError(f"{weights.name}: {error}") from error
     grid = _check_sizes(weights.name, config)
     rep = _rep_tokens(weights)
-    if config.encoder == "vit" or rep is None:  # without them, what is missing is said later
-        region = pick("region", grid.shape, "not used") if config.encoder == "lgi" else (
+    if not config.has_regions or rep is None:  # without them, what is missing is said later
+        region = pick("region", grid.shape, "not used") if config.has_regions else (
             weights.told.get("region", config.region))  # fmt: skip
-        fits = config.encoder == "vit" or region in region_shapes(grid)
+        fits = not config.has_regions or region in region_shapes(grid)
         return replace(config, region=region if fits else grid.shape)
     num = _rows(rep)
     shapes = fitting_regions(num, grid)
@@ -512,7 +514,7 @@ def _entries(weights: Weights, config: ModelConfig) -> Shapes:
 def _shapes(
     config: ModelConfig, layout: Layout, part: Part, num_classes: int, pooling: Pooling
 ) -> Shapes:
-    tokens: Tokens = "rep" if config.encoder == "lgi" else "tokens"
+    tokens: Tokens = "rep" if config.has_regions else "tokens"
     with init_empty_weights():
         model = _build(Settled(config, TargetConfig(), num_classes, tokens, pooling, {}),
                        part == "autoencoder")  # fmt: skip

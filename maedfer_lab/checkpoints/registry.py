@@ -73,7 +73,7 @@ class TimmClassifier(Classifier):
             drop_path=drop_path_rate,
         )
         choose("global_pool", global_pool, tuple(POOLING))
-        tokens = tokens or ("rep" if config.encoder == "lgi" else "tokens")
+        tokens = tokens or ("rep" if config.has_regions else "tokens")
         super().__init__(config, max(1, num_classes), tokens, POOLING[global_pool])
         self.num_features = self.head_hidden_size = self.embed_dim = config.width
         self.num_classes, self.global_pool = num_classes, global_pool

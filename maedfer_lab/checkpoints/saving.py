@@ -128,7 +128,7 @@ def model_card(model: Model) -> str:
     count = sum(p.numel() for p in model.parameters())
     title = "Masked autoencoder" if is_autoencoder else "Facial expression classifier"
     classes = "" if isinstance(model, MaskedAutoencoder) else f", {model.head.out_features} classes"
-    regions = f", regions of {config.region} tokens" if config.encoder == "lgi" else ""
+    regions = f", regions of {config.region} tokens" if config.has_regions else ""
     clip = f"{config.frames} x {config.size_px} x {config.size_px}"
     task = "" if is_autoencoder else "pipeline_tag: video-classification\n"
     return f"""---
@@ -138,7 +138,7 @@ library_name: maedfer-lab
 - facial-expression-recognition
 ---
 
-# {title} with {ENCODERS[config.encoder]}
+# {title} with {ENCODERS.get(config.encoder, config.encoder)}
 
 {count:,} parameters, depth {config.depth}, width {config.width}{regions}{classes}.
 Preset: {preset_of(config) or "none"}.

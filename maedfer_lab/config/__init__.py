@@ -23,6 +23,7 @@ from maedfer_lab.config.model import (
     TargetUnits,
     choose,
 )
+from maedfer_lab.config.own import BUILT_IN, find_own, register_encoder, register_target
 from maedfer_lab.config.presets import PRESETS, PresetName, base, demo, preset, tiny
 from maedfer_lab.config.profiles import (
     PROFILES,
@@ -45,6 +46,7 @@ from maedfer_lab.config.recipe import (
 )
 
 __all__ = [
+    "BUILT_IN",
     "PRESETS",
     "PROFILES",
     "AblationConfig",
@@ -71,6 +73,7 @@ __all__ = [
     "data_folder",
     "demo",
     "environment",
+    "find_own",
     "finetune_config",
     "finetune_demo",
     "finetune_recipe",
@@ -80,6 +83,8 @@ __all__ = [
     "pretrain_config",
     "profile",
     "project_folder",
+    "register_encoder",
+    "register_target",
     "tiny",
     "uses_fast_kernels",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from maedfer_lab.config.own import extension_of, find_own
+
 Shape3 = tuple[int, int, int]
 
 
@@ -39,7 +41,8 @@ class ModelConfig:
     """Shape of a model. The defaults are the paper's LGI-Former (85M parameters, 50 GMACs).
 
     frames, size_px, tubelet: the clip, `frames` x `size_px` x `size_px`, and its cubes (t, h, w).
-    encoder: "lgi" (LGI-Former) or "vit" (joint attention over all tokens: VideoMAE).
+    encoder: "lgi" (LGI-Former), "vit" (joint attention over all tokens: VideoMAE), or the name of
+        an own one (`register_encoder`).
     region: local region in tokens (t, h, w); any shape that divides the token grid.
     local, inter, interact: the three stages of an LGI-Former block. `local="cross"` updates only
         the representative token; `inter=False` leaves stage 2 out; `interact="self"` repeats the
@@ -48,12 +51,13 @@ class ModelConfig:
     positions: fixed waves over the token's number ("sequence", the official code's), or over its
         place in t, h and w ("grid").
     drop_path: of the last block; grows linearly from 0 at the first.
+    extension: where an own encoder comes from and a digest of its source; filled in.
     """
 
     frames: int = 16
     size_px: int = 160
     tubelet: Shape3 = (2, 16, 16)
-    encoder: EncoderKind = "lgi"
+    encoder: str = "lgi"
     region: Shape3 = (2, 5, 10)
     width: int = 512
     depth: int = 16
@@ -70,16 +74,14 @@ class ModelConfig:
     decoder_depth: int = 4
     decoder_heads: int = 6
     legacy_visible_order: bool = False
+    extension: str = ""
 
     def __post_init__(self) -> None:
         check_choices(
-            self,
-            encoder=EncoderKind,
-            local=LocalKind,
-            interact=InteractKind,
-            shared=SharedKind,
-            positions=PositionKind,
+            self, local=LocalKind, interact=InteractKind, shared=SharedKind, positions=PositionKind
         )
+        own = extension_of("encoder", self.encoder, self.extension)
+        object.__setattr__(self, "extension", own)
         for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
             w, h = getattr(self, width), getattr(self, heads)
             if w < 1 or h < 1 or w % h:
@@ -95,6 +97,12 @@ class ModelConfig:
             raise ValueError(f"depth={self.depth} must not be negative; the paper's is 16")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1); the paper uses 0.1")
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the encoder has local regions with representative tokens."""
+        own = find_own("encoder", self.encoder)
+        return self.encoder == "lgi" if own is None else own.has_regions
 
 
 TargetUnits = Literal["cube", "pixel", "imagenet"]
@@ -115,6 +123,9 @@ class TargetConfig:
     motion_weight: 1 - lambda of the paper: loss = lambda appearance + (1 - lambda) motion.
     motion_scale: motion targets are multiplied by it. 1 is the paper; raw motions are small, and
         a larger scale lets a short run on raw targets see them.
+    function: name of an own target (`register_target`), in place of pixels and motion; the loss is
+        then its plain mean squared error (reported as "appearance"), and `motion` is False.
+    extension: where that comes from and a digest of its source; filled in.
     """
 
     units: TargetUnits = "cube"
@@ -122,9 +133,15 @@ class TargetConfig:
     motion_group: int = 2
     motion_weight: float = 0.5
     motion_scale: float = 1.0
+    function: str = ""
+    extension: str = ""
 
     def __post_init__(self) -> None:
         check_choices(self, units=TargetUnits)
+        own = extension_of("target", self.function, self.extension)
+        object.__setattr__(self, "extension", own)
+        if self.function:  # it has no frames of motion
+            object.__setattr__(self, "motion", False)
         if self.motion_group < 2:
             raise ValueError(f"motion_group={self.motion_group} must be at least 2; the paper's 2")
         if not 0 <= self.motion_weight <= 1:

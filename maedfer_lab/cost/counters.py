@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from maedfer_lab.config import ModelConfig
+from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.cost.formula import Task, Work
 from maedfer_lab.method.grid import patchify, take
 from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
@@ -113,6 +113,7 @@ def model_for_counting(
     num_classes: int = 7,
     mask_ratio: float = 0.9,
     as_published: bool = False,
+    target: TargetConfig | None = None,
 ) -> tuple[nn.Module, torch.Tensor]:
     """A model on the meta device and a clip for it; arguments as in `formula.work`.
 
@@ -124,8 +125,8 @@ def model_for_counting(
             model = build_classifier(config, num_classes)
         return (PublishedClassifier(model) if as_published else model).to("meta").eval(), clip
     with init_empty_weights():
-        model = build_autoencoder(config)
-    if config.encoder == "lgi":
+        model = build_autoencoder(config, target)
+    if config.has_regions:
         mask = region_tube_mask(model.grid, config.region, mask_ratio)
     else:
         mask = tube_mask(model.grid, mask_ratio)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple, get_args
 
-from maedfer_lab.config import ModelConfig, Shape3, choose
+from maedfer_lab.config import BUILT_IN, ModelConfig, Shape3, choose
 
 Task = Literal["classify", "pretrain"]
 COLOURS = 3
@@ -85,6 +85,7 @@ def work(
     Raises ValueError for a region, clip or mask ratio that does not fit the token grid.
     """
     choose("task", task, get_args(Task))
+    _check_known(config)
     tokens, width = math.prod(token_grid(config)), config.width
     cube = math.prod(config.tubelet) * COLOURS
     seen = tokens if task == "classify" else _num_visible(config, mask_ratio)
@@ -181,6 +182,7 @@ def parameters(
     that they precede, attention shared by several stages with the first of them.
     """
     choose("task", task, get_args(Task))
+    _check_known(config)
     width, cube = config.width, math.prod(config.tubelet) * COLOURS
     attention, feed_forward = _block_parameters(width, config.mlp_ratio, config.qkv_bias)
     norm = 2 * width
@@ -218,6 +220,14 @@ def _block_parameters(width: int, mlp_ratio: float, qkv_bias: bool) -> tuple[int
     hidden = int(width * mlp_ratio)
     attention = 4 * width**2 + width + (2 * width if qkv_bias else 0)
     return attention, 2 * width * hidden + hidden + width
+
+
+def _check_known(config: ModelConfig) -> None:
+    if config.encoder not in BUILT_IN["encoder"]:
+        raise ValueError(
+            f"encoder={config.encoder!r} has no closed formula; count it with "
+            "cost.counters.count_with_torch(*model_for_counting(config))"
+        )
 
 
 def token_grid(config: ModelConfig) -> Shape3:

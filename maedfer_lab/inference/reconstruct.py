@@ -61,7 +61,7 @@ def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[
     """
     if asked is not None and not 0 < asked < 1:
         raise ValueError(f"mask_ratio={asked} must lie between 0 and 1, such as {RATIO}")
-    shape = model.config.region if model.config.encoder == "lgi" else model.grid.shape
+    shape = model.config.region if model.config.has_regions else model.grid.shape
     places = shape[1] * shape[2]
     number = min(max(round((RATIO if asked is None else asked) * places), 1), places - 1)
     ratio = number / places

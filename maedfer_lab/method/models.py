@@ -5,6 +5,7 @@ Clips come with pixels in [0, 1]; the models normalise them. Letters of shapes: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maedfer_lab.config import ModelConfig, TargetConfig, choose
+from maedfer_lab.config import ModelConfig, TargetConfig, choose, find_own
 from maedfer_lab.method.attention import LGIBlock, ViTBlock, layer_norm
 from maedfer_lab.method.grid import (
     Grid,
@@ -29,6 +30,7 @@ from maedfer_lab.method.targets import (
     make_target,
     normalise_cube_pixels,
     reconstruction_loss,
+    target_width,
 )
 
 Tokens = Literal["rep", "tokens", "all"]
@@ -54,9 +56,9 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, config: ModelConfig, target: TargetConfig) -> None:
         super().__init__()
         self.config, self.target = config, target
-        self.encoder = Encoder(config)
+        self.encoder = make_encoder(config)
         self.norm = layer_norm(config.width)
-        self.decoder = Decoder(config, self.encoder.grid)
+        self.decoder = Decoder(config, self.grid, target_width(config, target))
         _init_xavier(self)
         tokens = [self.decoder.mask_token]
         if self.encoder.rep_tokens is not None:
@@ -91,7 +93,7 @@ class MaskedAutoencoder(nn.Module):
         legacy: the published order of visible tokens or the right one, in place of the model's
             `legacy_visible_order`.
         """
-        region = self.config.region if self.config.encoder == "lgi" else None
+        region = self.config.region if self.config.has_regions else None
         if legacy is None:
             legacy = self.config.legacy_visible_order
         return split_tokens(mask, self.grid, region, legacy_visible_order=legacy)
@@ -114,7 +116,10 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """LGI-Former (or ViT) over all tokens of a clip, or over the visible ones."""
+    """LGI-Former (or ViT) over all tokens of a clip, or over the visible ones.
+
+    An own encoder (`register_encoder`) inherits from it and replaces `make_blocks`, or all of it.
+    """
 
     positions: Tensor
     all_tokens: Tensor
@@ -126,20 +131,24 @@ class Encoder(nn.Module):
         self.embed = TubeletEmbed(config)
         positions = position_table(self.grid, config.width, config.positions)
         self.register_buffer("positions", positions, persistent=False)
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        shape = (config.width, config.num_heads, config.mlp_ratio, config.qkv_bias)
-        if config.encoder == "lgi":
+        order, self.rep_tokens = torch.arange(self.grid.n), None
+        if config.has_regions:
             check_region(self.grid, config.region)
             order = region_index(self.grid, config.region)
             self.rep_tokens = nn.Parameter(torch.zeros(len(order), config.width))
-            stages = {name: getattr(config, name)
-                      for name in ("local", "inter", "interact", "shared")}  # fmt: skip
-            self.blocks = nn.ModuleList(LGIBlock(*shape, rate, **stages) for rate in rates)
-        else:
-            order = torch.arange(self.grid.n)
-            self.rep_tokens = None
-            self.blocks = nn.ModuleList(ViTBlock(*shape, rate) for rate in rates)
+        self.blocks = nn.ModuleList(self.make_blocks(config))
         self.register_buffer("all_tokens", order.flatten(), persistent=False)
+
+    def make_blocks(self, config: ModelConfig) -> Iterable[nn.Module]:
+        """The blocks: (b v d) -> (b v d), or with regions [s_i; X_i] (b r k d) -> (b r k d).
+
+        They are called with `weights`, and with `rep_only` where there are regions, as `ViTBlock`
+        and `LGIBlock` are.
+        """
+        shape = (config.width, config.num_heads, config.mlp_ratio, config.qkv_bias)
+        stages = {name: getattr(config, name) for name in ("local", "inter", "interact", "shared")}
+        for rate in torch.linspace(0, config.drop_path, config.depth).tolist():
+            yield LGIBlock(*shape, rate, **stages) if config.has_regions else ViTBlock(*shape, rate)
 
     @property
     def num_regions(self) -> int:
@@ -206,11 +215,12 @@ class Decoder(nn.Module):
     """Light ViT over visible tokens and mask tokens; two linear heads as one matrix.
 
     The head's rows of the cube's first frame predict appearance, the rest predicts motion.
+    num_values: of a token's target (p).
     """
 
     positions: Tensor
 
-    def __init__(self, config: ModelConfig, grid: Grid, colours: int = 3) -> None:
+    def __init__(self, config: ModelConfig, grid: Grid, num_values: int) -> None:
         super().__init__()
         if config.decoder_depth < 1:
             raise ValueError(f"decoder_depth={config.decoder_depth} must be at least 1; try 4")
@@ -224,8 +234,7 @@ class Decoder(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.norm = layer_norm(width)
-        pt, ph, pw = config.tubelet
-        self.head = nn.Linear(width, pt * ph * pw * colours)
+        self.head = nn.Linear(width, num_values)
 
     def forward(
         self,
@@ -261,11 +270,11 @@ class Classifier(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1; DFEW has 7")
         self.config, self.tokens, self.pooling = config, tokens, pooling
-        self.encoder = Encoder(config)
+        self.encoder = make_encoder(config)
         if self.encoder.rep_tokens is None and tokens != "tokens":
             raise ValueError(
-                f"tokens={tokens!r} needs representative tokens, which a ViT does not have; use "
-                "tokens='tokens'"
+                f"tokens={tokens!r} needs representative tokens, which encoder={config.encoder!r} "
+                "does not have; use tokens='tokens'"
             )
         self.fc_norm = layer_norm(config.width)
         self.head = nn.Linear(config.width, num_classes)
@@ -323,17 +332,30 @@ def build_classifier(
     tokens: by default representative tokens, or for a ViT the tokens there are.
     """
     if tokens is None:
-        tokens = "rep" if config.encoder == "lgi" else "tokens"
+        tokens = "rep" if config.has_regions else "tokens"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Classifier(config, num_classes, tokens, pooling)
+
+
+def make_encoder(config: ModelConfig) -> Encoder:
+    """The encoder that the configuration names."""
+    own = find_own("encoder", config.encoder)
+    encoder = Encoder(config) if own is None else own.make(config)
+    missing = [name for name in ("grid", "num_regions", "rep_tokens") if not hasattr(encoder, name)]
+    if missing:
+        raise ValueError(
+            f"encoder={config.encoder!r} gives a {type(encoder).__name__} without {missing[0]}; "
+            "inherit from maedfer_lab.Encoder, which has the whole interface"
+        )
+    return encoder
 
 
 def model_mask(
     model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
 ) -> Bool[Tensor, "b n"]:
     """Masks as the model needs them: equal in every region for LGI-Former, else tubes."""
-    if model.config.encoder == "lgi":
+    if model.config.has_regions:
         region = model.config.region
         return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
     return tube_mask(model.grid, ratio, num_clips, generator=generator)

@@ -6,6 +6,7 @@ order of `grid.patchify`, so that p is (frame, row, column, colour).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maedfer_lab.config import Shape3, TargetConfig
+from maedfer_lab.config import ModelConfig, Shape3, TargetConfig, find_own
 from maedfer_lab.method.grid import Grid, grid_of, patchify, take, take_cubes, unpatchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -160,6 +161,9 @@ def make_target(
     cube's own deviation. The paper's formula differences raw pixels: `units="pixel"`.
     """
     grid = grid_of(clip, tubelet)
+    if (own := find_own("target", config.function)) is not None:
+        target = _check_own(own.make(clip, tubelet), config.function, len(clip), grid)
+        return target if index is None else take(target, index)
     if index is None:
         cubes = patchify(clip, tubelet)
     elif config.motion and tubelet[0] % config.motion_group:  # motion from cube to cube
@@ -178,6 +182,23 @@ def make_target(
     return cubes
 
 
+def _check_own(target: Tensor, name: str, num_clips: int, grid: Grid) -> Tensor:
+    if target.ndim != 3 or target.shape[:2] != (num_clips, grid.n):
+        raise ValueError(
+            f"function={name!r} gives targets of shape {tuple(target.shape)}; they must be "
+            f"(b n p), here ({num_clips}, {grid.n}, p); patchify(maps, tubelet) gives such"
+        )
+    return target
+
+
+def target_width(model: ModelConfig, config: TargetConfig) -> int:
+    """Values of a token's target (p): the pixels of its cube, or what an own function gives."""
+    if not config.function:
+        return math.prod(model.tubelet) * len(IMAGENET_MEAN)
+    clip = torch.zeros(1, 3, model.frames, model.size_px, model.size_px)
+    return make_target(clip, model.tubelet, config).shape[-1]
+
+
 def invert_target(
     target: Float[Tensor, "b n p"],
     grid: Grid,
@@ -190,6 +211,11 @@ def invert_target(
     statistics: needed for targets in cube units: each cube's own (true) ones, or ones that are
         estimated from the visible cubes alone (`visible_statistics`).
     """
+    if config.function:
+        raise ValueError(
+            f"function={config.function!r} is an own target, which cannot be turned into pixels; "
+            "reconstructions need a model of pixels and motion"
+        )
     cubes = target
     if config.motion:
         moving = motion_frames(grid, tubelet, config.motion_group, cubes.device)

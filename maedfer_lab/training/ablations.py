@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,6 +16,7 @@ from maedfer_lab.config import (
     PretrainConfig,
     Shape3,
 )
+from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import macs, token_grid
 from maedfer_lab.training.finetune import finetune
 
@@ -129,16 +130,22 @@ class Ablation:
 
 
 def ablate(
-    config: AblationConfig, *, output: Path | None = None, profile: str = "none"
+    config: AblationConfig,
+    *,
+    own: Mapping[str, PretrainConfig] | None = None,
+    output: Path | None = None,
+    profile: str = "none",
 ) -> Ablation:
     """Pre-train, fine-tune and judge every variant with every seed.
+
+    own: further variants by name, such as `config.pretrain` with a registered encoder or target.
 
     Runs lie in runs/ by the hash of their configuration: what has run before is loaded.
     """
     known = variants(config.pretrain)
     if unknown := set(config.variants) - known.keys():
         raise ValueError(f"variants={sorted(unknown)} are not known; known: {', '.join(known)}")
-    chosen = {name: known[name] for name in config.variants}
+    chosen = {name: known[name] for name in config.variants} | dict(own or {})
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for seed in config.seeds:  # outermost: the variants of one seed share their clips
         for name, start in chosen.items():
@@ -169,6 +176,7 @@ def scores(results: Sequence[dict[str, Any]]) -> dict[str, Interval | None]:
     }
     for kind in ("appearance", "motion"):
         runs = [r["pretraining"] for r in results if r["pretraining"]]
+        runs = [r for r in runs if best_without_model(r, kind)]  # 0: it is not predicted
         values = [r["held_out"][kind] / best_without_model(r, kind) for r in runs]
         found[kind] = interval(values) if values else None
     return found
@@ -213,13 +221,22 @@ def cost(config: FinetuneConfig, results: Sequence[dict[str, Any]]) -> Row:
     before = [r["pretraining"]["seconds"] if r["pretraining"] else 0.0 for r in results]
     return {
         "parameters": results[0]["parameters"],
-        "gmacs": sum(macs(config.model).values()) / 1e9,
-        "pretrain_gmacs": start
-        and sum(macs(start.model, "pretrain", mask_ratio=start.mask_ratio[0]).values()) / 1e9,
+        "gmacs": _gmacs(config.model),
+        "pretrain_gmacs": start and _gmacs(start.model, start),
         "pretrain_steps": start.optim.steps if start else 0,
         "finetune_steps": config.optim.steps,
         "seconds": mean(r["seconds"] + b for r, b in zip(results, before, strict=True)),
     }
+
+
+def _gmacs(model: ModelConfig, start: PretrainConfig | None = None) -> float:
+    """Of one clip: by closed formula, or counted where an own encoder or target has none."""
+    task, ratio = ("pretrain", start.mask_ratio[0]) if start else ("classify", 0.9)
+    if model.extension or (start and start.target.extension):
+        target = start.target if start else None
+        counted = model_for_counting(model, task, mask_ratio=ratio, target=target)
+        return sum(part.macs for part in count_with_torch(*counted).values()) / 1e9
+    return sum(macs(model, task, mask_ratio=ratio).values()) / 1e9
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from maedfer_lab.config import Precision
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import interpolation_baseline
-from maedfer_lab.method.targets import Loss, Losses, make_target, reconstruction_loss
+from maedfer_lab.method.targets import Loss, Losses, make_target, reconstruction_loss, target_width
 from maedfer_lab.training.optim import mixed_precision
 
 HELD_OUT_SEED = 20_230_707  # of the masks: the same for every model, so that losses compare
@@ -56,7 +56,7 @@ class HeldOut:
         units it is every cube's own mean colour.
         """
         config, cpu = self.model.config, torch.device("cpu")
-        values = config.tubelet[0] * config.tubelet[1] * config.tubelet[2] * 3
+        values = target_width(config, self.model.target)
 
         def zero(clip: Tensor, split: TokenSplit) -> Tensor:
             return clip.new_zeros(len(clip), split.masked.shape[1], values)

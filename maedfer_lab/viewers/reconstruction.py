@@ -141,7 +141,7 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         return replace(wish, **{name: pick(name, value, known[name])})
 
     def _region(self, model: MaskedAutoencoder) -> tuple[int, int, int] | None:
-        return model.config.region if model.config.encoder == "lgi" else None
+        return model.config.region if model.config.has_regions else None
 
     def _ratios(self, model: MaskedAutoencoder) -> list[float]:
         return mask_ratios(model.grid, self._region(model))
@@ -204,7 +204,7 @@ class ReconstructionViewer(Player[ReconstructionWish]):
 
     def _controls_of(self, wish: ReconstructionWish) -> list[dict[str, Any]]:
         model = self.models[wish.model]
-        is_lgi, raw = model.config.encoder == "lgi", model.target.units != "cube"
+        is_lgi, raw = model.config.has_regions, model.target.units != "cube"
         by_hand = wish.places is not None
         own = "published" if model.config.legacy_visible_order else "right"
         order = own if wish.token_order == "model" else wish.token_order

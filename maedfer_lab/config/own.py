@@ -1,0 +1,128 @@
+"""Own encoders and targets: registered by name, so that a configuration can name them.
+
+    @register_encoder("mine")            ModelConfig(encoder="mine")
+    @register_target("flow")             TargetConfig(function="flow")
+
+A configuration keeps where a name comes from and a digest of its source (`extension`), so that a
+run of changed code is another run, and a run folder says what to import before it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["encoder", "target"]
+Made = TypeVar("Made", bound=Callable[..., Any])
+BUILT_IN: dict[Kind, tuple[str, ...]] = {"encoder": ("lgi", "vit"), "target": ("",)}
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is registered: `make` itself, and whether an encoder has representative tokens."""
+
+    make: Callable[..., Any]
+    has_regions: bool = False
+
+
+_KNOWN: dict[tuple[Kind, str], Own] = {}
+
+
+def register_encoder(name: str, *, has_regions: bool = False) -> Callable[[Made], Made]:
+    """Decorate a class or function (ModelConfig) -> nn.Module with the interface of `Encoder`.
+
+    has_regions: it has representative tokens and works region by region, as LGI-Former; masks are
+        then equal in every region, and `ModelConfig.region` counts.
+
+    Raises ValueError for the name of a built-in encoder.
+    """
+    return _register("encoder", name, has_regions)
+
+
+def register_target(name: str) -> Callable[[Made], Made]:
+    """Decorate a function (clip (b 3 T H W) in [0, 1], tubelet) -> targets (b n p) of all tokens.
+
+    Raises ValueError for an empty name.
+    """
+    return _register("target", name, False)
+
+
+def _register(kind: Kind, name: str, has_regions: bool) -> Callable[[Made], Made]:
+    if name in BUILT_IN[kind] or not isinstance(name, str) or not name.isprintable():
+        raise ValueError(f"{kind}={name!r} is taken or no name; choose another, such as 'mine'")
+
+    def keep(made: Made) -> Made:
+        _KNOWN[kind, name] = Own(made, has_regions)  # a cell that runs again replaces it
+        return made
+
+    return keep
+
+
+def find_own(kind: Kind, name: str) -> Own | None:
+    """What is registered under a name; None for what the paper has.
+
+    Raises ValueError for a name that is not known.
+    """
+    if name in BUILT_IN[kind]:
+        return None
+    if (kind, name) not in _KNOWN:
+        known = ", ".join(filter(None, [*BUILT_IN[kind], *(n for k, n in _KNOWN if k == kind)]))
+        raise ValueError(
+            f"{kind}={name!r} is not known; choose one of {known or 'none yet'}, or import the "
+            f"module that registers it (@register_{kind}({name!r}))"
+        )
+    return _KNOWN[kind, name]
+
+
+def extension_of(kind: Kind, name: str, kept: str = "") -> str:
+    """Where a name comes from and the digest of its source, "module:object@digest"; "" if built in.
+
+    kept: what a configuration said before. A name that is not registered raises ValueError with
+    the module to import; source that has changed since warns.
+    """
+    home = kept.partition("@")[0]
+    try:
+        own = find_own(kind, name)
+    except ValueError as error:
+        module = home.partition(":")[0]
+        if not module:
+            raise
+        first = "run its cell or script" if module == "__main__" else f"`import {module}` first"
+        raise ValueError(f"{kind}={name!r} was registered by {home}: {first}") from error
+    if own is None:
+        return ""
+    found = f"{own.make.__module__}:{own.make.__qualname__}"
+    extension = f"{found}@{_digest(own.make)}"
+    if found == home and kept != extension:
+        warnings.warn(
+            f"{kind}={name!r} ({found}) has changed since this configuration was written; runs "
+            "from here on are other runs",
+            stacklevel=2,
+        )
+    return extension
+
+
+def _digest(made: Callable[..., Any]) -> str:
+    """Ten hexadecimal digits of the source of the module, or of the object in a script or cell."""
+    source = _source(sys.modules.get(made.__module__) if made.__module__ != "__main__" else None)
+    source = source or _source(made)
+    if source is None and inspect.isclass(made):  # a cell's classes hide their own source
+        source = "".join(filter(None, (_source(part) for part in vars(made).values())))
+    if not source:
+        raise ValueError(
+            f"{made.__qualname__} has no source that could be read; put it into a file and import "
+            "it, so that runs can tell one version from another"
+        )
+    return hashlib.sha256(source.encode()).hexdigest()[:10]
+
+
+def _source(thing: Any) -> str | None:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return None
