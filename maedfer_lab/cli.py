@@ -74,8 +74,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "count parameters and multiply-adds of LGI-Former and ViT, three ways",
     ),
     "bench": (
-        "maedfer_lab.bench.command:bench_command",
-        "measure models, data, tests and waits beside a floor and beside plain code",
+        "maedfer_lab.bench.bench:bench_command",
+        "measure models, data, evaluation and waits beside a floor and a plain version",
     ),
     "claims": (
         "maedfer_lab.paper.ledger:claims_command",

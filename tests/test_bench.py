@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,33 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from maedfer_lab import cli
-from maedfer_lab.bench import evaluation, model, plain
-from maedfer_lab.bench.aims import LGI, TARGETS, VIT, judge
-from maedfer_lab.bench.command import bench
+from maedfer_lab.bench import clips as sections
+from maedfer_lab.bench import model, plain
+from maedfer_lab.bench.bench import bench_command
 from maedfer_lab.bench.floor import Products, products_of, replay
-from maedfer_lab.bench.plain_data import finetuning_clip, pretraining_clip
-from maedfer_lab.bench.report import Findings, Row, checked
-from maedfer_lab.bench.settings import NAMES, Settings
-from maedfer_lab.bench.timing import Stopwatch, Timing
-from maedfer_lab.bench.twins import (
-    Twins,
-    check_autoencoder,
-    check_gradient,
-    check_logits,
-    classifier_twins,
-    make_twins,
-    random_clips,
-)
+from maedfer_lab.bench.measuring import Bench, alternate
+from maedfer_lab.bench.report import LGI, VIT, Row, aims_of
 from maedfer_lab.config import Augment, EncoderKind, TargetConfig
 from maedfer_lab.cost.formula import macs
+from maedfer_lab.figures import draw
 from maedfer_lab.method.models import build_autoencoder, model_mask
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return Settings(Stopwatch(CPU, 0, 1), tmp_path_factory.mktemp("bench"), smoke=True)
+def bench(tmp_path_factory):
+    return Bench(CPU, tmp_path_factory.mktemp("bench"), smoke=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,54 +35,47 @@ def run(tmp_path_factory):
     """All sections in smoke mode, once."""
     before = torch.get_num_threads()
     path = tmp_path_factory.mktemp("out") / "bench.json"
-    report = bench(smoke=True, threads=1, json=path, device="cpu")
+    report = bench_command(smoke=True, threads=1, json=path, device="cpu")
     assert torch.get_num_threads() == before
     return report, path
 
 
-def autoencoder_twins(
-    settings: Settings, encoder: EncoderKind = "lgi"
-) -> tuple[Twins, torch.Tensor]:
-    recipe = settings.recipe(encoder)
-    twins = make_twins(build_autoencoder(recipe.model), CPU)
+def autoencoders(bench: Bench, encoder: EncoderKind = "lgi") -> tuple[model.Pair, torch.Tensor]:
+    recipe = bench.recipe(encoder)
+    pair = model.make_pair(build_autoencoder(recipe.model), CPU)
     generator = torch.Generator().manual_seed(0)
-    return twins, model_mask(twins.ours, recipe.mask_ratio[0], 2, generator)
+    return pair, model_mask(pair.ours, recipe.mask_ratio[0], 2, generator)
 
 
 # ---------------------------------------------------------------------------- the floor
 
 
-@pytest.mark.parametrize("encoder", NAMES)
-def test_the_plain_way_does_the_published_products(settings, encoder):
+@pytest.mark.parametrize("encoder", model.NAMES)
+def test_the_plain_way_does_the_published_products(bench, encoder):
     """Noted while it runs, and counted by formula."""
-    twins = classifier_twins(settings, encoder)
-    clips = random_clips(settings, 1)
+    pair = model.classifiers(bench, encoder)
     with torch.no_grad():
-        found = products_of(lambda: plain.classify(twins.state, clips, twins.arguments), twins.ours)
-    want = macs(twins.ours.config, "classify", num_classes=7, as_published=True)
+        found = products_of(lambda: pair.logits(bench.noise(1)), pair.ours)
+    want = macs(pair.ours.config, "classify", num_classes=7, as_published=True)
     assert sum(product.macs for product in found) == sum(want.values())
 
 
-def test_our_pretraining_does_no_more_products_than_the_formula(settings):
-    twins, mask = autoencoder_twins(settings)
-    ratio = settings.recipe("lgi").mask_ratio[0]
+def test_our_pretraining_does_no_more_products_than_the_formula(bench):
+    pair, mask = autoencoders(bench)
     with torch.no_grad():
-        split = twins.ours.split(mask)
-        clips = random_clips(settings, 2)
-        found = products_of(lambda: twins.ours.predict(clips, split), twins.ours)
-    want = sum(macs(twins.ours.config, "pretrain", mask_ratio=ratio).values())
+        split = pair.ours.split(mask)
+        found = products_of(lambda: pair.ours.predict(bench.noise(2), split), pair.ours)
+    ratio = bench.recipe("lgi").mask_ratio[0]
+    want = sum(macs(pair.ours.config, "pretrain", mask_ratio=ratio).values())
     assert 0.5 * want < sum(product.macs for product in found) / 2 <= want
 
 
 def test_a_backward_pass_has_twice_the_products():
     layer = torch.nn.Linear(12, 20)
     x = torch.rand(5, 7, 12, requires_grad=True)
-    with Products(layer) as forward:
-        layer(x)
-    with Products(layer) as both:
-        layer(x).sum().backward()
-    assert [p.macs for p in forward.found] == [5 * 7 * 12 * 20]
-    assert sum(p.macs for p in both.found) == 3 * 5 * 7 * 12 * 20
+    once = 5 * 7 * 12 * 20
+    assert [p.macs for p in products_of(lambda: layer(x), layer)] == [once]
+    assert sum(p.macs for p in products_of(lambda: layer(x).sum().backward(), layer)) == 3 * once
 
 
 def test_fused_attention_counts_as_its_products():
@@ -105,11 +89,10 @@ def test_fused_attention_counts_as_its_products():
 
 
 @pytest.mark.parametrize("only_torch", [False, True])
-def test_replaying_does_exactly_the_products_that_were_noted(settings, only_torch):
-    twins = classifier_twins(settings, "lgi")
-    labels, clips = torch.tensor([1]), random_clips(settings, 1)
-    found = products_of(lambda: F.cross_entropy(twins.ours(clips), labels).backward(), twins.ours)
-    again = products_of(replay(found, CPU, only_torch=only_torch), twins.ours)
+def test_replaying_does_exactly_the_products_that_were_noted(bench, only_torch):
+    pair, labels, clips = model.classifiers(bench), torch.tensor([1]), bench.noise(1)
+    found = products_of(lambda: F.cross_entropy(pair.ours(clips), labels).backward(), pair.ours)
+    again = products_of(replay(found, CPU, only_torch=only_torch), pair.ours)
     assert [p.macs for p in again] == [p.macs for p in found]
     assert any(p.a.weight or p.b.weight for p in found)
 
@@ -117,164 +100,144 @@ def test_replaying_does_exactly_the_products_that_were_noted(settings, only_torc
 # ---------------------------------------------------------------------------- comparing
 
 
-def test_works_take_turns_and_are_waited_for():
-    order = []
+def test_works_take_turns_within_the_rounds():
+    order, ticks = [], iter(range(100))
     works = {name: lambda name=name: order.append(name) for name in "abc"}
-    watch = Stopwatch(CPU, seconds=math.inf, least=1, most=3)
-    taken = watch.alternate(works)
-    assert "".join(order) == "abc" * 4  # the first round warms up
-    assert [len(taken[name].seconds) for name in "abc"] == [3, 3, 3]
-    ticks = iter(range(100))
-    taken = Stopwatch(CPU, 0, 2).alternate(works, warm_up=False, clock=lambda: next(ticks))
-    assert taken["a"].seconds == (1, 1) and len(order) == 18
+    taken = alternate(works, math.inf, least=1, most=3)
+    assert "".join(order) == "abc" * 3 and [len(taken[name]) for name in "abc"] == [3, 3, 3]
+    assert alternate(works, 0, 2, 9, lambda: next(ticks))["a"] == [1, 1]
 
 
-def row(name: str, ours: float, floor: float | None = None, plain: float | None = None) -> Row:
-    sides = [None if x is None else Timing((x, x, 9 * x)) for x in (ours, floor, plain)]
-    return Row("model", name, sides[0], *sides[1:])  # type: ignore
+def row(name: str, **sides: float) -> Row:
+    return Row("model", name, {side: (x, x, 9 * x) for side, x in sides.items()})
 
 
 def test_ratios_are_of_medians():
     one = row("x", ours=2.0, floor=1.6, plain=5.0)
-    assert one.over_floor == 1.25 and one.speedup == 2.5
-    assert one.ours.per(4).median == 0.5 and one.ours.quartiles == (2.0, 10.0)
+    assert one.over_floor == 1.25 and one.speedup == 2.5 and one.quartiles("ours") == (2.0, 10.0)
     data = one.as_data()
     assert data["over_floor"] == 1.25 and data["ours"]["median"] == 2.0
-    assert row("y", 1.0).as_data()["speedup"] is None
+    assert row("y", ours=1.0).as_data()["speedup"] is None
 
 
 def test_aims_compare_the_rows_that_they_name():
-    found = Findings([row(LGI, 1.2, 1.0, 1.5), row(VIT, 2.0), row("LGI-B forward, bf16", 0.5)])
-    aims = {aim.name: aim for aim in judge(found)}
+    found = [
+        row(LGI, ours=1.2, floor=1.0, plain=1.5),
+        row(VIT, ours=2.0),
+        row("LGI-B forward, bf16", ours=0.5),
+    ]
+    aims = {aim.name: aim for aim in aims_of(found)}
     over = aims["LGI-B forward over its floor, float32"]
     assert over.value == 1.2 and not over.is_reached
     assert aims["LGI-B forward, times faster than plain, float32"].value == 1.25
     assert aims["LGI-B forward in bf16, times faster than plain float32"].value == 3.0
     assert aims["LGI-B over ViT-B, forward at 16 frames"].is_reached
-    found.rows += [row("LGI-B forward, 32 frames", 2.0), row("ViT-B forward, 32 frames", 5.0)]
-    falls = next(aim for aim in judge(found) if "32 frames, over" in aim.name)
+    found += [row("LGI-B forward, 32 frames", ours=2.0), row("ViT-B forward, 32 frames", ours=5.0)]
+    falls = next(aim for aim in aims_of(found) if "32 frames, over" in aim.name)
     assert math.isclose(falls.value, 0.4 / 0.6) and falls.is_reached
-    assert len(judge(Findings())) == 0
+    assert aims_of([]) == []
 
 
 # ---------------------------------------------------------------------------- equality
 
 
 @pytest.mark.parametrize("broken", ["head.bias", "encoder.blocks.0.mlp.fc1.weight"])
-def test_a_broken_classifier_is_not_timed(settings, broken):
-    twins, clips = classifier_twins(settings, "lgi"), random_clips(settings, 1)
-    assert check_logits(twins, clips, "LGI-B") and check_gradient(twins, clips, "LGI-B")
+def test_a_broken_classifier_is_not_timed(bench, broken):
+    pair, clips = model.classifiers(bench), bench.noise(1)
+    model.check_logits(bench, pair, clips, "LGI-B")
+    model.check_gradient(bench, pair, clips, "LGI-B")
     with torch.no_grad():
-        dict(twins.ours.named_parameters())[broken].add_(0.5)
+        dict(pair.ours.named_parameters())[broken].add_(0.5)
     with pytest.raises(ValueError, match="LGI-B logits: ours and the plain way differ"):
-        check_logits(twins, clips, "LGI-B")
+        model.check_logits(bench, pair, clips, "LGI-B")
     if broken != "head.bias":
         with pytest.raises(ValueError, match="LGI-B gradient"):
-            check_gradient(twins, clips, "LGI-B")
+            model.check_gradient(bench, pair, clips, "LGI-B")
 
 
-@pytest.mark.parametrize("encoder", NAMES)
-def test_a_broken_autoencoder_is_not_timed(settings, encoder):
-    twins, mask = autoencoder_twins(settings, encoder)
-    clips = random_clips(settings, 2)
-    assert len(check_autoencoder(twins, clips, mask, "it")) == 2
-    other = Twins(
-        build_autoencoder(twins.ours.config, TargetConfig(motion=False)), twins.state,
-        twins.arguments,
-    )  # fmt: skip
-    other.ours.load_state_dict(twins.ours.state_dict())
+@pytest.mark.parametrize("encoder", model.NAMES)
+def test_a_broken_autoencoder_is_not_timed(bench, encoder):
+    pair, mask = autoencoders(bench, encoder)
+    clips = bench.noise(2)
+    model.check_autoencoder(bench, pair, clips, mask, "it")
+    other = build_autoencoder(pair.ours.config, TargetConfig(motion=False))
+    other.load_state_dict(pair.ours.state_dict())
     with pytest.raises(ValueError, match="it pre-training loss"):
-        check_autoencoder(other, clips, mask, "it")
+        model.check_autoencoder(bench, pair._replace(ours=other), clips, mask, "it")
 
 
-def test_other_probabilities_are_refused(settings):
-    twins = classifier_twins(settings, "lgi")
-    table, clips = evaluation.labelled_videos(settings)
-    exact = evaluation.test_ours(twins, table, clips, "float32")
-    assert evaluation.check_probabilities(twins, table, clips, exact)
-    moved = np.roll(exact.probabilities, 1, 1)
+def test_other_probabilities_are_refused(bench):
+    table, clips = sections.tested_videos(bench)
+    moved = np.full((len(clips), 7), 1 / 7) + np.eye(len(clips), 7) / 10
     with pytest.raises(ValueError, match="probabilities of a test set"):
-        evaluation.check_probabilities(twins, table, clips, replace(exact, probabilities=moved))
+        sections.check_probabilities(bench, model.classifiers(bench), table, clips, moved)
 
 
-def test_nothing_is_timed_after_a_failed_check(settings, monkeypatch):
+def test_nothing_is_timed_after_a_failed_check(monkeypatch):
     def broken(*arguments):
-        twins = classifier_twins(*arguments)
+        pair = original(*arguments)
         with torch.no_grad():
-            twins.ours.fc_norm.weight.mul_(2)
-        return twins
+            pair.ours.fc_norm.weight.mul_(2)
+        return pair
 
-    monkeypatch.setattr(model, "classifier_twins", broken)
-    monkeypatch.setattr(Stopwatch, "alternate", lambda *_, **__: pytest.fail("timed"))
+    original = model.classifiers
+    monkeypatch.setattr(model, "classifiers", broken)
+    monkeypatch.setattr(Bench, "measure", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(ValueError, match="no time was taken"):
-        bench(("model",), smoke=True, threads=1, device="cpu")
+        bench_command(only=("model",), smoke=True, threads=1, device="cpu")
 
 
-def test_not_a_number_is_no_equality():
+def test_not_a_number_is_no_equality(bench):
     with pytest.raises(ValueError, match="nan"):
-        checked("x", math.nan)
+        bench.check("x", math.nan)
 
 
-# ---------------------------------------------------------------------------- the plain data
-
-
-def test_plain_clips_are_normalised_floats(settings):
-    from maedfer_lab.bench.clips import make_videos
-
-    videos, rng = make_videos(settings), np.random.default_rng(0)
-    for folder in (videos.mp4, videos.jpegs):
-        path = videos.paths(folder)[0]
-        for clip in (
-            pretraining_clip(path, 8, 2, 32, rng),
-            finetuning_clip(path, 8, 2, 32, Augment(erase=0), rng),
-        ):
-            assert clip.shape == (3, 8, 32, 32) and clip.dtype == torch.float32
-            assert -2.2 < clip.min() < 0.5 and -1 < clip.max() < 2.7
+@pytest.mark.parametrize("form", ["MP4", "JPEGs"])
+def test_plain_clips_are_normalised_floats(bench, form):
+    path = sections.read_annotations("csv", sections.videos(bench)[form]).clips[0].path
+    rng = np.random.default_rng(0)
+    for clip in (
+        plain.pretraining_clip(path, 8, 2, 32, rng),
+        plain.finetuning_clip(path, 8, 2, 32, Augment(erase=0), rng),
+    ):
+        assert clip.shape == (3, 8, 32, 32) and clip.dtype == torch.float32
+        assert -2.2 < clip.min() < clip.max() < 2.7
 
 
 # ---------------------------------------------------------------------------- whole runs
 
 
 def test_a_run_measures_everything_and_comes_back_from_its_file(run):
+    """Its rows are those of the published figure, but for what smoke mode leaves out."""
     report, path = run
     names = [row.name for row in report.rows]
-    assert len(set(names)) == len(names)
-    wanted = {name for target in TARGETS for name, _ in (*target.above, *target.below)}
-    longest = {"LGI-B forward, 64 frames", "ViT-B forward, 64 frames", "import models and training"}
-    missing = wanted - longest - set(names)
-    assert missing <= {name for name in wanted if "bf16" in name}, missing
-    assert {row.section for row in report.rows} == {"model", "data", "evaluation", "waiting"}
-    assert all(row.ours.median > 0 for row in report.rows)
+    left_out = {"import torch", "import models and training", "import viewers"}
+    published = json.loads((ROOT / "figures" / "bench.json").read_text())["rows"]
+    want = [row["name"] for row in published]
+    want = [name for name in want if name not in left_out and "64 frames" not in name]
+    assert names == [name for name in want if name in names or "bf16" not in name]
+    assert all(row.median("ours") > 0 for row in report.rows)
     assert all(check.difference < 1e-5 for check in report.checks if check.tolerance)
     assert report.aims == []  # tiny models reach or miss nothing
 
     data = json.loads(path.read_text())
     assert data == json.loads(json.dumps(report.as_data()))
+    assert data["rows"][0].keys() == published[0].keys()
     assert {"machine", "threads", "versions", "commit", "seed"} <= set(data["provenance"])
-    for entry in data["rows"]:
-        if entry["floor"]:
-            ratio = entry["ours"]["median"] / entry["floor"]["median"]
-            assert math.isclose(entry["over_floor"], ratio)
     text = str(report)
     assert all(name in text for name in names) and str(path) in text
-    assert path.with_suffix(".png").stat().st_size > 10_000
-
-
-def test_the_figure_is_drawn_again_from_the_file(run):
-    from maedfer_lab.figures import draw
-
-    _, path = run
-    first = path.with_suffix(".png").read_bytes()
-    path.with_suffix(".png").unlink()
+    picture = path.with_suffix(".png")
+    first = picture.read_bytes()
+    picture.unlink()
     draw(path)
-    assert path.with_suffix(".png").read_bytes() == first
+    assert picture.read_bytes() == first and len(first) > 10_000
 
 
 def test_arguments_out_of_range_are_refused(capsys, tmp_path):
     with pytest.raises(ValueError, match="threads=0"):
-        bench(threads=0, smoke=True)
+        bench_command(threads=0, smoke=True)
     with pytest.raises(ValueError, match=r"only=\('everything',\)"):
-        bench(("everything",), smoke=True)  # type: ignore
+        bench_command(only=("everything",), smoke=True)  # type: ignore
     assert cli.main(["bench", "--smoke", "--json", str(tmp_path)]) == 2
     assert "folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -282,5 +245,5 @@ def test_arguments_out_of_range_are_refused(capsys, tmp_path):
     assert "beside a floor" in capsys.readouterr().out
 
 
-def test_profile_names_operators(settings: Settings):
-    assert "layer_norm" in model.profile_text(settings)
+def test_profile_names_operators(bench):
+    assert "layer_norm" in model.operator_times(bench)

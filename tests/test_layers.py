@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "notebooks": ("config", "files"),
     "bench": (
         "bench", "viewers", "training", "runs", "checkpoints", "data", "drawn", "cost.formula",
-        "cost.memory", "cost", "figures", "fast", "method", "files", "config",
+        "cost.memory", "cost", "figures", "fast", "method", "files", "config", "text",
     ),
     "cli": (),
     "__main__": ("cli",),
@@ -70,7 +70,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 
 # Libraries with a single door: the floors that may import them.
 DOORS: dict[str, tuple[str, ...]] = {
-    "decord": ("data.video", "bench.plain_data"),
+    "decord": ("data.video", "bench.plain"),
     "av": ("data.video",),
     "cv2": ("data", "drawn"),
     "skvideo": (),
@@ -87,7 +87,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "training.optim",
         "data.augment",
         "data.rand_augment",
-        "bench.plain_data",
+        "bench.plain",
     ),
     "simplejpeg": ("data.shard_format",),
     "huggingface_hub": ("checkpoints.saving",),

@@ -1,82 +1,314 @@
-"""The benchmark's own videos: drawn faces as MP4, as a folder of JPEGs, and as prepared shards."""
+"""Sections "data" and "evaluation": clips that are ready for a step, and a whole test set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from maedfer_lab.bench.settings import Settings
+from maedfer_lab.bench import plain
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.model import Pair, classifiers
+from maedfer_lab.config import Augment, FinetuneConfig, Precision, finetune_recipe, tiny
+from maedfer_lab.cost.memory import one_thread
+from maedfer_lab.data.augment import training_indices
+from maedfer_lab.data.clips import clip_indices, to_floats
+from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
+from maedfer_lab.data.video import open_video
 from maedfer_lab.data.video_writing import write_video
 from maedfer_lab.drawn.faces import SyntheticFaces
+from maedfer_lab.method.models import build_classifier
+from maedfer_lab.runs import Run
+from maedfer_lab.training.evaluation import ClipViews, Views, evaluate, view_probabilities
+from maedfer_lab.training.finetune import FinetuneTask
+from maedfer_lab.training.optim import mixed_precision
+from maedfer_lab.training.stream import RunData, labelled_data, pretraining_data
 
-SIDE_PX = 224  # of VoxCeleb2's and DFEW's frames
-LENGTHS = tuple(range(72, 144, 12))  # frames; at 25 a second 3 to 5 s
-GRAIN = 3.0  # deviation of the noise, without which drawn pictures code in too few bytes
-QUALITY = 95
-CLASSES = ("smile", "none")
-
-
-@dataclass(frozen=True)
-class Videos:
-    """The same videos three times: folders that the package opens as its users' own.
-
-    shards: 160 px a side, as for fine-tuning. roomy: 192 px, with room for crops in pre-training.
-    """
-
-    mp4: Path
-    jpegs: Path
-    shards: Path
-    roomy: Path
-
-    def table(self) -> Annotations:
-        """The labelled clips whose frames are JPEGs."""
-        return read_annotations("csv", self.jpegs)
-
-    def paths(self, folder: Path) -> list[Path]:
-        """The videos of one of the first two folders, in order."""
-        return [clip.path for clip in read_annotations("csv", folder).clips]
+SHARDS = "shards"
+STRIDE, SEGMENTS, CROPS = 4, 2, 2  # of a test, as published
 
 
-def make_videos(settings: Settings) -> Videos:
-    """Draw and write them below the settings' folder, unless they lie there."""
-    root = settings.folder
-    videos = Videos(root / "mp4", root / "jpegs", root / "shards", root / "roomy")
-    if videos.roomy.is_dir():
-        return videos
-    lengths = (20, 24, 28, 32) if settings.smoke else LENGTHS
-    names = [f"id{number:05d}_{frames}" for number, frames in enumerate(lengths)]
-    for number, (name, frames) in enumerate(zip(names, lengths, strict=True)):
-        (videos.mp4 / name).parent.mkdir(exist_ok=True)
-        pictures = list(drawn(number, frames, settings.seed))
-        write_video(videos.mp4 / f"{name}.mp4", pictures, 25)
-        (videos.jpegs / name).mkdir(parents=True)
+def data_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """Clips that are ready for a training step, in seconds of one core."""
+    keep_freed_memory()  # as trainings do; both ways of making clips gain from it
+    bench.notes.append(
+        "data: seconds of one core, PyTorch with one thread as in a worker that reads clips; the "
+        "floor is to decode the same frames; what ours leaves to the device (floats, erasing, "
+        "mixing) has a row of its own, where the plain way does the same work; drawn faces with "
+        "grain, 224 px, 72 to 132 frames"
+    )
+    yield "videos to read", partial(check_decoding, bench)
+    yield "training clips", partial(training_clips, bench)
+
+
+def videos(bench: Bench) -> dict[str, Path]:
+    """Drawn faces as folders of MP4, of JPEGs, and of shards: "face" at 160 px, "roomy" at 192."""
+    folders = {name: bench.folder / name for name in ("MP4", "JPEGs", SHARDS, "roomy")}
+    if folders["roomy"].is_dir():
+        return folders
+    lengths = (20, 24, 28, 32) if bench.smoke else tuple(range(72, 144, 12))  # 3 to 5 s at 25 fps
+    clips: dict[str, list[Clip]] = {"MP4": [], "JPEGs": []}
+    for number, frames in enumerate(lengths):
+        name = f"id{number:05d}_{frames}"
+        mp4, jpegs = folders["MP4"] / name / f"{name}.mp4", folders["JPEGs"] / name
+        faces = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224, seed=bench.seed)
+        rng = np.random.default_rng([bench.seed, number])
+        # Grain, without which drawn pictures code in too few bytes.
+        pictures = [(frame + rng.normal(0, 3.0, frame.shape)).round().clip(0, 255).astype(np.uint8)
+                    for frame in faces[number].frames]  # fmt: skip
+        for path in (mp4.parent, jpegs):
+            path.mkdir(parents=True)
+        write_video(mp4, pictures, 25)
         for place, picture in enumerate(pictures):
-            file = videos.jpegs / name / f"{place:05d}.jpg"
-            Image.fromarray(picture).save(file, quality=QUALITY)
-    for folder, suffix in ((videos.mp4, ".mp4"), (videos.jpegs, "")):
-        clips = tuple(  # the last one is tested, the others are trained on
-            Clip(folder / f"{name}{suffix}", number % 2, int(name == names[-1]), None, "", name)
-            for number, name in enumerate(names)
-        )
-        Annotations("csv", CLASSES, clips, folder).write_csv(folder / "annotations.csv")
-    size = settings.model("lgi").size_px
-    common = {"size_px": size, "framing": "whole", "progress": False}
-    prepare(videos.table(), videos.shards, margin=1.0, **common)
-    prepare(videos.table(), videos.roomy, margin=1.2, **common)
-    return videos
+            Image.fromarray(picture).save(jpegs / f"{place:05d}.jpg", quality=95)
+        tested = int(frames == lengths[-1])  # the others are trained on
+        for key, path in (("MP4", mp4), ("JPEGs", jpegs)):
+            clips[key].append(Clip(path, number % 2, tested, None, "", name))
+    for key, found in clips.items():
+        table = Annotations("csv", ("smile", "none"), tuple(found), folders[key])
+        table.write_csv(folders[key] / "annotations.csv")
+    for name, margin in ((SHARDS, 1.0), ("roomy", 1.2)):
+        prepare(read_annotations("csv", folders["JPEGs"]), folders[name], margin=margin,
+                size_px=bench.model().size_px, framing="whole", progress=False)  # fmt: skip
+    return folders
 
 
-def drawn(number: int, frames: int, seed: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Frames of one drawn person, with grain."""
-    faces = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=SIDE_PX, seed=seed)
-    rng = np.random.default_rng([seed, number])
-    for frame in faces[number].frames:
-        noise = rng.normal(0, GRAIN, frame.shape)
-        yield (frame + noise).round().clip(0, 255).astype(np.uint8)
+def check_decoding(bench: Bench) -> None:
+    """Frames of ours and the plain way are the same, byte for byte; shards are coded anew."""
+    folders, indices = videos(bench), [0, 3, 7, 19]
+    for name in ("MP4", "JPEGs"):
+        path = read_annotations("csv", folders[name]).clips[0].path
+        want = np.stack([np.asarray(x) for x in plain.read_frames(path, lambda _: indices)])
+        difference = np.abs(open_video(path).read(indices).astype(int) - want).max() / 255
+        bench.check(f"decoded frames, {name}", float(difference))
+    clip = labelled(bench, folders[SHARDS]).stream.clips[0]
+    shown = open_video(clip.path).read(indices)
+    pictures = plain.read_frames(folders["JPEGs"] / clip.path.name, lambda _: indices)
+    small = [np.asarray(x.resize(shown.shape[1:3], plain.BILINEAR)) for x in pictures]
+    difference = np.abs(shown.astype(int) - np.stack(small)).mean() / 255
+    bench.check("decoded frames, shards: mean difference", float(difference), None)
+
+
+class NoNetwork(nn.Module):
+    """Takes the place of a network, so that a task's loss costs what it does to the clips."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits of zero."""
+        return clips.new_zeros(len(clips), self.num_classes)
+
+
+def training_clips(bench: Bench) -> None:
+    """Pre-training's random stretch and crop; fine-tuning's published transform; as floats."""
+    folders, num, augment = videos(bench), 2 if bench.smoke else 8, Augment()
+    model, stride = bench.model(), bench.recipe("lgi").stride
+    shape = model.frames, stride, model.size_px
+    plain_ways = {
+        "pre-training": lambda clip, rng: plain.pretraining_clip(clip.path, *shape, rng),
+        "fine-tuning": lambda clip, rng: plain.finetuning_clip(clip.path, *shape, augment, rng),
+    }
+    for kind, choose in (("pre-training", clip_indices), ("fine-tuning", training_indices)):
+        works: dict[str, Work] = {}
+        for name in ("MP4", "JPEGs", SHARDS):
+            folder = folders[name]
+            if kind == "fine-tuning":
+                stream = labelled(bench, folder).stream
+            else:
+                folder = folders["roomy"] if name == SHARDS else folder
+                framing = "face" if name == SHARDS else "voxceleb2"
+                config = replace(bench.recipe("lgi"), data=folder, framing=framing)
+                stream = pretraining_data(config).stream
+
+            def decode(clip: Clip, rng: np.random.Generator, choose=choose) -> None:
+                reader = open_video(clip.path)
+                reader.read(choose(len(reader), *shape[:2], rng))
+
+            title = f"{kind} clip, {name}"
+            works[f"{title} ours"] = _batches(num, lambda items, s=stream: [s[i] for i in items])
+            works[f"{title} floor"] = _batches(num, _draws(stream.clips, decode), None)
+            if name != SHARDS:
+                works[f"{title} plain"] = _batches(
+                    num, _draws(stream.clips, plain_ways[kind]), torch.stack
+                )
+        if kind == "fine-tuning":
+            works |= _on_the_device(bench, labelled(bench, folders[SHARDS]), num)
+        with one_thread():  # the others would wait for it in loops that count as work
+            bench.measure("data", works, num, most=27, clock=time.process_time)
+
+
+def _on_the_device(bench: Bench, data: RunData, num: int) -> dict[str, Work]:
+    """What is left for the device, and the same work plainly: floats, erasing, mixing."""
+    classes, steps, augment = len(data.table.classes), count(), Augment()
+    asked = build_classifier(tiny().model, classes)  # for its kind, never run
+    task = FinetuneTask(recipe(bench, SHARDS), asked, data, Run(bench.folder))
+    frames, labels = default_collate([data.stream[i] for i in range(num)])
+    batch, network = (frames.to(bench.device), labels.to(bench.device)), NoNetwork(classes)
+    return {
+        "fine-tuning clip, on the device ours": lambda: task.loss(
+            network, batch, next(steps), range(num)
+        ),
+        "fine-tuning clip, on the device plain": lambda: plain.mixed(
+            plain.finished(frames, augment).to(bench.device), batch[1], classes, augment
+        ),
+    }
+
+
+def recipe(bench: Bench, dataset: str) -> FinetuneConfig:
+    """The published fine-tuning, of the bench's model."""
+    usual = finetune_recipe(dataset, 1)
+    optim = replace(usual.optim, batch_size=2 if bench.smoke else 8)
+    return replace(usual, model=bench.model(), stride=bench.recipe("lgi").stride, optim=optim,
+                   framing="whole", seed=bench.seed)  # fmt: skip
+
+
+def labelled(bench: Bench, folder: Path) -> RunData:
+    """The labelled clips of a folder as fine-tuning reads them."""
+    config = recipe(bench, SHARDS if folder.name == SHARDS else "csv")
+    with warnings.catch_warnings():  # nothing is validated here
+        warnings.simplefilter("ignore")
+        return labelled_data(replace(config, data=folder))
+
+
+def _batches(
+    num: int, read: Callable[[list[int]], list[Any]], collate: Any = default_collate
+) -> Work:
+    """Read the next `num` items of an endless stream at each call."""
+    numbers = count()
+
+    def run() -> None:
+        items = read([next(numbers) for _ in range(num)])
+        if collate is not None:
+            collate(items)
+
+    return run
+
+
+def _draws(
+    clips: Sequence[Clip], read: Callable[[Clip, np.random.Generator], Any]
+) -> Callable[[list[int]], list[Any]]:
+    """Read clips that come again and again; every time has draws of its own."""
+    return lambda items: [read(clips[i % len(clips)], np.random.default_rng(i)) for i in items]
+
+
+# ---------------------------------------------------------------------------- evaluation
+
+
+def evaluation_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """A test set from files to probabilities, and its data part alone."""
+    keep_freed_memory()  # as `evaluate` does; both ways gain from it
+    yield "test set", partial(whole_test, bench)
+    yield "data of a test set", partial(test_data, bench)
+
+
+def tested_videos(bench: Bench) -> tuple[Annotations, Sequence[Clip]]:
+    """A few labelled videos as folders of JPEGs, in a table of seven classes."""
+    table = read_annotations("csv", videos(bench)["JPEGs"])
+    table = replace(table, classes=tuple(f"class {number}" for number in range(NUM_CLASSES)))
+    return table, table.clips[-(2 if bench.smoke else 3) :]
+
+
+def whole_test(bench: Bench) -> None:
+    """Ours and the plain way in float32 and bf16, all in turn."""
+    table, clips = tested_videos(bench)
+    pair, works = classifiers(bench), dict[str, Work]()
+
+    def ours(precision: Precision) -> Any:
+        return evaluate(
+            pair.ours, table, clips, stride=STRIDE, segments=SEGMENTS, crops=CROPS,
+            precision=precision,
+        )  # fmt: skip
+
+    exact = ours("float32")
+    check_probabilities(bench, pair, table, clips, exact.probabilities)
+    views = _views(bench)
+    frames = torch.from_numpy(np.concatenate([views.read(table.open(clip))[0] for clip in clips]))
+    for precision in bench.precisions:
+        name = f"evaluation, {precision}"
+        works |= {
+            f"{name} ours": partial(ours, precision),
+            f"{name} plain": partial(plain_test, bench, pair, clips, precision),
+            f"{name} floor": partial(view_probabilities, pair.ours, frames, precision),
+        }
+        if precision != "float32":
+            half = ours(precision)
+            moved = float(np.abs(half.probabilities - exact.probabilities).max())
+            bench.check(f"probabilities in {precision} against float32", moved, None)
+            changed = int((half.guesses != exact.guesses).sum())
+            bench.notes.append(f"evaluation in {precision}: {changed} of {len(clips)} decisions "
+                               "are others than in float32")  # fmt: skip
+    # The checks have warmed up.
+    bench.measure("evaluation", works, len(clips), "video", warm_up=False)
+    bench.notes.append(
+        "evaluation: folders of JPEGs, 2 windows x 2 crops; the plain way reads every fourth frame "
+        "of a video for each of its four views, as published; the floor is the model alone, on "
+        "the views that differ"
+    )
+
+
+def test_data(bench: Bench) -> None:
+    """Reading the views of the same videos, without any model."""
+    table, clips = tested_videos(bench)
+    read = ClipViews(table, clips, _views(bench))
+    works: dict[str, Work] = {
+        "data of an evaluation ours": lambda: [read[number] for number in range(len(clips))],
+        "data of an evaluation plain": lambda: [plain_views(bench, clip) for clip in clips],
+    }
+    bench.measure("evaluation", works, len(clips), "video")
+
+
+@torch.no_grad()
+def plain_test(bench: Bench, pair: Pair, clips: Sequence[Clip], precision: Precision) -> Tensor:
+    """Probabilities (n k): four views of each video, each read and run for itself."""
+    found = []
+    for clip in clips:
+        views = torch.stack(plain_views(bench, clip)).to(bench.device)
+        with mixed_precision(precision, bench.device):
+            logits = plain.classify(pair.state, views, pair.arguments)
+        found.append(logits.float().cpu().double().softmax(1).mean(0))
+    return torch.stack(found)
+
+
+def plain_views(bench: Bench, clip: Clip) -> list[Tensor]:
+    """The four views of a video, normalised; crops of frames of their size are all the same."""
+    config = bench.model()
+    return [
+        plain.test_view(clip.path, config.frames, STRIDE, config.size_px, at, SEGMENTS)
+        for at in range(SEGMENTS)
+        for _ in range(CROPS)
+    ]
+
+
+def _views(bench: Bench) -> Views:
+    return Views(bench.model().frames, bench.model().size_px, STRIDE, SEGMENTS, CROPS)
+
+
+@torch.no_grad()
+def check_probabilities(
+    bench: Bench, pair: Pair, table: Annotations, clips: Sequence[Clip], exact: np.ndarray
+) -> None:
+    """Equal probabilities from the same views, and from the files."""
+    read, same = ClipViews(table, clips, _views(bench)), []
+    for number in range(len(clips)):
+        found = read[number]
+        views = to_floats(torch.from_numpy(found.views)).to(bench.device)
+        same.append(found.weights @ pair.logits(views).cpu().double().softmax(1).numpy())
+    from_files = plain_test(bench, pair, clips, "float32").numpy()
+    for name, other in (("equal pixels", np.stack(same)), ("its files", from_files)):
+        difference = float(np.abs(exact - other).max())
+        bench.check(f"probabilities of a test set, from {name}", difference)

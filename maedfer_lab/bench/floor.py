@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from maedfer_lab.bench.timing import Stopwatch
+from torch.utils.benchmark import Timer
 
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 PEAK_SIDE = 8192  # of the square matrices by which a GPU's peak is measured
 
 
 class Operand(NamedTuple):
-    """A matrix, or a batch of them, as it lies in memory; weights are told apart by `weight`."""
+    """A matrix, or a batch of them, as it lies in memory; `weight` numbers those of the model."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -67,47 +64,42 @@ class Products(TorchDispatchMode):
         elif name == "_linear_pointwise":  # oneDNN's
             x, weight = args[:2]
             self._note(x.reshape(-1, x.shape[-1]), weight.t())
-        elif name == "convolution":
-            self._convolution(out, args[1])
-        elif name == "convolution_backward":
-            self._convolution(args[0], args[2], is_backward=True)
+        elif name.startswith("convolution"):
+            backward = name == "convolution_backward"
+            made, weight = (args[0], args[2]) if backward else (out, args[1])
+            rows, width, cube = made.numel() // made.shape[1], made.shape[1], weight[0].numel()
+            self._add(made.dtype, (), (width, rows, cube) if backward else (rows, cube, width))
         elif "scaled_dot_product" in name:
-            self._attention(args, is_backward="backward" in name)
+            backward = "backward" in name
+            q, k = args[1:3] if backward else args[:2]
+            n, m, width = q.shape[-2], k.shape[-2], q.shape[-1]
+            sizes = [(n, width, m), (n, m, width)]
+            if backward:  # of the weights, the values, the queries and the keys
+                sizes += [(m, n, width), (m, n, width)]
+            self._add(q.dtype, (math.prod(q.shape[:-2]),), *sizes)
         return out
 
     def _number(self, x: Tensor) -> int:
         return self._weights.get(x.untyped_storage().data_ptr(), 0)
 
     def _note(self, a: Tensor, b: Tensor) -> None:
-        self.found.append(Product(self._operand(a), self._operand(b)))
-
-    def _operand(self, x: Tensor) -> Operand:
         # A stride of 0 repeats what lies once in memory; such a matrix is made in full.
-        stride = x.stride() if 0 not in x.stride() else torch.empty(x.shape, device="meta").stride()
-        return Operand(tuple(x.shape), tuple(stride), x.dtype, self._number(x))
+        whole = [contiguous(tuple(x.shape), x.dtype).stride if 0 in x.stride() else x.stride()
+                 for x in (a, b)]  # fmt: skip
+        self.found.append(Product(*(
+            Operand(tuple(x.shape), tuple(stride), x.dtype, self._number(x))
+            for x, stride in zip((a, b), whole, strict=True)
+        )))  # fmt: skip
 
-    def _attention(self, args: Any, is_backward: bool) -> None:
-        q, k = args[1:3] if is_backward else args[:2]
-        num = math.prod(q.shape[:-2])
-        queries, keys, width = q.shape[-2], k.shape[-2], q.shape[-1]
-        sizes = [(queries, width, keys), (queries, keys, width)]
-        if is_backward:  # of the weights, the values, the queries and the keys
-            sizes += [(keys, queries, width), (keys, queries, width)]
+    def _add(self, dtype: torch.dtype, batch: tuple[int, ...], *sizes: tuple[int, ...]) -> None:
         for n, inner, m in sizes:
-            self.found.append(
-                Product(
-                    *(_contiguous((num, *shape), q.dtype) for shape in ((n, inner), (inner, m)))
-                )
-            )
-
-    def _convolution(self, out: Tensor, weight: Tensor, is_backward: bool = False) -> None:
-        rows, width, cube = out.numel() // out.shape[1], out.shape[1], weight[0].numel()
-        shapes = ((width, rows), (rows, cube)) if is_backward else ((rows, cube), (cube, width))
-        self.found.append(Product(*(_contiguous(shape, out.dtype) for shape in shapes)))
+            shapes = ((*batch, n, inner), (*batch, inner, m))
+            self.found.append(Product(*(contiguous(shape, dtype) for shape in shapes)))
 
 
-def _contiguous(shape: tuple[int, ...], dtype: torch.dtype) -> Operand:
-    return Operand(shape, torch.empty(shape, device="meta").stride(), dtype)
+def contiguous(shape: tuple[int, ...], dtype: torch.dtype, weight: int = 0) -> Operand:
+    """A matrix without gaps."""
+    return Operand(shape, torch.empty(shape, device="meta").stride(), dtype, weight)
 
 
 def products_of(work: Callable[[], object], model: nn.Module) -> list[Product]:
@@ -123,28 +115,27 @@ def replay(
     """A function that does these products and nothing else, into memory that is there already.
 
     Each product is done by the library that is quickest for its shape. Every weight has memory of
-    its own, as in the model; other matrices of one shape share theirs,
-    which is kinder to the caches than any model can be: a floor.
+    its own, as in the model; other matrices of one shape share theirs, which is kinder to the
+    caches than any model can be: a floor.
     """
     generator = torch.Generator(device).manual_seed(0)
-    pool: dict[Any, Tensor] = {}
+    pool: dict[Operand, Tensor] = {}
 
     def tensor(operand: Operand) -> Tensor:
         if operand not in pool:
-            x = torch.empty_strided(operand.shape, operand.stride, dtype=operand.dtype,
-                                    device=device)  # fmt: skip
+            shape, stride, dtype, _ = operand
+            x = torch.empty_strided(shape, stride, dtype=dtype, device=device)
             pool[operand] = x.uniform_(-1, 1, generator=generator)
         return pool[operand]
 
     fastest: dict[Product, Multiply] = {}
     steps = []
-    for product in products:
-        a, b = product
-        out = tensor(_contiguous((*a.shape[:-1], b.shape[-1]), a.dtype)._replace(weight=-1))
-        matrices = tensor(a), tensor(b), out
-        alike = Product(*(operand._replace(weight=0) for operand in product))
+    for a, b in products:
+        out = contiguous((*a.shape[:-1], b.shape[-1]), a.dtype, weight=-1)
+        matrices = tensor(a), tensor(b), tensor(out)
+        alike = Product(a._replace(weight=0), b._replace(weight=0))
         if alike not in fastest:
-            fastest[alike] = _mm_or_bmm if only_torch else _fastest(*matrices)
+            fastest[alike] = mm_or_bmm if only_torch else _fastest(*matrices)
         steps.append((fastest[alike], *matrices))
 
     def run() -> None:
@@ -159,31 +150,30 @@ def _fastest(a: Tensor, b: Tensor, out: Tensor) -> Multiply:
     """Of PyTorch's product and, on a CPU, oneDNN's: the one that was quicker in a few runs."""
     onednn = hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if out.ndim == 3 or out.device.type != "cpu" or not onednn:
-        return _mm_or_bmm
-    ways: list[Multiply] = [_mm_or_bmm, _onednn]
-    taken = [[_seconds(way, a, b, out) for way in ways] for _ in range(4)][1:]
-    return ways[int(np.min(taken, 0).argmin())]
+        return mm_or_bmm
+    taken = {way: [] for way in (mm_or_bmm, mm_by_onednn)}
+    for _ in range(3):
+        for way, times in taken.items():
+            timer = Timer("way(a, b, out)", globals={"way": way, "a": a, "b": b, "out": out},
+                          num_threads=torch.get_num_threads())  # fmt: skip
+            with torch.no_grad():
+                times.append(timer.timeit(1).median)
+    return min(taken, key=lambda way: min(taken[way]))
 
 
-def _mm_or_bmm(a: Tensor, b: Tensor, out: Tensor) -> object:
+def mm_or_bmm(a: Tensor, b: Tensor, out: Tensor) -> object:
+    """PyTorch's product."""
     return (torch.mm if out.ndim == 2 else torch.bmm)(a, b, out=out)
 
 
-def _onednn(a: Tensor, b: Tensor, out: Tensor) -> object:
+def mm_by_onednn(a: Tensor, b: Tensor, out: Tensor) -> object:
+    """oneDNN's product, which makes its own memory."""
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
-def _seconds(multiply: Multiply, a: Tensor, b: Tensor, out: Tensor) -> float:
-    start = time.perf_counter()
-    with torch.no_grad():
-        multiply(a, b, out)
-    return time.perf_counter() - start
-
-
-def peak_macs(watch: Stopwatch, dtype: torch.dtype, side: int = PEAK_SIDE) -> float:
+def peak_macs(device: torch.device, dtype: torch.dtype, side: int = PEAK_SIDE) -> float:
     """Multiply-adds a second that the device reaches on one large square product."""
-    square = _contiguous((side, side), dtype)
-    product = Product(square, square._replace(weight=1))
-    run = replay([product], watch.device)
-    run()
-    return product.macs / min(watch.once(run) for _ in range(10))
+    product = Product(*(contiguous((side, side), dtype, weight) for weight in (0, 1)))
+    run = replay([product], device)
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return product.macs / min(timer.timeit(1).median for _ in range(10))

@@ -3,165 +3,180 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer_lab.bench.floor import peak_macs, products_of, replay
-from maedfer_lab.bench.report import Findings, Row
-from maedfer_lab.bench.settings import NAMES, NUM_CLASSES, Settings
-from maedfer_lab.bench.timing import Work, pick
-from maedfer_lab.bench.twins import (
-    check_autoencoder,
-    check_gradient,
-    check_logits,
-    classifier_twins,
-    make_twins,
-    plain_logits,
-    plain_pretraining,
-    random_clips,
-)
+from maedfer_lab.bench import plain
+from maedfer_lab.bench.floor import products_of, replay
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.checkpoints.official import official_arguments
+from maedfer_lab.checkpoints.parity import recipe_parameters
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
 from maedfer_lab.cost.formula import Task, macs
-from maedfer_lab.cost.memory import peak_bytes
 from maedfer_lab.fast import speed_up
-from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
+from maedfer_lab.method import models
+from maedfer_lab.method.targets import normalise_pixels
 from maedfer_lab.training.optim import make_optimiser, mixed_precision
 
-LONGER = (2, 4)  # times the published 16 frames
-BOTH_WAYS = 3  # a backward pass takes twice the products of a forward pass
-BY_TORCH = "LGI-B products by torch.mm alone, float32"
+NAMES: dict[EncoderKind, str] = {"lgi": "LGI-B", "vit": "ViT-B"}
 
 
-def steps(settings: Settings) -> Iterator[tuple[str, Callable[[Findings], None]]]:
-    """The pieces of this section: what is measured, and the function that adds its rows."""
-    yield "forward", lambda found: forward(settings, found)
-    for times in LONGER[: 1 if settings.smoke else None]:
-        yield f"{times}x frames", lambda found, times=times: longer(settings, found, times)
-    for encoder in NAMES:
-        yield (
-            f"{NAMES[encoder]} forward + backward",
-            lambda found, encoder=encoder: backward(settings, found, encoder),
-        )
-        yield (
-            f"{NAMES[encoder]} pre-training step",
-            lambda found, encoder=encoder: pretraining(settings, found, encoder),
-        )
+class Pair(NamedTuple):
+    """A model of ours, and its parameters under official names for the plain way."""
+
+    ours: Any  # a Classifier or a MaskedAutoencoder
+    state: dict[str, Tensor]
+    arguments: dict[str, Any]  # of the official constructor
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """Logits the plain way; pixels in [0, 1]."""
+        return plain.classify(self.state, normalise_pixels(clips), self.arguments)
+
+    def reconstruct(self, clips: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and pre-training loss the plain way."""
+        mask = mask.to(clips.device)
+        found = plain.reconstruct(self.state, normalise_pixels(clips), mask, self.arguments)[1]
+        with torch.no_grad():
+            wanted = plain.targets(clips, mask, self.arguments)
+        return found, F.mse_loss(found.float(), wanted)
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in (*self.ours.parameters(), *self.state.values()):
+            parameter.grad = None
 
 
-def forward(settings: Settings, found: Findings) -> None:
+def make_pair(model: models.Classifier | models.MaskedAutoencoder, device: torch.device) -> Pair:
+    """Fill a model with random parameters, by which logits come to about 2, and copy them."""
+    kind = "finetune" if isinstance(model, models.Classifier) else "pretrain"
+    drawn = recipe_parameters(model, kind, 0.02)
+    state = {name: x.to(device, copy=True).requires_grad_() for name, x in drawn.items()}
+    arguments = official_arguments(model.config, kind)
+    if isinstance(model, models.Classifier):
+        arguments["lg_classify_token_type"] = "region"
+    return Pair(speed_up(model).eval().to(device), state, arguments)
+
+
+def classifiers(bench: Bench, encoder: EncoderKind = "lgi") -> Pair:
+    """Classifiers of seven classes."""
+    return make_pair(
+        models.build_classifier(bench.model(encoder), NUM_CLASSES, seed=bench.seed), bench.device
+    )
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """Largest difference."""
+    return float((a.double() - b.double()).abs().max())
+
+
+def model_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """Forward, backward and a pre-training step, beside their matrix products."""
+    yield "forward", partial(forward, bench)
+    for times in (2,) if bench.smoke else (2, 4):
+        yield f"{times}x frames", partial(longer, bench, times)
+    for encoder, title in NAMES.items():
+        yield f"{title} forward + backward", partial(backward, bench, encoder)
+        yield f"{title} pre-training step", partial(pretraining_step, bench, encoder)
+
+
+def forward(bench: Bench) -> None:
     """Classification of both models, all in turn."""
-    clips = random_clips(settings, settings.clips)
-    works: dict[str, Work] = {}
-    work: dict[str, int] = {}
+    clips, works, work_macs = bench.noise(bench.num), dict[str, Work](), dict[str, int]()
     for encoder, title in NAMES.items():
-        twins = classifier_twins(settings, encoder)
-        found.checks += check_logits(twins, clips, title)
-        for precision in settings.precisions:
+        pair = classifiers(bench, encoder)
+        check_logits(bench, pair, clips, title)
+        for precision in bench.precisions:
             name = f"{title} forward, {precision}"
-            ours = _no_grad(twins.ours, precision, clips)
-            work[name] = _macs(twins.ours.config, "classify")
-            works |= _with_floor(name, ours, twins.ours, settings)
+            work_macs[name] = _macs(pair.ours.config, "classify")
+            works |= _with_floor(name, _inference(pair.ours, precision, clips), pair.ours, bench)
             if encoder == "lgi":
-                works[f"{name} plain"] = _no_grad(
-                    lambda x, twins=twins: plain_logits(twins, x), precision, clips
-                )
+                works[f"{name} plain"] = _inference(pair.logits, precision, clips)
         if encoder == "lgi":
-            ours = _no_grad(twins.ours, "float32", clips)
-            products = products_of(ours, twins.ours)
-            works[f"{BY_TORCH} ours"] = replay(products, settings.device, only_torch=True)
-            work[BY_TORCH] = 0
-    _add_rows(settings, found, work, works, len(clips))
+            products = products_of(_inference(pair.ours, "float32", clips), pair.ours)
+            by_torch = replay(products, bench.device, only_torch=True)
+            works["LGI-B products by torch.mm alone, float32 ours"] = by_torch
+    bench.measure("model", works, len(clips), work_macs=work_macs)
 
 
-def longer(settings: Settings, found: Findings, times: int) -> None:
+def longer(bench: Bench, times: int) -> None:
     """Classification of clips of 32 or 64 frames, one model against the other."""
-    clips = random_clips(settings, 1, times)
-    works: dict[str, Work] = {}
-    work: dict[str, int] = {}
+    clips, works, work_macs = bench.noise(1, times), dict[str, Work](), dict[str, int]()
     for encoder, title in NAMES.items():
-        model = speed_up(build_classifier(settings.model(encoder, times), NUM_CLASSES)).eval()
+        model = speed_up(models.build_classifier(bench.model(encoder, times), NUM_CLASSES)).eval()
         name = f"{title} forward, {16 * times} frames"
-        works[f"{name} ours"] = _no_grad(model.to(settings.device), "float32", clips)
-        work[name] = _macs(model.config, "classify")
-    _add_rows(settings, found, work, works, 1)
+        works[f"{name} ours"] = _inference(model.to(bench.device), "float32", clips)
+        work_macs[name] = _macs(model.config, "classify")
+    bench.measure("model", works, work_macs=work_macs)
 
 
-def backward(settings: Settings, found: Findings, encoder: EncoderKind) -> None:
+def backward(bench: Bench, encoder: EncoderKind) -> None:
     """Classification with its gradient."""
-    clips = random_clips(settings, settings.clips)
-    labels = torch.arange(len(clips), device=settings.device) % NUM_CLASSES
-    twins = classifier_twins(settings, encoder)
-    found.checks += check_gradient(twins, clips, NAMES[encoder])
-    works: dict[str, Work] = {}
-    work: dict[str, int] = {}
-    for precision in settings.precisions:
+    pair, clips = classifiers(bench, encoder), bench.noise(bench.num)
+    check_gradient(bench, pair, clips, NAMES[encoder])
+    labels = torch.arange(len(clips), device=bench.device) % NUM_CLASSES
 
-        def learn(logits: Callable[[Tensor], Tensor], precision: Precision = precision) -> Work:
-            def run() -> None:
-                with mixed_precision(precision, settings.device):
-                    loss = F.cross_entropy(logits(clips).float(), labels)
-                loss.backward()
-                twins.clear()
+    def learn(logits: Callable[[Tensor], Tensor], precision: Precision) -> None:
+        with mixed_precision(precision, bench.device):
+            loss = F.cross_entropy(logits(clips).float(), labels)
+        loss.backward()
+        pair.clear()
 
-            return run
-
-        name = f"{NAMES[encoder]} forward + backward, {precision}"
-        work[name] = BOTH_WAYS * _macs(twins.ours.config, "classify")
-        works |= _with_floor(name, learn(twins.ours), twins.ours, settings)
-        if encoder == "lgi":
-            works[f"{name} plain"] = learn(lambda x: plain_logits(twins, x))
-    _add_rows(settings, found, work, works, len(clips))
+    _both_ways(bench, f"{NAMES[encoder]} forward + backward", len(clips),
+               _macs(pair.ours.config, "classify"), pair.ours, partial(learn, pair.ours),
+               partial(learn, pair.logits) if encoder == "lgi" else None)  # fmt: skip
 
 
-def pretraining(settings: Settings, found: Findings, encoder: EncoderKind) -> None:
+def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
     """A whole step: 90 % hidden, forward, loss, backward, AdamW."""
-    recipe, device = settings.recipe(encoder), settings.device
-    clips = random_clips(settings, 2 * settings.clips)
+    recipe, clips = bench.recipe(encoder), bench.noise(2 * bench.num)
     # The paper's targets, also for the tiny model: the plain way has no others.
-    twins = make_twins(build_autoencoder(recipe.model, seed=settings.seed), device)
-    generator = torch.Generator().manual_seed(settings.seed)
-    mask = model_mask(twins.ours, recipe.mask_ratio[0], len(clips), generator)
-    title = NAMES[encoder]
-    found.checks += check_autoencoder(twins, clips, mask, title)
+    pair = make_pair(models.build_autoencoder(recipe.model, seed=bench.seed), bench.device)
+    ratio, generator = recipe.mask_ratio[0], torch.Generator().manual_seed(bench.seed)
+    mask = models.model_mask(pair.ours, ratio, len(clips), generator)
+    check_autoencoder(bench, pair, clips, mask, NAMES[encoder])
+
+    def step(loss: Callable[[], Tensor], optimiser: Any, precision: Precision) -> None:
+        with mixed_precision(precision, bench.device):
+            value = loss()
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
     # At rate 0 (until the loop sets one) weights stay what they are, for the same work.
-    ours_optimiser = make_optimiser(twins.ours, OptimConfig())
-    plain_optimiser = torch.optim.AdamW(twins.state.values(), lr=0.0, betas=(0.9, 0.95))
-    works: dict[str, Work] = {}
-    work: dict[str, int] = {}
-    for precision in settings.precisions:
-
-        def ours_loss() -> Tensor:
-            return twins.ours(clips, mask).loss.total
-
-        def plain_loss() -> Tensor:
-            return plain_pretraining(twins, clips, mask)[1]
-
-        def step(
-            loss: Callable[[], Tensor],
-            optimiser: torch.optim.Optimizer,
-            precision: Precision = precision,
-        ) -> Work:
-            def run() -> None:
-                with mixed_precision(precision, device):
-                    value = loss()
-                value.backward()
-                optimiser.step()
-                optimiser.zero_grad()
-
-            return run
-
-        name = f"{title} pre-training step, {precision}"
-        work[name] = BOTH_WAYS * _macs(recipe.model, "pretrain", recipe.mask_ratio[0])
-        works |= _with_floor(name, step(ours_loss, ours_optimiser), twins.ours, settings)
-        if encoder == "lgi":
-            works[f"{name} plain"] = step(plain_loss, plain_optimiser)
-    _add_rows(settings, found, work, works, len(clips))
+    ours = partial(step, lambda: pair.ours(clips, mask).loss.total,
+                   make_optimiser(pair.ours, OptimConfig()))  # fmt: skip
+    plain_optimiser = torch.optim.AdamW(pair.state.values(), lr=0.0, betas=(0.9, 0.95))
+    plainly = partial(step, lambda: pair.reconstruct(clips, mask)[1], plain_optimiser)
+    _both_ways(bench, f"{NAMES[encoder]} pre-training step", len(clips),
+               _macs(recipe.model, "pretrain", ratio), pair.ours, ours,
+               plainly if encoder == "lgi" else None)  # fmt: skip
 
 
-def _no_grad(model: Callable[[Tensor], Tensor], precision: Precision, clips: Tensor) -> Work:
+def _both_ways(
+    bench: Bench,
+    title: str,
+    num: int,
+    forward_macs: int,
+    model: nn.Module,
+    ours: Callable[[Precision], None],
+    plainly: Callable[[Precision], None] | None,
+) -> None:
+    """Measure forward and backward passes, three times the products of the forward alone."""
+    works, work_macs = dict[str, Work](), dict[str, int]()
+    for precision in bench.precisions:
+        name = f"{title}, {precision}"
+        work_macs[name] = 3 * forward_macs
+        works |= _with_floor(name, partial(ours, precision), model, bench)
+        if plainly is not None:
+            works[f"{name} plain"] = partial(plainly, precision)
+    bench.measure("model", works, num, work_macs=work_macs)
+
+
+def _inference(model: Callable[[Tensor], Tensor], precision: Precision, clips: Tensor) -> Work:
     def run() -> None:
         with torch.no_grad(), mixed_precision(precision, clips.device):
             model(clips)
@@ -169,56 +184,51 @@ def _no_grad(model: Callable[[Tensor], Tensor], precision: Precision, clips: Ten
     return run
 
 
-def _with_floor(name: str, ours: Work, model: nn.Module, settings: Settings) -> dict[str, Work]:
-    floor = replay(products_of(ours, model), settings.device)
-    return {f"{name} floor": floor, f"{name} ours": ours}
+def _with_floor(name: str, ours: Work, model: nn.Module, bench: Bench) -> dict[str, Work]:
+    return {f"{name} floor": replay(products_of(ours, model), bench.device), f"{name} ours": ours}
 
 
 def _macs(config: ModelConfig, task: Task, mask_ratio: float = 0.9) -> int:
     return sum(macs(config, task, num_classes=NUM_CLASSES, mask_ratio=mask_ratio).values())
 
 
-def _add_rows(
-    settings: Settings,
-    found: Findings,
-    work: dict[str, int],
-    works: dict[str, Work],
-    num_clips: int,
-) -> None:
-    """Measure memory (which warms up) and times; one row for each name.
-
-    work: multiply-adds of one clip, for the utilisation of a GPU.
-    """
-    device = settings.device
-    memory = {name: peak_bytes(_quiet(run), device) for name, run in works.items()}
-    taken = settings.watch.alternate(works, warm_up=False)
-    for name, num_macs in work.items():
-        row = Row(
-            "model",
-            name,
-            **{side: timing.per(num_clips) for side, timing in pick(taken, name).items()},
-            memory={s: memory[f"{name} {s}"] for s in ("ours", "plain") if f"{name} {s}" in works},
-        )
-        if device.type == "cuda":
-            dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
-            share = num_macs / row.ours.median / peak_macs(settings.watch, dtype)
-            row = replace(row, utilisation=share)
-        found.rows.append(row)
+def check_logits(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:
+    """Equal logits; how far bf16 moves them is reported."""
+    with torch.no_grad():
+        ours, want = pair.ours(clips), pair.logits(clips)
+        with mixed_precision("bf16", clips.device):
+            half = pair.ours(clips).float()
+    bench.check(f"{name} logits", apart(ours, want))
+    if not torch.equal(half, ours):
+        bench.check(f"{name} logits in bf16 against float32", apart(half, ours), None)
 
 
-def _quiet(work: Work) -> Callable[[], None]:
-    def run() -> None:
-        work()
+def check_gradient(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:
+    """Equal gradient of the first layer, which all others have passed on."""
+    labels = torch.arange(len(clips), device=clips.device) % NUM_CLASSES
+    for logits in (pair.ours, pair.logits):
+        F.cross_entropy(logits(clips), labels).backward()
+    want = pair.state["patch_embed.proj.weight"].grad
+    assert want is not None
+    difference = apart(pair.ours.encoder.embed.proj.weight.grad, want) / float(want.abs().max())
+    pair.clear()
+    bench.check(f"{name} gradient of the embedding, of its largest", difference)
 
-    return run
+
+def check_autoencoder(bench: Bench, pair: Pair, clips: Tensor, mask: Tensor, name: str) -> None:
+    """Equal predictions and equal loss."""
+    with torch.no_grad():
+        ours = pair.ours(clips, mask)
+        prediction, loss = pair.reconstruct(clips, mask)
+    bench.check(f"{name} predictions", apart(ours.prediction, prediction))
+    bench.check(f"{name} pre-training loss", apart(ours.loss.total, loss))
 
 
-def profile_text(settings: Settings, rows: int = 12) -> str:
+def operator_times(bench: Bench, rows: int = 12) -> str:
     """Where the time of one LGI-B forward pass goes, by operator."""
-    twins = classifier_twins(settings, "lgi")
-    run = _no_grad(twins.ours, "float32", random_clips(settings, settings.clips))
+    run = _inference(classifiers(bench).ours, "float32", bench.noise(bench.num))
     run()
     with torch.profiler.profile() as seen:
         run()
-    key = "self_cpu_time_total" if settings.device.type == "cpu" else "self_device_time_total"
+    key = "self_cpu_time_total" if bench.device.type == "cpu" else "self_device_time_total"
     return seen.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=40)

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from maedfer_lab.bench.timing import Timing
+import numpy as np
 
-Side = Literal["ours", "floor", "plain"]
-SIDES: tuple[Side, ...] = ("floor", "ours", "plain")
-SECTIONS = ("model", "data", "evaluation", "waiting")
+from maedfer_lab import text
+
+SIDES = ("floor", "ours", "plain")
+Section = Literal["model", "data", "evaluation", "waiting"]
+SECTIONS: tuple[Section, ...] = ("model", "data", "evaluation", "waiting")
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a piece of work of ours, beside its floor and the plain way.
+    """One piece of work of ours, beside its floor and the plain way.
 
     section, name: where it stands; names are unique.
-    ours, floor, plain: seconds of one item. floor: what no code could do without, measured in the
-        same rounds. plain: the same written plainly.
+    rounds: by side, seconds of one item in each round. floor: what no code could do without.
+        plain: the same written plainly.
     item: what one item is, "clip", "video", or "" for a whole piece of work.
     memory: peak bytes of one run, by side.
-    utilisation: of a GPU's measured peak, in [0, 1].
+    utilisation: achieved / measured peak multiply-adds of a GPU, in [0, 1].
     """
 
-    section: str
+    section: Section
     name: str
-    ours: Timing
-    floor: Timing | None = None
-    plain: Timing | None = None
+    rounds: Mapping[str, Sequence[float]]
     item: str = "clip"
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     utilisation: float | None = None
 
-    def median(self, side: Side) -> float:
+    def median(self, side: str) -> float:
         """Median seconds of one item; nan where that side was not measured."""
-        timing: Timing | None = getattr(self, side)
-        return math.nan if timing is None else timing.median
+        return float(np.median(self.rounds[side])) if side in self.rounds else math.nan
+
+    def quartiles(self, side: str) -> tuple[float, float]:
+        """A quarter of the rounds lies below the first, a quarter above the second."""
+        low, high = np.percentile(self.rounds[side], [25, 75])
+        return float(low), float(high)
 
     @property
     def over_floor(self) -> float:
@@ -53,54 +57,69 @@ class Row:
 
     def as_data(self) -> dict[str, Any]:
         """For JSON: medians, quartiles and all rounds in seconds per item."""
-        sides = {side: _timing_data(getattr(self, side)) for side in SIDES}
+        sides = {
+            side: {
+                "median": self.median(side),
+                "quartiles": self.quartiles(side),
+                "rounds": list(self.rounds[side]),
+            }
+            if side in self.rounds
+            else None
+            for side in SIDES
+        }
+        ratios = {"over_floor": self.over_floor, "speedup": self.speedup}
         return {
             "section": self.section,
             "name": self.name,
             "item": self.item,
             **sides,
-            "over_floor": _or_none(self.over_floor),
-            "speedup": _or_none(self.speedup),
-            "memory": self.memory,
+            **{name: None if math.isnan(ratio) else ratio for name, ratio in ratios.items()},
+            "memory": dict(self.memory),
             "utilisation": self.utilisation,
         }
 
+    def cells(self) -> tuple[str, ...]:
+        """The row as it is printed; see HEADS."""
+        low, high = map(duration, self.quartiles("ours"))
+        memory = " ".join(
+            form.format(self.memory[side] / 1e6)
+            for side, form in (("ours", "{:,.0f} MB"), ("plain", "({:,.0f})"))
+            if side in self.memory
+        )
+        if self.utilisation is not None:
+            memory += f", {self.utilisation:.0%} of peak"
+        return (
+            self.name,
+            duration(self.median("floor")),
+            f"{duration(self.median('ours'))} ({low} - {high})",
+            duration(self.median("plain")),
+            "" if math.isnan(self.over_floor) else f"{self.over_floor:.2f}",
+            "" if math.isnan(self.speedup) else f"{self.speedup:.2f}",
+            f"{1 / self.median('ours'):,.3g} {self.item}s" if self.item else "",
+            memory,
+        )
 
-def _timing_data(timing: Timing | None) -> dict[str, Any] | None:
-    if timing is None:
-        return None
-    return {"median": timing.median, "quartiles": timing.quartiles, "rounds": timing.seconds}
+
+HEADS = ("floor", "ours", "plain", "ours/floor", "plain/ours", "ours per s", "memory (plain)")
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def duration(seconds: float) -> str:
+    """Seconds with three digits, in s or ms; nothing for nan."""
+    if math.isnan(seconds):
+        return ""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A difference from the plain way that was looked at before any time was taken."""
 
     name: str
     difference: float
-    tolerance: float | None = TOLERANCE  # None: told, not judged
+    tolerance: float | None = TOLERANCE  # None: reported, not judged
 
     def __str__(self) -> str:
         rule = "" if self.tolerance is None else f" (below {self.tolerance:g} required)"
         return f"{self.name}: {self.difference:.2g}{rule}"
-
-
-def checked(name: str, difference: float, tolerance: float = TOLERANCE) -> Check:
-    """A check that was passed.
-
-    Raises:
-        ValueError: it was not; times of unequal things would say nothing.
-    """
-    if not difference < tolerance:  # also for NaN
-        raise ValueError(
-            f"{name}: ours and the plain way differ by {difference:.3g}, {tolerance:g} is the "
-            "most; no time was taken. `maedfer parity` and the tests tell where they part"
-        )
-    return Check(name, difference, tolerance)
 
 
 @dataclass(frozen=True)
@@ -120,18 +139,59 @@ class Aim:
             return self.value >= self.bound
         return self.value < self.bound if self.sense == "below" else self.value <= self.bound
 
+    def __str__(self) -> str:
+        mark = "reached" if self.is_reached else "NOT reached"
+        value = f"{self.value:.3g} {self.unit}"
+        return f"{self.name}: {value} ({self.sense} {self.bound:g}): {mark}"
 
-@dataclass
-class Findings:
-    """What the sections found so far; `notes` are sentences under the table."""
 
-    rows: list[Row] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+Ratio = Callable[[Callable[..., float]], float]
+LGI, VIT = "LGI-B forward, float32", "ViT-B forward, float32"
+TARGETS: tuple[tuple[str, Literal["at most", "at least", "below"], float, str, Ratio], ...] = (
+    ("LGI-B forward over its floor, float32", "at most", 1.10, "x",
+     lambda t: t(LGI) / t(LGI, "floor")),
+    ("LGI-B forward over the same products by torch.mm, float32", "at most", 1.10, "x",
+     lambda t: t(LGI) / t("LGI-B products by torch.mm alone, float32")),
+    ("LGI-B forward, times faster than plain, float32", "at least", 1.08, "x",
+     lambda t: t(LGI, "plain") / t(LGI)),
+    ("LGI-B forward in bf16, times faster than plain float32", "at least", 1.9, "x",
+     lambda t: t(LGI, "plain") / t("LGI-B forward, bf16")),
+    ("LGI-B over ViT-B, forward at 16 frames", "at most", 0.60, "x", lambda t: t(LGI) / t(VIT)),
+    ("the same at 32 frames, over that at 16", "below", 1.0, "x",
+     lambda t: t("LGI-B forward, 32 frames") * t(VIT) / t("ViT-B forward, 32 frames") / t(LGI)),
+    ("the same at 64 frames, over that at 32", "below", 1.0, "x",
+     lambda t: t("LGI-B forward, 64 frames") * t("ViT-B forward, 32 frames")
+     / t("ViT-B forward, 64 frames") / t("LGI-B forward, 32 frames")),
+    ("pre-training clips from shards, times faster than plain from MP4", "at least", 10.0, "x",
+     lambda t: t("pre-training clip, MP4", "plain") / t("pre-training clip, shards")),
+    ("fine-tuning clips from shards, times faster than plain from JPEGs", "at least", 6.0, "x",
+     lambda t: t("fine-tuning clip, JPEGs", "plain") / t("fine-tuning clip, shards")),
+    ("evaluation, times faster than plain, float32", "at least", 2.1, "x",
+     lambda t: t("evaluation, float32", "plain") / t("evaluation, float32")),
+    ("evaluation in bf16, times faster than plain float32", "at least", 4.0, "x",
+     lambda t: t("evaluation, float32", "plain") / t("evaluation, bf16")),
+    ("data of an evaluation, times faster than plain", "at least", 4.0, "x",
+     lambda t: t("data of an evaluation", "plain") / t("data of an evaluation")),
+    ("import maedfer_lab, beyond torch", "below", 0.3, "s", lambda t: t("import maedfer_lab")),
+    ("import models and training, beyond torch", "below", 0.3, "s",
+     lambda t: t("import models and training")),
+)  # fmt: skip
 
-    def row(self, name: str) -> Row | None:
-        """The row of that name, where it was measured."""
-        return next((row for row in self.rows if row.name == name), None)
+
+def aims_of(rows: Sequence[Row]) -> list[Aim]:
+    """The aims whose rows were measured."""
+    named = {row.name: row for row in rows}
+
+    def median(name: str, side: str = "ours") -> float:
+        return named[name].median(side) if name in named else math.nan
+
+    found = [Aim(name, sense, bound, of(median), unit) for name, sense, bound, unit, of in TARGETS]
+    for name, share in (("pre-training step", 0.40), ("forward + backward", 0.50)):
+        row = named.get(f"LGI-B {name}, bf16")
+        if row is not None and row.utilisation is not None:
+            title = f"LGI-B {name} in bf16, share of the measured peak"
+            found.append(Aim(title, "at least", share, row.utilisation, ""))
+    return [aim for aim in found if not math.isnan(aim.value)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +209,7 @@ class BenchReport:
         """What the JSON file holds."""
         return {
             "provenance": self.provenance,
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [check._asdict() for check in self.checks],
             "aims": [{**asdict(aim), "is_reached": aim.is_reached} for aim in self.aims],
             "rows": [row.as_data() for row in self.rows],
             "notes": list(self.notes),
@@ -164,63 +224,16 @@ class BenchReport:
             "turns.",
         ]
         for section in SECTIONS:
-            rows = [row for row in self.rows if row.section == section]
-            if rows:
-                lines += ["", *_table(section, rows)]
-        for title, texts in (
-            ("checked before any time was taken", [str(check) for check in self.checks]),
-            ("aims", [_aim_line(aim) for aim in self.aims]),
+            cells = [row.cells() for row in self.rows if row.section == section]
+            if cells:
+                columns = zip((section, *HEADS), *cells, strict=True)
+                used = [column for column in columns if any(column[1:])]
+                lines += ["", text.table(list(zip(*used, strict=True)))]
+        for title, entries in (
+            ("checked before any time was taken", self.checks),
+            ("aims", self.aims),
             ("notes", self.notes),
             ("written", self.files),
         ):
-            if texts:
-                lines += ["", f"{title}:", *(f"  {text}" for text in texts)]
+            lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)] if entries else []
         return "\n".join(lines)
-
-
-HEADS = ("floor", "ours", "plain", "ours/floor", "plain/ours", "ours per s", "memory (plain)")
-
-
-def _table(section: str, rows: Sequence[Row]) -> list[str]:
-    cells = [(section, *HEADS), *(_cells(row) for row in rows)]
-    used = [i for i in range(len(cells[0])) if i == 0 or any(line[i] for line in cells[1:])]
-    widths = [max(len(line[i]) for line in cells) for i in used]
-    return [
-        "  ".join(
-            line[i].rjust(width) if i else line[i].ljust(width)
-            for i, width in zip(used, widths, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    low, high = row.ours.quartiles
-    memory = " ".join(
-        text.format(row.memory[side] / 1e6)
-        for side, text in (("ours", "{:,.0f} MB"), ("plain", "({:,.0f})"))
-        if side in row.memory
-    )
-    if row.utilisation is not None:
-        memory += f", {row.utilisation:.0%} of peak"
-    return (
-        row.name,
-        "" if row.floor is None else duration(row.floor.median),
-        f"{duration(row.ours.median)} ({duration(low)} - {duration(high)})",
-        "" if row.plain is None else duration(row.plain.median),
-        "" if row.floor is None else f"{row.over_floor:.2f}",
-        "" if row.plain is None else f"{row.speedup:.2f}",
-        f"{1 / row.ours.median:,.3g} {row.item}s" if row.item else "",
-        memory,
-    )
-
-
-def duration(seconds: float) -> str:
-    """Seconds with three digits, in s or ms."""
-    digits = f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-    return digits
-
-
-def _aim_line(aim: Aim) -> str:
-    mark = "reached" if aim.is_reached else "NOT reached"
-    return f"{aim.name}: {aim.value:.3g} {aim.unit} ({aim.sense} {aim.bound:g}): {mark}"

@@ -57,7 +57,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     """Most bytes that `step` holds at once, on top of what is held before it; see METHODS.
 
     Raises ValueError for a device whose memory cannot be told.

@@ -1,0 +1,242 @@
+"""`maedfer bench`: its sections one after the other; imports, viewers and checkpoints are here."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from maedfer_lab.bench.clips import data_pieces, evaluation_pieces
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.model import model_pieces, operator_times
+from maedfer_lab.bench.report import SECTIONS, BenchReport, Row, Section, aims_of
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.saving import write_folder
+from maedfer_lab.config import demo, tiny
+from maedfer_lab.figures import show
+from maedfer_lab.figures.style import save_figure
+from maedfer_lab.files import check_writable, provenance, write_aside
+from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.training.optim import device_name
+from maedfer_lab.training.stream import example_clips
+
+
+def waiting_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """Imports, a notebook's first cell, viewers, checkpoints."""
+    yield "imports", partial(imports, bench)
+    yield "a notebook's first cell", partial(first_cell, bench)
+    yield "viewers", partial(viewers, bench)
+    yield "checkpoints", partial(checkpoints, bench)
+
+
+def imports(bench: Bench) -> None:
+    """Seconds of imports in fresh processes, of ours beyond torch's."""
+    codes = {"import maedfer_lab": ("pass", "import maedfer_lab")}
+    if not bench.smoke:
+        codes = {"import torch": ("pass", "import torch")} | {
+            name: ("import torch", code)
+            for name, code in (
+                ("import maedfer_lab", "import maedfer_lab"),
+                ("import models and training",
+                 "from maedfer_lab import build_classifier, finetune, pretrain"),
+                ("import viewers", "from maedfer_lab import AttentionViewer, ReconstructionViewer"),
+            )
+        }  # fmt: skip
+        for pair in codes.values():
+            fresh_process(*pair)  # files come from memory from now on
+    rounds = [{name: fresh_process(*pair) for name, pair in codes.items()}
+              for _ in range(1 if bench.smoke else 5)]  # fmt: skip
+    for name in codes:
+        bench.rows.append(Row("waiting", name, {"ours": [taken[name] for taken in rounds]}, ""))
+    bench.notes.append("waiting: imports of ours are counted beyond torch's, in fresh processes")
+
+
+def fresh_process(before: str, code: str) -> float:
+    """Seconds of `code` in a new process, after `before`."""
+    script = f"import time\n{before}\nstart = time.perf_counter()\n{code}\n"
+    script += "print(time.perf_counter() - start)"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def first_cell(bench: Bench) -> None:
+    """From the start of a kernel to the end of its first cell; beside a bare Python's start."""
+    try:
+        from jupyter_client.manager import KernelManager
+    except ImportError:
+        bench.notes.append("waiting: no notebook was started, jupyter_client is not installed")
+        return
+    code, patience = "import maedfer_lab\nmaedfer_lab.ModelConfig()", 120.0
+
+    def run() -> None:
+        manager = KernelManager()
+        manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = manager.blocking_client()
+        try:
+            client.start_channels()
+            client.wait_for_ready(timeout=patience)
+            client.execute_interactive(code, timeout=patience, output_hook=lambda _: None)
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+
+    name = "notebook: kernel and first cell"
+    works = {f"{name} ours": run, f"{name} floor": lambda: fresh_process("pass", "pass")}
+    bench.measure("waiting", works, item="", warm_up=not bench.smoke)
+    bench.notes.append("waiting: the floor of a notebook's first cell is to start a bare Python")
+
+
+def viewers(bench: Bench) -> None:
+    """What the viewers of notebooks 05 and 06 take to open and to answer, without the browser."""
+    try:
+        from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
+    except ImportError:
+        bench.notes.append("waiting: no viewer was opened, anywidget is not installed")
+        return
+    config = (tiny if bench.smoke else demo)()
+    model = build_autoencoder(config.model, config.target).eval()
+    clips, seeds, layers = example_clips(2, config.model), count(1), count(1)
+    shown, looked = ReconstructionViewer(model, clips), AttentionViewer(model, clips)
+    works: dict[str, Work] = {
+        "ReconstructionViewer: open ours": lambda: ReconstructionViewer(model, clips),
+        "ReconstructionViewer: another mask ours": lambda: shown.set(seed=next(seeds)),
+        "AttentionViewer: open ours": lambda: AttentionViewer(model, clips),
+        "AttentionViewer: another layer ours": lambda: looked.set(
+            layer=next(layers) % config.model.depth
+        ),
+    }
+    bench.measure("waiting", works, item="", most=27)
+
+
+def checkpoints(bench: Bench) -> None:
+    """A classifier to disk and back; beside its bytes alone, and torch.save and torch.load."""
+    config = bench.model()
+    model = build_classifier(config, NUM_CLASSES)
+    folder, file, raw = (bench.folder / name for name in ("weights", "plain.pt", "raw"))
+    folder.mkdir(exist_ok=True)
+    content = bytes(sum(4 * parameter.numel() for parameter in model.parameters()))
+
+    def write_raw() -> None:
+        with raw.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+
+    def load_plain() -> None:
+        build_classifier(config, NUM_CLASSES).load_state_dict(torch.load(file))
+
+    save, load = (f"checkpoint of LGI-B: {verb}" for verb in ("save", "load"))
+    bench.measure("waiting", {
+        f"{save} ours": lambda: write_folder(model, folder),
+        f"{save} floor": write_raw,
+        f"{save} plain": lambda: torch.save(model.state_dict(), file),
+    }, item="")  # fmt: skip
+    bench.measure("waiting", {
+        f"{load} ours": lambda: load_checkpoint(folder),
+        f"{load} floor": raw.read_bytes,
+        f"{load} plain": load_plain,
+    }, item="")  # fmt: skip
+    bench.notes.append(
+        f"waiting: a checkpoint is {len(content) / 1e6:,.0f} MB; its floor is to write (until they "
+        "are on the disk) or to read so many bytes"
+    )
+
+
+PIECES = {"model": model_pieces, "data": data_pieces, "evaluation": evaluation_pieces,
+          "waiting": waiting_pieces}  # fmt: skip
+
+
+def bench_command(
+    *,
+    json: Path | None = None,
+    only: tuple[Section, ...] = SECTIONS,
+    threads: int | None = None,
+    batch: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    smoke: bool = False,
+    profile: bool = False,
+) -> BenchReport:
+    """Measure models, data, evaluation and waits beside a floor and a plain version.
+
+    On two CPU cores about 9 minutes. Nothing else should run meanwhile. Raises ValueError where an
+    output of ours differs from the plain version's (nothing is timed then), or an argument is out
+    of range.
+
+    json: file for all numbers; its figure is written beside it, as PNG.
+    only: model, data, evaluation, waiting, or several of them; all by default.
+    threads: of PyTorch; by default as many as cores may be used.
+    batch: clips of a pass, twice as many in pre-training; by default 1 on a CPU, 16 on a GPU.
+    device: such as cpu or cuda; by default the GPU if there is one.
+    seed: of weights, clips and draws.
+    smoke: tiny models and few clips in seconds; the times then say nothing.
+    profile: add where the time of a forward pass goes, operator by operator.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = cores or 1 if threads is None else threads
+    for name, value in (("threads", threads), ("batch", 1 if batch is None else batch)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if not only or set(only) - set(SECTIONS):
+        raise ValueError(f"only={tuple(only)} must be some of {', '.join(SECTIONS)}")
+    if json is not None:
+        check_writable(json)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    before, tf32, start = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, time.monotonic()
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, also in a GPU's convolutions
+    try:
+        with tempfile.TemporaryDirectory(prefix="maedfer-bench-") as folder:
+            bench = Bench(place, Path(folder), seed, smoke, batch)
+            pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name](bench)]
+            with tqdm(pieces, "bench", unit="piece") as bar:
+                for name, measure in bar:
+                    bar.set_postfix_str(name)
+                    measure()
+            if profile:
+                bench.notes.append(f"one LGI-B forward pass\n{operator_times(bench)}")
+            source = provenance(
+                profile="smoke" if smoke else "bench",
+                seed=seed,
+                device=device_name(place),
+                data="drawn faces",
+                machine=_machine(),
+                threads=threads,
+                seconds=round(time.monotonic() - start, 1),
+            )
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.allow_tf32 = tf32
+    aims = [] if smoke else aims_of(bench.rows)
+    report = BenchReport(bench.rows, bench.checks, aims, bench.notes, source)
+    return report if json is None else _write(report, json)
+
+
+def _machine() -> str:
+    """The processor's name and how many cores may be used."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _write(report: BenchReport, path: Path) -> BenchReport:
+    content = report.as_data()
+    write_aside(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    picture = save_figure(show("bench", content), path.with_suffix(".png"))
+    return replace(report, files=(str(path), str(picture)))
