@@ -62,7 +62,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "compare our models with archives of inputs and outputs, ours or the official code's",
     ),
     "doctor": (
-        "maedfer_lab.data.doctor:doctor_command",
+        "maedfer_lab.data.doctor:doctor",
         "check a data set: lists, labels, folds, people, and every clip",
     ),
     "prepare": (

@@ -27,9 +27,13 @@ from PIL import Image
 
 from maedfer_lab import cli
 from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
-from maedfer_lab.data.doctor import DoctorReport, doctor
-from maedfer_lab.data.doctor_sheet import contact_sheet, view_of
-from maedfer_lab.data.doctor_table import counts_findings
+from maedfer_lab.data.doctor import (
+    DoctorReport,
+    contact_sheet,
+    counts_findings,
+    doctor,
+    view_of,
+)
 from maedfer_lab.data.labels import published_labels
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.video import VideoError, open_video
@@ -50,7 +54,8 @@ def check(name: str, root: Path, lists: Path | None = None, quick: bool = False)
 def test_a_healthy_folder_passes(name, sets):
     report = check(name, sets[name])
     assert report.exit_status == 0, str(report)
-    assert [f.check for f in report.findings if f.level == "warning"] == ["counts"]
+    unpadded = ["frame order"] * (name in ("dfew", "ferv39k"))
+    assert [f.check for f in report.findings if f.level == "warning"] == ["counts", *unpadded]
     assert report.opened == report.table.clips
     text = str(report)
     assert "ready to train" in text and "published" in text and "a sample with" in text
@@ -92,7 +97,7 @@ def grow(path: Path, frames: int, height: int, width: int) -> None:
 
 SPOILED: list[tuple[str, str, Callable[[Path], object], str]] = [
     # data set, check that must name it, how it is spoiled, words of the report
-    ("dfew", "missing clips", lambda r: remove(r, FRAMES), "'00001' does not exist"),
+    ("dfew", "missing clips", lambda r: remove(r, FRAMES), "'1' does not exist"),
     ("dfew", "label range", lambda r: edit_line(r / TRAIN, 3, "9,8"), "label '8' of '9'"),
     ("dfew", "train and test", lambda r: edit_line(r / TRAIN, 3, "1,1"), "00001 is in the train"),
     ("dfew", "duplicates", lambda r: edit_line(r / TRAIN, 3, "10,3"), "stands in"),

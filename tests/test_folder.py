@@ -88,17 +88,18 @@ def test_sub_folders_are_held_out_whole(root):
 
 def test_a_manifest_names_the_identities(tmp_path):
     paths = [tmp_path / "sub" / f"{i}.mp4" for i in range(8)]
-    rows = [f"sub/{i}.mp4,{'ab'[i % 2]},x" for i in range(6)]  # 6 and 7 are not listed
+    rows = [f"sub/{i}.mp4,{'ab'[i % 2]},x" for i in range(6)]
+    rows += ["sub/6.mp4,,", r".\SUB\7.mp4,,x"]  # nobody is named
     (tmp_path / "MANIFEST.csv").write_text("\n".join(["file,identity,note", *rows]))
     for seed in range(9):
         train, held = split_videos(paths, tmp_path, held_out=0.5, seed=seed)
         sides = [{p.stem for p in side} for side in (train, held)]
         for together in ({"0", "2", "4"}, {"1", "3", "5"}, {"6"}, {"7"}):
             assert together <= sides[0] or together <= sides[1]
-    with pytest.raises(ValueError, match=r"lists none of the 1 videos.*'other.mp4'"):
+    with pytest.raises(ValueError, match=r"8 rows name no file(.|\n)*1 clips are in no row"):
         split_videos([tmp_path / "other.mp4"], tmp_path)
-    (tmp_path / "MANIFEST.csv").write_text("path,who\na,b\n")
-    with pytest.raises(ValueError, match="columns file and identity"):
+    (tmp_path / "MANIFEST.csv").write_text("path,colour\na,b\n")
+    with pytest.raises(ValueError, match="'path,colour' names no column of subject"):
         split_videos(paths, tmp_path)
 
 

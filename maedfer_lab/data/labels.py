@@ -3,7 +3,6 @@
 A label is the place of its class in this order, from 0. DFEW's own lists count from 1
 (1 = happy ... 7 = fear); the official code and this table take one off. FERV39k's, MAFW's and
 eNTERFACE's lists and folders hold names; CREMA-D's and RAVDESS's file names hold codes (ANG, 01).
-
 The numbers lie in published/, from where the paper's code reads them too.
 """
 
@@ -12,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,13 +38,19 @@ _ALIASES = {"enterface05": "enterface", "voxceleb": "voxceleb2", "vox2": "voxcel
 
 # Words for one expression, so that "Angry" in a folder's name finds the class "anger".
 _SAME = (
-    ("happy", "happiness", "joy"),
-    ("sad", "sadness"),
-    ("anger", "angry"),
-    ("fear", "fearful"),
-    ("surprise", "surprised"),
-    ("disgust", "disgusted"),
-)
+    ("happy", "happiness", "joy", "hap"),
+    ("sad", "sadness", "sorrow"),
+    ("anger", "angry", "ang"),
+    ("fear", "fearful", "afraid", "fea"),
+    ("surprise", "surprised", "sur"),
+    ("disgust", "disgusted", "dis"),
+    ("neutral", "neu"),
+    ("contempt", "contemptuous"),
+    ("anxiety", "anxious"),
+    ("helplessness", "helpless"),
+    ("disappointment", "disappointed"),
+    ("calm",), ("boredom", "bored"), ("excited",), ("pain",),
+)  # fmt: skip
 _WORD = {word: words[0] for words in _SAME for word in words}
 
 
@@ -75,10 +81,12 @@ class Labels:
 def dataset_name(text: str) -> str:
     """The name used here for a data set however it is spelled: "CREMA-D" is cremad.
 
+    What follows a colon is a layout: "folder:class/person/clip" is folder.
+
     Raises:
         ValueError: unknown; the message lists the known ones.
     """
-    plain = re.sub(r"[^a-z0-9]", "", text.lower())
+    plain = re.sub(r"[^a-z0-9]", "", text.partition(":")[0].lower())
     plain = _ALIASES.get(plain, plain)
     if plain not in DATASETS:
         raise ValueError(f"dataset={text!r} is not known; known are {', '.join(DATASETS)}")
@@ -112,20 +120,32 @@ def published_labels(dataset: str) -> Labels | None:
 
 
 def label_number(text: str, classes: Sequence[str], first: int = 0) -> int | None:
-    """The label that a number (counted from `first`) or a class's name stands for, else None.
+    """The label that a class's name or a number (counted from `first`) stands for, else None.
 
-    Names are compared without case, and "angry" is taken for "anger" and the like.
+    The exact name counts first, then the number, then the name without case and its synonyms
+    ("angry" is "anger"), if it means one class only.
     """
-    if re.fullmatch(r"-?\d+", text):
+    if text in classes:
+        return classes.index(text)
+    if re.fullmatch(r"[+-]?\d+", text):
         number = int(text) - first
         return number if 0 <= number < len(classes) else None
-    words = [_plain_word(name) for name in classes]
-    return words.index(_plain_word(text)) if _plain_word(text) in words else None
+    same = [i for i, name in enumerate(classes) if plain_word(name) == plain_word(text)]
+    return same[0] if len(same) == 1 else None
 
 
-def _plain_word(text: str) -> str:
-    word = text.strip().lower()
+def plain_word(text: str) -> str:
+    """A class's name without case, marks between words and synonyms: "Angry " is "anger"."""
+    text = unicodedata.normalize("NFC", text).strip().casefold()
+    if re.fullmatch(r"[+-]?\d+", text):
+        return str(int(text))
+    word = " ".join(re.findall(r"[^\W_]+", text)) or text
     return _WORD.get(word, word)
+
+
+def is_expression(text: str) -> bool:
+    """Whether a folder's name is a word for an expression, perhaps with a number: "01_happy"."""
+    return plain_word(re.sub(r"^\d+[ _.-]*|[ _.-]*\d+$", "", text)) in _WORD
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Find the clips below a folder, and read class, fold and person from where they lie.
+"""Find the clips below a folder, and read class, split and person from where they lie.
 
 Layouts as the data sets' authors ship them; where an archive unpacks differently on different
 machines (spaces or underscores, one folder more) both are taken.
@@ -6,18 +6,79 @@ machines (spaces or underscores, one folder more) both are taken.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from maedfer_lab.data.labels import Labels, label_number
+from maedfer_lab.data.labels import Labels, is_expression, label_number, plain_word
+from maedfer_lab.data.lists import ListFile, Problem, Row, read_rows, side_of
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
-LIST_SUFFIXES = (".csv", ".txt")
+_KINDS = {
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys((".csv", ".txt"), "list"),
+}
+# Folders that other programs put among clips, and our own results; their clips are no data.
+_NO_DATA = {"__macosx", "runs", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+
+# Of several kinds of clips in one archive, the first that is there is taken: crops of faces before
+# whole scenes, original frames before 16 interpolated ones. The deepest known folder counts.
+KINDS = {
+    # The authors ship Clip/original/1.mp4, Clip/clip_224x224/00001/00001_00001.jpg (in parts),
+    # clip_224x224_avi/00001.avi and clip_224x224_16f (README of the data set; jiangxingxun/DFEW
+    # calls the crops data_affine). jpg_224 was renamed jpg_256, its content unchanged, by
+    # MAE-DFER's authors (sunlicai/MAE-DFER, issue 17); MSA-LMC/S4D has clip_jpg_256.
+    "dfew": (
+        (r"(clip_)?jpg_256", "crops of faces, original frames"),
+        (r"(clip_)?jpg_224", "crops of faces, original frames"),
+        (r"clip_224x224(_part.*)?|data_affine", "crops of faces, original frames"),
+        (r"clip_224x224_avi", "crops of faces as videos"),
+        (r"(?!.*16f).*(face|crop|align).*", "crops of faces"),
+        (r".*16f|.*tim", "crops of faces, interpolated to 16 frames"),
+        (r"original.*|raw.*|videos?", "whole scenes"),
+    ),
+    # 2_ClipsforFaceCrop beside 3_ClipsforScenImages: wangyanckxx/FERV39k; zips add "-002".
+    "ferv39k": (
+        (r"2_clipsforfacecrop.*", "crops of faces"),
+        (r".*(face|crop|align).*", "crops of faces"),
+        (r".*(scen.*image|original|clipsforscen).*", "whole scenes"),
+    ),
+    # data/clips/00001.mp4 are scenes, data/frames the authors' crops (MAE-DFER, issue 22);
+    # frames_crop_align_224 beside or below it: MSA-LMC/S4D; clips_faces: katerynaCh/MMA-DFER.
+    "mafw": (
+        (r"frames_crop_align.*", "aligned crops of faces"),
+        (r".*(face|crop|align).*", "crops of faces"),
+        (r"frames", "frames"),
+        (r"clips|videos?|original.*|unzip", "whole scenes"),
+    ),
+}
+_NAME_PARTS = {"ferv39k": 3}  # Action/Happy/0063: elsewhere the last part of a path is enough
+
+# Who is seen, told by a path: (pattern, whether every clip has to fit, since it is short).
+_WORDS = "subject|subj|actor|actress|person|speaker|spk|participant|identity"
+_CREMAD = re.compile(r"(?:^|/)(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}(?:\.\w+)?$")
+_RAVDESS = re.compile(r"(?:^|/)(\d\d)-(\d\d)-(\d\d)-\d\d-\d\d-\d\d-(\d\d)(?:\.\w+)?$")
+_PEOPLE = (
+    (re.compile(r"(?:^|/)(?P<n>\d{4})_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}(?:\.\w+)?$"), False),  # CREMA-D
+    (re.compile(r"(?:^|/)(?:\d\d-){6}(?P<n>\d\d)(?:\.\w+)?$"), False),  # RAVDESS
+    (re.compile(r"(?<![A-Za-z0-9])(?P<t>id\d{5})(?!\d)"), False),  # VoxCeleb
+    (re.compile(rf"(?i)(?<![a-z])(?P<t>(?:{_WORDS})[ _.-]*\d+)(?!\d)"), False),
+    (re.compile(r"(?:^|/)s(?P<n>\d+)_(?:an|di|fe|ha|sa|su)_\d+(?:\.\w+)?$"), True),  # eNTERFACE
+    (re.compile(r"(?:^|/)(?P<t>(?:[MW]|S|P)\d{3})(?=[/_])"), True),  # MEAD, CK+, Oulu-CASIA
+    (re.compile(r"(?:^|/)(?P<t>sub\d{2})(?=[/_])"), True),  # CASME
+    (re.compile(r"(?:^|/)(?P<t>DC|JE|JK|KL)(?=[/_])"), True),  # SAVEE
+)
+_PERSON = re.compile(rf"(?i)(?:(?:{_WORDS}|sub|id|user|face|pt|[psmwfu])[ _.-]*)?\d+[a-z]?")
+_NAMED_PERSON = re.compile(rf"(?i)(?:{_WORDS})[ _.-]*\d+")
+_NO_PERSON = re.compile(
+    r"(?i)(?:session|take|part|scene|level|intensity|camera|cam|view|videos?|clips?|sentence|trial|"
+    r"rep|repetition|day|shot|seq|sequence|front|left|right|up|down|frames?|images?|data|faces?|"
+    r"shard|batch|chunk|folder|dir|set|split|fold)\w{0,5}(?:[ _.-]*\d+)?(?:[ _.-]\w+)?"
+)
 
 
 @dataclass(frozen=True)
@@ -37,36 +98,36 @@ class Clip:
     subject: str | None = None
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a list or a layout. kind: a few words that group like with like."""
-
-    kind: str
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
 @dataclass
 class Found:
-    """Clips, what is wrong with them, and what was left out on purpose."""
+    """Clips, what is wrong with them, and what was chosen.
+
+    splits: whether people are still to be split. people_told: whether a list says who is seen.
+    """
 
     classes: tuple[str, ...]
     clips: list[Clip] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    splits: bool = False  # whether the table has to hold people out
+    splits: bool = False
+    people_told: bool = False
+
+    def problem(self, kind: str, where: str, what: str) -> None:
+        """Note what is wrong."""
+        self.problems.append(Problem(kind, where, what))
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder: videos with their number of images (None: files), and lists."""
+    """What lies below a folder: videos with their number of images (None: files), and lists.
+
+    ignored: what is neither, in sentences.
+    """
 
     root: Path
     videos: dict[Path, int | None]
     lists: tuple[Path, ...]
+    ignored: tuple[str, ...] = ()
 
     def name(self, path: Path) -> str:
         """The path below the root, with slashes; a path elsewhere stays whole."""
@@ -74,7 +135,7 @@ class Tree:
 
 
 def scan(root: Path) -> Tree:
-    """List the videos below `root` (as `find_videos` does), and files that may be lists.
+    """List the videos below `root` (as `find_videos` does), files that may be lists, and the rest.
 
     A million images are walked without asking the disk about each of them; linked folders are
     entered, each once.
@@ -89,204 +150,584 @@ def scan(root: Path) -> Tree:
         raise NotADirectoryError(f"root={str(root)!r} is not a folder; give one that holds videos")
     videos: dict[Path, int | None] = {}
     lists, seen = [], set()
+    ignored: dict[str, list[Path]] = {}
     walk = os.walk(root, followlinks=True)
     for folder, below, names in tqdm(walk, "listing", unit=" folders", delay=2, leave=False):
         place = Path(folder)
         identity = place.stat().st_dev, place.stat().st_ino
         if identity in seen:
+            ignored.setdefault("folders that are linked a second time", []).append(place)
             below.clear()
             continue
         seen.add(identity)
-        below[:] = [name for name in below if not name.startswith((".", "__MACOSX"))]
-        suffixes = [(name, os.path.splitext(name)[1].lower()) for name in names if name[0] != "."]  # noqa: PTH122 (a million names)
-        files = [name for name, suffix in suffixes if suffix in VIDEO_SUFFIXES]
-        videos.update((place / name, None) for name in files)
-        num_images = sum(suffix in IMAGE_SUFFIXES for _, suffix in suffixes)
-        if num_images and not files:
-            videos[place] = num_images
-        lists += [place / name for name, suffix in suffixes if suffix in LIST_SUFFIXES]
+        for name in [name for name in below if name[0] == "." or name.casefold() in _NO_DATA]:
+            below.remove(name)
+            if name[0] != ".":
+                ignored.setdefault(f"folders {name}", []).append(place / name)
+        kinds: dict[str, list[Path]] = {}
+        for name in names:
+            if name[0] != ".":
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names)
+                kinds.setdefault(_KINDS.get(suffix, suffix), []).append(place / name)
+        files, images = kinds.pop("video", []), kinds.pop("image", [])
+        videos.update(dict.fromkeys(files))
+        if images and files:
+            ignored.setdefault("images beside videos", []).extend(images)
+        elif images:
+            videos[place] = len(images)
+        lists += kinds.pop("list", [])
+        for suffix, others in kinds.items():
+            ignored.setdefault(f"files {suffix or 'without a suffix'}", []).extend(others)
+    told = (f"{len(p):,} {what} are not read, such as {p[0]}" for what, p in ignored.items())
     order = sorted(videos, key=natural_key)
-    return Tree(root, {path: videos[path] for path in order}, tuple(sorted(lists, key=natural_key)))
+    by_name = tuple(sorted(lists, key=natural_key))
+    return Tree(root, {path: videos[path] for path in order}, by_name, tuple(told))
 
 
-def read_cremad(tree: Tree, labels: Labels) -> Found:
-    """CREMA-D: VideoFlash/1001_DFA_ANG_XX.flv = actor, sentence, expression, level."""
-    pattern = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}$")
-    codes = {name[:3].upper(): i for i, name in enumerate(labels.classes)}
-    found = Found(labels.classes)
-    for path, frames in tree.videos.items():
-        match = pattern.fullmatch(_stem(path, frames))
-        if match is None or match[2] not in codes:
-            found.problems.append(_unnamed(tree, path, "1001_DFA_ANG_XX"))
-        else:
-            _add(found, tree, labels, path, frames, codes[match[2]], int(match[1]))
-    return _once(found, tree)
+# ---- Who is seen -------------------------------------------------------------------------------
 
 
-def read_ravdess(tree: Tree, labels: Labels) -> Found:
-    """RAVDESS: Actor_01/02-01-06-01-02-01-12.mp4 = modality, speech or song, expression, ...
+def people_of(names: Sequence[str], root: Path) -> tuple[list[str | None], list[Problem], bool]:
+    """Who each clip shows (None: nothing tells), problems, and whether a MANIFEST.csv says it.
 
-    The official lists hold the speech without sound (02-01-...). The same recordings with sound
-    (01-01-...) show the same pictures: they stand in where no silent ones are. Songs and files of
-    sound only are left out.
+    names: paths below `root`. Told by ``root``/MANIFEST.csv (columns file and identity), else by
+    names as the known sets have them, else by the first folders whose names may be people.
     """
-    pattern = re.compile(r"(\d\d)-(\d\d)-(\d\d)-\d\d-\d\d-\d\d-(\d\d)$")
-    found, skipped = Found(labels.classes), Counter()
-    parsed = []
-    for path, frames in tree.videos.items():
-        match = pattern.fullmatch(_stem(path, frames))
-        if match is None or not 1 <= int(match[3]) <= len(labels.classes):
-            found.problems.append(_unnamed(tree, path, "02-01-06-01-02-01-12"))
-        elif match[2] == "02":
-            skipped["songs"] += 1
-        elif match[1] not in ("01", "02"):
-            skipped["files of sound only"] += 1
-        else:
-            parsed.append((path, frames, match))
-    silent = {match[0][3:] for _, _, match in parsed if match[1] == "02"}
-    for path, frames, match in parsed:
-        if match[1] == "01" and match[0][3:] in silent:
-            skipped["copies with sound"] += 1
-        else:
-            _add(found, tree, labels, path, frames, int(match[3]) - 1, int(match[4]))
-    found.notes += [f"left out: {what} ({number:,})" for what, number in sorted(skipped.items())]
-    return _once(found, tree)
+    files = [path for path in root.glob("[Mm]*.[Cc]*") if path.name.lower() == "manifest.csv"]
+    for manifest in files[:1]:
+        return *_listed_people(names, root, manifest), True
+    told: list[str | None] = [None] * len(names)
+    for pattern, must_fit in _PEOPLE:
+        found = [pattern.search(name) for name in names]
+        for i, match in enumerate(found if not must_fit or all(found) else ()):
+            if match and told[i] is None:
+                here = match.groupdict()
+                told[i] = here["t"] if "t" in here else str(int(here["n"]))
+    if any(told):
+        return told, [], False
+    levels = [name.split("/")[:-1] for name in names]
+    for level in range(max(map(len, levels), default=0)):
+        folders = [parts[level] if level < len(parts) else None for parts in levels]
+        words = sorted({folder for folder in folders if folder})
+        if len(words) > 1 and not _most(words, _is_no_person):
+            return folders, [], False
+    return told, [], False
 
 
-def read_enterface(tree: Tree, labels: Labels) -> Found:
-    """eNTERFACE05: subject 1/anger/sentence 1/s1_an_1.avi; the folders count, not file names.
+def _is_no_person(word: str) -> bool:
+    return bool(side_of(word) or is_expression(word) or _NO_PERSON.fullmatch(word))
 
-    (Some names disagree with their folders: the official lists follow the folders.) Subject 6 is
-    not cut into sentences and in no official list.
+
+def _most(words: Sequence[str], fits: Callable[[str], object]) -> bool:
+    return 2 * sum(map(bool, map(fits, words))) >= len(words)
+
+
+def _listed_people(
+    names: Sequence[str], root: Path, manifest: Path
+) -> tuple[list[str | None], list[Problem]]:
+    """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
+    read = read_rows(manifest, need=("path", "subject"))
+    problems = list(read.problems)
+    alike: dict[str, set[str]] = {}  # a path however it is spelled -> the clips it may mean
+    for name in names:
+        for spelled in (name.casefold(), _bare(name).casefold()):
+            alike.setdefault(spelled, set()).add(name)
+    exact, who = set(names), {}
+    lost, twice = [], []
+    for row in read.rows:
+        listed = row.path.replace("\\", "/").removeprefix("./")
+        if listed not in exact:
+            listed = listed.removeprefix(f"{root.name}/")
+        meant = {listed} & exact or alike.get(listed.casefold(), set())
+        if len(meant) != 1:
+            if not (root / listed).exists() and ".tar/" not in listed:
+                lost.append(f"{row.where}: {row.path!r}")
+        elif who.setdefault(*meant, row.subject) != row.subject:
+            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[meant.pop()]!r}")
+    unlisted = [name for name in names if name not in who]
+    kinds = (("rows name no file", lost), ("clips are in no row", unlisted), ("rows differ", twice))
+    for what, places in kinds if not problems else ():
+        if places:
+            more = f"; and {len(places) - 5:,} more" if len(places) > 5 else ""
+            text = (
+                f"{len(places):,} {what} ({'; '.join(places[:5])}{more}); its paths are relative "
+                f"to that folder, such as {names[0]!r}"
+            )
+            problems.append(Problem("people", str(manifest), text))
+    return [who.get(name) or None for name in names], problems
+
+
+def same_person(name: str) -> tuple[str, ...]:
+    """Equal for two spellings of one person: "Actor 1" and "actor_01"."""
+    from unicodedata import normalize
+
+    words = re.findall(r"[^\W\d_]+|\d+", normalize("NFC", name).casefold())
+    return tuple(word.lstrip("0") or "0" for word in words) or (name,)
+
+
+# ---- Folders of classes ------------------------------------------------------------------------
+
+
+def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
+    """What each level of folders above the clips is: "split", "class", "person" or "*".
+
+    Raises:
+        ValueError: no classes, or two readings; the message shows both, and what to type.
     """
-    found, uncut = Found(labels.classes), 0
-    for path, frames in tree.videos.items():
-        parts = tree.name(path).lower().split("/")[:-1]
-        people = [int(m[1]) for part in parts if (m := re.fullmatch(r"subject[ _-]*(\d+)", part))]
-        classes = [n for p in parts if (n := label_number(p, labels.classes)) is not None]
-        if people == [6]:
-            uncut += 1
-        elif len(people) != 1 or len(classes) != 1:
-            found.problems.append(_unnamed(tree, path, "subject 1/anger/sentence 1/s1_an_1.avi"))
-        else:
-            _add(found, tree, labels, path, frames, classes[0], people[0])
-    if uncut:
-        found.notes.append(f"left out: subject 6, who is in no official list ({uncut:,})")
-    return _once(found, tree)
-
-
-def read_class_folders(tree: Tree) -> Found:
-    """ROOT/CLASS/...: the classes are the folders in alphabetical order.
-
-    People come from a MANIFEST.csv (columns file, identity), else from sub-folders of the classes,
-    else every video is its own; the table splits them.
-    """
-    classes = class_folders(tree.root)
-    found = Found(tuple(classes), splits=True)
-    members = [p for p in tree.videos if tree.name(p).split("/")[0] in classes]
-    try:
-        who = dict(zip(members, identities(members, tree.root, below=1), strict=True))
-    except ValueError as error:
-        who = dict.fromkeys(members)
-        found.problems.append(Problem("people", str(tree.root), str(error)))
-    for path in members:
-        name = tree.name(path).split("/")[0]
-        found.clips.append(
-            Clip(path, classes.index(name), 0, tree.videos[path], f"folder {name}", who[path])
+    levels = [name.split("/")[:-1] for name in names]
+    words = [
+        sorted({parts[level] for parts in levels if len(parts) > level})
+        for level in range(max(map(len, levels)))
+    ]
+    kinds = ["*"] * len(words)
+    for level in range(min(map(len, levels))):
+        given = [word for word in words[level] if side_of(word)]
+        others = [word for word in words[level] if not side_of(word)]
+        if len({side_of(word) for word in given}) > 1:
+            if others:
+                raise ValueError(
+                    f"the folders {', '.join(given)} are splits, but {', '.join(others)} beside "
+                    "them is none: move it away, or type what they are: --layout class/clip"
+                )
+            kinds[level] = "split"
+    free = [i for i in range(min(map(len, levels))) if len(words[i]) > 1 and kinds[i] == "*"]
+    if not free:
+        raise ValueError(
+            f"it holds {len(words[0])} folders ({', '.join(words[0][:5])}) and no two classes; "
+            "labelled videos need a folder for each class, at least two, such as happy/ and sad/"
         )
+    kinds[_class_level(levels, words, kinds, free)] = "class"
+    others = [i for i, kind in enumerate(kinds) if kind == "*" and len(words[i]) > 1]
+    likely = [i for i in others if _most(words[i], _PERSON.fullmatch)]
+    likely += [i for i in others if not _most(words[i], _is_no_person)]
+    if likely:
+        kinds[likely[0]] = "person"
+    while kinds[-1] == "*":
+        kinds.pop()
+    return tuple(kinds)
+
+
+def _class_level(
+    levels: list[list[str]], words: list[list[str]], kinds: list[str], free: list[int]
+) -> int:
+    """The level of `free` that holds the classes: by words for expressions, else for people."""
+    likely = [i for i in free if _most(words[i], is_expression)] or free[:2]
+    first, second = likely[0], likely[-1]
+    people = [i for i in likely if _most(words[i], _PERSON.fullmatch)]
+    if len(likely) == 1 or people == [second]:
+        if all(_NAMED_PERSON.fullmatch(word) for word in words[first]):
+            raise ValueError(
+                f"the folders {', '.join(words[first][:3])} are people and no classes; put a "
+                "folder for each class above or below them"
+            )
+        return first
+    if people == [first]:
+        return second
+    above: dict[str, set[str]] = {}
+    for parts in levels:
+        above.setdefault(parts[second], set()).add(parts[first])
+    if max(map(len, above.values())) == 1 or _most(words[second], _is_no_person):
+        return first  # a class that only one folder above has would be shown by one person
+    readings = []
+    for a, b in ((first, second), (second, first)):
+        told = list(kinds[: max(a, b) + 1])
+        told[a], told[b] = "class", "person"
+        some = ", ".join(words[a][:3]) + ", ..." * (len(words[a]) > 3)
+        readings.append(
+            f"--layout {'/'.join(told)}/clip ({len(words[a])} classes: {some}; {len(words[b])} "
+            "people)"
+        )
+    raise ValueError(f"two readings are possible, type one: {' or '.join(readings)}")
+
+
+def layout_of(text: str) -> tuple[str, ...]:
+    """Read a layout such as class/person/clip; * is a level that tells nothing.
+
+    Raises:
+        ValueError: other words, or not exactly one class.
+    """
+    parts = text.strip("/ ").casefold().split("/")
+    if parts[-1] == "clip":
+        parts.pop()
+    if parts.count("class") != 1 or not set(parts) <= {"class", "person", "split", "*"}:
+        raise ValueError(
+            f"layout={text!r} must name the levels of folders: class once, and person, split or *, "
+            "then clip, such as class/person/clip, person/class/clip or split/class/clip"
+        )
+    return tuple(parts)
+
+
+def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
+    """ROOT/CLASS/...: classes are folders in alphabetical order, with splits and people around.
+
+    Raises:
+        ValueError: fewer than two classes, or a layout that is not plain (`guess_layout`).
+    """
+    found = Found((), splits=True)
+    names = {tree.name(path): path for path in tree.videos if path != tree.root}
+    below = [name for name in names if "/" in name]
+    try:
+        kinds = layout_of(layout) if layout else guess_layout(below or ["/"])
+    except ValueError as error:
+        raise ValueError(f"root={str(tree.root)!r}: {error}") from None
+    at = {kind: kinds.index(kind) for kind in kinds}
+    for name in [name for name in names if name.count("/") <= at["class"]]:
+        images = "; images in a class's own folder are one clip, which needs a folder of its own"
+        what = f"lies in no folder of a class{images * bool(tree.videos[names.pop(name)])}"
+        found.problem("name", name, what)
+    rows = [name.split("/")[:-1] for name in names]
+    labels = [parts[at["class"]] for parts in rows]
+    found.classes = tuple(sorted(set(labels)))
+    found.problems += [Problem("spelling", str(tree.root), w) for w in spelled_twice(labels)]
+    who, problems, listed = people_of(list(names), tree.root)
+    found.problems += problems
+    if "person" in at and not listed:
+        who = [parts[at["person"]] if len(parts) > at["person"] else None for parts in rows]
+    elif not listed and (layout or who in ([p[i] for p in rows] for i in at.values())):
+        who = [None] * len(who)  # a class or a split is no person
+    sides = [side_of(parts[at["split"]]) or "" if "split" in at else "" for parts in rows]
+    folds = folds_of(sides, found) if "split" in at else [0] * len(rows)
+    for path, parts, label, fold, person in zip(
+        names.values(), rows, labels, folds, who, strict=True
+    ):
+        source = f"folder {'/'.join(parts[: at['class'] + 1])}"
+        number = found.classes.index(label)
+        found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
+    if kinds != ("class",):
+        people = f", {len(set(who) - {None}):,} people" * ("person" in at)
+        how = "as asked" if layout else "--layout asks for another reading"
+        told = f"read as {'/'.join(kinds)}/clip: {len(found.classes)} classes{people} ({how})"
+        found.notes.append(told)
     return found
 
 
-def identities(paths: Sequence[Path], root: Path, below: int = 0) -> list[str | None]:
-    """Who each video shows: names for the same person are equal, None = nothing tells.
-
-    Told by ``root``/MANIFEST.csv (columns ``file``, relative to root, and ``identity``); without
-    one by VoxCeleb's numbers (id00012), else by the sub-folders at depth `below`, if there are at
-    least three (below a class: two).
-
-    Raises:
-        ValueError: a manifest without the columns or without any of the files.
-    """
-    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in paths]
-    manifest = root / "MANIFEST.csv"
-    if manifest.is_file():
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or not {"file", "identity"} <= set(rows[0]):
-            raise ValueError(f"{manifest} must have the columns file and identity, and a row below")
-        listed = {row["file"]: row["identity"] for row in rows}
-        if not listed.keys() & set(names):
-            raise ValueError(
-                f"{manifest} lists none of the {len(names)} videos; its column file must hold "
-                f"paths relative to that folder, such as {names[0]!r}"
-            )
-        return [listed.get(name) or None for name in names]
-    numbers = [re.search(r"\bid\d{5}\b", name) for name in names]
-    if any(numbers):
-        return [found[0] if found else None for found in numbers]
-    folders = [name.split("/")[below] if name.count("/") > below else None for name in names]
-    return folders if len(set(folders) - {None}) >= 3 - bool(below) else [None] * len(names)
+def spelled_twice(labels: Iterable[str]) -> list[str]:
+    """Spellings that would be two classes, or one, in sentences."""
+    words: dict[str, list[str]] = {}
+    for text in sorted(set(labels)):
+        words.setdefault(plain_word(text), []).append(text)
+    return [
+        f"{' and '.join(map(repr, spelled))} are spellings of one class; write it in one way"
+        for spelled in words.values()
+        if len(spelled) > 1
+    ]
 
 
-def class_folders(root: Path) -> list[str]:
-    """The classes of ROOT/CLASS/...: its folders in alphabetical order.
-
-    Raises:
-        ValueError: fewer than two.
-    """
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(classes) < 2:
-        raise ValueError(
-            f"root={str(root)!r} holds {len(classes)} folders; labelled videos need a folder for "
-            "each class, at least two, such as happy/ and sad/"
-        )
-    return classes
+def folds_of(sides: Sequence[str], found: Found) -> list[int]:
+    """Fold 1 tests what is given as test, else as val; val beside a test is trained on."""
+    number = Counter(sides)
+    tested = "test" if number["test"] else "val"
+    found.splits = not number[tested]
+    told = f"the given split is used ({', '.join(f'{s} {n:,}' for s, n in sorted(number.items()))})"
+    if found.splits:
+        told += "; it tests nobody, so people are held out here"
+    elif number["val"]:
+        told += "; val is " + ("trained on" if tested == "test" else "the test")
+    found.notes.append(told)
+    return [int(side == tested) for side in sides]
 
 
 def read_unlabelled(tree: Tree) -> Found:
     """Any folder of videos for pre-training, such as VoxCeleb2's dev/mp4/id00012/.../00001.mp4."""
-    found = Found(("unlabelled",))
+    who, problems, _ = people_of([tree.name(path) for path in tree.videos], tree.root)
+    clips = [
+        Clip(path, 0, 0, frames, "unlabelled folder", person)
+        for (path, frames), person in zip(tree.videos.items(), who, strict=True)
+    ]
+    return Found(("unlabelled",), clips, problems)
+
+
+# ---- Sets whose file names tell everything -----------------------------------------------------
+
+
+def read_named(tree: Tree, labels: Labels) -> Found:
+    """CREMA-D, RAVDESS and eNTERFACE05, whose paths tell class and person.
+
+    CREMA-D: VideoFlash/1001_DFA_ANG_XX.flv = actor, sentence, expression, level.
+    RAVDESS: Actor_01/02-01-06-01-02-01-12.mp4 = modality, speech or song, expression, ... The
+    official lists hold the speech without sound (02-01-...). The same recordings with sound
+    (01-01-...) show the same pictures: they stand in where no silent ones are. Songs and files of
+    sound only are left out.
+    eNTERFACE05: subject 1/anger/sentence 1/s1_an_1.avi; the folders count, not file names (the
+    official lists follow the folders). Subject 6 is uncut and in no official list.
+    """
+    found, skipped = Found(labels.classes), Counter()
+    rule, example = {
+        "cremad": (cremad_name, "1001_DFA_ANG_XX"),
+        "ravdess": (ravdess_name, "02-01-06-01-02-01-12"),
+        "enterface": (_enterface, "subject 1/anger/sentence 1/s1_an_1.avi"),
+    }[labels.name]
+    silent = {path.stem[3:] for path in tree.videos if path.name.startswith("02-01-")}
+    first: dict[tuple[str, int], Path] = {}
     for path, frames in tree.videos.items():
-        person = re.search(r"\bid\d{5}\b", tree.name(path))
-        found.clips.append(
-            Clip(path, 0, 0, frames, "unlabelled folder", person[0] if person else None)
+        told = rule(tree.name(path), labels, silent)
+        stem = path.stem if frames is None else path.name
+        if told is None:
+            what = f"the name says no class and person, as {example} does"
+            found.problem("name", tree.name(path), what)
+        elif isinstance(told, str):
+            skipped[told] += 1
+        elif told[1] not in labels.test_fold:
+            known = f"{min(labels.test_fold)} to {max(labels.test_fold)}"
+            what = f"subject {told[1]} is in no published fold (known: {known})"
+            found.problem("subject", tree.name(path), what)
+        else:
+            label, subject = told
+            if (stem, subject) in first:
+                there = tree.name(first[stem, subject])
+                what = f"the same clip as {there}; keep one, or point root at one"
+                found.problem("duplicate", tree.name(path), what)
+            first.setdefault((stem, subject), path)
+            fold, source = labels.test_fold[subject], f"{labels.title} names"
+            found.clips.append(Clip(path, label, fold, frames, source, str(subject)))
+    found.notes += [f"left out: {what} ({number:,})" for what, number in sorted(skipped.items())]
+    return found
+
+
+Told = tuple[int, int] | str | None  # label and subject, or why the clip is left out
+
+
+def cremad_name(name: str, labels: Labels, _: set[str]) -> Told:
+    """1001_DFA_ANG_XX."""
+    match = _CREMAD.search(name)
+    codes = [word[:3].upper() for word in labels.classes]
+    return (codes.index(match[2]), int(match[1])) if match and match[2] in codes else None
+
+
+def ravdess_name(name: str, labels: Labels, silent: set[str]) -> Told:
+    """02-01-06-01-02-01-12."""
+    match = _RAVDESS.search(name)
+    if match is None or not 1 <= int(match[3]) <= len(labels.classes):
+        return None
+    if match[2] == "02":
+        return "songs"
+    if match[1] not in ("01", "02"):
+        return "files of sound only"
+    if match[1] == "01" and PurePosixPath(name).stem[3:] in silent:
+        return "copies with sound"
+    return int(match[3]) - 1, int(match[4])
+
+
+def _enterface(name: str, labels: Labels, _: set[str]) -> Told:
+    parts = name.lower().split("/")[:-1]
+    people = [int(m[1]) for part in parts if (m := re.fullmatch(r"subject[ _-]*(\d+)", part))]
+    classes = [n for part in parts if (n := label_number(part, labels.classes)) is not None]
+    if people == [6]:
+        return "subject 6, who is in no official list"
+    return (classes[0], people[0]) if len(people) == len(classes) == 1 else None
+
+
+# ---- Lists -------------------------------------------------------------------------------------
+
+
+class Finder:
+    """Find the clip that a list means: as written, below the root, or by its last parts.
+
+    Lists carry paths of the machine they were made on. The longest tail of the path that exists
+    below the root is taken; failing that, in published sets, the clip whose last part (FERV39k:
+    three) is the same, with or without a suffix and leading zeros, if there is exactly one.
+    """
+
+    def __init__(self, tree: Tree, dataset: str) -> None:
+        self._tree, self._parts, self._is_own = tree, _NAME_PARTS.get(dataset, 1), dataset == "csv"
+        self._exact: dict[str, Path] = {}
+        self._folded: dict[str, list[Path]] = {}
+        self._by_name: dict[str, list[Path]] = {}
+        self._cut: dict[str, str] = {}  # list -> what is cut off the front of its paths
+        self.notes: list[str] = []
+        for path in self._wanted(tree, KINDS.get(dataset, ())):
+            name = tree.name(path)
+            self._exact[name] = path
+            self._exact.setdefault(_bare(name), path)
+            self._folded.setdefault(name.casefold(), []).append(path)
+            self._by_name.setdefault(self._tail(name), []).append(path)
+
+    def _wanted(self, tree: Tree, known: tuple[tuple[str, str], ...]) -> Iterable[Path]:
+        """The videos of the kind to be taken; what else is there goes into `notes`."""
+        kinds: dict[int, list[Path]] = {}
+        names: dict[int, set[str]] = {}
+        for path in tree.videos:
+            for folder in reversed(path.relative_to(tree.root).parts[:-1]):
+                ranks = [i for i, (p, _) in enumerate(known) if re.fullmatch(p, folder, re.I)]
+                if ranks:
+                    kinds.setdefault(ranks[0], []).append(path)
+                    names.setdefault(ranks[0], set()).add(folder)
+                    break
+        if not kinds:
+            return tree.videos
+        taken, *rest = (f"{', '.join(sorted(names[r]))} ({known[r][1]})" for r in sorted(kinds))
+        if rest:
+            self.notes.append(
+                f"clips are taken from {taken}; {', '.join(rest)} lies there as well, which suits "
+                "training less: point root at it, and lists at the lists, to use it"
+            )
+        elif "scenes" in taken:
+            self.notes.append(f"clips are taken from {taken}; training expects crops of faces")
+        return kinds[min(kinds)]
+
+    def _tail(self, name: str) -> str:
+        parts = PurePosixPath(_bare(name)).parts[-self._parts :]
+        return "/".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts)
+
+    def unread(self, used: int) -> list[str]:
+        """A note on clips that no list names."""
+        left = len({*self._exact.values()}) - used
+        return [f"{left:,} clips below root are in no list"] if left > 0 else []
+
+    def knows(self, listed: str) -> bool:
+        """Whether a clip is called so."""
+        return bool(listed) and isinstance(self.find(listed), Path)
+
+    def find(self, listed: str, of: str | None = None) -> Path | str:
+        """The clip, or the reason why there is none. of: the list, whose paths must start alike."""
+        name = listed.replace("\\", "/")
+        parts = PurePosixPath(name).parts
+        if self._is_own and Path(listed).is_absolute() and Path(listed).exists():
+            return Path(listed)
+        for start in range(len(parts)):
+            tail, front = "/".join(parts[start:]), "/".join(parts[:start])
+            folded = self._folded.get(tail.casefold(), [])
+            path = self._exact.get(tail) or self._exact.get(_bare(tail))
+            if path or len(folded) == 1:
+                if self._is_own and of and self._cut.setdefault(of, front) != front:
+                    return f"{listed!r} does not exist, though {tail!r} does"
+                return path or folded[0]
+        if Path(listed).is_absolute() and Path(listed).exists():
+            return Path(listed)
+        same = self._by_name.get(self._tail(name), []) if len(parts) >= self._parts else []
+        same = [] if self._is_own else same
+        if len(same) > 1:
+            return f"{listed!r} may be {same[0]} or {same[1]}; point root at the ones meant"
+        return same[0] if same else f"{listed!r} does not exist"
+
+
+def _bare(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
+
+
+def read_fold_lists(tree: Tree, labels: Labels | None, files: list[ListFile], base: Path) -> Found:
+    """One table from the train, val and test lists of all folds; contradictions are problems."""
+    found = Found(labels.classes if labels else ())
+    finder = Finder(tree, labels.name if labels else "csv")
+    found.notes += finder.notes
+    pairs: list[tuple[ListFile, Row]] = []
+    native = set()  # the authors' own lists
+    for file in files:
+        read = read_rows(file.path, file.path.relative_to(base).as_posix(), finder.knows)
+        found.problems += read.problems
+        found.notes += read.notes
+        found.people_told |= "subject" in read.roles
+        native |= {row.where for row in read.rows if read.roles.get("path") == "video_name"}
+        pairs += [(file, row) for row in read.rows]
+    understood = understand([row for _, row in pairs], finder, labels, found, native)
+    first: dict[Path, tuple[int, Row]] = {}
+    seen: dict[tuple[Path, ListFile], Row] = {}
+    sides: dict[tuple[str, int], set[Path]] = {}
+    for (file, row), meant in zip(pairs, understood, strict=True):
+        if meant is None:
+            continue
+        path, label = meant
+        if (path, file) in seen:
+            what = f"{row.path!r} stands in {seen[path, file].where} already"
+            found.problem("duplicate", row.where, what)
+        elif path in first and first[path][0] != label:
+            there = first[path][1]
+            what = f"{row.path!r} has label {row.label}, but {there.label} in {there.where}"
+            found.problem("two labels", row.where, what)
+        seen.setdefault((path, file), row)
+        first.setdefault(path, (label, row))
+        sides.setdefault((file.part, file.fold), set()).add(path)
+    for fold in sorted({fold for _, fold in sides}):
+        # The official code validates on the test fold, so its lists of both are equal.
+        val, test = sides.pop(("val", fold), set()), sides.get(("test", fold))
+        if val and test is None:
+            sides["test", fold] = val
+            found.notes.append(f"fold {fold} has no test list: its val list is the test")
+        elif val - (test or set()):
+            sides.setdefault(("train", fold), set()).update(val - (test or set()))
+            found.notes.append(f"the val list of fold {fold} is trained on (--holdout validates)")
+    test_fold = _test_folds(sides, first, found)
+    for path in sorted(first, key=natural_key):
+        label, row = first[path]
+        fold, frames, who = test_fold.get(path, 0), tree.videos.get(path), row.subject or None
+        found.clips.append(Clip(path, label, fold, frames, row.where, who))
+    found.notes += finder.unread(len(first))
+    return found
+
+
+def _test_folds(
+    sides: dict[tuple[str, int], set[Path]], first: dict[Path, tuple[int, Row]], found: Found
+) -> dict[Path, int]:
+    test_fold: dict[Path, int] = {}
+    for (part, fold), paths in sorted(sides.items()):
+        for path in sorted(paths, key=natural_key) if part == "test" else ():
+            where = first[path][1].where
+            if path in sides.get(("train", fold), ()):
+                what = f"{path.name} is in the train and the test list of fold {fold}"
+                found.problem("train and test", where, what)
+            if path in test_fold:
+                what = f"{path.name} is tested in folds {test_fold[path]} and {fold}"
+                found.problem("tested twice", where, what)
+            test_fold.setdefault(path, fold)
+    for (part, fold), paths in sorted(sides.items()):
+        left_out = len(set(first) - paths - sides.get(("test", fold), set()))
+        if part == "train" and left_out:
+            what = (
+                f"{left_out:,} clips of the other folds are in neither list of fold {fold}, though "
+                "the table would train on them; give the lists of one data set and version"
+            )
+            found.problem("folds disagree", f"fold {fold}", what)
+    return test_fold
+
+
+def understand(
+    rows: Sequence[Row], finder: Finder, labels: Labels | None, found: Found, native: set[str]
+) -> Iterator[tuple[Path, int] | None]:
+    """Clip and label of each row; what stands in the way goes to `found.problems`.
+
+    Without classes in `found` the labels' own names become them. native: rows of the
+    authors' own lists, whose first label may be 1.
+    """
+    texts = {row.label for row in rows}
+    if not found.classes:
+        found.classes = class_names(texts, found)
+    elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
+        found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
+    done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
+    for row in rows:
+        of = row.where.rpartition(" line ")[0]
+        if (key := (row.path, row.label, of if labels is None else "")) in done:
+            yield done[key]
+            continue
+        first = labels.first_label if labels and row.where in native else 0
+        label = label_number(row.label, found.classes, first)
+        if label is None:
+            known = f"{first} to {first + len(found.classes) - 1} or {', '.join(found.classes)}"
+            what = f"label {row.label!r} of {row.path!r} is out of range; known are {known}"
+            found.problem("label", row.where, what)
+        path = finder.find(row.path, of)
+        if isinstance(path, str):
+            found.problem("missing", row.where, path)
+            label = None
+        done[key] = None if label is None or isinstance(path, str) else (path, label)
+        yield done[key]
+
+
+def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
+    """Classes of a list without a table, called as they are written: whole numbers by value."""
+    texts = sorted({text for text in labels if text})
+    found.problems += [Problem("spelling", "labels", what) for what in spelled_twice(texts)]
+    if broken := [text for text in texts if re.fullmatch(r"[+-]?\d*[.,]\d+", text)]:
+        what = f"label {broken[0]!r} has decimals; a class is a name or a whole number"
+        found.problem("label", "labels", what)
+    if not texts or not all(re.fullmatch(r"[+-]?\d+", text) for text in texts):
+        return tuple(sorted(texts, key=lambda text: natural_key(Path(text))))
+    texts = sorted(texts, key=int)
+    if [int(text) for text in texts] != list(range(len(texts))):
+        shown = ", ".join(f"{text} is output {i}" for i, text in enumerate(texts[:3]))
+        start = "start at 1" if int(texts[0]) == 1 else f"are {texts[0]} to {texts[-1]}"
+        found.notes.append(
+            f"labels {start}; the {len(texts)} numbers that occur are the classes ({shown}, ...)"
         )
-    return found
-
-
-def _stem(path: Path, frames: int | None) -> str:
-    return path.stem if frames is None else path.name
-
-
-def _add(
-    found: Found,
-    tree: Tree,
-    labels: Labels,
-    path: Path,
-    frames: int | None,
-    label: int,
-    subject: int,
-) -> None:
-    if subject not in labels.test_fold:
-        known = f"{min(labels.test_fold)} to {max(labels.test_fold)}"
-        what = f"subject {subject} is in no published fold (known: {known})"
-        found.problems.append(Problem("subject", tree.name(path), what))
-        return
-    fold = labels.test_fold[subject]
-    found.clips.append(Clip(path, label, fold, frames, f"{labels.title} names", str(subject)))
-
-
-def _unnamed(tree: Tree, path: Path, example: str) -> Problem:
-    return Problem("name", tree.name(path), f"the name says no class and person, as {example} does")
-
-
-def _once(found: Found, tree: Tree) -> Found:
-    """Two files of one clip (say .flv and .mp4): which is meant cannot be known."""
-    first: dict[str, Clip] = {}
-    for clip in found.clips:
-        key = _stem(clip.path, clip.frames)
-        if key in first and first[key].subject == clip.subject:
-            what = f"the same clip as {tree.name(first[key].path)}; keep one, or point root at one"
-            found.problems.append(Problem("duplicate", tree.name(clip.path), what))
-        first.setdefault(key, clip)
-    return found
+    return tuple(texts)

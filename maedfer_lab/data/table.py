@@ -10,40 +10,38 @@ import hashlib
 import io
 import json
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maedfer_lab.config import data_folder
-from maedfer_lab.data.labels import dataset_name, published_labels
+from maedfer_lab.data.labels import DATASETS, dataset_name, published_labels
 from maedfer_lab.data.layouts import (
     Clip,
+    Finder,
     Found,
-    Problem,
     Tree,
-    identities,
+    folds_of,
+    people_of,
     read_class_folders,
-    read_cremad,
-    read_enterface,
-    read_ravdess,
-    read_unlabelled,
-    scan,
-)
-from maedfer_lab.data.layouts_finder import Finder
-from maedfer_lab.data.layouts_lists import (
-    class_names,
-    find_lists,
     read_fold_lists,
-    read_rows,
+    read_named,
+    read_unlabelled,
+    same_person,
+    scan,
     understand,
 )
+from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
 from maedfer_lab.data.video import VideoReader, natural_key, open_video
+from maedfer_lab.data.video_glance import content_digest
 from maedfer_lab.files import write_aside
 
 __all__ = [
@@ -60,10 +58,8 @@ __all__ = [
 STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
 TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
-_MARK = "# maedfer annotations "
 TOLD = 3000  # clips up to which a summary keeps each of them
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
-_NAMES = {"cremad": read_cremad, "ravdess": read_ravdess, "enterface": read_enterface}
 
 
 @dataclass(frozen=True)
@@ -103,9 +99,13 @@ class Annotations:
         """The clips to train on and those to test on in `fold`, from 1.
 
         Raises:
-            ValueError: there is no such fold.
+            ValueError: there is no such fold, or a person is on both sides of one.
         """
         self._check(fold)
+        return self.sides(fold)
+
+    def sides(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
+        """As `split`, without a look at the people."""
         train = tuple(clip for clip in self.clips if clip.fold != fold)
         return train, tuple(clip for clip in self.clips if clip.fold == fold)
 
@@ -115,6 +115,12 @@ class Annotations:
                 f"fold={fold} is not in this table, which has folds 1 to {self.num_folds}"
                 if self.num_folds
                 else f"fold={fold}: this table tests no clip, so it cannot be split"
+            )
+        if leaks := self.on_both_sides():
+            who = next(iter(leaks))
+            raise ValueError(
+                f"{len(leaks):,} people are on both sides of a fold, first {who!r}: {leaks[who]}; "
+                "give each person one fold (maedfer doctor lists all)"
             )
 
     def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
@@ -134,10 +140,39 @@ class Annotations:
         """The clip's path below the root, with slashes: its name on every machine."""
         return Tree(self.root, {}, ()).name(clip.path)
 
+    def on_both_sides(self) -> dict[str, str]:
+        """People who are tested in a fold and trained on in it, and with which clips, in words."""
+        folds: dict[str, dict[int, int]] = {}
+        for i, (who, fold) in enumerate(zip(self.people(), self.folds.tolist(), strict=True)):
+            folds.setdefault(who, {}).setdefault(fold, i)
+        return {
+            who: ", ".join(
+                f"{self.name(self.clips[i])} {f'tested in fold {fold}' if fold else 'never tested'}"
+                for fold, i in sorted(found.items())
+            )
+            for who, found in folds.items()
+            if len(found) > 1
+        }
+
     def people(self, clips: Iterable[Clip] | None = None) -> list[str]:
         """Who each clip shows; a clip of which nothing tells it is a person of its own."""
         clips = self.clips if clips is None else clips
         return [clip.subject or self.name(clip) for clip in clips]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each clip's file, or of its images; files are asked, none is read."""
+        return tuple(self._sizes())
+
+    def copies(self) -> list[list[Clip]]:
+        """Groups of clips whose files hold the same bytes; only files of equal size are read."""
+        number = Counter(self.sizes)
+        alike = [c for c, n in zip(self.clips, self.sizes, strict=True) if n and number[n] > 1]
+        with ThreadPoolExecutor(8) as pool:
+            groups: dict[bytes, list[Clip]] = {}
+            for clip, key in zip(alike, pool.map(_content, alike), strict=True):
+                groups.setdefault(key, []).append(clip)
+        return [group for key, group in groups.items() if len(group) > 1 and key]
 
     def summary(self) -> dict[str, Any]:
         """What this table is, small enough to be kept as JSON in every run: see `explain_change`.
@@ -146,8 +181,8 @@ class Annotations:
         is read), classes in order and the version of the stream; up to 3,000 clips one by one.
         """
         rows = sorted(
-            [self.name(clip), self.classes[clip.label], clip.fold, clip.subject, size]
-            for clip, size in zip(self.clips, self._sizes(), strict=True)
+            [self.name(clip), self.classes[clip.label], clip.fold, clip.subject or "", size]
+            for clip, size in zip(self.clips, self.sizes, strict=True)
         )
         digests = {
             field: _sha256([(row[0], row[i]) for row in rows])
@@ -178,14 +213,14 @@ class Annotations:
         """Write the table as one CSV (paths below the root) that `read_annotations` reads back."""
         path = Path(path)
         text = io.StringIO()
-        head = {"dataset": self.dataset, "classes": self.classes}
-        text.write(f"{_MARK}{json.dumps(head, ensure_ascii=False)}\n")
+        head = {"dataset": self.dataset, "classes": self.classes, "labels": "names"}
+        text.write(f"{MARK}{json.dumps(head, ensure_ascii=False)}\n")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for clip in self.clips:
             frames = "" if clip.frames is None else clip.frames
-            row = (self.name(clip), clip.label, clip.fold, frames, clip.subject or "", clip.source)
-            writer.writerow(row)
+            label, who = self.classes[clip.label], clip.subject or ""
+            writer.writerow((self.name(clip), label, clip.fold, frames, who, clip.source))
         write_aside(path, text.getvalue().encode())
         return path
 
@@ -248,6 +283,13 @@ def _clips(number: int, verb: str = " is| are") -> str:
 def _sha256(what: object) -> str:
     text = json.dumps(what, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(clip: Clip) -> bytes:
+    try:
+        return content_digest(clip.path)
+    except OSError:  # said where the clip is opened
+        return b""
 
 
 def _bytes(path: Path) -> int:
@@ -351,31 +393,41 @@ def split_videos(
 ) -> tuple[list[Path], list[Path]]:
     """Split the videos of a folder into (training, held-out) by person: `split_people`.
 
-    People come from ``root``/MANIFEST.csv, else from the sub-folders: `layouts.identities`.
+    People come from ``root``/MANIFEST.csv, else from names and sub-folders (`layouts.people_of`).
+
+    Raises:
+        ValueError: as `split_people`, or a manifest with rows without a file or the reverse.
     """
-    root = Path(root)
-    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in paths]
-    told = identities(paths, root)
+    root = Path(root).absolute()
+    names = [path.absolute().relative_to(root).as_posix() for path in paths]
+    told, problems, _ = people_of(names, root)
+    if problems:
+        raise ValueError("\n".join(map(str, problems)))
     people = [who or name for who, name in zip(told, names, strict=True)]
     kept, held = split_people(people, held_out, seed)
     return [paths[i] for i in kept], [paths[i] for i in held]
 
 
 def read_annotations(
-    dataset: str, root: str | Path | None = None, lists: str | Path | None = None
+    dataset: str,
+    root: str | Path | None = None,
+    lists: str | Path | None = None,
+    layout: str | None = None,
 ) -> Annotations:
     """Read the table of a data set from lists, from its authors' layout, from folders or a CSV.
 
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface (also as they are printed); folder =
     a folder per class; csv = a table or lists of your own; voxceleb2 = unlabelled videos.
     root: folder of the clips; None takes MAEDFER_DATA. lists: a folder or file of lists, if they
-    do not lie below `root`; they win over names of files.
+    do not lie below `root`; they win over names of files. layout: what the levels of folders are
+    where that is not plain, such as "class/person/clip" (or dataset "folder:class/person/clip").
 
     Raises:
-        ValueError: a row that cannot be used; the message names file and line of the first ones.
+        ValueError: a row that cannot be used, or a person or a file's content on both sides of a
+            fold; the message names file and line of the first ones.
         FileNotFoundError: no videos, or no lists where a data set needs them.
     """
-    table, problems = find_annotations(dataset, root, lists)
+    table, problems = find_annotations(dataset, root, lists, layout)
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:5])
         more = f"\n  and {len(problems) - 5:,} more" if len(problems) > 5 else ""
@@ -391,10 +443,16 @@ def read_annotations(
 
 
 def find_annotations(
-    dataset: str, root: str | Path | None = None, lists: str | Path | None = None
+    dataset: str,
+    root: str | Path | None = None,
+    lists: str | Path | None = None,
+    layout: str | None = None,
 ) -> tuple[Annotations, tuple[Problem, ...]]:
     """As `read_annotations`, but with the usable clips and the problems side by side."""
+    layout = layout or dataset.partition(":")[2] or None
     dataset = dataset_name(dataset)
+    if layout and dataset != "folder":
+        raise ValueError(f"layout={layout!r} is for folders of classes: use dataset folder")
     folder, lists = _places(dataset, root, lists)
     tree = scan(folder)
     if not tree.videos:
@@ -409,32 +467,22 @@ def find_annotations(
     if dataset == "csv" and lists is not None and lists.is_file():
         dataset, found = _read_table(tree, lists)
     elif dataset == "folder":
-        found = read_class_folders(tree)
+        found = read_class_folders(tree, layout)
     elif dataset == "voxceleb2":
         found = read_unlabelled(tree)
-    elif dataset in _NAMES and labels is not None and lists is None:
-        found = _NAMES[dataset](tree, labels)
+    elif labels is not None and labels.test_fold and lists is None:
+        found = read_named(tree, labels)
     elif chosen := find_lists(dataset, files, base):
         found = read_fold_lists(tree, labels, chosen, base)
     else:
+        others = f" (there are {', '.join(path.name for path in files[:5])})" if files else ""
         raise FileNotFoundError(
-            f"no annotation lists of {dataset} under {base}; lists must be a folder with a train "
-            "and a test list of each fold, such as split01/train.csv and split01/test.csv, or the "
-            "folder that the authors ship (EmoLabel_DataSplit, 4_setups, Train & Test Set)"
+            f"no annotation lists of {dataset} under {base}{others}; lists must be a folder with a "
+            "train and a test list of each fold, such as split01/train.csv and split01/test.csv, "
+            "or the folder that the authors ship (EmoLabel_DataSplit, 4_setups, Train & Test Set); "
+            "of dataset csv also one file"
         )
-    clips = sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path))))
-    table = Annotations(dataset, found.classes, tuple(clips), tree.root, tuple(found.notes))
-    if found.splits and len(clips):
-        try:
-            labels = [table.classes[clip.label] for clip in clips]
-            _, test, gaps = _split(table.people(), _SHARE, 0, labels)
-            tested = {clips[i] for i in test}
-            clips = tuple(replace(clip, fold=int(clip in tested)) for clip in clips)
-            notes = (*table.notes, gaps) if gaps else table.notes
-            table = replace(table, clips=clips, notes=notes)
-        except ValueError as error:
-            found.problems.append(Problem("people", str(tree.root), str(error)))
-    return table, tuple(found.problems)
+    return _table(dataset, tree, found)
 
 
 def _places(
@@ -457,39 +505,131 @@ def _places(
 
 
 def _read_table(tree: Tree, path: Path) -> tuple[str, Found]:
-    """A CSV with columns path, label (number or name) and, if known, fold, frames, subject.
+    """A CSV with columns for path and label and, if known, split or fold, frames and subject.
 
-    Without a column fold people are held out: fold 1 tests about a fifth of the subjects (of the
-    identities that `split_videos` sees, where there is no column subject).
+    A column of sides (train, val, test) or of folds is used; without one, fold 1 tests people
+    that the table holds out.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-    head = json.loads(first.removeprefix(_MARK)) if first.startswith(_MARK) else {}
-    rows, problems = read_rows(path)
-    labels = published_labels(head.get("dataset", "csv"))
-    classes = tuple(head.get("classes") or class_names(row.label for row in rows))
-    found = Found(classes, problems=problems)
-    finder, seen = Finder(tree, "csv"), {}
-    for row in rows:
-        meant = understand(row, finder, classes, None, found)
-        fold, frames = (row.extra.get(name) or "0" for name in ("fold", "frames"))
-        if not (fold.isdecimal() and frames.isdecimal()):
-            what = f"fold {fold!r} and frames {frames!r} must be whole numbers"
-            found.problems.append(Problem("format", row.where, what))
+    finder = Finder(tree, "csv")
+    read = read_rows(path, knows=finder.knows)
+    labels = published_labels(read.head.get("dataset", "csv"))
+    found = Found(tuple(read.head.get("classes", ())), problems=read.problems, notes=read.notes)
+    rows = read.rows
+    if read.head and read.head.get("labels") != "names":  # tables of versions before hold numbers
+        names = dict(zip(map(str, range(len(found.classes))), found.classes, strict=True))
+        rows = [replace(row, label=names.get(row.label, row.label)) for row in rows]
+    texts = {row.split.strip() for row in rows}
+    are_folds = all(re.fullmatch(r"\d*", text) for text in texts)
+    if "split" in read.roles and not are_folds and not all(map(side_of, texts)):
+        odd = next(t for t in sorted(texts) if not side_of(t))
+        what = (
+            f"column {read.roles['split']} holds {odd!r}: use train, val and test, or folds from 1"
+        )
+        found.problem("format", path.name, what)
+        are_folds, rows = True, [replace(row, split="") for row in rows]
+    seen: dict[Path, str] = {}
+    sides = []
+    for row, meant in zip(rows, understand(rows, finder, labels, found, set()), strict=True):
+        if not re.fullmatch(r"\d*", row.frames):
+            found.problem("format", row.where, f"frames {row.frames!r} must be a whole number")
         elif meant and meant[0] in seen:
             what = f"{row.path!r} stands in {seen[meant[0]]} already"
-            found.problems.append(Problem("duplicate", row.where, what))
+            found.problem("duplicate", row.where, what)
         elif meant:
             seen[meant[0]] = row.where
-            subject, source = row.extra.get("subject") or None, row.extra.get("source")
-            number = int(frames) or tree.videos.get(meant[0])
-            clip = Clip(*meant, int(fold), number, source or row.where, subject)
-            found.clips.append(clip)
-    found.splits = not any("fold" in row.extra for row in rows)
-    if found.splits:
+            frames = int(row.frames or 0) or tree.videos.get(meant[0])
+            fold = int(row.split or 0) if are_folds else 0
+            source, who = row.source or row.where, row.subject or None
+            found.clips.append(Clip(*meant, fold, frames, source, who))
+            sides.append(side_of(row.split) or "")
+    found.people_told = "subject" in read.roles
+    found.notes += finder.unread(len(found.clips))
+    if "split" not in read.roles:
+        found.splits = True
         found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
-        if not any(clip.subject for clip in found.clips):
-            who = identities([clip.path for clip in found.clips], tree.root)
-            pairs = zip(found.clips, who, strict=True)
-            found.clips = [replace(clip, subject=person) for clip, person in pairs]
-    return labels.name if labels else head.get("dataset", "csv"), found
+    elif not are_folds:
+        folds = folds_of(sides, found)
+        found.clips = [replace(c, fold=fold) for c, fold in zip(found.clips, folds, strict=True)]
+    elif not read.head:
+        never = sum(clip.fold == 0 for clip in found.clips)
+        told = f"each fold of column {read.roles['split']} is tested in turn"
+        found.notes.append(told + f"; {never:,} clips of fold 0 are never tested" * bool(never))
+    return labels.name if labels else read.head.get("dataset", "csv"), found
+
+
+def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[Problem, ...]]:
+    """Sort the clips, name the people, split them where nothing says how, and look for leaks."""
+    clips = tuple(sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path)))))
+    labels = published_labels(dataset) if dataset in DATASETS else None
+    is_own = labels is None and dataset != "voxceleb2"
+    # Of the sets cut from films nobody knows the people, and their folders are scenes.
+    unnamed = not found.people_told and not any(clip.subject for clip in clips)
+    if unnamed and dataset != "folder" and (is_own or (labels and labels.test_fold)):
+        clips = _with_people(clips, tree, found, plain=labels is not None)
+    clips = _spelled_alike(clips, found)
+    table = Annotations(dataset, found.classes, clips, tree.root)
+    copies = table.copies() if is_own else []
+    if found.splits and clips:
+        same = {clip: f"copy of {table.name(group[0])}" for group in copies for clip in group}
+        people = [
+            c.subject or same.get(c, who) for c, who in zip(clips, table.people(), strict=True)
+        ]
+        try:
+            names = [table.classes[clip.label] for clip in clips]
+            _, test, gaps = _split(people, _SHARE, 0, names)
+            tested = {clips[i] for i in test}
+            clips = tuple(replace(c, fold=int(c in tested)) for c in clips)
+            copies = [[replace(c, fold=int(c in tested)) for c in group] for group in copies]
+            found.notes += [gaps] if gaps else []
+        except ValueError as error:
+            found.problem("people", str(tree.root), str(error))
+    table = replace(table, clips=clips)
+    for who, where in table.on_both_sides().items():
+        what = f"{who!r} is on both sides of a fold: {where}"
+        if is_own and not found.people_told:
+            what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
+        found.problem("both sides", str(tree.root), what)
+    for group in copies:
+        if len({clip.fold for clip in group}) > 1:
+            places = " = ".join(f"{table.name(clip)} (fold {clip.fold})" for clip in group[:3])
+            found.problem("same content", str(tree.root), f"one file on both sides: {places}")
+    unknown = [clip.path.stem for clip in clips if is_own and not clip.subject]
+    if unknown:
+        heads = Counter(re.split(r"[ _.-]", stem)[0] for stem in unknown)
+        likely = (
+            [head for head in heads if head.isalpha()] if len(heads) <= len(unknown) / 2 else []
+        )
+        found.notes.append(
+            f"nothing tells who is seen in {len(unknown):,} of {len(clips):,} clips: each counts "
+            "as a person of its own; MANIFEST.csv (columns file, identity) tells"
+            + f" (are {', '.join(likely[:3])}, ... people?)"
+            * (len(likely) > 1)
+        )
+    return replace(table, clips=clips, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+
+
+def _with_people(
+    clips: tuple[Clip, ...], tree: Tree, found: Found, plain: bool
+) -> tuple[Clip, ...]:
+    """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
+    who, problems, listed = people_of([tree.name(clip.path) for clip in clips], tree.root)
+    found.problems += problems
+    pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
+    if not listed and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
+        who = [None] * len(who)  # these are the folders of classes
+    if plain:  # the numbers of the published folds
+        who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
+    return tuple(replace(clip, subject=person) for clip, person in zip(clips, who, strict=True))
+
+
+def _spelled_alike(clips: tuple[Clip, ...], found: Found) -> tuple[Clip, ...]:
+    """One spelling for people whose names differ in case, marks and leading zeros alone."""
+    spelled: dict[tuple[str, ...], list[str]] = {}
+    for person in dict.fromkeys(clip.subject for clip in clips if clip.subject):
+        spelled.setdefault(same_person(person), []).append(person)
+    other = {name: names[0] for names in spelled.values() for name in names[1:]}
+    if not other:
+        return clips
+    pairs = ", ".join(f"{first!r} and {name!r}" for name, first in list(other.items())[:5])
+    found.notes.append(f"suspicious: people spelled in two ways are taken for one: {pairs}")
+    return tuple(replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips)
