@@ -242,8 +242,10 @@ def _listed_people(
         if len(meant) != 1:
             if not (root / listed).exists() and ".tar/" not in listed:
                 lost.append(f"{row.where}: {row.path!r}")
-        elif who.setdefault(*meant, row.subject) != row.subject:
-            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[meant.pop()]!r}")
+            continue
+        (name,) = meant
+        if who.setdefault(name, row.subject) != row.subject:
+            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[name]!r}")
     unlisted = [name for name in names if name not in who]
     kinds = (("rows name no file", lost), ("clips are in no row", unlisted), ("rows differ", twice))
     for what, places in kinds if not problems else ():
@@ -383,7 +385,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     found.problems += problems
     if "person" in at and not listed:
         who = [parts[at["person"]] if len(parts) > at["person"] else None for parts in rows]
-    elif not listed and (layout or who in ([p[i] for p in rows] for i in at.values())):
+    elif not listed and (layout or any(who == [p[i] for p in rows] for i in at.values())):
         who = [None] * len(who)  # a class or a split is no person
     sides = [side_of(parts[at["split"]]) or "" if "split" in at else "" for parts in rows]
     folds = folds_of(sides, found) if "split" in at else [0] * len(rows)
