@@ -50,6 +50,7 @@ __all__ = [
     "Problem",
     "explain_change",
     "find_annotations",
+    "people_in",
     "read_annotations",
     "split_people",
     "split_videos",
@@ -388,23 +389,27 @@ def _mended(held: np.ndarray, order: np.ndarray, shows: np.ndarray) -> np.ndarra
         held[chosen] = not held[chosen]
 
 
-def split_videos(
-    paths: Sequence[Path], root: str | Path, held_out: float = 0.2, seed: int = 0
-) -> tuple[list[Path], list[Path]]:
-    """Split the videos of a folder into (training, held-out) by person: `split_people`.
+def people_in(paths: Sequence[Path], root: str | Path) -> list[str]:
+    """Who each video of a folder shows; one of which nothing tells it is a person of its own.
 
     People come from ``root``/MANIFEST.csv, else from names and sub-folders (`layouts.people_of`).
 
     Raises:
-        ValueError: as `split_people`, or a manifest with rows without a file or the reverse.
+        ValueError: a manifest with rows without a file, or files without a row.
     """
     root = Path(root).absolute()
     names = [path.absolute().relative_to(root).as_posix() for path in paths]
     told, problems, _ = people_of(names, root)
     if problems:
         raise ValueError("\n".join(map(str, problems)))
-    people = [who or name for who, name in zip(told, names, strict=True)]
-    kept, held = split_people(people, held_out, seed)
+    return [who or name for who, name in zip(told, names, strict=True)]
+
+
+def split_videos(
+    paths: Sequence[Path], root: str | Path, held_out: float = 0.2, seed: int = 0
+) -> tuple[list[Path], list[Path]]:
+    """Split the videos of a folder into (training, held-out): `split_people` of `people_in`."""
+    kept, held = split_people(people_in(paths, root), held_out, seed)
     return [paths[i] for i in kept], [paths[i] for i in held]
 
 

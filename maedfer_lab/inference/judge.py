@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
-from maedfer_lab.data.layouts import identities
-from maedfer_lab.data.table import split_people, split_videos
+from maedfer_lab.data.table import people_in, split_people, split_videos
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
@@ -137,8 +136,7 @@ def judge(
     videos, _ = check_videos(find_videos(root))
     if held_out > 0:
         videos = split_videos(videos, root, held_out, seed)[1]
-    names = [path.absolute().relative_to(root.absolute()).as_posix() for path in videos]
-    who = [who or name for who, name in zip(identities(videos, root), names, strict=True)]
+    who = people_in(videos, root)
     trained = _trained_on(known, videos, who, root)
     people = [name for name, path in zip(who, videos, strict=True) if path not in trained]
     videos = [path for path in videos if path not in trained]
