@@ -22,7 +22,7 @@ from maedfer_lab import runs
 from maedfer_lab.config import OptimConfig, PretrainConfig, tiny
 from maedfer_lab.runs import Run
 from maedfer_lab.training import loop, optim
-from maedfer_lab.training.loop import Task, own_share, train
+from maedfer_lab.training.loop import Task, groups, own_share, train
 from maedfer_lab.training.pretrain import PretrainTask, pretrain
 
 TESTS = Path(__file__).parent
@@ -107,14 +107,17 @@ def toy_weights(task):
     return torch.cat([p.detach().flatten() for p in task.model.parameters()])
 
 
-@given(st.integers(1, 8), st.integers(1, 8))
-def test_shares_make_up_the_batch_and_keep_mixed_pairs_together(processes, share):
+@given(st.integers(1, 8), st.integers(1, 8), st.sampled_from([None, 2, 4, 10]))
+def test_shares_make_up_the_batch_and_keep_mixed_pairs_together(processes, share, group):
     size = processes * share
-    shares = [own_share(size, processes, i) for i in range(processes)]
+    shares = [own_share(size, processes, i, group) for i in range(processes)]
     assert sorted(place for part in shares for place in part) == list(range(size))
     assert all(part == sorted(part) and len(part) == share for part in shares)
-    if share % 2 == 0:  # flipping a share pairs the same clips as flipping the batch
-        assert all([size - 1 - place for place in part] == part[::-1] for part in shares)
+    if share % 2 == 0:  # flipping a share's part of a group pairs the clips as flipping the group
+        whole = {part[0]: part for part in groups(range(size), group)}
+        for own in (own for part in shares for own in groups(part, group)):
+            places = whole[own[0] // group * group if group else 0]
+            assert [places[0] + places[-1] - place for place in own] == own[::-1]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

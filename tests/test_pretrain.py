@@ -13,6 +13,7 @@ import pytest
 import torch
 from making_videos import write_video
 
+from maedfer_lab.cli import main
 from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.data.prepare import prepare
@@ -274,6 +275,18 @@ def test_the_command_takes_its_settings(tmp_path):
     run = loop.pretrain_command(preset="tiny", encoder="vit", steps=2, batch_size=2, out=tmp_path)
     assert run.config.optim.steps == 2 and run.config.model.encoder == "vit"
     assert "held-out appearance loss" in str(run)
+
+
+def test_every_field_of_a_recipe_is_a_flag(tmp_path, capsys):
+    flags = "--preset tiny --steps 2 --optim.lr 1e-3 --model.region 2 2 2 --mirror --name own"
+    assert main(["pretrain", *flags.split(), "--out", str(tmp_path)]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    config = load_run(folder).config
+    assert (config.name, config.mirror, config.optim.lr) == ("own", True, 1e-3)
+    assert config.model.region == (2, 2, 2) and config.optim.steps == 2
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--preset", "tiny", "--optim.lrr", "1"])
+    assert "--optim.lr FLOAT" in capsys.readouterr().err
 
 
 def test_unknown_presets_are_told_the_known_ones():

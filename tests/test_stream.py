@@ -1,0 +1,248 @@
+"""The stream of clips: as recorded before, broken clips, pairs that are mixed, and a run's data."""
+
+import hashlib
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making_datasets import make_class_folders
+from making_videos import moving_frames, write_images
+from test_loop import Toy, toy_config, train
+
+from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_recipe, tiny
+from maedfer_lab.method.models import build_classifier
+from maedfer_lab.runs import Run
+from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
+from maedfer_lab.training.loop import own_share
+from maedfer_lab.training.pretrain import PretrainTask, load_run, pretrain
+from maedfer_lab.training.stream import labelled_data, pretraining_data
+
+SHORT = replace(tiny(), optim=OptimConfig(6, 4, warmup_steps=0), eval_every=3, save_every=2)
+LABELLED = FinetuneConfig(
+    model=tiny().model, optim=OptimConfig(6, 8, warmup_steps=1), num_clips=28, num_test=14
+)
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    """A list of ten folders of frames, two of each person."""
+    root = tmp_path_factory.mktemp("listed")
+    for number in (1, 2):
+        for person in (12, 15, 16, 17, 18):
+            place = root / f"id000{person}" / "2DLq_Kkc1r8" / f"0000{number}"
+            write_images(place, moving_frames(40, seed=100 * number + person))
+    places = sorted(root.glob("*/*/*"))
+    (root / "list.txt").write_text("".join(f"{place} 0\n" for place in places))
+    return root / "list.txt"
+
+
+def digest(items):
+    each = [hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for x in items]
+    return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+
+
+def test_items_are_those_of_the_sources_that_the_stream_replaced(listed):
+    """Recorded at 88f4630, before there was one stream."""
+    bent = replace(tiny(), tilt=6.0, warp=0.04, mirror=True, seed=3)
+    streams = {
+        "drawn": pretraining_data(tiny()).stream,
+        "bent": pretraining_data(bent).stream,
+        "list": pretraining_data(replace(tiny(), data=listed, held_out=0.3)).stream,
+    }
+    assert {k: digest(stream[i] for i in range(40)) for k, stream in streams.items()} == {
+        "drawn": "296f7cb792f4d4f2",
+        "bent": "f7d2d97a0648f6cf",
+        "list": "4c6d5a9cbce74df7",
+    }
+    stream = labelled_data(LABELLED).stream
+    assert digest(stream[i][0] for i in range(40)) == "c4ded774dc8505ec"
+
+
+def test_the_order_of_an_epoch_and_what_is_done_to_an_item_are_fixed(listed):
+    config = replace(tiny(), data=listed)
+    first, again = (pretraining_data(config).stream for _ in range(2))
+    order = [first.name(i) for i in range(3 * len(first))]
+    backwards = {i: again[i] for i in (20, 3, 11)}
+    assert all(torch.equal(first[i], item) for i, item in backwards.items())
+    epochs = [order[e * len(first) : (e + 1) * len(first)] for e in range(3)]
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+# --- broken clips ---
+
+
+def broken_list(listed, tmp_path, number):
+    """A copy of the list in which `number` training clips end in the middle."""
+    lines = listed.read_text().splitlines()
+    config = replace(SHORT, data=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    clips = pretraining_data(config).stream.clips[:number]
+    for i, clip in enumerate(clips):
+        bad = tmp_path / "id" / clip.path.parts[-3] / f"{i}"
+        write_images(bad, moving_frames(40, seed=i))
+        for image in bad.glob("*.png"):
+            image.write_bytes(image.read_bytes()[:40])
+        lines = [line.replace(f"{clip.path} ", f"{bad} ") for line in lines]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    return config
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_clip_is_replaced_by_rule_and_listed(listed, tmp_path, workers, monkeypatch):
+    config = broken_list(listed, tmp_path, 1)
+    run = pretrain(config, output=tmp_path / "a", workers=workers)
+    ((name, why),) = run.result["broken"]
+    assert "id/" in name and "frame 0" in why
+    assert "1 broken clips were left out, others took their places" in str(run)
+    if workers:
+        return
+    one, other = (pretraining_data(config).stream for _ in range(2))
+    backwards = [other[i] for i in reversed(range(16))]
+    assert all(map(torch.equal, [one[i] for i in range(16)], reversed(backwards)))
+    assert one.replaced and set(one.replaced) == set(other.replaced)
+    loss = PretrainTask.loss
+    with monkeypatch.context() as patch:
+
+        def break_off(self, network, batch, step, places):
+            if step == 5:
+                raise RuntimeError("power cut")
+            return loss(self, network, batch, step, places)
+
+        patch.setattr(PretrainTask, "loss", break_off)
+        with pytest.raises(RuntimeError, match="power cut"):
+            pretrain(config, output=tmp_path / "b")
+    again = pretrain(config, output=tmp_path / "b")
+    assert again.log == run.log and again.result["broken"] == run.result["broken"]
+
+
+def test_a_run_ends_at_the_first_broken_clip_if_asked_to_or_at_too_many(listed, tmp_path):
+    config = broken_list(listed, tmp_path, 5)
+    with pytest.raises(ValueError, match=r"of about \d+ clips cannot be read.*maedfer doctor"):
+        pretrain(config, output=tmp_path)
+    with pytest.raises(ValueError, match=r"training clip .* cannot be read.*on_broken='skip'"):
+        pretrain(replace(config, on_broken="stop"), output=tmp_path)
+
+
+# --- mixing in groups ---
+
+
+def test_groups_mix_the_same_clips_whatever_the_number_of_processes(tmp_path):
+    config = replace(LABELLED, augment=Augment(rand_augment="", erase=0.0), mix_group=4)
+    data, steps = labelled_data(config), 3
+    model = build_classifier(config.model, 7).eval()
+    task = FinetuneTask(config, model, data, Run(tmp_path))
+    items = [data.stream[i] for i in range(8 * steps)]
+    clips, labels = torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])
+
+    def loss(step, places):
+        own = [8 * step + place for place in places]
+        return task.loss(model, (clips[own].clone(), labels[own]), step, places)["loss"]
+
+    with torch.no_grad():
+        for step in range(steps):
+            whole = loss(step, range(8))
+            for parts in (2, 4):
+                shares = [own_share(8, parts, i, group=4) for i in range(parts)]
+                mean = torch.stack([loss(step, share) for share in shares]).mean()
+                torch.testing.assert_close(mean, whole, rtol=0, atol=1e-5)
+
+
+def test_published_recipes_mix_as_many_clips_as_the_official_processes_held():
+    groups = {name: finetune_recipe(name, 500).mix_group for name in ("dfew", "mafw", "ferv39k")}
+    assert groups == {"dfew": 32, "mafw": 32, "ferv39k": 40}
+    with pytest.raises(ValueError, match="mix_group=3 must be even"):
+        replace(LABELLED, mix_group=3)
+
+
+# --- a run belongs to its data ---
+
+
+def test_a_run_is_refused_where_its_clips_or_labels_changed(tmp_path):
+    root = make_class_folders(tmp_path / "own")
+    config = FinetuneConfig(name="own", model=tiny().model, data=root, framing="whole",
+                            optim=OptimConfig(2, 2, warmup_steps=0))  # fmt: skip
+    run = finetune(config, output=tmp_path)
+    again = finetune(config, output=tmp_path)
+    assert again.result == run.result and str(again).startswith("finished run of 20")
+    video = next(path for path in sorted(root.rglob("*")) if path.is_file())
+    other = next(p for p in sorted(root.iterdir()) if p.is_dir() and p not in video.parents)
+    moved = other / f"moved {video.name}"
+    video.rename(moved)
+    with pytest.raises(ValueError, match=r"the data changed since .*moved.*--out.*--name"):
+        finetune(config, output=tmp_path)
+    moved.rename(video)
+    assert finetune(config, output=tmp_path).result == run.result
+    root.rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="not there any more"):
+        assert finetune(config, output=tmp_path).result == run.result
+
+
+def test_runs_of_earlier_versions_load_when_finished_and_are_refused_when_begun(tmp_path):
+    run = pretrain(SHORT, output=tmp_path)
+    (run.folder / "data.json").unlink()
+    result = {k: v for k, v in run.result.items() if k not in ("sha256", "broken")}
+    (run.folder / "result.json").write_text(json.dumps(result))
+    assert pretrain(SHORT, output=tmp_path).result == result
+    (run.folder / "result.json").rename(run.folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match="begun by an earlier version"):
+        pretrain(SHORT, output=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "result.json"])
+def test_a_damaged_file_of_a_finished_run_is_named(tmp_path, name):
+    run = pretrain(SHORT, output=tmp_path)
+    path = run.folder / name
+    content = bytearray(path.read_bytes())
+    if name == "result.json":
+        content = content[:-20]
+    else:  # still to be read, but not what it was
+        place = content.index(b"0.064") + 4 if name == "config.json" and b"0.064" in content else -9
+        content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is (damaged|not what it was)"):
+        load_run(run.folder)
+
+
+def test_the_best_weights_carry_a_checksum_too(tmp_path):
+    config = replace(LABELLED, eval_every=2, optim=OptimConfig(4, 8, lr=1.0, warmup_steps=0))
+    run = finetune(config, output=tmp_path)
+    assert set(run.result["sha256"]) >= {"config.json", "model.safetensors"}
+    best = run.folder / "best.safetensors"
+    if best.exists():
+        best.write_bytes(best.read_bytes()[:-4] + b"\0\1\2\3")
+        with pytest.raises(ValueError, match=r"best\.safetensors is damaged"):
+            load_finetuned(run.folder, "best")
+
+
+def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
+    """Of 45 flips, 24 were once trained on in silence: torch.load compares no checksum."""
+    with pytest.raises(FloatingPointError):
+        train(Toy(toy_config(), spoil=17), Run(tmp_path))
+    path, rng = Path(tmp_path) / "checkpoint.pt", np.random.default_rng(0)
+    whole, good = path.read_bytes(), Run(tmp_path).load_state()
+    assert good is not None and good["step"] == 15
+    noticed = 0
+    for place in rng.integers(len(whole), size=120):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            state = Run(tmp_path).load_state()
+        assert state is not None
+        if state["step"] == 10:
+            noticed += 1
+            assert "going on from the state before it" in str(told[0].message)
+        else:  # a byte between the parts, which nothing reads
+            assert all(map(torch.equal, state["model"].values(), good["model"].values()))
+            assert state["log"] == good["log"]
+    assert noticed > 40
+    path.write_bytes(whole)
+    other = Toy(toy_config(steps=12))
+    with pytest.warns(UserWarning, match=r"step=15 must lie in \[1, 12\]"):
+        train(other, Run(tmp_path))
