@@ -14,6 +14,7 @@ from making_videos import moving_frames, write_images
 from test_loop import Toy, toy_config, train
 
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_recipe, tiny
+from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
@@ -71,6 +72,18 @@ def test_the_order_of_an_epoch_and_what_is_done_to_an_item_are_fixed(listed):
     epochs = [order[e * len(first) : (e + 1) * len(first)] for e in range(3)]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert epochs[0] != epochs[1]
+
+
+def test_frames_of_published_lists_come_in_the_official_order_others_in_the_natural_one(tmp_path):
+    frames = moving_frames(12)
+    folder = write_images(tmp_path / "clip", frames)
+    for i, image in enumerate(sorted(folder.glob("*.png"), key=lambda path: int(path.stem))):
+        image.rename(folder / f"f{i}.png")
+    clip = Clip(folder, 0, 1)
+    as_text = sorted(range(12), key=str)
+    for dataset, order in (("dfew", as_text), ("folder", list(range(12)))):
+        reader = Annotations(dataset, ("calm",), (clip,), tmp_path).open(clip)
+        np.testing.assert_array_equal(reader.read(range(12)), frames[order])
 
 
 # --- broken clips ---

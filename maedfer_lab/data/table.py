@@ -59,6 +59,7 @@ __all__ = [
 STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
 TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
+TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary keeps each of them
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
 
@@ -135,7 +136,12 @@ class Annotations:
         Raises:
             VideoError: the clip cannot be read; the message names it.
         """
-        return open_video(clip.path)
+        reader = open_video(clip.path)
+        if self.dataset in TEXT_ORDER and clip.path.is_dir():
+            # parity: as the official code lists a folder: frame 10 before frame 2 without zeros
+            names = getattr(reader, "images", None) or getattr(reader, "_images", [])
+            names.sort(key=lambda path: path.name)
+        return reader
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root, with slashes: its name on every machine."""
