@@ -24,7 +24,7 @@ from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tin
 from maedfer_lab.data.clips import Box
 from maedfer_lab.data.labels import match_classes
 from maedfer_lab.data.table import read_annotations
-from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.data.video import VideoReader
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.tables import paper

@@ -18,7 +18,8 @@ from maedfer_lab.data.folder import (
     sample_clip,
     split_videos,
 )
-from maedfer_lab.data.video import VideoError, open_video
+from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.video import VideoError
 
 
 @pytest.fixture(scope="module")

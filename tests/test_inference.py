@@ -22,9 +22,9 @@ from maedfer_lab.config import tiny
 from maedfer_lab.data import video_writing
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.framing import FaceBox
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations, split_people
 from maedfer_lab.data.tracks import NoFaceError
-from maedfer_lab.data.video import open_video
 from maedfer_lab.inference import predict as predicting
 from maedfer_lab.inference.embed import embed, encode
 from maedfer_lab.inference.faces import open_faces, unique_names

@@ -70,8 +70,8 @@ ONLY: dict[str, tuple[str, ...]] = {
 
 # Libraries with a single door: the floors that may import them.
 DOORS: dict[str, tuple[str, ...]] = {
-    "decord": ("data.video", "bench.plain"),
-    "av": ("data.video",),
+    "decord": ("data.readers", "bench.plain"),
+    "av": ("data.pyav", "data.video_writing"),
     "cv2": ("data", "drawn"),
     "skvideo": (),
     "fvcore": ("cost.counters",),
@@ -186,8 +186,8 @@ def test_imports_run_one_way_and_through_the_doors() -> None:
         ("method/grid.py", f"def f():\n    import {PACKAGE}.data.faces", "imports data.faces"),
         ("method/grid.py", "import timm", "method.grid imports timm"),
         ("data/faces.py", "import av", "data.faces imports av, whose door is"),
-        ("data/video.py", "from ..method import grid", "data.video imports method.grid"),
-        ("data/video.py", "from . import faces", "cycle: "),
+        ("data/pyav.py", "from ..method import grid", "data.pyav imports method.grid"),
+        ("data/pyav.py", "from . import faces", "cycle: "),
         ("training/loop.py", "from matplotlib import pyplot", "training.loop imports matplotlib"),
         ("training/loop.py", "from os import environ", "training.loop reads the environment"),
         ("figures/loss.py", "import torch", "figures.loss imports torch"),
@@ -199,8 +199,8 @@ def test_a_planted_import_is_found(module: str, source: str, message: str, tmp_p
     sound = {
         "config.py": "import os\nhome = os.environ",
         "method/grid.py": f"import torch\nfrom {PACKAGE} import config",
-        "data/video.py": "import av",
-        "data/faces.py": f"from {PACKAGE}.data.video import read",
+        "data/pyav.py": "import av",
+        "data/faces.py": f"from {PACKAGE}.data.pyav import read",
     }
     for name, text in sound.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

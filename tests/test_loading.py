@@ -9,7 +9,7 @@ from making_videos import moving_frames, write_video
 from torch.utils.data import Dataset
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
-from maedfer_lab.data.video import open_video
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.training.finetune import finetune
 from maedfer_lab.training.stream import read_batches
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from maedfer_lab.data.cuts import SceneChanges
 from maedfer_lab.data.face_video import FaceVideo
 from maedfer_lab.data.framing import FRAMINGS, FaceBox, detect_faces, frame_square
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.tracks import NoFaceError, track_faces
-from maedfer_lab.data.video import VideoReader, open_video
+from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.faces import SyntheticFaces
 
 SIZE = 24  # of a face in pixels

@@ -24,7 +24,7 @@ from torch import Tensor
 from maedfer_lab.config import Augment
 from maedfer_lab.data.augment import training_indices
 from maedfer_lab.data.clips import clip_indices, multi_scale_box
-from maedfer_lab.data.video import open_video
+from maedfer_lab.data.readers import open_video
 
 Parameters = Mapping[str, Tensor]
 Arguments = Mapping[str, Any]  # of the official constructor, `official_arguments`

@@ -24,9 +24,9 @@ from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import cremad_name, ravdess_name
 from maedfer_lab.data.lists import Problem
+from maedfer_lab.data.readers import UNSORTED, Glance, glance
 from maedfer_lab.data.table import Annotations, Clip, find_annotations
-from maedfer_lab.data.video_glance import UNSORTED, Glance, glance
-from maedfer_lab.data.video_reader import VideoError
+from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, write_aside
 
 Level = Literal["error", "warning", "note"]
@@ -383,6 +383,10 @@ def _of_clips(table: Annotations, looks: Looks) -> Iterator[Finding]:
         message = f"{_many(len(broken), 'clip')} of {len(looks):,} cannot be read"
         yield Finding("error", "unreadable clips", message, broken)
     seen = {clip: look for clip, look in looks.items() if isinstance(look, Glance)}
+    damaged = tuple(f"{table.name(c)}: {look.damage}" for c, look in seen.items() if look.damage)
+    if damaged:
+        message = f"{in_words(len(damaged), 'clip')} of {len(looks):,} damaged or cut off"
+        yield Finding("error", "damaged clips", message, damaged)
     if not seen:
         return
     recipe, labels = finetune_recipe(table.dataset, len(table)), published_labels(table.dataset)

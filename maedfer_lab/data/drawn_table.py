@@ -7,7 +7,7 @@ from typing import Any
 
 from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.data.video_reader import VideoReader
+from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
 

@@ -24,16 +24,10 @@ from maedfer_lab.data.clips import (
     to_bytes,
 )
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import INDEX, read_shard
 from maedfer_lab.data.table import split_videos
-from maedfer_lab.data.video import (
-    VIDEO_SUFFIXES,
-    VideoError,
-    VideoReader,
-    find_images,
-    natural_key,
-    open_video,
-)
+from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader, find_images, natural_key
 
 __all__ = [
     "VideoFolder",
@@ -169,8 +163,7 @@ class Squares:
             VideoError: it cannot be read.
         """
         if path not in self.kept:
-            # From front to back PyAV needs a quarter less time than decord, for the same frames.
-            reader = open_video(path, "images" if path.is_dir() else "pyav")
+            reader = open_video(path)
             if path not in self._boxes:
                 self._boxes[path] = face_square(reader)
             squares = _SquaresOf(reader, self._boxes[path], self.size_px, self.stride)

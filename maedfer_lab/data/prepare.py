@@ -34,6 +34,7 @@ from maedfer_lab.data.clips import Box
 from maedfer_lab.data.folder import cropped_pieces
 from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import (
     COLUMNS,
     FORMAT,
@@ -51,7 +52,7 @@ from maedfer_lab.data.shard_format import (
 )
 from maedfer_lab.data.shards import SKIPPED
 from maedfer_lab.data.table import Annotations, Clip, Problem, find_annotations
-from maedfer_lab.data.video import VideoError, open_video
+from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, provenance
 
 Framing = Literal["face", "whole"]
@@ -478,8 +479,7 @@ class Job(NamedTuple):
 def encode(job: Job) -> Jpegs | str:
     """Read, crop, shrink and code all frames of a clip; a sentence why it cannot be read."""
     try:
-        # Front to back PyAV needs less time than decord, for the same frames.
-        reader = open_video(job.path, "images" if job.path.is_dir() else "pyav")
+        reader = open_video(job.path)
         box = Box(0, 0, reader.height, reader.width)
         height = width = job.side_px
         if job.framing == "face":

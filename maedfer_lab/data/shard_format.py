@@ -44,7 +44,7 @@ from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
-from maedfer_lab.data.video_reader import VideoError, VideoReader
+from maedfer_lab.data.video import VideoError, VideoReader
 
 try:
     import simplejpeg

@@ -20,8 +20,9 @@ from maedfer_lab.config import ModelConfig
 from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.face_video import FaceVideo
 from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
-from maedfer_lab.data.video import VideoError, VideoReader, find_images, open_video
+from maedfer_lab.data.video import VideoError, find_images
 from maedfer_lab.files import pack_picture, write_aside
 
 T = TypeVar("T")
@@ -150,7 +151,11 @@ def open_faces(
     """
     if framing != "whole" and framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not known; use {', '.join(FRAMINGS)} or whole")
-    video = open_front_to_back(Path(path).expanduser())
+    path = Path(path).expanduser()
+    if path.is_dir() and not find_images(path):
+        held = "it holds no jpg or png image" if any(path.iterdir()) else "it is an empty folder"
+        raise VideoError(path, f"{held}; give a video file, or a folder of images")
+    video = open_video(path)
     if framing == "whole":
         from maedfer_lab.data.clips import centre_square
         from maedfer_lab.data.tracks import FaceTrack
@@ -172,15 +177,6 @@ def face_clip(
     """One clip of the largest face of a video, around second `at_s` or its middle; in [0, 1]."""
     faces = open_faces(path, config.size_px, progress=False)
     return faces.clip(faces.middle(config, stride, at_s))
-
-
-def open_front_to_back(path: Path) -> VideoReader:
-    """Open a video for reading in order: PyAV then needs less time and far less memory."""
-    if path.is_dir() and not find_images(path):
-        held = "it holds no jpg or png image" if any(path.iterdir()) else "it is an empty folder"
-        raise VideoError(path, f"{held}; give a video file, or a folder of images")
-    video = open_video(path)
-    return open_video(path, "pyav") if video.backend == "decord" else video
 
 
 def over_videos(

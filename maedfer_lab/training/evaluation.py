@@ -39,7 +39,7 @@ from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.data.video_reader import VideoError, VideoReader
+from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import write_aside
 from maedfer_lab.method.models import Classifier

@@ -1,0 +1,247 @@
+"""Open a video file or a folder of images: one reader of frames, three sources; or only look.
+
+PyAV is the reference and the default: what it decodes is what a frame *is*. decord takes half the
+time for frames here and there, and is offered where it was found to return the same pixels: whole
+H.264 and MPEG-4 streams in 8-bit 4:2:0 inside MP4 or MOV, upright, one track, without an edit list,
+every group of pictures closed. Elsewhere decord 0.6 returned other frames than the ones asked for
+(open groups, also in HEVC; MPEG programme and transport streams; frames that an edit list hides) or
+other colours (10 bit).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from maedfer_lab.data.pyav import PyAVReader
+from maedfer_lab.data.shard_format import ShardReader, decode_plain_jpeg, shard_and_name
+from maedfer_lab.data.video import (
+    IMAGE_SUFFIXES,
+    MOST_PIXELS,
+    VideoError,
+    VideoReader,
+    find_images,
+)
+
+BACKENDS = ("auto", "decord", "pyav", "images")
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # what a .jpg or .png is found to be
+TAIL = 64  # bytes at the end of an image file in which its end mark must lie
+END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
+
+
+def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
+    """Open a video file, a folder of images, an image (a video of one frame), or a shard's clip.
+
+    ``"auto"`` reads folders and image files as ``"images"``, all else with ``"pyav"``; ``"decord"``
+    only where it returns the same frames, bit for bit.
+    A path ``FOLDER/shard-00000.tar/NAME`` is a clip of a prepared folder, whatever the backend.
+
+    Raises:
+        VideoError: no such file, empty, not a video, only sound, cut off, or (``"decord"`` asked
+            for by name) not a file that decord reads rightly.
+        ValueError: unknown backend.
+    """
+    path = Path(path)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not known; choose one of {', '.join(BACKENDS)}")
+    if shard_and_name(path):
+        return ShardReader(path)
+    _check_regular(path)
+    is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    if backend == "images" or (backend == "auto" and is_image):
+        return ImagesReader(path)
+    if path.is_dir():
+        raise VideoError(path, f"it is a folder; backend={backend!r} reads files: use 'images'")
+    return DecordReader(path) if backend == "decord" else PyAVReader(path)
+
+
+def _check_regular(path: Path) -> None:
+    if not (path.is_dir() or path.is_file()):
+        missing = "there is no such file or folder"
+        raise VideoError(path, "a pipe or device, no file" if path.exists() else missing)
+
+
+class ImagesReader(VideoReader):
+    """A folder of jpg or png files as one video (naturally sorted), or one image as a still."""
+
+    backend = "images"
+
+    def __init__(self, path: Path) -> None:
+        """Open the first image for its size; the others are checked as they are read."""
+        self.path, self.fps = path, None
+        self.images = find_images(path) if path.is_dir() else [path]
+        if not self.images:
+            raise VideoError(path, "the folder holds no jpg or png image")
+        self._length = len(self.images)
+        names = [image.name for image in self.images]
+        self.remarks = (UNSORTED,) if names != sorted(names) else ()
+        self.height, self.width = self._image(0).shape[:2]
+
+    @contextmanager
+    def opened(self, index: int) -> Iterator:
+        """An image, not decoded yet; what goes wrong with it is a VideoError that names it."""
+        from PIL import Image
+
+        path = self.images[index]
+        named = f"frame {index} ({path.name})"
+        try:
+            _check_regular(path)
+            with Image.open(path, formats=PICTURES) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    size = f"{image.width} x {image.height}"
+                    raise VideoError(self.path, f"{named} has {size} pixels, too many to decode")
+                yield image
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, VideoError) and error.path == self.path:
+                raise
+            empty = path.is_file() and path.stat().st_size == 0
+            reason = "is empty (0 bytes)" if empty else f"is broken: {error}"
+            raise VideoError(self.path, f"{named} {reason}") from error
+
+    def _image(self, index: int) -> np.ndarray:
+        from PIL import Image, ImageOps
+
+        path = self.images[index]
+        if path.suffix.lower() != ".png" and path.is_file():
+            pixels = decode_plain_jpeg(path.read_bytes())
+            if pixels is not None:
+                return pixels
+        with self.opened(index) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        for row, index in enumerate(indices):
+            frame = self._image(index)
+            if frame.shape != frames.shape[1:]:
+                raise VideoError(
+                    self.path,
+                    f"frame {index} ({self.images[index].name}) is {frame.shape[1]} x "
+                    f"{frame.shape[0]} pixels, the first is {self.width} x {self.height}; "
+                    "give all images of a folder one size",
+                )
+            frames[row] = frame
+        return frames
+
+
+class DecordReader(VideoReader):
+    """A whole video file through decord, once PyAV has looked at all of it."""
+
+    backend = "decord"
+
+    def __init__(self, path: Path) -> None:
+        """Take over size, times and count from PyAV; raise where decord does not agree."""
+        decord, self.path = _import_decord(), path
+        if decord is None:
+            raise VideoError(
+                self.path, "decord is not installed on this machine; use backend='pyav'"
+            )
+        reference = PyAVReader(path, thorough=True)
+        self.fps, self.times, self._length = reference.fps, reference.times, len(reference)
+        self.height, self.width = reference.height, reference.width
+        self.remarks = reference.remarks
+        self._errors = (RuntimeError, decord.DECORDError)
+        try:
+            self._held = [decord.VideoReader(str(self.path.absolute()))]
+            # Its threads crash the process if they outlive the interpreter: end them before.
+            weakref.finalize(self, self._held.clear)
+            agrees = (
+                reference.decord_agrees
+                and reference.damage is None
+                and len(self._held[0]) == self._length
+                and np.array_equal(self._held[0][0].asnumpy(), reference.read([0])[0])
+            )
+        except self._errors as error:
+            raise VideoError(self.path, f"decord cannot open it: {error}") from error
+        if not agrees:
+            raise VideoError(self.path, "decord misreads this kind of file; use backend='auto'")
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        if not indices:
+            return np.empty((0, self.height, self.width, 3), np.uint8)
+        try:
+            return self._held[0].get_batch(indices).asnumpy()
+        except self._errors as error:
+            raise VideoError(self.path, f"decord cannot read it: {error}") from error
+
+
+def _import_decord() -> ModuleType | None:
+    try:
+        import decord
+    except (ImportError, OSError):  # no wheel for this machine, or one whose libraries miss
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a look tells of one video.
+
+    frames: those that can be asked for, or images of a folder. size: bytes on disk.
+    remarks, damage: as of `VideoReader`.
+    """
+
+    frames: int
+    height: int
+    width: int
+    size: int
+    remarks: tuple[str, ...] = ()
+    damage: str | None = None
+
+
+def glance(path: Path) -> Glance:
+    """Look at a video file (every frame is decoded once) or a folder of images.
+
+    Of a folder every image's header and end are read, and the first, middle and last decoded;
+    damage in the middle of another image is not seen.
+
+    Raises:
+        VideoError: missing, empty, no video, only sound, cut off, broken or unequal images.
+    """
+    _check_regular(path)
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        reader, size = _glance_images(path)
+    else:
+        reader, size = PyAVReader(path, thorough=True), path.stat().st_size
+    return Glance(len(reader), reader.height, reader.width, size, reader.remarks, reader.damage)
+
+
+def content_digest(path: Path) -> bytes:
+    """Digest of a file's bytes, or of all images of a folder in order: equal for equal clips."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in find_images(path) if path.is_dir() else [path]:
+        digest.update(part.read_bytes())
+    return digest.digest()
+
+
+def _glance_images(path: Path) -> tuple[ImagesReader, int]:
+    reader, size = ImagesReader(path), 0
+    reader.read(sorted({0, len(reader) // 2, len(reader) - 1}))
+    for i, image_path in enumerate(reader.images):
+        named = f"frame {i} ({image_path.name})"
+        with reader.opened(i) as image:
+            shape, mark = (image.height, image.width), END_MARKS.get(image.format or "", b"")
+        with image_path.open("rb") as file:
+            size += file.seek(0, 2)
+            file.seek(-min(TAIL, file.tell()), 2)
+            if mark not in file.read():
+                raise VideoError(path, f"{named} is broken: the file ends early")
+        if shape not in ((reader.height, reader.width), (reader.width, reader.height)):
+            raise VideoError(
+                path,
+                f"{named} is {shape[1]} x {shape[0]} pixels, the first is {reader.width} x "
+                f"{reader.height}",
+            )
+    return reader, size
