@@ -354,7 +354,7 @@ def _of_copies(table: Annotations) -> Iterator[Finding]:
             yield Finding(level, "identical clips", message, where)
 
 
-# ---- What the clips tell: each is opened, none decoded as a whole ------------------------------
+# ---- What the clips tell: each is opened, video files decoded once ------------------------------
 
 Looks = dict[Clip, Glance | str]  # or why it cannot be read
 
@@ -385,7 +385,7 @@ def _of_clips(table: Annotations, looks: Looks) -> Iterator[Finding]:
     seen = {clip: look for clip, look in looks.items() if isinstance(look, Glance)}
     damaged = tuple(f"{table.name(c)}: {look.damage}" for c, look in seen.items() if look.damage)
     if damaged:
-        message = f"{in_words(len(damaged), 'clip')} of {len(looks):,} damaged or cut off"
+        message = f"{_many(len(damaged), 'clip')} of {len(looks):,} damaged or cut off"
         yield Finding("error", "damaged clips", message, damaged)
     if not seen:
         return
