@@ -57,6 +57,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "maedfer_lab.checkpoints.saving:checkpoint",
         "say what a checkpoint holds; write it in another format",
     ),
+    "export": (
+        "maedfer_lab.checkpoints.export:export",
+        "export a model to ONNX or torch.export, checked against PyTorch",
+    ),
     "parity": (
         "maedfer_lab.checkpoints.parity:parity",
         "compare our models with archives of inputs and outputs, ours or the official code's",

@@ -3,23 +3,27 @@
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import init_empty_weights
+from safetensors.torch import save_file
 
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.loading import fitting_regions, fitting_sizes, load_checkpoint
 from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.reading import recognise
-from maedfer_lab.checkpoints.saving import save_official
+from maedfer_lab.checkpoints.saving import save_official, save_pretrained
 from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
 from maedfer_lab.method.grid import Grid
-from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.method.masking import region_tube_mask
+from maedfer_lab.method.models import Classifier, build_autoencoder, build_classifier
 from maedfer_lab.runs import Run
 
 TINY = tiny().model
@@ -435,3 +439,163 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path, capsys):
     assert cli.main(["checkpoint", str(path), "--to-folder", str(tmp_path / "folder")]) == 2
     assert "a.pth" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+# --- what the version before wrote, and what others hand around -------------------------------
+
+BEFORE = Path(__file__).parent / "data" / "before"
+
+
+@pytest.mark.parametrize("name", ["finished", "unfinished", "official.pth"])
+def test_what_the_version_before_wrote_loads_and_answers_alike(name):
+    """Two runs and an official file, made at ab2064e with what their models answered there."""
+    clip = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = load_checkpoint(BEFORE / name).model
+    want = torch.tensor(json.loads((BEFORE / "answers.json").read_text())[name])
+    with torch.no_grad():
+        if isinstance(model, Classifier):
+            assert torch.allclose(model(clip), want, atol=1e-9)
+            return
+        mask = region_tube_mask(model.grid, model.config.region, 0.75, 2,
+                                generator=torch.Generator().manual_seed(1))  # fmt: skip
+        out = model(clip, mask)
+    p = out.prediction.double()
+    found = torch.stack([p.mean(), p.std(), *p[0, 0, :5], out.loss.total.double()])
+    assert torch.allclose(found.float(), want, atol=1e-5)
+
+
+def test_shipped_weights_load_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "LGI-Former" in str(load_checkpoint("demo").report)
+    assert cli.main(["checkpoint", "demo-expressions"]) == 0
+    assert "7, read from" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_those_that_were_written_are_refused(tmp_path):
+    folder = save_pretrained(build_classifier(TINY, 7), tmp_path / "out")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-100] ^= 1  # one bit of one weight
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_checkpoint(folder)
+
+
+def hugging_face(state, *, biases="query.bias value.bias"):
+    """A state dict of ours under the names of transformers' VideoMAE."""
+    query, value = biases.split()
+    parts = {"norm1.": "layernorm_before.", "norm2.": "layernorm_after.",
+             "mlp.fc1.": "intermediate.dense.", "mlp.fc2.": "output.dense.",
+             "attn.proj.": "attention.output.dense.", "attn.q_bias": f"attention.attention.{query}",
+             "attn.v_bias": f"attention.attention.{value}"}  # fmt: skip
+    found = {}
+    for name, x in state.items():
+        if name.startswith("decoder.blocks."):
+            name = name.replace("decoder.blocks.", "decoder.decoder_layers.")
+        elif not name.startswith(("decoder.", "mask_token", "encoder_to", "head.", "fc_norm.")):
+            name = name.removeprefix("encoder.").replace("blocks.", "encoder.layer.")
+            name = name.replace("patch_embed.proj.", "embeddings.patch_embeddings.projection.")
+            name = re.sub("^norm", "layernorm", name)
+            name = f"videomae.{name}"
+        name = name.replace("head.", "classifier.") if name.startswith("head.") else name
+        for ours, theirs in parts.items():
+            name = name.replace(f".{ours}", f".{theirs}")
+        if name.endswith("attn.qkv.weight"):
+            stem = name.removesuffix("attn.qkv.weight") + "attention.attention."
+            for part, one in zip(("query", "key", "value"), x.chunk(3), strict=True):
+                found[f"{stem}{part}.weight"] = one.contiguous()
+        else:
+            found[name] = x.contiguous()
+    return found
+
+
+@pytest.mark.parametrize("biases", ["query.bias value.bias", "q_bias v_bias"])
+@pytest.mark.parametrize("part", ["autoencoder", "classifier", "encoder"])
+def test_videomae_files_of_transformers_load(part, biases, tmp_path):
+    """Names and settings as src/transformers/models/videomae has them, old and new."""
+    vit = tiny("vit").model
+    model = build_autoencoder(vit, seed=3) if part == "autoencoder" else build_classifier(vit, 5)
+    state = hugging_face(to_official(model), biases=biases)
+    if part == "encoder":  # VideoMAEModel: no head, no prefix
+        state = {n.removeprefix("videomae."): x for n, x in state.items() if n[:8] == "videomae"}
+    config = {"model_type": "videomae", "image_size": 32, "num_frames": 8, "norm_pix_loss": False,
+              "num_attention_heads": 2, "decoder_num_attention_heads": 2}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if part == "classifier":
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    else:
+        save_file(state, tmp_path / "model.safetensors")
+    loaded = load_checkpoint(tmp_path, num_classes=5 if part == "encoder" else None)
+    ours = loaded.model.state_dict()
+    for name, value in model.state_dict().items():
+        if part != "encoder" or name.startswith("encoder."):
+            assert torch.equal(ours[name], value), name
+    if part == "autoencoder":
+        assert loaded.model.target == TargetConfig(units="pixel", motion=False)
+    assert "Hugging Face" in str(loaded.report) and loaded.report.part == part
+    (tmp_path / "config.json").write_text('{"model_type": "vit_mae"}')
+    with pytest.raises(ValueError, match="must be 'videomae'"):
+        load_checkpoint(tmp_path, num_classes=5)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.encoder.", "net.module."])
+def test_lightning_checkpoints_are_understood(prefix):
+    state = {f"{prefix}{name}": x for name, x in finetuned_state().items()}
+    content = {"state_dict": state, "pytorch-lightning_version": "2.5", "hyper_parameters": {},
+               "epoch": 3, "args": argparse.Namespace(**vars(ARGS), output=Path("a"))}  # fmt: skip
+    report = load_checkpoint(recognise(content)).report
+    assert (
+        report.epoch == "3" and not report.ignored and "weights under 'state_dict'" in report.file
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"width": 2**40, "num_heads": 1}, {"depth": 10**9}, {"decoder_depth": 10**9},
+     {"mlp_ratio": 1e12}, {"mlp_ratio": 1e400}, {"frames": 2**62}, {"size_px": 10**400},
+     {"tubelet": [2, 10**12, 8]}, {"region": [1, 1, 10**30]}, {"decoder_width": 2**30},
+     {"width": 8192, "num_heads": 1, "frames": 4096}, {"num_heads": float("nan")},
+     {"size_px": 65_536}, {"local": [["self"] * 9] * 9}, {"depth": -5}],
+    ids=str,
+)  # fmt: skip
+def test_sizes_out_of_all_reason_are_refused_before_anything_is_built(changes, tmp_path):
+    folder = save_pretrained(build_autoencoder(TINY), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"config\.json|model\.safetensors"):
+        load_checkpoint(folder)
+    official = {"model": finetuned_state(), "args": {"maedfer_lab": config}}
+    with pytest.raises(ValueError):
+        load_checkpoint(recognise(official))
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("name", ["head.weight", "blocks.0.norm2.weight", "lg_region_tokens"])
+def test_shapes_without_values_claim_no_memory(name):
+    """A shape such as (10^12, 0) holds no byte, but would build a layer of that size."""
+    state = {n: x for n, x in finetuned_state().items()}
+    state[name] = torch.zeros(10**12, 0)
+    state = {n: torch.zeros(10**12, 0) if "norm2.weight" in name and "norm2" in n else x
+             for n, x in state.items()}  # fmt: skip
+    with pytest.raises(ValueError):
+        load_checkpoint(recognise(state), **OWN)
+
+
+def test_contents_that_hold_themselves_are_refused(tmp_path):
+    inner: dict = {}
+    inner["model"] = inner
+    many: list = []
+    many.extend([many] * 1000)
+    laugh: list = ["ha"]
+    for _ in range(60):
+        laugh = [laugh, laugh]
+    for content in (inner, {"state_dict": {"a": many}}, {"model": {"a": 1}, "epoch": laugh},
+                    {"model": finetuned_state(), "args": {"num_frames": laugh}}):  # fmt: skip
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=r"a\.pth"):
+            load_checkpoint(tmp_path / "a.pth")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    save_file({"encoder.embed.a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="not JSON"):
+        load_checkpoint(tmp_path)

@@ -124,6 +124,9 @@ def test_a_spoilt_byte_never_ends_the_process(place, byte, tmp_path_factory):
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "empty"), (b"not a checkpoint, but text", "neither"), (b"\x93NUMPY\x01\x00", "neither"),
+     (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 412345\n",
+      "Git LFS pointer, not the file of 412,345 bytes"),
+     (b"\n<!DOCTYPE html><html><title>Sign in</title>", "saved web page"),
      (b"PK\x03\x04 not really a zip file", "damaged")],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_refused(content, message, tmp_path):

@@ -1,0 +1,213 @@
+"""Export a model to ONNX, or to PyTorch's own exported form, for use without this package."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.checkpoints.saving import settings_of
+from maedfer_lab.files import write_aside
+from maedfer_lab.method.grid import patchify
+from maedfer_lab.method.masking import mask_ratios
+from maedfer_lab.method.models import Classifier, Encoder, model_mask
+from maedfer_lab.method.targets import normalise_cube_pixels
+
+OPSET = 20
+TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 2e-2  # of the largest output
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+SMALL = 1024  # numbers of a tensor that stays float32: norms and biases
+
+
+def export(
+    model: Path, /, *, to: Path, num_classes: int | None = None, float16: bool = False
+) -> str:
+    """Export a model to run without this package; it is compared with PyTorch before it is named.
+
+    A classifier takes `clip` (b, 3, T, H, W), pixels in [0, 1], and gives `logits` (b, k). An
+    autoencoder takes one clip and two lists of token numbers (int32): `visible`, any number of
+    them, region after region for LGI-Former, and `masked`, and gives the masked tokens'
+    `prediction` (1, m, p).
+
+    model: whatever `maedfer checkpoint` reads: a file, a folder, demo or demo-expressions.
+    to: NAME.onnx (opset 20; needs `pip install 'maedfer-lab[export]'`) or NAME.pt2 (torch.export).
+    num_classes: export the encoder as a classifier with that many (fresh) classes.
+    float16: store the weights of an ONNX file in half precision; it computes in float32.
+    """
+    if to.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"--to {to}: end it in .onnx or .pt2")
+    if to.suffix == ".pt2" and float16:
+        raise ValueError("--float16 is for .onnx files; leave it out for .pt2")
+    if to.suffix == ".onnx":
+        _need_libraries()
+    loaded = load_checkpoint(
+        model, as_="auto" if num_classes is None else "classifier", num_classes=num_classes
+    ).model
+    difference, tolerance, size = export_model(loaded, to.expanduser(), float16=float16)
+    return (
+        f"{to}: {size / 1e6:,.1f} MB, within {difference:.1e} of PyTorch (allowed: {tolerance:g} "
+        f"of the largest output); inputs: {', '.join(_inputs(loaded))}"
+    )
+
+
+def export_model(model: Model, path: Path, *, float16: bool = False) -> tuple[float, float, int]:
+    """Write `model` as .onnx or .pt2; (largest relative difference to PyTorch, allowed, bytes).
+
+    Raises ValueError, and writes nothing, where the two differ by more than is allowed.
+    """
+    module = Exported(model).eval()
+    example, *others = [_example(model, few) for few in (True, False)]
+    program = torch.export.export(module, example, dynamic_shapes=_dynamic(model))
+    if path.suffix == ".pt2":
+        file = io.BytesIO()
+        torch.export.save(program, file)
+    else:
+        file = io.BytesIO(_onnx(program, example, model, float16))
+    tolerance = TOLERANCE_FLOAT16 if float16 else TOLERANCE
+    difference = 0.0
+    with torch.no_grad():
+        for inputs in (example, *others):
+            want, found = module(*inputs), _run(path.suffix, file.getvalue(), inputs)
+            difference = max(difference, float((found - want).abs().max() / want.abs().max()))
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{path}: outputs differ by {difference:.1e} of the largest one from PyTorch's, more "
+            f"than {tolerance:g}; nothing was written"
+        )
+    write_aside(path, file.getvalue())
+    return difference, tolerance, len(file.getvalue())
+
+
+class Exported(nn.Module):
+    """A model on plain tensors. Tokens are picked by `index_select`: general indexing is slow."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, clip: Tensor, visible: Tensor | None = None, masked: Tensor | None = None
+    ) -> Tensor:
+        """Logits, or the masked tokens' prediction."""
+        model = self.model
+        if isinstance(model, Classifier):
+            rep, tokens = _encode(model.encoder, clip, model.encoder.all_tokens.int(), model.tokens)
+            read = [x for x, name in ((rep, "rep"), (tokens, "tokens")) if x is not None
+                    and model.tokens in (name, "all")]  # fmt: skip
+            return model.head(model.pool(torch.cat(read, 1)))
+        assert visible is not None and masked is not None
+        _, tokens = _encode(model.encoder, clip, visible)
+        decoder, places = model.decoder, visible
+        if model.config.legacy_visible_order:
+            places = visible.sort().values
+        x = decoder.embed(model.norm(tokens)) + decoder.positions.index_select(0, places)
+        hidden = decoder.mask_token + decoder.positions.index_select(0, masked)
+        x = torch.cat([x, hidden], 1)
+        for block in decoder.blocks[:-1]:
+            x = block(x)
+        x = decoder.blocks[-1](x, last=masked.shape[0])
+        return decoder.head(decoder.norm(x))
+
+
+def _encode(
+    encoder: Encoder, clip: Tensor, index: Tensor, read: str = "tokens"
+) -> tuple[Tensor | None, Tensor]:
+    """Representative and other tokens of `index`, as `Encoder.forward` gives them."""
+    cubes = patchify(clip, encoder.config.tubelet).index_select(1, index)
+    x = encoder.embed(normalise_cube_pixels(cubes)) + encoder.positions.index_select(0, index)
+    if encoder.rep_tokens is None:
+        for block in encoder.blocks:
+            x = block(x)
+        return None, x
+    rep = encoder.rep_tokens.expand(clip.shape[0], -1, -1).unsqueeze(2)
+    z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
+    for i, block in enumerate(encoder.blocks):
+        z = block(z, rep_only=read == "rep" and i == len(encoder.blocks) - 1)
+    return z[:, :, 0], z[:, :, 1:].flatten(1, 2)
+
+
+def _inputs(model: Model) -> tuple[str, ...]:
+    return ("clip",) if isinstance(model, Classifier) else ("clip", "visible", "masked")
+
+
+def _example(model: Model, few: bool) -> tuple[Tensor, ...]:
+    """Inputs: noise, and of tokens few or many visible ones."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    num = (2 if few else 3) if isinstance(model, Classifier) else 1
+    clip = torch.rand(num, 3, config.frames, config.size_px, config.size_px, generator=generator)
+    if isinstance(model, Classifier):
+        return (clip,)
+    region = config.region if config.has_regions else None
+    ratios = mask_ratios(model.grid, region)
+    ratio = ratios[-1 - (len(ratios) > 2)] if few else ratios[len(ratios) // 2 - 1]
+    split = model.split(model_mask(model, ratio, 1, generator))
+    return clip, split.visible[0].int(), split.masked[0].int()
+
+
+def _dynamic(model: Model) -> dict[str, Any]:
+    if isinstance(model, Classifier):
+        return {"clip": {0: torch.export.Dim("clips")}}
+    per_region = torch.export.Dim("visible_per_region", min=1, max=model.grid.n)
+    visible = per_region * max(1, model.encoder.num_regions)
+    masked = torch.export.Dim("masked", min=1, max=model.grid.n)
+    return {"clip": None, "visible": {0: visible}, "masked": {0: masked}}
+
+
+def _need_libraries() -> None:
+    for name in LIBRARIES:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"exporting to ONNX needs {name}: pip install 'maedfer-lab[export]'"
+            ) from error
+
+
+def _onnx(
+    program: torch.export.ExportedProgram, example: Sequence[Tensor], model: Model, float16: bool
+) -> bytes:
+    outputs = ["logits" if isinstance(model, Classifier) else "prediction"]
+    written = torch.onnx.export(
+        program, tuple(example), dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=list(_inputs(model)), output_names=outputs, external_data=False,
+    )  # fmt: skip
+    assert written is not None
+    content = written.model_proto
+    note = content.metadata_props.add()
+    note.key, note.value = "maedfer_lab", json.dumps(settings_of(model))
+    if float16:
+        _store_in_half(content)
+    return content.SerializeToString()
+
+
+def _store_in_half(content: Any) -> None:
+    """Large float32 weights become float16, each with a node that casts it back."""
+    onnx = import_module("onnx")
+    casts = []
+    for weight in content.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype == "float32" and values.size > SMALL:
+            name = weight.name
+            half = onnx.numpy_helper.from_array(values.astype("float16"), f"{name}_half")
+            weight.CopyFrom(half)
+            casts.append(onnx.helper.make_node("Cast", [half.name], [name], to=1))
+    nodes = [*casts, *content.graph.node]
+    del content.graph.node[:]
+    content.graph.node.extend(nodes)
+
+
+def _run(suffix: str, content: bytes, inputs: Sequence[Tensor]) -> Tensor:
+    if suffix == ".pt2":
+        return torch.export.load(io.BytesIO(content)).module()(*inputs)
+    runtime = import_module("onnxruntime")
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    return torch.from_numpy(session.run(None, feed)[0])
