@@ -534,7 +534,7 @@ def _plain(values: Mapping[str, Any], kind: type[ModelConfig] | type[TargetConfi
         fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
         if not fits:
             raise TypeError(f"{default.name}={short(value)} should be {wanted.__name__}")
-        if wanted is float:
+        if wanted is float and isinstance(value, int):
             found[default.name] = float(value)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
