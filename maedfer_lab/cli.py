@@ -10,6 +10,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +94,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
+SURPRISES = (RuntimeError, MemoryError, OverflowError)  # RecursionError is a RuntimeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +104,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Status 0: done, or the `exit_status` of the verb's result (1: it found what would spoil a
     result). 2: refused, with one line on stderr that says why (`--debug` before the verb
     shows the traceback instead). 130: interrupted. Warnings are lines on stderr too.
+    A reader of the output that stops reading, such as `head`, ends it quietly with 0.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name or a sign that the console cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123 - what is left to flush
+        return 0
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = args[:1] == ["--debug"]
     verb, *rest = args[debug:] or ["--help"]
@@ -117,10 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings_in_one_line(verb):
             result = run_verb(verb, rest)
-    except EXPECTED_ERRORS as error:
+    except BrokenPipeError:
+        raise
+    except (*EXPECTED_ERRORS, *SURPRISES) as error:
         if debug:
             raise
-        print(f"maedfer {verb}: {error or type(error).__name__}", file=sys.stderr)
+        said = str(error) or type(error).__name__
+        if isinstance(error, SURPRISES):
+            said = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+            said += f" (maedfer --debug {verb} ... shows where)"
+        print(f"maedfer {verb}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -88,11 +88,43 @@ def write_uneven(path: Path, frames: np.ndarray, times_ms: list[int]) -> Path:
 def turn(path: Path, degrees: int) -> Path:
     """Ask players of an MP4 file to turn its picture counter-clockwise, as phones do."""
     cos, sin = round(np.cos(np.radians(degrees))), round(np.sin(np.radians(degrees)))
+    return display_as(path, cos, -sin, sin, cos)
+
+
+def display_as(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Write the display matrix of an MP4 file: x' = ax + cy, y' = bx + dy."""
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44  # four 16.16 numbers in the header of the track
-    for place, value in ((0, cos), (4, -sin), (12, sin), (16, cos)):
+    for place, value in ((0, a), (4, b), (12, c), (16, d)):
         data[matrix + place : matrix + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
     path.write_bytes(data)
+    return path
+
+
+def spoil(path: Path, source: Path, frames: list[int]) -> Path:
+    """Copy a video with noise in the packets of some frames, numbered as they are shown."""
+    with av.open(str(source)) as container:
+        packets: list[Any] = [p for p in container.demux(video=0) if p.size]
+    data = bytearray(source.read_bytes())
+    noise = np.random.default_rng(0)
+    for packet in [sorted(packets, key=lambda p: p.pts)[frame] for frame in frames]:
+        at = data.index(bytes(packet)) + packet.size // 3
+        data[at : at + packet.size // 2] = noise.bytes(packet.size // 2)
+    path.write_bytes(data)
+    return path
+
+
+def write_tracks(path: Path, first: np.ndarray, second: np.ndarray) -> Path:
+    """Write two video tracks, of which the second is the default one."""
+    with av.open(str(path), "w") as container:
+        for number, frames in enumerate((first, second)):
+            stream: Any = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number else 0  # type: ignore
+        for stream, frames in zip(container.streams.video, (first, second), strict=True):
+            for frame in [*frames, None]:
+                picture = None if frame is None else av.VideoFrame.from_ndarray(frame)
+                container.mux(stream.encode(picture))
     return path
 
 

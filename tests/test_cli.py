@@ -1,5 +1,6 @@
 """The command line: dispatch, refusals in one line, and no torch before a verb is chosen."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -159,3 +160,41 @@ def test_the_program_answers_without_torch(args: list[str], status: int) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert "reconstruct" in done.stdout + done.stderr
+
+
+def run_main(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """`maedfer claims` in a process of its own, where `code` stands for the verb."""
+    start = f"import sys; from maedfer_lab import cli\n{code}\n"
+    start += "cli.run_verb = lambda verb, args: work()\nsys.exit(cli.main(['claims']))"
+    return subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_that_cannot_show_a_sign_gets_a_replacement(encoding):
+    code = "work = lambda: 'caf\\u00e9 \\u7b11 \\udce9 end'"
+    done = run_main(code, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0 and done.stdout.split()[-1] == b"end", done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", ["RuntimeError", "MemoryError", "RecursionError", "OverflowError"]
+)
+def test_surprises_are_one_sentence(error):
+    done = run_main(f"def work(): raise {error}('out of\\nthis')")
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"maedfer claims: {error}: out of this (maedfer --debug claims")
+
+
+def test_a_reader_that_stops_reading_ends_it_quietly():
+    code = "from maedfer_lab import cli; cli.run_verb = lambda *_: 'line\\n' * 300000\n"
+    code += "import sys; sys.exit(cli.main(['claims']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        assert done.stdout and done.stderr
+        done.stdout.readline()
+        done.stdout.close()
+        assert (done.wait(60), done.stderr.read()) == (0, b"")

@@ -263,7 +263,7 @@ def test_reports_are_written(sets, tmp_path):
 def test_the_sheet_shows_what_the_model_sees(sets, tmp_path):
     table = read_annotations("dfew", sets["dfew"])
     clip = table.clips[0]
-    frames = open_video(clip.path).read(clip_indices(20, 16, 4)[[0, 5, 10, 15]])
+    frames = table.open(clip).read(clip_indices(20, 16, 4)[[0, 5, 10, 15]])
     shown = crop_and_resize(frames, Box(0, 0, 24, 24), 160, 160)
     np.testing.assert_array_equal(view_of(table, clip), shown)
     pixels = np.asarray(contact_sheet(table, table.clips))

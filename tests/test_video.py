@@ -1,8 +1,11 @@
 import importlib.util
+import os
 import re
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -10,18 +13,21 @@ import numpy as np
 import pytest
 from making_videos import (
     cut,
+    display_as,
     moving_frames,
+    spoil,
     turn,
     write_growing,
     write_images,
     write_sound,
+    write_tracks,
     write_uneven,
     write_video,
 )
 from PIL import Image, ImageOps
 
 from maedfer_lab.data import shard_format
-from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.readers import glance, open_video
 from maedfer_lab.data.video import VideoError, natural_key
 
 NUM_FRAMES = 40
@@ -315,9 +321,140 @@ def test_decord_ends_before_the_interpreter_does(tmp_path):
     """Its threads, if left alive, crash Python at its exit (seen on 1280 x 720 clips)."""
     path = write_video(tmp_path / "clip.mp4", moving_frames(8))
     code = (
-        "import atexit, sys; from maedfer_lab.data.readers import open_video\n"
+        "import atexit, sys; from maedfer_lab.data.readers import glance, open_video\n"
         "atexit.register(lambda: print('left:', len(reader._held)))\n"
         "reader = open_video(sys.argv[1], 'decord'); print(len(reader.read([3])))"
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["1", "left:", "0"]), done
+
+
+MIRRORED = {
+    "hflip": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    "vflip": ((1, 0, 0, -1), lambda p: p[::-1]),
+    "transpose": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+    "antitranspose": ((0, -1, -1, 0), lambda p: p[::-1, ::-1].swapaxes(0, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", MIRRORED)
+def test_mirrors_are_shown_as_ffmpeg_shows_them(tmp_path, kind):
+    matrix, shown = MIRRORED[kind]
+    path = display_as(write_video(tmp_path / "a.mp4", moving_frames(3)), *matrix)
+    reader = open_video(path)
+    np.testing.assert_array_equal(reader.read([2])[0], shown(plain_decode(path)[2]))
+    assert "by their metadata" in reader.remarks[0]
+
+
+def test_the_rate_is_that_of_the_times(tmp_path):
+    times_ms = np.cumsum(np.random.default_rng(0).integers(45, 90, 40)).tolist()  # says 25
+    path = write_uneven(tmp_path / "browser.mkv", moving_frames(40), times_ms)
+    reader = open_video(path)
+    assert reader.fps == pytest.approx(39_000 / (times_ms[-1] - times_ms[0]))
+    assert any("stated frame rate is wrong" in remark for remark in reader.remarks)
+    assert open_video(write_video(tmp_path / "a.mkv", moving_frames(9))).fps == 25.0
+
+
+@needs_decord
+def test_every_reader_gives_the_same_times(tmp_path):
+    times_ms = [40 * i + 400 * (i > 9) for i in range(20)]
+    path = write_uneven(tmp_path / "slow.mp4", moving_frames(20), times_ms)
+    one, other = open_video(path), open_video(path, "decord")
+    assert one.times is not None and other.times is not None
+    np.testing.assert_allclose(one.times * 1000, times_ms, atol=1)
+    np.testing.assert_array_equal(one.times, other.times)
+
+
+def test_time_stamps_that_jump_count_as_one_frame(tmp_path):
+    times_ms = [40 * i + 3_600_000 * (i > 9) for i in range(20)]
+    reader = open_video(write_uneven(tmp_path / "jump.mkv", moving_frames(20), times_ms))
+    assert reader.fps == 25.0 and any("jump" in remark for remark in reader.remarks)
+    assert reader.times is not None and reader.times[-1] == pytest.approx(0.76)
+
+
+def test_an_avi_with_b_frames_has_its_rate(tmp_path):
+    path = write_video(tmp_path / "a.avi", moving_frames(30), options={"bf": "2"})
+    reader = open_video(path)
+    assert (len(reader), reader.fps, reader.damage) == (30, 25.0, None)
+    np.testing.assert_array_equal(reader.read(range(30)), plain_decode(path))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_default_track_is_read(tmp_path, name):
+    path = write_tracks(tmp_path / name, moving_frames(5), moving_frames(9, seed=1))
+    reader = open_video(path)
+    assert len(reader) == 9 and any("several video tracks" in r for r in reader.remarks)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_damage_in_the_middle_is_counted_and_said(tmp_path, name):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    whole = write_video(tmp_path / f"whole_{name}", frames, options={"bf": "0"})
+    path = spoil(tmp_path / name, whole, [11, 20])
+    look, damaged = glance(path), []
+    assert look.frames == 40 and re.search(r"\d of 40 frames are damaged", str(look.damage))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if name == "a.mkv" else "error")
+        reader = open_video(path)
+    for i in range(40):
+        try:
+            reader.read([i])
+        except VideoError as error:
+            assert f"frame {i} of 40" in str(error)
+            damaged.append(i)
+    assert damaged and str(look.damage).startswith(f"{len(damaged)} of 40")
+    assert f"({', '.join(map(str, damaged))})" in str(look.damage)
+    assert glance(whole).damage is None
+    if HAS_DECORD and name == "a.mp4":
+        with pytest.raises(VideoError, match="decord misreads"):
+            open_video(path, "decord")
+
+
+def test_hdr_and_oblong_pixels_are_remarked(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream(
+            "libx264", rate=25, options={"x264-params": "transfer=smpte2084"}
+        )
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p10le"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for frame in [*moving_frames(3), None]:
+            picture = None if frame is None else av.VideoFrame.from_ndarray(frame)
+            container.mux(stream.encode(picture))
+    reader = open_video(tmp_path / "a.mp4")
+    assert reader.width == 64
+    assert "not square" in str(reader.remarks) and "HDR" in str(reader.remarks)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_names_that_are_no_utf8_are_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    write_video(tmp_path / "a.mp4", moving_frames(3)).rename(path)
+    assert len(open_video(path)) == glance(path).frames == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile a.mp4\n", "#EXTM3U\n#EXTINF:1,\na.mp4\n"]
+)
+def test_a_list_of_files_is_no_video(tmp_path, text):
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(VideoError, match="not a video"):
+        open_video(tmp_path / "list.mp4")
+
+
+def test_only_pictures_of_reasonable_size_are_decoded(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "gif.png", "GIF")
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    for name, reason in (("gif.png", "is broken"), ("bomb.png", "9000 x 9000 pixels, too many")):
+        with pytest.raises(VideoError, match=reason):
+            open_video(tmp_path / name)
+    if hasattr(os, "mkfifo"):
+        for name in ("pipe.png", "pipe.mp4"):
+            os.mkfifo(tmp_path / name)
+            with pytest.raises(VideoError, match="pipe or device"):
+                open_video(tmp_path / name)
+
+
+def test_decimal_numbers_in_names_are_numbers():
+    names = ["0.04.png", "0.2.png", "1.5.png", "10.png", "10.5.png", "v1.2.3.png", "v1.2.10.png"]
+    assert [p.name for p in sorted(map(Path, reversed(names)), key=natural_key)] == names
