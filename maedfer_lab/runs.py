@@ -113,11 +113,13 @@ class Run:
             if not self.is_finished:
                 self.write("data.json", (json.dumps(data) + "\n").encode())
             return
-        if changes := explain(self.read("data.json"), data):
+        kept = self.read("data.json")
+        if kept.get("digest") != data["digest"]:
+            changes = "; ".join(explain(kept, data)) or "their digest differs"
             raise ValueError(
-                f"the data changed since {self.folder} began: {'; '.join(changes)}. Its result "
-                "belongs to the data of then; for the new ones give another folder with --out, or "
-                "another name with --name"
+                f"the data changed since {self.folder} began: {changes}. Its result belongs to "
+                "the data of then; for the new ones give another folder with --out, or another "
+                "name with --name"
             )
 
     @property

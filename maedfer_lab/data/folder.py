@@ -24,10 +24,11 @@ from maedfer_lab.data.clips import (
     to_bytes,
 )
 from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.layouts import scan
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import INDEX, read_shard
 from maedfer_lab.data.table import split_videos
-from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader, find_images, natural_key
+from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader
 
 __all__ = [
     "VideoFolder",
@@ -56,28 +57,14 @@ def find_videos(root: str | Path) -> list[Path]:
         FileNotFoundError: it holds no video.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise NotADirectoryError(f"root={str(root)!r} is not a folder; give one that holds videos")
     if (root / INDEX).is_file() and (shards := sorted(root.glob("shard-*.tar"))):
         return [file / clip["name"] for file in shards for clip in read_shard(file).clips]
-    below = [
-        path
-        for path in root.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    files = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-    with_files = {path.parent for path in files}
-    folders = [
-        path
-        for path in (root, *below)
-        if path.is_dir() and path not in with_files and find_images(path)
-    ]
-    if not files and not folders:
+    if not (videos := list(scan(root).videos)):
         raise FileNotFoundError(
             f"no video under root={str(root)!r}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} "
             "and for folders of .jpg or .png images"
         )
-    return sorted([*files, *folders], key=natural_key)
+    return videos
 
 
 def check_videos(
@@ -143,7 +130,7 @@ class Squares:
     decoded every time, and are the same. What is kept does not cross to another process.
     """
 
-    def __init__(self, size_px: int, stride: int, cache_gb: float = CACHE_GB) -> None:
+    def __init__(self, size_px: int, stride: int, cache_gb: float | int = CACHE_GB) -> None:
         self.size_px, self.stride, self.cache_gb = size_px, stride, cache_gb
         self.kept: dict[Path, np.ndarray] = {}
         self._boxes: dict[Path, Box] = {}

@@ -137,10 +137,9 @@ class Annotations:
             VideoError: the clip cannot be read; the message names it.
         """
         reader = open_video(clip.path)
-        if self.dataset in TEXT_ORDER and clip.path.is_dir():
+        if self.dataset in TEXT_ORDER and isinstance(reader, ImagesReader):
             # parity: as the official code lists a folder: frame 10 before frame 2 without zeros
-            names = getattr(reader, "images", None) or getattr(reader, "_images", [])
-            names.sort(key=lambda path: path.name)
+            reader.images.sort(key=lambda path: path.name)
         return reader
 
     def name(self, clip: Clip) -> str:
