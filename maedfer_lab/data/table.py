@@ -40,7 +40,7 @@ from maedfer_lab.data.layouts import (
     understand,
 )
 from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
-from maedfer_lab.data.readers import content_digest, open_video
+from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.video import VideoReader, natural_key
 from maedfer_lab.files import write_aside
 
