@@ -20,6 +20,7 @@ from maedfer_lab.checkpoints.loading import fitting_regions, fitting_sizes, load
 from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.reading import recognise
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
+from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import region_tube_mask
@@ -467,6 +468,7 @@ def test_what_the_version_before_wrote_loads_and_answers_alike(name):
 def test_shipped_weights_load_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "LGI-Former" in str(load_checkpoint("demo").report)
+    assert len(facts_of("demo-expressions")["classes"]) == 7
     assert cli.main(["checkpoint", "demo-expressions"]) == 0
     assert "7, read from" in capsys.readouterr().out
 

@@ -370,7 +370,7 @@ def open_weights(source: Path | str) -> Weights:
     if path.is_dir():
         path = _file_of(folder)
     beside = folder / CONFIG_FILE
-    if path.name == WEIGHTS_FILE:
+    if path.suffix == ".safetensors":
         _check_digest(path)
     read = read_file(path)
     form = f"{read.format}, {read.num_bytes / 1e6:,.1f} MB"
@@ -412,7 +412,7 @@ def _check_digest(path: Path) -> None:
         if not beside.is_file():
             continue
         recorded = _read_json(beside).get("sha256")
-        recorded = recorded.get(path.name) if isinstance(recorded, dict) else recorded
+        recorded = recorded.get(path.name) if isinstance(recorded, dict) else None
         if isinstance(recorded, str) and recorded != file_sha256(path):
             raise ValueError(
                 f"{path} is not the file that was written: its SHA-256 differs from the one in "

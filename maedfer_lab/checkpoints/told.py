@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from maedfer_lab.checkpoints.reading import locate
+
 OFFICIAL_STRIDE = 4
 OF_A_RUN = ("model.safetensors", "best.safetensors")
 
 
-def facts_of(source: Path) -> dict[str, Any]:
+def facts_of(source: Path | str) -> dict[str, Any]:
     """What is told of a checkpoint: name, stride, classes, kind, training, whether synthetic.
 
     source: a folder with a card.json, a run's folder (then `config`, `data` and `folder` are told
         as well), or the weights in one of them; {} for any other file.
     """
+    source = locate(source)
     folder = source.parent if source.name in OF_A_RUN else source
     if (folder / "card.json").is_file():
         return json.loads((folder / "card.json").read_text(encoding="utf-8"))

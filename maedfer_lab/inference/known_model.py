@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.checkpoints.reading import locate
 from maedfer_lab.checkpoints.told import OFFICIAL_STRIDE, facts_of
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
@@ -59,7 +60,7 @@ def known_model(
     """
     if isinstance(checkpoint, KnownModel):
         return checkpoint
-    source = Path(checkpoint).expanduser() if checkpoint is not None else shipped(default)
+    source = locate(checkpoint) if checkpoint is not None else shipped(default)
     loaded = load_checkpoint(source)
     model = speed_up(loaded.model).eval()
     facts = facts_of(source)

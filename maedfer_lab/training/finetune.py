@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.reading import locate
 from maedfer_lab.config import (
     FinetuneConfig,
     ModelConfig,
@@ -394,7 +395,7 @@ def finetune_command(
         "data": absolute(root),
         "lists": absolute(lists),
         "fold": fold,
-        "checkpoint": absolute(checkpoint),
+        "checkpoint": absolute(checkpoint and locate(checkpoint)),
         "mode": mode,
         "holdout": holdout,
         "framing": framing or framing_of(dataset),

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.reading import locate
 from maedfer_lab.config import (
     EncoderKind,
     FinetuneConfig,
@@ -349,7 +350,8 @@ def pretrain_command(
     config = replace(config, optim=optim, data=data, init=init, seed=seed, on_broken=on_broken,
                      framing=framing or config.framing)  # fmt: skip
     config = set_fields(config, fields, "maedfer pretrain")
-    config = replace(config, data=absolute(config.data), init=absolute(config.init))
+    init = config.init and locate(config.init)
+    config = replace(config, data=absolute(config.data), init=init and absolute(init))
     return pretrain(
         config,
         output=out,
