@@ -19,12 +19,11 @@ from PIL import Image, ImageDraw, ImageFont
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import tiny
-from maedfer_lab.data import video_writing
+from maedfer_lab.data import writing
+from maedfer_lab.data.faces import FaceBox, NoFaceError
 from maedfer_lab.data.folder import sample_clip
-from maedfer_lab.data.framing import FaceBox
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations, split_people
-from maedfer_lab.data.tracks import NoFaceError
 from maedfer_lab.inference import predict as predicting
 from maedfer_lab.inference.embed import embed, encode
 from maedfer_lab.inference.faces import open_faces, unique_names
@@ -128,7 +127,7 @@ def test_a_prediction_is_the_models_and_says_what_it_is(classifier, video):
 def test_times_are_those_of_the_file_where_the_frame_rate_varies(classifier, tmp_path):
     times = np.concatenate([np.arange(20) / 25, 0.8 + np.arange(20) / 5])
     path = tmp_path / "#1, uneven.mp4"
-    video_writing.write_video(path, slow_frames(40), 25, times)
+    writing.write_video(path, slow_frames(40), 25, times)
     result = save_prediction(
         predict(path, classifier, detect=everywhere, progress=False), tmp_path, "out"
     )

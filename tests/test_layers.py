@@ -71,7 +71,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 # Libraries with a single door: the floors that may import them.
 DOORS: dict[str, tuple[str, ...]] = {
     "decord": ("data.readers", "bench.plain"),
-    "av": ("data.pyav", "data.video_writing"),
+    "av": ("data.pyav", "data.writing"),
     "cv2": ("data", "drawn"),
     "skvideo": (),
     "fvcore": ("cost.counters",),

@@ -19,8 +19,8 @@ from PIL import Image
 
 from maedfer_lab.data import shard_format
 from maedfer_lab.data.clips import Box, crop_and_resize
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
-from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.prepare import Job, encode, encode_in_order, prepare, prepare_command
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import Jpegs, decode_jpeg, encode_jpeg

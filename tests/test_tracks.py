@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maedfer_lab.data.cuts import SceneChanges
-from maedfer_lab.data.face_video import FaceVideo
-from maedfer_lab.data.framing import FRAMINGS, FaceBox, detect_faces, frame_square
+from maedfer_lab.data.faces import (
+    FRAMINGS,
+    FaceBox,
+    FaceVideo,
+    NoFaceError,
+    SceneChanges,
+    detect_faces,
+    frame_square,
+    track_faces,
+)
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.tracks import NoFaceError, track_faces
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.faces import SyntheticFaces
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from maedfer_lab.config import ModelConfig, TargetConfig, demo, tiny
 from maedfer_lab.config.model import EncoderKind
-from maedfer_lab.data.video_writing import encode_video
+from maedfer_lab.data.writing import encode_video
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier

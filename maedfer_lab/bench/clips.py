@@ -28,7 +28,7 @@ from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
-from maedfer_lab.data.video_writing import write_video
+from maedfer_lab.data.writing import write_video
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run

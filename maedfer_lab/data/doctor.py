@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.config import finetune_recipe
 from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
-from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import cremad_name, ravdess_name
 from maedfer_lab.data.lists import Problem

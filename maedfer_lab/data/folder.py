@@ -23,7 +23,7 @@ from maedfer_lab.data.clips import (
     tilt_clip,
     to_bytes,
 )
-from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.layouts import scan
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import INDEX, read_shard

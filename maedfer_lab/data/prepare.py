@@ -31,8 +31,8 @@ import torch
 from tqdm.auto import tqdm
 
 from maedfer_lab.data.clips import Box
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import cropped_pieces
-from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import (

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.loading import Model
 from maedfer_lab.config import choose
-from maedfer_lab.data.framing import Detector, detect_faces
+from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.files import check_writable, provenance, write_aside
 from maedfer_lab.inference.faces import (
     Faces,

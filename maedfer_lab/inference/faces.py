@@ -18,10 +18,17 @@ from torch import Tensor
 
 from maedfer_lab.config import ModelConfig
 from maedfer_lab.data.clips import to_tensor
-from maedfer_lab.data.face_video import FaceVideo
-from maedfer_lab.data.framing import FRAMINGS, Detector, detect_faces
+from maedfer_lab.data.faces import (
+    FRAMINGS,
+    USUAL_FPS,
+    Detector,
+    FaceTracks,
+    FaceVideo,
+    NoFaceError,
+    detect_faces,
+    track_faces,
+)
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.tracks import USUAL_FPS, FaceTracks, NoFaceError, track_faces
 from maedfer_lab.data.video import VideoError, find_images
 from maedfer_lab.files import pack_picture, write_aside
 
@@ -143,12 +150,13 @@ def open_faces(
 
     path: a video file, a folder of images, or an image (a still clip).
     size_px: side of the crops in pixels.
-    face: largest, longest, left, right, or a track's number (`tracks.track_faces`).
-    framing: wide, voxceleb2 or official (`framing.FRAMINGS`), or whole: the middle square of the
+    face: largest, longest, left, right, or a track's number (`track_faces`).
+    framing: wide (or face), voxceleb2 or official (`FRAMINGS`), or whole: the middle square of the
         picture as it is, for videos that are face crops already.
 
     Raises ValueError (VideoError, NoFaceError) with a sentence that says what to do.
     """
+    framing = "wide" if framing == "face" else framing  # as training and `prepare` call it
     if framing != "whole" and framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not known; use {', '.join(FRAMINGS)} or whole")
     path = Path(path).expanduser()
@@ -158,7 +166,7 @@ def open_faces(
     video = open_video(path)
     if framing == "whole":
         from maedfer_lab.data.clips import centre_square
-        from maedfer_lab.data.tracks import FaceTrack
+        from maedfer_lab.data.faces import FaceTrack
 
         box = centre_square(video.height, video.width)
         square = (float(box.left), float(box.top), float(box.width), float(box.height))

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.framing import Detector, detect_faces
-from maedfer_lab.data.video_writing import write_video
+from maedfer_lab.data.faces import Detector, detect_faces
+from maedfer_lab.data.writing import write_video
 from maedfer_lab.figures import draw_timeline
 from maedfer_lab.files import check_writable, pack_picture, provenance, write_aside
 from maedfer_lab.inference.faces import (

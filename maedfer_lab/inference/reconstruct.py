@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from maedfer_lab.data.framing import Detector, detect_faces
-from maedfer_lab.data.tracks import NoFaceError
+from maedfer_lab.data.faces import Detector, NoFaceError, detect_faces
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_for

@@ -34,7 +34,7 @@ from maedfer_lab.config import Precision
 from maedfer_lab.config.finetuning import Framing
 from maedfer_lab.config.model import check_choices
 from maedfer_lab.data.clips import Box, crop_and_resize
-from maedfer_lab.data.framing import face_square
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_labels
 from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations

@@ -29,8 +29,8 @@ from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainCon
 from maedfer_lab.data.augment import augment_clip, training_indices
 from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize, to_tensor
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
+from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
-from maedfer_lab.data.framing import face_square
 from maedfer_lab.data.prepare import begin_worker
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.shards import open_shards

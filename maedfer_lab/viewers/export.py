@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from maedfer_lab.data.video_writing import encode_video
+from maedfer_lab.data.writing import encode_video
 from maedfer_lab.files import write_aside
 from maedfer_lab.viewers.scene import FPS, View
 
