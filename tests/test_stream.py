@@ -137,6 +137,7 @@ def test_a_broken_clip_is_replaced_by_rule_and_listed(listed, tmp_path, workers,
             pretrain(config, output=tmp_path / "b")
     again = pretrain(config, output=tmp_path / "b")
     assert again.log == run.log and again.result["broken"] == run.result["broken"]
+    assert pretrain(config, output=tmp_path / "a").result == run.result
 
 
 def test_a_run_ends_at_the_first_broken_clip_if_asked_to_or_at_too_many(listed, tmp_path):

@@ -132,7 +132,7 @@ def pretrain(
         "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.description,
-        "broken": sorted(task.broken.items()),
+        "broken": sorted(map(list, task.broken.items())),
         "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
         "baselines": baselines,
         "skipped_steps": trained.skipped,
