@@ -23,7 +23,7 @@ _HOMES = {
     "maedfer_lab.training.finetune": ("finetune", "load_finetuned"),
     "maedfer_lab.training.pretrain": ("load_run", "pretrain"),
     "maedfer_lab.method.reconstruction": ("reconstruct_clip",),
-    "maedfer_lab.attention.capture": ("capture_attention",),
+    "maedfer_lab.attention.maps": ("capture_attention",),
     "maedfer_lab.inference.embed": ("embed",),
     "maedfer_lab.inference.judge": ("judge",),
     "maedfer_lab.inference.known_model": ("known_model",),

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from maedfer_lab import figures
-from maedfer_lab.attention.capture import attention_bytes, capture_attention
-from maedfer_lab.attention.maps import AttentionMaps
-from maedfer_lab.attention.rows import attention_rows, region_names
+from maedfer_lab.attention.maps import AttentionMaps, attention_bytes, capture_attention
 from maedfer_lab.attention.statistics import (
+    attention_rows,
     attention_statistics,
+    region_names,
     rollout_statistics,
 )
 from maedfer_lab.attention.tracing import (
@@ -144,8 +144,8 @@ def test_looking_changes_no_output_of_the_demo_model(encoder):
 def test_size_is_known_before_it_runs(options):
     model = tiny_model(**options)
     clip = random_clip(model.config)
-    wishes: list[dict[str, Any]] = [{}, {"layers": [1]}, {"heads": [0]}]
-    for chosen in (*wishes, {"heads": "mean", "dtype": torch.float32}):
+    choices: list[dict[str, Any]] = [{}, {"layers": [1]}, {"heads": [0]}]
+    for chosen in (*choices, {"heads": "mean", "dtype": torch.float32}):
         maps = capture_attention(model, clip, **chosen)
         assert maps.nbytes == attention_bytes(model.config, **chosen)
     index = None if options.get("region") else visible_of(model)
@@ -154,7 +154,7 @@ def test_size_is_known_before_it_runs(options):
         assert maps.nbytes == attention_bytes(model.config, num_visible=len(index))
 
 
-def test_too_large_a_wish_is_refused_with_layers_that_fit():
+def test_too_large_a_capture_is_refused_with_layers_that_fit():
     model = tiny_model(encoder="vit", depth=6)
     clip, one = random_clip(model.config), attention_bytes(model.config, [0])
     with pytest.raises(ValueError, match=r"layers=\[4, 5\] would fit.*heads='mean'"):
@@ -357,10 +357,10 @@ def test_model_is_left_as_it_was():
         ({"index": torch.ones(64, dtype=torch.bool)}, "list token numbers"),
     ],
 )  # fmt: skip
-def test_bad_wishes_are_refused(change, message):
-    wish = {"clip": random_clip(tiny().model)} | change
+def test_bad_arguments_are_refused(change, message):
+    arguments = {"clip": random_clip(tiny().model)} | change
     with pytest.raises(ValueError, match=message):
-        capture_attention(tiny_model(), **wish)
+        capture_attention(tiny_model(), **arguments)
 
 
 def test_bad_questions_are_refused():

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer_lab.attention.capture import capture_attention
-from maedfer_lab.attention.queries import all_queries
-from maedfer_lab.attention.tracing import look_through, rollout
+from maedfer_lab.attention.maps import capture_attention
+from maedfer_lab.attention.tracing import all_queries, look_through, rollout
 from maedfer_lab.config import tiny
 from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.viewers import AttentionViewer
@@ -77,7 +76,7 @@ def test_rows_of_all_queries_sum_to_one(change):
     assert AttentionViewer(model, CLIP).static() is not None
 
 
-def test_wishes_from_the_browser_are_followed_or_refused_in_words():
+def test_changes_from_the_browser_are_followed_or_refused_in_words():
     viewer = AttentionViewer(LGI, {"a": CLIP, "b": 1 - CLIP})
     before = viewer.table
     for name, value in (("stage", "interact"), ("layer", "0"), ("head", "1"), ("clip", "b")):

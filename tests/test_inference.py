@@ -333,7 +333,7 @@ def test_results_of_videos_with_one_name_are_told_apart():
 
 
 def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path):
-    from maedfer_lab.viewers.upload import VideoUpload
+    from maedfer_lab.viewers.player import VideoUpload
 
     default = tmp_path / "default.mp4"
     upload = VideoUpload(default)

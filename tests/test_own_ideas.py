@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from maedfer_lab import build_autoencoder, build_classifier, load_run, pretrain, tiny
-from maedfer_lab.attention.capture import capture_attention
+from maedfer_lab.attention.maps import capture_attention
 from maedfer_lab.config import ModelConfig, TargetConfig, pretrain_config, register_encoder
 from maedfer_lab.config import register_target as register
 from maedfer_lab.cost.formula import macs

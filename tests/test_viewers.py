@@ -22,9 +22,8 @@ from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.method.reconstruction import reconstruct_clip
 from maedfer_lab.viewers import AttentionViewer, MaskingViewer, ReconstructionViewer
-from maedfer_lab.viewers.masking import published_faults
-from maedfer_lab.viewers.readout import say_losses
-from maedfer_lab.viewers.tubes import toggle_tube
+from maedfer_lab.viewers.masking import published_faults, toggle_tube
+from maedfer_lab.viewers.reconstruction import describe_losses
 
 CONFIG = tiny().model
 HOSTILE = "</script><script>alert('1')</script>\"\n$\\frac$\u2028.mp4"
@@ -43,13 +42,13 @@ def viewer_of(*, encoder: EncoderKind = "lgi", clips=None, **options):
     return ReconstructionViewer(autoencoder(encoder), clips or clip_of(), **options)
 
 
-def wish(viewer, name, value, serial=1):
+def ask(viewer, name, value, serial=1):
     """What the browser sends."""
     viewer._receive(viewer, {"name": name, "value": value, "serial": serial}, [])
     viewer.wait()
 
 
-def told(viewer) -> str:
+def status_text(viewer) -> str:
     return str(viewer.status["text"])
 
 
@@ -82,15 +81,22 @@ def test_the_sprite_holds_seven_pictures_and_the_truth_among_them():
     assert np.array_equal(np.frombuffer(viewer.table, "<f4"), viewer.result.error.ravel())
 
 
+def test_a_reconstruction_that_was_computed_is_shown_and_not_computed_again(monkeypatch):
+    model, asked = autoencoder(), ReconstructionViewer(autoencoder(), clip_of(), ratio=0.75, seed=3)
+    monkeypatch.setattr("maedfer_lab.viewers.reconstruction.reconstruct_clip", None)
+    given = ReconstructionViewer(model, clip_of(), ratio=0.75, seed=3, result=asked.result)
+    assert given.sprite == asked.sprite and given.scene == asked.scene
+
+
 @pytest.mark.parametrize("encoder", ["lgi", "vit"])
 def test_a_click_hides_and_shows_a_tube(encoder):
     viewer = viewer_of(encoder=encoder, ratio=0.75)
     place = int(viewer.mask[:16].nonzero()[0])
     before, windows = int((~viewer.mask).sum()), 2 if encoder == "lgi" else 1
-    wish(viewer, "tube", place)
+    ask(viewer, "tube", place)
     assert not viewer.mask.view(4, 16)[:, place].any(), "shown at all times"
     assert int((~viewer.mask).sum()) == before + 4 * windows == viewer.scene["visible"]
-    wish(viewer, "tube", place, 2)
+    ask(viewer, "tube", place, 2)
     assert viewer.mask.view(4, 16)[:, place].all()
     assert int((~viewer.mask).sum()) == before and viewer.status["serial"] == 2
 
@@ -117,11 +123,11 @@ def test_clicks_keep_regions_equal(region, seed):
 
 def test_ratios_are_moved_to_ones_that_can_be_equal():
     viewer = viewer_of(ratio=0.8)
-    assert viewer.wish.ratio == 0.75 and "0.75 is the nearest" in told(viewer)
+    assert viewer.settings.ratio == 0.75 and "0.75 is the nearest" in status_text(viewer)
     steps = next(c for c in viewer.controls if c["name"] == "ratio")
     assert [option["value"] for option in steps["options"]] == [k / 8 for k in range(1, 8)]
     for option in steps["options"]:
-        wish(viewer, "ratio", option["value"])
+        ask(viewer, "ratio", option["value"])
         assert "error" not in viewer.status
 
 
@@ -131,7 +137,7 @@ def test_ratios_that_hide_all_or_nothing_are_refused(ratio):
         viewer_of(ratio=ratio)
 
 
-def test_of_many_wishes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
+def test_of_many_changes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
     viewer = viewer_of(ratio=0.75)
     begun, go_on, looks = threading.Event(), threading.Event(), []
     look = viewer._look
@@ -156,7 +162,7 @@ def test_of_many_wishes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
     go_on.set()
     viewer.wait()
     assert len(looks) == 2, "what came between is not computed"
-    assert (viewer.wish.seed, viewer.wish.ratio) == (29, 0.5), "the ratio was not lost"
+    assert (viewer.settings.seed, viewer.settings.ratio) == (29, 0.5), "the ratio was not lost"
     assert viewer.status == {"state": "idle", "serial": 29, "text": ""}
 
 
@@ -177,15 +183,15 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
         ],
         start=1,
     ):
-        wish(viewer, name, value, serial)
-        assert said in told(viewer) and viewer.status["error"], name
+        ask(viewer, name, value, serial)
+        assert said in status_text(viewer) and viewer.status["error"], name
         assert viewer.status["serial"] == serial and viewer.status["state"] == "idle"
     assert viewer.sprite == old and viewer.controls == controls
-    wish(viewer, "seed", 5, 20)
-    assert viewer.wish.seed == 5 and viewer.wish.model == "small"
+    ask(viewer, "seed", 5, 20)
+    assert viewer.settings.seed == 5 and viewer.settings.model == "small"
     for message in (None, "x", {}, {"name": "seed"}, {"name": 1, "value": 2, "x": 3}):
         viewer._receive(viewer, message, [])
-    assert viewer.wish.seed == 5
+    assert viewer.settings.seed == 5
 
 
 @pytest.mark.parametrize(
@@ -223,7 +229,7 @@ def test_two_hundred_clips_are_a_list_to_choose_from():
     viewer = viewer_of(clips={f"{i} {HOSTILE}": clip_of(seed=i % 3) for i in range(200)})
     picker = next(c for c in viewer.controls if c["name"] == "clip")
     assert len(picker["options"]) == 200
-    wish(viewer, "clip", f"150 {HOSTILE}")
+    ask(viewer, "clip", f"150 {HOSTILE}")
     assert viewer.scene["title"].startswith("Reconstruction of 150 </script>")
     assert not any("\n" in option["label"] for option in picker["options"])
 
@@ -240,15 +246,15 @@ def test_statistics_and_token_order_are_said_and_off_where_they_mean_nothing():
     assert cube.result.statistics == "true"
 
 
-def test_the_readout_says_whether_the_model_beats_nothing():
+def test_the_readout_says_whether_the_model_beats_the_baselines():
     guesses = dict.fromkeys(("interpolation", "nearest", "mean", "zero"), 1.0)
 
     def said(model):
         losses = {k: {"appearance": v, "motion": v} for k, v in {**guesses, "model": model}.items()}
-        return say_losses(losses, True)[0]
+        return describe_losses(losses, True)[0]
 
-    assert "better than nothing, 50% below" in said(0.5)
-    assert "no better than" in said(1.0) and "worse than a guess" in said(2.0)
+    assert "beats all baselines; 50% lower" in said(0.5)
+    assert "no better than" in said(1.0) and "100% higher loss than" in said(2.0)
 
 
 def test_a_mask_changes_within_a_second():

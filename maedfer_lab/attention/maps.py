@@ -1,9 +1,12 @@
-"""Attention weights of one clip, and where each query looks as a picture over the token grid."""
+"""Attention weights of one clip: captured, and where each query looks over the token grid."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,30 +14,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, choose
-from maedfer_lab.method.grid import Grid
+from maedfer_lab.method.grid import Grid, check_clip
+from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
 
+Heads = Sequence[int] | Literal["mean"] | None
+MAX_BYTES = 2**28
 AXES: dict[str, tuple[str, ...]] = {
-    "local": (
-        "region",
-        "head",
-        "from representative, then tokens",
-        "to representative, then tokens",
-    ),
+    "local": ("region", "head", "from representative, then tokens",
+              "to representative, then tokens"),
     "inter": ("head", "from representative", "to representative"),
     "interact": ("head", "from token", "to representative"),
     "joint": ("head", "from token", "to token"),
-}
+}  # fmt: skip
 
 
 def stages_of(config: ModelConfig) -> tuple[str, ...]:
     """The stages of attention that a block of this model has, in the order in which they run."""
     if not config.has_regions:
         return ("joint",)
-    return (
-        "local",
-        *(("inter",) if config.inter else ()),
-        *(("interact",) if config.interact != "none" else ()),
-    )
+    left_out = {"inter": not config.inter, "interact": config.interact == "none"}
+    return tuple(name for name in ("local", "inter", "interact") if not left_out.get(name))
 
 
 def is_within_regions(stage: str, config: ModelConfig) -> bool:
@@ -199,6 +198,32 @@ class AttentionMaps:
             raise ValueError(f"head={head} was not kept; kept are {known}")
         return kept / kept.sum(-1, keepdim=True)  # undoes the rounding of float16
 
+    def matrix(self, stage: str, layer: int, head: int | None = None) -> Float[Tensor, "k k"]:
+        """Weights of all queries to all keys; NaN where a query cannot look at this stage.
+
+        Rows and columns are tokens in the encoder's order, then representative tokens.
+        """
+        weights, visible, regions = (
+            self.weights(stage, layer, head),
+            self.num_visible,
+            self.num_regions,
+        )
+        if stage == "joint":
+            return weights
+        whole = torch.full((visible + regions, visible + regions), torch.nan)
+        if stage == "inter":
+            whole[visible:, visible:] = weights
+        elif weights.ndim == 2:
+            whole[:visible, visible:] = weights
+        else:
+            tokens = torch.arange(visible).view(regions, -1)
+            rep = torch.arange(visible, visible + regions).unsqueeze(1)
+            members = torch.cat([rep, tokens], 1)
+            alone = weights.shape[1] == 1  # the representative token looks, at its region
+            queries, keys = (rep, tokens) if alone else (members, members)
+            whole[queries.unsqueeze(2), keys.unsqueeze(1)] = weights
+        return whole
+
     def over_tokens(self, stage: str, layer: int, head: int | None, query: int) -> TokenMap:
         """Where `query` looks at one stage of one layer.
 
@@ -206,26 +231,7 @@ class AttentionMaps:
         at all representative tokens ("interact"), or at all tokens ("joint"). A representative
         token looks at itself and its region, at its like, or at nothing.
         """
-        weights, rank = self.weights(stage, layer, head), self.rank(query)
-        visible, regions = self.num_visible, self.num_regions
-        row = torch.full((visible + regions,), torch.nan)
-        is_rep = rank >= visible
-        if stage == "joint":
-            row[:] = weights[rank]
-        elif stage == "inter" and is_rep:
-            row[visible:] = weights[rank - visible]
-        elif stage == "interact" and weights.ndim == 2 and not is_rep:
-            row[visible:] = weights[rank]
-        elif weights.ndim == 3:  # within a region
-            size = visible // regions
-            region, place = (rank - visible, 0) if is_rep else (rank // size, rank % size + 1)
-            tokens = slice(region * size, (region + 1) * size)
-            if weights.shape[1] > 1:
-                row[visible + region] = weights[region, place, 0]
-                row[tokens] = weights[region, place, 1:]
-            elif is_rep:
-                row[tokens] = weights[region, 0]
-        return self.to_map(row, query)
+        return self.to_map(self.matrix(stage, layer, head)[self.rank(query)], query)
 
     def to_map(self, row: Float[Tensor, " k"], query: int) -> TokenMap:
         """A row over the encoder's v + r tokens as a picture; hidden tokens are NaN."""
@@ -243,3 +249,159 @@ class AttentionMaps:
         row = torch.zeros(self.num_visible + self.num_regions)
         row[: self.num_visible] = torch.as_tensor(rep)[self.places[:, 0]]
         return self.to_map(row, -1).tokens
+
+
+def attention_bytes(
+    config: ModelConfig,
+    layers: Sequence[int] | None = None,
+    heads: Heads = None,
+    num_visible: int | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> int:
+    """Size of what `capture_attention` keeps with these arguments, known before it runs.
+
+    num_visible: tokens that the encoder sees; all of the grid by default.
+
+    While it runs, the weights of one layer in float32, for all heads, come on top.
+    """
+    num_layers = len(_numbers("layers", layers, config.depth))
+    num_heads = 1 if heads == "mean" else len(_heads(config, heads))
+    grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
+    visible = grid.n if num_visible is None else num_visible
+    if not config.has_regions:
+        values = visible**2
+    else:
+        regions = grid.n // math.prod(config.region)
+        size = visible // regions
+        within = regions * (size + 1) ** 2
+        sizes = {
+            "local": within if config.local == "self" else regions * size,
+            "inter": regions**2,
+            "interact": within if config.interact == "self" else visible * regions,
+        }
+        values = sum(sizes[stage] for stage in stages_of(config))
+    return values * num_heads * num_layers * dtype.itemsize
+
+
+@torch.no_grad()
+def capture_attention(
+    model: MaskedAutoencoder | Classifier | Encoder,
+    clip: Float[Tensor, "3 T H W"],
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Heads = None,
+    index: Int[Tensor, " v"] | None = None,
+    max_bytes: int = MAX_BYTES,
+    dtype: torch.dtype = torch.float16,
+) -> AttentionMaps:
+    """The attention weights with which the model's encoder reads one clip.
+
+    The model's own blocks return them: in the chosen layers the softmax is written out, the
+    others run fused. A masked autoencoder's decoder is not looked into.
+
+    clip: pixels in [0, 1].
+    layers: numbers from 0; all by default.
+    heads: numbers from 0; all by default; "mean" keeps their mean alone.
+    index: tokens that the encoder sees, in its order: `model.split(mask).visible[0]`; all by
+        default.
+    max_bytes: refuse before running if `attention_bytes` is larger.
+    dtype: of the kept weights, which lie on the CPU.
+
+    Raises ValueError for a clip of another shape (or a batch), NaN in it, layers or heads that do
+    not exist, tokens that do not fit the regions, or too many bytes (saying which layers fit).
+    """
+    encoder = model if isinstance(model, Encoder) else model.encoder
+    config, grid = encoder.config, encoder.grid
+    if isinstance(clip, Tensor) and clip.ndim != 4:
+        raise ValueError(
+            f"clip of shape {tuple(clip.shape)} must be one clip (3, T, H, W); of a batch take "
+            "clip[0]"
+        )
+    batch = clip.unsqueeze(0) if isinstance(clip, Tensor) else clip
+    check_clip(batch, config)
+    order = encoder.all_tokens if index is None else _check_index(index, encoder)
+    chosen_layers, chosen_heads = _numbers("layers", layers, config.depth), _heads(config, heads)
+    size = attention_bytes(config, chosen_layers, heads, len(order), dtype)
+    if size > max_bytes:
+        one = attention_bytes(config, chosen_layers[:1], heads, len(order), dtype)
+        fit = chosen_layers[len(chosen_layers) - max_bytes // one :] if max_bytes >= one else []
+        ways = [f"layers={fit} would fit"] if fit else [f"one layer needs {one:,}"]
+        ways += [] if heads == "mean" else ["heads='mean' keeps one map in place of all heads'"]
+        raise ValueError(
+            f"attention of {len(chosen_layers)} layers needs {size:,} bytes, more than "
+            f"max_bytes={max_bytes:,}; {'; '.join(ways)}"
+        )
+    few = None if heads == "mean" else chosen_heads
+    kept = {layer: _Kept(config, few, dtype) for layer in chosen_layers}
+    weight = encoder.embed.proj.weight
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        batch = batch.to(weight.device, weight.dtype)
+        encoder(batch, order.to(weight.device).unsqueeze(0), weights=dict(kept))
+    finally:
+        encoder.train(was_training)
+    if not all(kept.values()):
+        raise ValueError(
+            f"encoder={config.encoder!r} keeps no attention: its blocks must fill `weights` where "
+            "they are called with it, as ViTBlock does"
+        )
+    found = {layer: dict(stages) for layer, stages in kept.items()}
+    kept_heads = () if heads == "mean" else tuple(chosen_heads)
+    return AttentionMaps(config, grid, order.cpu().clone(), found, kept_heads)
+
+
+class _Kept(dict[str, Tensor]):
+    """What a block's weights are put into: only what was asked for stays, and small."""
+
+    def __init__(self, config: ModelConfig, heads: list[int] | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config, self.heads, self.dtype = config, heads, dtype
+
+    def __setitem__(self, stage: str, weights: Tensor) -> None:
+        if not is_within_regions(stage, self.config):
+            weights = weights[0]  # the only clip; within regions the first axis is the region
+        axis = weights.ndim - 3
+        if self.heads is None:
+            weights = weights.mean(axis, keepdim=True)
+        else:
+            weights = weights.index_select(axis, torch.tensor(self.heads, device=weights.device))
+        super().__setitem__(stage, weights.to(self.dtype).cpu())
+
+
+def _heads(config: ModelConfig, heads: Heads) -> list[int]:
+    if isinstance(heads, str):
+        if heads != "mean":
+            raise ValueError(f"heads={heads!r} must be numbers, None for all, or 'mean'")
+        heads = None
+    return _numbers("heads", heads, config.num_heads)
+
+
+def _numbers(name: str, chosen: Sequence[int] | None, count: int) -> list[int]:
+    if chosen is None:
+        return list(range(count))
+    wrong = [i for i in chosen if not 0 <= i < count]
+    if wrong or not len(chosen) or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"{name}={list(chosen)} must be different numbers from 0 to {count - 1}, at least "
+            f"one; try {name}=[{count - 1}]"
+        )
+    return sorted(chosen)
+
+
+def _check_index(index: Tensor, encoder: Encoder) -> Tensor:
+    num, regions = encoder.grid.n, encoder.num_regions
+    if index.ndim != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(
+            f"index of shape {tuple(index.shape)} and {index.dtype} must list token numbers; use "
+            "model.split(mask).visible[0]"
+        )
+    values = index.tolist()
+    if min(values) < 0 or max(values) >= num or len(set(values)) < len(values):
+        raise ValueError(f"index must hold different token numbers from 0 to {num - 1}")
+    if regions and len(values) % regions:
+        raise ValueError(
+            f"index has {len(values)} tokens, which {regions} regions cannot share equally; use "
+            "model.split(mask).visible[0]"
+        )
+    return index

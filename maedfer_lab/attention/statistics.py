@@ -1,16 +1,18 @@
-"""How local and how sharp attention is, for each layer, stage and head."""
+"""How local and how sharp attention is, by layer, stage and head; its rows of pictures."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
-from maedfer_lab.attention.tracing import Rollout
-from maedfer_lab.config import Shape3
+from maedfer_lab.attention.tracing import Rollout, look_through, rollout
+from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.method.grid import region_index
 
 
@@ -59,17 +61,9 @@ def attention_statistics(maps: AttentionMaps) -> list[HeadStatistics]:
                 uniform = torch.full_like(weights, 1 / weights.shape[-1])
                 entropy = float(torch.special.entr(weights).sum(-1).mean())
                 most = math.log(weights.shape[-1])
-                found.append(
-                    HeadStatistics(
-                        layer,
-                        stage,
-                        head,
-                        entropy,
-                        entropy / most if most else 1.0,
-                        _reach(maps, weights, *distances),
-                        _reach(maps, uniform, *distances),
-                    )
-                )
+                reaches = (_reach(maps, w, *distances) for w in (weights, uniform))
+                relative = entropy / most if most else 1.0
+                found.append(HeadStatistics(layer, stage, head, entropy, relative, *reaches))
     return found
 
 
@@ -102,7 +96,7 @@ def rollout_statistics(rolled: Rollout, region: Shape3) -> RolloutStatistics:
     own = region_of[maps.index]
     elsewhere = own[:, None] != own
     places = torch.as_tensor(maps.places[:, 1:]).float()
-    distances = _apart(places, places)
+    distances = _distance(places, places)
     drawn = rolled.matrix[: maps.num_visible, : maps.num_visible]
     drawn = drawn / drawn.sum(-1, keepdim=True)
     even = torch.full_like(drawn, 1 / len(drawn))
@@ -118,22 +112,22 @@ def _distances(maps: AttentionMaps, stage: str) -> tuple[Tensor, Tensor]:
     """Distances in t and in (y, x) from each query to each key, as the stage's weights lie."""
     places = torch.as_tensor(maps.places[:, 1:]).float()
     if stage == "joint":
-        return _apart(places, places)
+        return _distance(places, places)
     reps = torch.as_tensor(maps.rep_places).float()
     if stage == "inter":
-        return _apart(reps, reps)
+        return _distance(reps, reps)
     if not is_within_regions(stage, maps.config):
-        return _apart(places, reps)
+        return _distance(places, reps)
     tokens = places.unflatten(0, (maps.num_regions, -1))
     both = torch.cat([reps.unsqueeze(1), tokens], 1)
     if stage == "local" and maps.config.local == "cross":
-        return _apart(reps.unsqueeze(1), tokens)
-    return _apart(both, both)
+        return _distance(reps.unsqueeze(1), tokens)
+    return _distance(both, both)
 
 
-def _apart(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    apart = a.unsqueeze(-2) - b.unsqueeze(-3)
-    return apart[..., 0].abs(), apart[..., 1:].norm(dim=-1)
+def _distance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    way = a.unsqueeze(-2) - b.unsqueeze(-3)
+    return way[..., 0].abs(), way[..., 1:].norm(dim=-1)
 
 
 def _reach(maps: AttentionMaps, weights: Tensor, t: Tensor, yx: Tensor) -> Reach:
@@ -142,3 +136,73 @@ def _reach(maps: AttentionMaps, weights: Tensor, t: Tensor, yx: Tensor) -> Reach
         float((weights * t).sum(-1).mean()) * frames,
         float((weights * yx).sum(-1).mean()) * pixels,
     )
+
+
+def attention_rows(maps: AttentionMaps, layer: int, query: int) -> list[dict[str, Any]]:
+    """What a token of the grid looks at in one layer, stage by stage and composed, and by rollout.
+
+    Each row: `label`, and `weights` over the token grid as nested lists, None where there are
+    none. Weights are means over the kept heads. Rollout needs all layers to have been kept.
+    """
+
+    def shown(stage: str, of: int) -> np.ndarray:
+        found = maps.over_tokens(stage, layer, None, of)
+        return maps.paint_regions(found.rep) if np.isnan(found.tokens).all() else found.tokens
+
+    rows: list[tuple[str, np.ndarray]] = []
+    if maps.num_regions:
+        rep = maps.rep_token(maps.region_of(query))
+        rows.append(("1 local:\nits representative\ntoken looks at", shown("local", rep)))
+        if "inter" in maps.stages:
+            rows.append(("2 inter:\nthat one looks at\nthe regions", shown("inter", rep)))
+        if "interact" in maps.stages:
+            rows.append(("3 interact:\nthe cube looks at\nthe regions", shown("interact", query)))
+        rows.append(("stages 3, 2, 1\nin a row", look_through(maps, layer, query).tokens))
+    else:
+        rows.append(("joint:\nthe cube looks at", shown("joint", query)))
+    rows.append(("rollout through\nall layers", rollout(maps).over_tokens(query).tokens))
+    return [{"label": label, "weights": as_lists(weights)} for label, weights in rows]
+
+
+def as_lists(values: np.ndarray) -> Any:
+    """Nested lists for a JSON file, four digits, None for NaN."""
+    if values.ndim:
+        return [as_lists(part) for part in values]
+    return None if np.isnan(values) else float(f"{values:.4g}")
+
+
+@dataclass(frozen=True)
+class RegionName:
+    """Where a local region lies.
+
+    step, window: number of its span of frames, and of its window within the frame.
+    label: its frames, and its rows and columns of pixels where there are several.
+    """
+
+    step: int
+    window: int
+    label: str
+
+
+def region_names(config: ModelConfig) -> list[RegionName]:
+    """The regions of an LGI-Former, in order."""
+    spans = [size * cube for size, cube in zip(config.region, config.tubelet, strict=True)]
+    whole = (config.frames, config.size_px, config.size_px)
+    steps, tall, wide = (total // span for total, span in zip(whole, spans, strict=True))
+
+    def label(*place: int) -> str:
+        parts = [
+            f"{name} {i * span}-{(i + 1) * span - 1}"
+            for name, i, span, count in zip(
+                ("frames", "y", "x"), place, spans, (2, tall, wide), strict=True
+            )
+            if count > 1
+        ]
+        return ", ".join(parts)
+
+    return [
+        RegionName(t, y * wide + x, label(t, y, x))
+        for t in range(steps)
+        for y in range(tall)
+        for x in range(wide)
+    ]

@@ -25,11 +25,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions
-from maedfer_lab.method.models import Classifier
+from maedfer_lab.method.models import Classifier, Encoder
+
+STAGES = {
+    "local": "1 local: inside a region",
+    "inter": "2 inter: among representative tokens",
+    "interact": "3 interact: to representative tokens",
+    "composed": "stages 3, 2, 1 of the layer in a row",
+    "rollout": "rollout through all layers",
+}
+JOINT = {"joint": "joint: every token to every token", "rollout": STAGES["rollout"]}
 
 
 def trace_back(
@@ -139,3 +148,29 @@ def classifier_looks_at(
         read = read[:1]
     row[0, read] = 1 / len(read)
     return maps.to_map(trace_back(maps, row, residual=residual)[0], -1)
+
+
+def stages_to_ask(encoder: Encoder) -> dict[str, str]:
+    """What a query can be followed through in an LGI-Former: name and words."""
+    config = encoder.config
+    is_there = {"inter": config.inter, "interact": config.interact != "none"}
+    return {name: words for name, words in STAGES.items() if is_there.get(name, True)}
+
+
+def all_queries(
+    maps: AttentionMaps, stage: str, layer: int, head: int | None
+) -> tuple[Float[Tensor, "k k"], Bool[Tensor, " k"]]:
+    """Weights of every query to every key, and which queries attend at all (other rows are zero).
+
+    Queries and keys are tokens in the encoder's order, then representative tokens. stage: one of
+    `maps.stages`, "composed" (all stages of the layer in a row, as `look_through`) or "rollout".
+    head: one of `maps.heads`, or None for their mean; composed and rollout take the mean.
+    """
+    count = maps.num_visible + maps.num_regions
+    attends = torch.ones(count, dtype=torch.bool)
+    if stage == "rollout":
+        return rollout(maps).matrix, attends
+    if stage == "composed":
+        return trace_back(maps, torch.eye(count), layers=[layer], residual=0.0), attends
+    matrix = maps.matrix(stage, layer, head if maps.heads else None)
+    return matrix.nan_to_num(), ~matrix.isnan().all(1)

@@ -128,7 +128,7 @@ def reconstruct(
 
         viewer = ReconstructionViewer({known.name: model}, {where: clip}, ratio=ratio,
                                       seed=mask_seed, statistics=statistics,
-                                      token_order=token_order)  # fmt: skip
+                                      token_order=token_order, result=result)  # fmt: skip
         {".html": viewer.save_html, ".gif": viewer.save_gif, ".mp4": viewer.save_mp4}[
             out.suffix.lower()
         ](out)

@@ -11,24 +11,27 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maedfer_lab.attention.capture import attention_bytes, capture_attention
-from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
-from maedfer_lab.attention.queries import JOINT, STAGES, all_queries, stages_to_ask
+from maedfer_lab.attention.maps import (
+    AttentionMaps,
+    attention_bytes,
+    capture_attention,
+    is_within_regions,
+)
+from maedfer_lab.attention.tracing import JOINT, STAGES, all_queries, stages_to_ask
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
-from maedfer_lab.viewers.controls import number_below, pick, select
-from maedfer_lab.viewers.player import Player
+from maedfer_lab.viewers.player import Player, number_below, pick, select
 from maedfer_lab.viewers.scene import (
     COLOURS,
     Row,
     View,
     check_fits,
     frames_of,
+    legend_colours,
     name_clips,
     painted,
     plain,
-    stops,
 )
 
 Model = MaskedAutoencoder | Classifier | Encoder
@@ -36,7 +39,7 @@ MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class AttentionWish:
+class AttentionSettings:
     """What is looked at.
 
     layer: counted from 0, of the model with most layers; others show their nearest in proportion.
@@ -52,7 +55,7 @@ class AttentionWish:
     query: tuple[int, int, int] | int = (0, 0, 0)
 
 
-class AttentionViewer(Player[AttentionWish]):
+class AttentionViewer(Player[AttentionSettings]):
     """Attention of one query over the clip, beside the plain clip; several models side by side.
 
     models: a model (autoencoder, classifier or encoder; LGI-Former or ViT), or {name: model} with
@@ -101,14 +104,14 @@ class AttentionViewer(Player[AttentionWish]):
         self._heads = 0 if only_mean else min(e.config.num_heads for e in self.encoders.values())
         self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
         middle = 0, self.grid.h // 2, self.grid.w // 2  # seen at once, in the first frame
-        wish = AttentionWish(
+        now = AttentionSettings(
             clip=next(iter(self.clips)),
             stage=pick("stage", stage or next(iter(self._stages)), self._stages),
             layer=number_below("layer", self._depth - 1 if layer is None else layer, self._depth),
             head=None if head is None else number_below("head", head, self._heads),
             query=self._check_query(middle if query is None else query),
         )
-        super().__init__(wish)
+        super().__init__(now)
 
     @property
     def nbytes(self) -> int:
@@ -135,18 +138,18 @@ class AttentionViewer(Player[AttentionWish]):
             )
         return int(place[0]), int(place[1]), int(place[2])
 
-    def _changed(self, wish: AttentionWish, name: str, value: Any) -> AttentionWish:
+    def _changed(self, now: AttentionSettings, name: str, value: Any) -> AttentionSettings:
         if name == "layer":
-            return replace(wish, layer=number_below("layer", value, self._depth))
+            return replace(now, layer=number_below("layer", value, self._depth))
         if name == "head":
             is_mean = value in (None, "mean")
-            return replace(wish, head=None if is_mean else number_below("head", value, self._heads))
+            return replace(now, head=None if is_mean else number_below("head", value, self._heads))
         if name == "stage":
-            return replace(wish, stage=pick("stage", value, self._stages))
+            return replace(now, stage=pick("stage", value, self._stages))
         if name == "query":
-            return replace(wish, query=self._check_query(value))
+            return replace(now, query=self._check_query(value))
         pick("name", name, ("clip", "stage", "layer", "head", "query"))
-        return replace(wish, clip=pick("clip", value, self.clips))
+        return replace(now, clip=pick("clip", value, self.clips))
 
     def _maps(self, clip: str) -> dict[str, AttentionMaps]:
         """The attention of every model on a clip; that of the last clip is kept."""
@@ -158,13 +161,13 @@ class AttentionViewer(Player[AttentionWish]):
             self._captured = clip, found
         return self._captured[1]
 
-    def _look(self, wish: AttentionWish) -> View:
-        plain_frames = frames_of(self.clips[wish.clip])
+    def _look(self, now: AttentionSettings) -> View:
+        plain_frames = frames_of(self.clips[now.clip])
         rows, overlays, table = [Row("clip", plain_frames)], [], []
-        scale = {"low": "0", "high": "most", "colours": stops(COLOURS)}
+        scale = {"low": "0", "high": "most", "colours": legend_colours(COLOURS)}
         sides = self.grid.shape, self.config.tubelet
-        for name, maps in self._maps(wish.clip).items():
-            overlay, weights = self._overlay(plain(name), maps, wish)
+        for name, maps in self._maps(now.clip).items():
+            overlay, weights = self._overlay(plain(name), maps, now)
             overlay["offset"] = sum(map(len, table))
             own = weights[overlay["row"]] if overlay["row"] >= 0 else None
             rows.append(
@@ -177,32 +180,32 @@ class AttentionViewer(Player[AttentionWish]):
             )
             overlays.append(overlay)
             table.append(weights.tobytes())
-        query = wish.query
+        query = now.query
         asked = {"rep": query} if isinstance(query, int) else {"token": self._token(query)}
         colours = ["#" + bytes(c.tolist()).hex() for c in colour_table(COLOURS)]
         region = None if self._lgi is None else self._lgi.config.region
         return View(
             viewer="attention",
-            title=f"Attention on {plain(wish.clip)}",
+            title=f"Attention on {plain(now.clip)}",
             rows=tuple(rows),
             grid=self.grid.shape,
             tubelet=self.config.tubelet,
             region=region,
-            sentences=self._sentences(wish),
+            sentences=self._sentences(now),
             more={"overlays": overlays, "colours": colours, "regions": self._regions(),
                   "query": asked, "click": "query"},
             table=b"".join(table),
         )  # fmt: skip
 
     def _overlay(
-        self, name: str, maps: AttentionMaps, wish: AttentionWish
+        self, name: str, maps: AttentionMaps, now: AttentionSettings
     ) -> tuple[dict[str, Any], UInt8[np.ndarray, "q n"]]:
         """How player.js reads one model's weights, and the weights: a row of bytes per query."""
-        layer = round(wish.layer * (maps.config.depth - 1) / max(1, self._depth - 1))
-        stage = wish.stage
+        layer = round(now.layer * (maps.config.depth - 1) / max(1, self._depth - 1))
+        stage = now.stage
         if not maps.num_regions and stage != "rollout":
             stage = "joint"
-        matrix, attends = all_queries(maps, stage, layer, wish.head)
+        matrix, attends = all_queries(maps, stage, layer, now.head)
         visible, n = maps.num_visible, self.grid.n
         tokens, rep = matrix[:, :visible], matrix[:, visible:]
         is_painted = stage == "inter" or (
@@ -231,13 +234,13 @@ class AttentionViewer(Player[AttentionWish]):
         by_token = torch.full((n,), -1, dtype=torch.long)
         by_token[maps.index] = row_of[:visible]
         by_rep = row_of[visible:]
-        query = wish.query
+        query = now.query
         if isinstance(query, int):
             row = int(by_rep[query]) if query < len(by_rep) else -1
         else:
             row = int(by_token[self._token(query)])
-        has_heads = wish.head is not None and stage not in ("composed", "rollout")
-        which = f"head {wish.head + 1}" if has_heads and wish.head is not None else "mean of heads"
+        has_heads = now.head is not None and stage not in ("composed", "rollout")
+        which = f"head {now.head + 1}" if has_heads and now.head is not None else "mean of heads"
         words = JOINT[stage] if stage == "joint" else STAGES[stage]
         label = f"{name}, {words}" if stage == "rollout" else f"{name}, layer {layer + 1}, {words}"
         return {
@@ -261,15 +264,15 @@ class AttentionViewer(Player[AttentionWish]):
         steps = [range(0, n, size) for n, size in zip(self.grid.shape, sizes, strict=True)]
         return [[t, y, x] for t in steps[0] for y in steps[1] for x in steps[2]]
 
-    def _sentences(self, wish: AttentionWish) -> tuple[str, ...]:
+    def _sentences(self, now: AttentionSettings) -> tuple[str, ...]:
         said = "Brightness is relative to the strongest weight of this query; the pointer tells it."
-        if wish.stage in ("inter", "interact"):
+        if now.stage in ("inter", "interact"):
             said += " Keys are representative tokens here: each region shows its own one's weight."
-        if wish.stage == "inter":
+        if now.stage == "inter":
             said += " Only representative tokens ask at this stage."
-        if wish.stage in ("composed", "rollout"):
+        if now.stage in ("composed", "rollout"):
             said += " Heads are averaged, since those of different stages have nothing in common."
-        query = wish.query
+        query = now.query
         asks = (
             f"representative token of region {query + 1}"
             if isinstance(query, int)
@@ -281,15 +284,15 @@ class AttentionViewer(Player[AttentionWish]):
             f"Captured weights of this clip: {self.nbytes / 2**20:.1f} MiB (float16).",
         )
 
-    def _controls_of(self, wish: AttentionWish) -> list[dict[str, Any]]:
+    def _controls_of(self, now: AttentionSettings) -> list[dict[str, Any]]:
         layers = {str(i): f"{i + 1} of {self._depth}" for i in range(self._depth)}
         heads = {"mean": "mean"} | {str(i): str(i + 1) for i in range(self._heads)}
-        no_layer, no_head = wish.stage == "rollout", wish.stage in ("composed", "rollout")
+        no_layer, no_head = now.stage == "rollout", now.stage in ("composed", "rollout")
         return [
-            select("clip", "clip", wish.clip, {name: plain(name) for name in self.clips}),
-            select("stage", "stage", wish.stage, self._stages),
-            select("layer", "layer", str(wish.layer), layers, disabled=no_layer),
-            select("head", "head", "mean" if wish.head is None or no_head else str(wish.head),
+            select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
+            select("stage", "stage", now.stage, self._stages),
+            select("layer", "layer", str(now.layer), layers, disabled=no_layer),
+            select("head", "head", "mean" if now.head is None or no_head else str(now.head),
                    heads, disabled=no_head),
         ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,14 +21,12 @@ from maedfer_lab.method.masking import (
     tube_mask,
 )
 from maedfer_lab.method.reconstruction import hide
-from maedfer_lab.viewers.controls import check_seed, pick, ratio_steps, seed_number, select
-from maedfer_lab.viewers.player import Player
+from maedfer_lab.viewers.player import Player, check_seed, pick, ratio_steps, seed_number, select
 from maedfer_lab.viewers.scene import Row, View, check_fits, frames_of, name_clips, plain
-from maedfer_lab.viewers.tubes import nearest_ratio
 
 
 @dataclass(frozen=True)
-class MaskingWish:
+class MaskingSettings:
     """What is to be masked, how much, and the seed of the masks."""
 
     clip: str
@@ -36,7 +35,7 @@ class MaskingWish:
     note: str = ""
 
 
-class MaskingViewer(Player[MaskingWish]):
+class MaskingViewer(Player[MaskingSettings]):
     """Random, tube and region-equal masks side by side on one clip.
 
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
@@ -70,25 +69,25 @@ class MaskingViewer(Player[MaskingWish]):
         self._ratios = mask_ratios(self.grid, self.region)
         found, note = nearest_ratio(ratio, self._ratios)
         note = "" if ratio == 0.9 else note
-        super().__init__(MaskingWish(next(iter(self.clips)), found, check_seed(seed), note))
+        super().__init__(MaskingSettings(next(iter(self.clips)), found, check_seed(seed), note))
 
-    def _changed(self, wish: MaskingWish, name: str, value: Any) -> MaskingWish:
-        wish = replace(wish, note="")
+    def _changed(self, now: MaskingSettings, name: str, value: Any) -> MaskingSettings:
+        now = replace(now, note="")
         if name == "ratio":
             found, note = nearest_ratio(value, self._ratios)
-            return replace(wish, ratio=found, note=note)
+            return replace(now, ratio=found, note=note)
         if name == "seed":
-            return replace(wish, seed=check_seed(value))
+            return replace(now, seed=check_seed(value))
         pick("name", name, ("clip", "ratio", "seed"))
-        return replace(wish, clip=pick("clip", value, self.clips))
+        return replace(now, clip=pick("clip", value, self.clips))
 
-    def _look(self, wish: MaskingWish) -> View:
-        clip, grid = self.clips[wish.clip], self.grid
-        seed = torch.Generator().manual_seed(wish.seed)
+    def _look(self, now: MaskingSettings) -> View:
+        clip, grid = self.clips[now.clip], self.grid
+        seed = torch.Generator().manual_seed(now.seed)
         self.masks = {
-            "random": random_mask(grid, self._whole(wish.ratio), generator=seed)[0],
-            "tube": tube_mask(grid, wish.ratio, generator=seed)[0],
-            "region-equal tube": region_tube_mask(grid, self.region, wish.ratio, generator=seed)[0],
+            "random": random_mask(grid, self._whole(now.ratio), generator=seed)[0],
+            "tube": tube_mask(grid, now.ratio, generator=seed)[0],
+            "region-equal tube": region_tube_mask(grid, self.region, now.ratio, generator=seed)[0],
         }
         rows = [Row("original", frames_of(clip))]
         numbers = [("mask", "visible in a region", "in a wrong region", "at a wrong position")]
@@ -107,7 +106,7 @@ class MaskingViewer(Player[MaskingWish]):
         size = " x ".join(map(str, self.region))
         return View(
             viewer="masking",
-            title=f"Masks of {wish.ratio:.4g} on {plain(wish.clip)}",
+            title=f"Masks of {now.ratio:.4g} on {plain(now.clip)}",
             rows=tuple(rows),
             grid=grid.shape,
             tubelet=self.config.tubelet,
@@ -119,17 +118,17 @@ class MaskingViewer(Player[MaskingWish]):
                 "wrong region of the encoder, or give a wrong position in the decoder.",
             ),
             numbers=tuple(numbers),
-            note=wish.note,
+            note=now.note,
         )
 
     def _whole(self, ratio: float) -> float:
         return round(ratio * self.grid.n) / self.grid.n
 
-    def _controls_of(self, wish: MaskingWish) -> list[dict[str, Any]]:
+    def _controls_of(self, now: MaskingSettings) -> list[dict[str, Any]]:
         return [
-            select("clip", "clip", wish.clip, {name: plain(name) for name in self.clips}),
-            ratio_steps(wish.ratio, self._ratios),
-            seed_number(wish.seed),
+            select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
+            ratio_steps(now.ratio, self._ratios),
+            seed_number(now.seed),
         ]
 
 
@@ -151,3 +150,58 @@ def published_faults(
     given = torch.arange(len(index)).repeat_interleave(split.visible.shape[1] // len(index))
     wrong = int((home[split.visible[0]] != given).sum())
     return int(per_region.min()), int(per_region.max()), wrong, split.num_misplaced
+
+
+def nearest_ratio(ratio: Any, known: list[float]) -> tuple[float, str]:
+    """The nearest ratio that leaves equally many visible in every region; what to say if moved."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise ValueError(
+            f"ratio={ratio} must lie between 0 and 1 (exclusive): some cubes must be hidden and "
+            "some visible; try 0.9"
+        )
+    found = min(known, key=lambda r: abs(r - ratio))
+    if math.isclose(found, ratio, abs_tol=1e-6):
+        return found, ""
+    return found, (
+        f"A mask ratio of {ratio:g} would leave unequal numbers of visible cubes; "
+        f"{found:.4g} is the nearest that does not."
+    )
+
+
+def toggle_tube(
+    hidden: Bool[Tensor, " hw"], place: Any, grid: Grid, region: Shape3 | None
+) -> tuple[Bool[Tensor, " hw"], str]:
+    """Hide a visible place, or show a hidden one; with regions, one in each of their windows.
+
+    In other windows it is the same place within the window, or the nearest that can change.
+    Returns the new places and a sentence. ValueError if nothing would stay visible, or hidden.
+    """
+    if isinstance(place, bool) or place != int(place) or not 0 <= place < len(hidden):
+        raise ValueError(f"tube={place} must be a place of the frame, 0 ... {len(hidden) - 1}")
+    rh, rw = (grid.h, grid.w) if region is None else region[1:]
+    y, x = divmod(int(place), grid.w)
+    was = bool(hidden[place])
+    frame = hidden.view(grid.h, grid.w).clone()
+    windows = [(a, b) for a in range(0, grid.h, rh) for b in range(0, grid.w, rw)]
+    inside = frame[windows[0][0] :, windows[0][1] :][:rh, :rw]
+    if int((inside == was).sum()) == 1:
+        rule = "in each region" if region is not None else "in the frame"
+        raise ValueError(
+            f"one cube {rule} must stay {'hidden' if was else 'visible'}; "
+            f"{'hide' if was else 'show'} another one first"
+        )
+    rows, columns = torch.meshgrid(torch.arange(rh), torch.arange(rw), indexing="ij")
+    away = (rows - y % rh).square() + (columns - x % rw).square()
+    for a, b in windows:
+        window = frame[a : a + rh, b : b + rw]
+        nearest = int(torch.where(window == was, away, away.max() + 1).argmin())
+        window[nearest // rw, nearest % rw] = not was
+    done = "Shown" if was else "Hidden"
+    others = len(windows) - 1
+    also = (
+        f", and one cube in {'the other region' if others == 1 else f'each of the {others} other'}"
+        f"{'' if others == 1 else ' windows'}: LGI-Former needs equally many in each"
+        if others
+        else ""
+    )
+    return frame.flatten(), f"{done} at all times: row {y + 1}, column {x + 1}{also}."

@@ -2,36 +2,39 @@
 
 A sprite holds all pictures of a viewer: a row for each picture over time, a column for each frame.
 It is sent once; playing, scrubbing and numbers under the pointer need no kernel. What does need it
-(a new mask, another clip) is computed beside the kernel's main thread, and only the last wish is.
+(a new mask, another clip) is computed beside the kernel's main thread, and only the last one is.
 """
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from maedfer_lab.figures import draw_viewer
 from maedfer_lab.figures.style import Page
 from maedfer_lab.files import pack_picture
 from maedfer_lab.viewers import export
-from maedfer_lab.viewers.scene import View, as_sentence, encode_sprite
+from maedfer_lab.viewers.scene import View, as_sentence, encode_sprite, plain
 
 STATIC = Path(__file__).parent / "static"
+MAX_SEED = 2**31 - 1
 MESSAGE_KEYS = frozenset({"name", "value", "serial"})
-Wish = TypeVar("Wish")
+Settings = TypeVar("Settings")
 
 
-class Player(anywidget.AnyWidget, Generic[Wish]):
-    """A viewer: what is wished for (`wish`), and how it looks (`view`).
+class Player(anywidget.AnyWidget, Generic[Settings]):
+    """A viewer: its `settings`, and how it looks (`view`).
 
     In the browser: space plays, arrow keys go from frame to frame, Home and End to the first and
-    last. A subclass says how a wish changes, how it looks and which controls it has.
+    last. A subclass says how a settings changes, how it looks and which controls it has.
     """
 
     _esm = STATIC / "player.js"
@@ -42,52 +45,52 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
     controls = traitlets.List().tag(sync=True)
     status = traitlets.Dict({"state": "idle", "serial": 0}).tag(sync=True)
 
-    wish: Wish
+    settings: Settings
     view: View
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._lock = threading.Lock()  # of what is pending
         self._computing = threading.RLock()  # one picture at a time
-        self._pending: tuple[Wish, int] | None = None
+        self._pending: tuple[Settings, int] | None = None
         self._thread: threading.Thread | None = None
-        self._wanted = wish
-        self._show(wish, 0)
+        self._wanted = settings
+        self._show(settings, 0)
         self.on_msg(self._receive)
 
     @abstractmethod
-    def _changed(self, wish: Wish, name: str, value: Any) -> Wish:
-        """`wish` with one thing changed; quick. ValueError for what cannot be."""
+    def _changed(self, settings: Settings, name: str, value: Any) -> Settings:
+        """`settings` with one thing changed; quick. ValueError for what cannot be."""
 
     @abstractmethod
-    def _look(self, wish: Wish) -> View:
+    def _look(self, settings: Settings) -> View:
         """What is seen; may take a second."""
 
-    def _controls_of(self, wish: Wish) -> list[dict[str, Any]]:
+    def _controls_of(self, settings: Settings) -> list[dict[str, Any]]:
         return []
 
-    # ------------------------------------------------------------------ wishes
+    # ------------------------------------------------------------------ changes
 
     def set(self, **changes: Any) -> None:
         """Change what is shown, from Python: `viewer.set(ratio=0.8, seed=3)`. Waits for it."""
         with self._computing:
             with self._lock:
                 self._pending = None
-            wish = self.wish
+            settings = self.settings
             for name, value in changes.items():
-                wish = self._changed(wish, name, value)
-            self._wanted = wish
-            self._show(wish, int(self.status["serial"]))
+                settings = self._changed(settings, name, value)
+            self._wanted = settings
+            self._show(settings, int(self.status["serial"]))
 
     def _receive(self, _: Any, content: Any, buffers: Any) -> None:
-        """A wish from the browser: take it at once, compute it beside the main thread."""
+        """A settings from the browser: take it at once, compute it beside the main thread."""
         if not isinstance(content, dict) or content.keys() != MESSAGE_KEYS:
             return
         serial = content["serial"]
         try:
             wanted = self._changed(self._wanted, content["name"], content["value"])
         except Exception as error:
-            self.status = _told(serial, error)
+            self.status = _failure(serial, error)
             return
         self._wanted = wanted
         self.status = {"state": "working", "serial": serial}
@@ -104,14 +107,14 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
                     if self._pending is None:
                         self._thread = None
                         return
-                    (wish, serial), self._pending = self._pending, None
+                    (settings, serial), self._pending = self._pending, None
                 try:
-                    self._show(wish, serial)
+                    self._show(settings, serial)
                 except Exception as error:  # the old picture stays
                     with self._lock:
                         if self._pending is None:
-                            self._wanted = self.wish
-                    self.status = _told(serial, error)
+                            self._wanted = self.settings
+                    self.status = _failure(serial, error)
 
     def wait(self, timeout_s: float = 60) -> None:
         """Return once everything that the browser asked for is shown."""
@@ -121,15 +124,15 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
             if thread.is_alive():
                 raise TimeoutError(f"the viewer is still at work after timeout_s={timeout_s}")
 
-    def _show(self, wish: Wish, serial: int) -> None:
-        view = self._look(wish)
+    def _show(self, settings: Settings, serial: int) -> None:
+        view = self._look(settings)
         sprite, mime = encode_sprite([row.pictures for row in view.rows])
         number = self.scene.get("serial", 0) + 1
         with self.hold_sync():  # one message, so that picture and words belong together
-            self.wish, self.view = wish, view
+            self.settings, self.view = settings, view
             self.sprite, self.table = sprite, view.table
             self.scene = view.scene(number, mime)
-            self.controls = self._controls_of(wish)
+            self.controls = self._controls_of(settings)
             self.status = {"state": "idle", "serial": serial, "text": view.note}
 
     # ------------------------------------------------------------------ what it leaves behind
@@ -176,5 +179,116 @@ class Player(anywidget.AnyWidget, Generic[Wish]):
         return export.write(path, (".mp4",), lambda: export.mp4(self.view))
 
 
-def _told(serial: int, error: Exception) -> dict[str, Any]:
+def _failure(serial: int, error: Exception) -> dict[str, Any]:
     return {"state": "idle", "serial": serial, "text": as_sentence(error), "error": True}
+
+
+# ---------------------------------------------------------------------- controls of player.js
+
+
+def select(
+    name: str,
+    label: str,
+    value: str,
+    options: Mapping[str, str],
+    note: str = "",
+    disabled: bool = False,
+) -> dict[str, Any]:
+    """A control that picks one of `options` (value -> what is read)."""
+    return {
+        "name": name,
+        "label": label,
+        "kind": "select",
+        "value": value,
+        "shown": options[value],
+        "options": [{"value": v, "label": text} for v, text in options.items()],
+        "note": note,
+        "disabled": disabled,
+    }
+
+
+def ratio_steps(value: float, ratios: Sequence[float]) -> dict[str, Any]:
+    """A control that goes through the mask ratios."""
+    return {
+        "name": "ratio",
+        "label": "mask ratio",
+        "kind": "steps",
+        "value": value,
+        "options": [{"value": r, "label": f"{r:.4g} hidden"} for r in ratios],
+        "shown": f"{value:.4g} hidden",
+    }
+
+
+def seed_number(value: int, shown: str = "", note: str = "") -> dict[str, Any]:
+    """A control that takes the seed of a mask."""
+    return {
+        "name": "seed",
+        "label": "mask seed",
+        "kind": "number",
+        "value": value,
+        "low": 0,
+        "high": MAX_SEED,
+        "shown": shown or str(value),
+        "note": note,
+    }
+
+
+def check_seed(value: Any) -> int:
+    """A seed that a generator takes."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= MAX_SEED or value != int(value):
+        raise ValueError(f"seed={value} must be a whole number from 0 to {MAX_SEED}; try 0")
+    return int(value)
+
+
+def pick(name: str, value: Any, known: Mapping[str, Any] | Sequence[str]) -> Any:
+    """`value` if it is one of `known`; an error that names the first of them otherwise."""
+    if not isinstance(value, str) or value not in known:
+        some = ", ".join(plain(k) for k in list(known)[:10])
+        raise ValueError(f"{name}={plain(value)!r} is not known; choose one of {some}")
+    return value
+
+
+def number_below(name: str, value: Any, count: int) -> int:
+    """`value` as a whole number from 0 to `count` - 1; an error that names it otherwise."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if not count:
+        raise ValueError(f"{name}={value}: only their mean was kept, to save memory; use None")
+    if not 0 <= number < count:
+        raise ValueError(f"{name}={value} must lie in 0 ... {count - 1}; try 0")
+    return number
+
+
+class VideoUpload(ipywidgets.VBox):
+    """Choose a video: upload one, type a path, or keep the default.
+
+    The uploaded file stays in a temporary folder of this session and is deleted with it.
+    """
+
+    def __init__(self, default: Path) -> None:
+        self.default = default
+        self._folder = tempfile.TemporaryDirectory(prefix="maedfer-upload-")
+        self.button: Any = ipywidgets.FileUpload(
+            accept="video/*,image/*", multiple=False, description="Upload a video"
+        )
+        self.box: Any = ipywidgets.Text(
+            placeholder=f"or type a path; empty: {default.name}", layout={"width": "30em"}
+        )
+        super().__init__([self.button, self.box])
+
+    @property
+    def path(self) -> Path:
+        """The typed path, else the uploaded file, else the default."""
+        if self.box.value.strip():
+            return Path(self.box.value.strip()).expanduser()
+        if not self.button.value:
+            return self.default
+        upload = self.button.value[0]
+        # Only the last part of the name: a browser may send any text.
+        name = Path(str(upload["name"]).replace("\\", "/")).name or "video"
+        path = Path(self._folder.name) / name
+        path.write_bytes(bytes(upload["content"]))
+        return path

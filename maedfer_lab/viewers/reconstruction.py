@@ -16,6 +16,7 @@ from maedfer_lab.figures import colour_table
 from maedfer_lab.method.masking import mask_ratios
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
+    BASELINES,
     GREY,
     MOTION_GAIN,
     ClipReconstruction,
@@ -23,18 +24,25 @@ from maedfer_lab.method.reconstruction import (
     TokenOrder,
     reconstruct_clip,
 )
-from maedfer_lab.viewers.controls import check_seed, pick, ratio_steps, seed_number, select
-from maedfer_lab.viewers.player import Player
-from maedfer_lab.viewers.readout import losses_table, say_losses, say_statistics
+from maedfer_lab.viewers.masking import nearest_ratio, toggle_tube
+from maedfer_lab.viewers.player import Player, check_seed, pick, ratio_steps, seed_number, select
 from maedfer_lab.viewers.scene import GREY as GREY_BYTE
-from maedfer_lab.viewers.scene import Row, View, as_bytes, check_fits, name_clips, plain, stops
-from maedfer_lab.viewers.tubes import Places, nearest_ratio, toggle_tube
+from maedfer_lab.viewers.scene import (
+    Row,
+    View,
+    as_bytes,
+    check_fits,
+    legend_colours,
+    name_clips,
+    plain,
+)
 
+AllLosses = Mapping[str, Mapping[str, float]]  # of the model and of each baseline
 STATISTICS = {"visible": "visible only", "true": "true (borrowed)"}
 
 
 @dataclass(frozen=True)
-class ReconstructionWish:
+class ReconstructionSettings:
     """What is to be reconstructed.
 
     places: hidden places of a frame, once cubes were clicked; None draws them from `seed`.
@@ -48,11 +56,11 @@ class ReconstructionWish:
     seed: int = 0
     statistics: Statistics = "visible"
     token_order: TokenOrder = "model"
-    places: Places | None = None
+    places: tuple[int, ...] | None = None
     note: str = ""
 
 
-class ReconstructionViewer(Player[ReconstructionWish]):
+class ReconstructionViewer(Player[ReconstructionSettings]):
     """Live masks on a clip: original, input, reconstruction, motion and error, frame by frame.
 
     models: one masked autoencoder, or several by name (checkpoints to choose from).
@@ -63,12 +71,14 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         cube with its own mean and deviation; without effect for models of raw targets.
     token_order: of visible tokens in the decoder: "right", as "published", or as the "model" was
         trained.
+    result: what `reconstruct_clip` gave for the first clip and model with these settings, where it
+        has been computed already.
 
     A click hides or shows a cube at all times (its tube). LGI-Former needs equally many visible
     cubes in each region, so there a click does the same at the same place of every other region;
     where that place is so already, at the nearest one that is not. A ViT has no such rule.
 
-    Attributes: `wish`, `mask` (True = hidden) and `result` (a `ClipReconstruction`) of what is
+    Attributes: `settings`, `mask` (True = hidden) and `result` (a `ClipReconstruction`) of what is
     shown.
 
     Raises ValueError for a model without decoder, a clip that does not fit the first model or is
@@ -87,6 +97,7 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         seed: int = 0,
         statistics: Statistics = "visible",
         token_order: TokenOrder = "model",
+        result: ClipReconstruction | None = None,
     ) -> None:
         self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
         if not self.models:
@@ -98,38 +109,40 @@ class ReconstructionViewer(Player[ReconstructionWish]):
                     "use a MaskedAutoencoder: load_checkpoint(path, as_='autoencoder').model"
                 )
             speed_up(model)
-        self.clips = name_clips(clips)
+        self.clips, self._computed = name_clips(clips), result
         first = next(iter(self.models))
         for name, clip in self.clips.items():
             check_fits(name, clip, self.models[first].config)
-        wish = ReconstructionWish(first, next(iter(self.clips)), 0.5)
+        now = ReconstructionSettings(first, next(iter(self.clips)), 0.5)
         for name, value in (("seed", seed), ("statistics", statistics),
                             ("token_order", token_order), ("ratio", ratio)):  # fmt: skip
-            wish = self._changed(wish, name, value)
-        super().__init__(replace(wish, note="" if ratio == 0.9 else wish.note))
+            now = self._changed(now, name, value)
+        super().__init__(replace(now, note="" if ratio == 0.9 else now.note))
 
-    # ------------------------------------------------------------------ wishes
+    # ------------------------------------------------------------------ changes
 
-    def _changed(self, wish: ReconstructionWish, name: str, value: Any) -> ReconstructionWish:
-        wish = replace(wish, note="")
-        model = self.models[wish.model]
+    def _changed(
+        self, now: ReconstructionSettings, name: str, value: Any
+    ) -> ReconstructionSettings:
+        now = replace(now, note="")
+        model = self.models[now.model]
         if name == "ratio":
             found, note = nearest_ratio(value, self._ratios(model))
-            return replace(wish, ratio=found, places=None, note=note)
+            return replace(now, ratio=found, places=None, note=note)
         if name == "seed":
-            return replace(wish, seed=check_seed(value), places=None)
+            return replace(now, seed=check_seed(value), places=None)
         if name == "tube":
             hidden, note = toggle_tube(
-                self._hidden_places(wish), value, model.grid, self._region(model)
+                self._hidden_places(now), value, model.grid, self._region(model)
             )
             ratio = float(hidden.float().mean())
             ratio = min(self._ratios(model), key=lambda known: abs(known - ratio))
             places = tuple(torch.nonzero(hidden).flatten().tolist())
-            return replace(wish, places=places, ratio=ratio, note=note)
+            return replace(now, places=places, ratio=ratio, note=note)
         if name == "model":
             model = self.models[pick(name, value, self.models)]
-            found, note = nearest_ratio(wish.ratio, self._ratios(model))
-            return replace(wish, model=value, ratio=found, places=None, note=note)
+            found, note = nearest_ratio(now.ratio, self._ratios(model))
+            return replace(now, model=value, ratio=found, places=None, note=note)
         known = {
             "clip": tuple(self.clips),
             "statistics": tuple(STATISTICS),
@@ -138,7 +151,7 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         if name not in known:
             raise ValueError(f"{plain(name)!r} is nothing that can be set; known: ratio, seed, "
                              f"model, tube, {', '.join(known)}")  # fmt: skip
-        return replace(wish, **{name: pick(name, value, known[name])})
+        return replace(now, **{name: pick(name, value, known[name])})
 
     def _region(self, model: MaskedAutoencoder) -> tuple[int, int, int] | None:
         return model.config.region if model.config.has_regions else None
@@ -146,25 +159,26 @@ class ReconstructionViewer(Player[ReconstructionWish]):
     def _ratios(self, model: MaskedAutoencoder) -> list[float]:
         return mask_ratios(model.grid, self._region(model))
 
-    def _hidden_places(self, wish: ReconstructionWish) -> Bool[Tensor, " hw"]:
+    def _hidden_places(self, now: ReconstructionSettings) -> Bool[Tensor, " hw"]:
         """Which places of a frame are hidden, at all times."""
-        model = self.models[wish.model]
+        model = self.models[now.model]
         size = model.grid.h * model.grid.w
-        if wish.places is None:
-            generator = torch.Generator().manual_seed(wish.seed)
-            return model_mask(model, wish.ratio, 1, generator)[0, :size]
+        if now.places is None:
+            generator = torch.Generator().manual_seed(now.seed)
+            return model_mask(model, now.ratio, 1, generator)[0, :size]
         hidden = torch.zeros(size, dtype=torch.bool)
-        hidden[list(wish.places)] = True
+        hidden[list(now.places)] = True
         return hidden
 
     # ------------------------------------------------------------------ looks
 
-    def _look(self, wish: ReconstructionWish) -> View:
-        model, clip = self.models[wish.model], self.clips[wish.clip]
-        check_fits(wish.clip, clip, model.config)
-        hidden = self._hidden_places(wish)
+    def _look(self, now: ReconstructionSettings) -> View:
+        model, clip = self.models[now.model], self.clips[now.clip]
+        check_fits(now.clip, clip, model.config)
+        hidden = self._hidden_places(now)
         mask = hidden.repeat(model.grid.t)
-        result = reconstruct_clip(model, clip, mask, wish.statistics, wish.token_order)
+        result, self._computed = self._computed, None
+        result = result or reconstruct_clip(model, clip, mask, now.statistics, now.token_order)
         self.result, self.mask = result, mask
         region = self._region(model)
         visible = int((~mask).sum())
@@ -173,22 +187,22 @@ class ReconstructionViewer(Player[ReconstructionWish]):
             regions = model.grid.n // int(np.prod(region))
             words[0] += f", {visible // regions} of {int(np.prod(region))} in each region"
         words[0] += f" ({float(mask.float().mean()):.0%} hidden)."
-        words += say_losses(result.losses, model.target.motion)
-        words.append(say_statistics(result.statistics))
-        wrong = self._misplaced(model, mask, wish.token_order)
+        words += describe_losses(result.losses, model.target.motion)
+        words.append(describe_statistics(result.statistics))
+        wrong = self._misplaced(model, mask, now.token_order)
         if wrong:
             words.append(f"Published token order: {wrong} of {visible} visible tokens meet another "
                          "token's position in the decoder.")  # fmt: skip
         return View(
             viewer="reconstruction",
-            title=f"Reconstruction of {plain(wish.clip)} by {plain(wish.model)}",
+            title=f"Reconstruction of {plain(now.clip)} by {plain(now.model)}",
             rows=reconstruction_tiles(result, mask, model.config.tubelet),
             grid=model.grid.shape,
             tubelet=model.config.tubelet,
             region=region,
             sentences=tuple(words),
             numbers=losses_table(result.losses, model.target.motion),
-            note=wish.note,
+            note=now.note,
             more={
                 "hidden": "".join("01"[int(h)] for h in hidden),
                 "visible": visible,
@@ -202,21 +216,21 @@ class ReconstructionViewer(Player[ReconstructionWish]):
         legacy = None if order == "model" else order == "published"
         return model.split(mask[None], legacy).num_misplaced
 
-    def _controls_of(self, wish: ReconstructionWish) -> list[dict[str, Any]]:
-        model = self.models[wish.model]
+    def _controls_of(self, now: ReconstructionSettings) -> list[dict[str, Any]]:
+        model = self.models[now.model]
         is_lgi, raw = model.config.has_regions, model.target.units != "cube"
-        by_hand = wish.places is not None
+        by_hand = now.places is not None
         own = "published" if model.config.legacy_visible_order else "right"
-        order = own if wish.token_order == "model" else wish.token_order
+        order = own if now.token_order == "model" else now.token_order
         orders = {o: o + " (as trained)" * (o == own) for o in ("right", "published")}
         return [
-            select("clip", "clip", wish.clip, {name: plain(name) for name in self.clips}),
-            select("model", "checkpoint", wish.model, {name: plain(name) for name in self.models}),
-            ratio_steps(wish.ratio, self._ratios(model)),
-            seed_number(wish.seed, *(("clicked by hand", "changed by clicks") if by_hand else ())),
+            select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
+            select("model", "checkpoint", now.model, {name: plain(name) for name in self.models}),
+            ratio_steps(now.ratio, self._ratios(model)),
+            seed_number(now.seed, *(("clicked by hand", "changed by clicks") if by_hand else ())),
             select("token_order", "token order", order if is_lgi else "right", orders,
                    "" if is_lgi else "a ViT has no regions, and one order only", not is_lgi),
-            select("statistics", "statistics", wish.statistics, STATISTICS,
+            select("statistics", "statistics", now.statistics, STATISTICS,
                    "raw targets need none" if raw else "", raw),
         ]  # fmt: skip
 
@@ -244,12 +258,14 @@ def reconstruction_tiles(
     if len(result.original) % 2 == 0:
         predicted = motion_pictures(result.predicted_motion)
         predicted = np.where(is_hidden, predicted, GREY_BYTE).astype(np.uint8)
-        scale = {"scale": {"low": "darker", "high": "brighter", "colours": stops("PuOr_r")}}
+        scale = {
+            "scale": {"low": "darker", "high": "brighter", "colours": legend_colours("PuOr_r")}
+        }
         rows += [
             Row("motion target", motion_pictures(result.motion), more=scale),
             Row("predicted motion", predicted, more=scale),
         ]
-    scale = {"scale": {"low": "0", "high": f"{top:.2g}", "colours": stops("viridis")}}
+    scale = {"scale": {"low": "0", "high": f"{top:.2g}", "colours": legend_colours("viridis")}}
     return (*rows, Row("error per cube", heat, more=scale))
 
 
@@ -258,3 +274,56 @@ def motion_pictures(motion: np.ndarray) -> np.ndarray:
     change = motion @ [0.299, 0.587, 0.114] * MOTION_GAIN
     index = ((change.clip(-1, 1) + 1) / 2 * 255).round().astype(int)
     return colour_table("PuOr_r")[index].repeat(2, 0)
+
+
+# ---------------------------------------------------------------------- the readout, in words
+
+
+def losses_table(losses: AllLosses, has_motion: bool) -> tuple[tuple[str, ...], ...]:
+    """A head and a row for the model and for each baseline."""
+    kinds = ("appearance", "motion") if has_motion else ("appearance",)
+    rows = [("loss on hidden cubes", *kinds)]
+    for name, label in {"model": "model", **BASELINES}.items():
+        rows.append((label, *(f"{losses[name][kind]:.4f}" for kind in kinds)))
+    return tuple(rows)
+
+
+def describe_losses(losses: AllLosses, has_motion: bool) -> list[str]:
+    """Whether the model beats the baselines, for appearance and for motion."""
+    kinds = ("appearance", "motion") if has_motion else ("appearance",)
+    sentences = [
+        _compare(kind.capitalize(), {name: loss[kind] for name, loss in losses.items()})
+        for kind in kinds
+    ]
+    if has_motion:
+        return sentences
+    own = "This model predicts the pixels of all frames; motion is no target of its own."
+    return [*sentences, own]
+
+
+def _compare(kind: str, losses: Mapping[str, float]) -> str:
+    model = losses["model"]
+    baselines = {label: losses[name] for name, label in BASELINES.items()}
+    best = min(baselines, key=lambda label: baselines[label])
+    beaten = [label for label, loss in baselines.items() if model < 0.99 * loss]
+    if len(beaten) == len(baselines):
+        less = 1 - model / baselines[best]
+        return f"{kind}: beats all baselines; {less:.0%} lower loss than the best one ({best})."
+    if model > 1.01 * baselines[best]:
+        more = model / baselines[best] - 1 if baselines[best] else float("inf")
+        return f"{kind}: {more:.0%} higher loss than the best baseline ({best})" + (
+            f"; beats {len(beaten)} of {len(baselines)} baselines." if beaten else "."
+        )
+    return f"{kind}: no better than the best baseline ({best})."
+
+
+def describe_statistics(statistics: str) -> str:
+    """Where hidden cubes got their mean and deviation from."""
+    return {
+        "none": "Statistics: none needed; the targets are raw pixels, and nothing is borrowed from "
+        "hidden ones.",
+        "visible": "Statistics: visible only; hidden cubes get mean and deviation interpolated "
+        "from visible ones, and nothing is borrowed.",
+        "true": "Statistics: true; each hidden cube is un-normalised with its own mean and "
+        "deviation, which already hold much of the face.",
+    }[statistics]

@@ -48,7 +48,7 @@ class Row:
 class View:
     """All that a viewer shows at one moment.
 
-    note: what should be said about the last wish (a ratio that was moved, say).
+    note: what should be said about the last settings (a ratio that was moved, say).
     sentences, numbers: the readout: sentences, and a table whose first row is its head.
     more: further entries of the scene, for player.js.
     table: numbers that the browser looks up.
@@ -165,6 +165,6 @@ def check_fits(name: str, clip: Tensor, config: ModelConfig) -> None:
         raise ValueError(f"clip {plain(name)!r}: {error}") from None
 
 
-def stops(name: str) -> list[str]:
+def legend_colours(name: str) -> list[str]:
     """A few colours of a Matplotlib map for a legend, from low to high."""
     return ["#" + bytes(colour_table(name)[i].tolist()).hex() for i in range(0, 256, 51)]

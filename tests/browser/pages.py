@@ -108,7 +108,7 @@ class Viewer:
         return wait_until(self.page, lambda: self.pixels() != before, timeout_s)
 
     def settle(self) -> None:
-        """Wait until no wish is under way."""
+        """Wait until no change is under way."""
         settled = wait_until(self.page, lambda: self.data("state") == "idle")
         assert settled, f"still {self.data('state')}: {self.root.inner_text()}"
 

@@ -94,7 +94,7 @@ def test_a_new_ratio_brings_a_new_picture_and_the_old_one_stays_until_then(
 
 
 @everywhere
-def test_of_many_wishes_the_last_one_is_shown(host: str, opened: Open) -> None:
+def test_of_many_changes_the_last_one_is_shown(host: str, opened: Open) -> None:
     viewer = opened(host, "05").viewer("reconstruction")
     seed = viewer.root.locator("input[name=seed]")
     serial = int(viewer.data("serial") or 0)

@@ -5,7 +5,7 @@
 //
 // What Python sends: `sprite` (an encoded picture), `scene` (how to read it), `table` (numbers),
 // `controls` (what can be asked of the kernel) and `status` (what the kernel is doing).
-// What Python is sent: {name, value, serial}, one message for each wish.
+// What Python is sent: {name, value, serial}, one message for each change.
 
 const GAP = 12; // px between pictures
 const EDGE = 2; // px left free at both sides, for lines around pictures
