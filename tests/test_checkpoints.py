@@ -556,7 +556,8 @@ def test_lightning_checkpoints_are_understood(prefix):
      {"mlp_ratio": 1e12}, {"mlp_ratio": 1e400}, {"frames": 2**62}, {"size_px": 10**400},
      {"tubelet": [2, 10**12, 8]}, {"region": [1, 1, 10**30]}, {"decoder_width": 2**30},
      {"width": 8192, "num_heads": 1, "frames": 4096}, {"num_heads": float("nan")},
-     {"size_px": 65_536}, {"local": [["self"] * 9] * 9}, {"depth": -5}],
+     {"size_px": 65_536}, {"local": [["self"] * 9] * 9}, {"depth": -5},
+     {"depth": True}, {"num_heads": 0}, {"region": ["a", 1, 2]}],
     ids=str,
 )  # fmt: skip
 def test_sizes_out_of_all_reason_are_refused_before_anything_is_built(changes, tmp_path):

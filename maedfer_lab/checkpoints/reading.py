@@ -532,6 +532,9 @@ def _plain(values: Mapping[str, Any], kind: type[ModelConfig] | type[TargetConfi
     for default in dataclasses.fields(kind):
         value, wanted = found.get(default.name, default.default), type(default.default)
         fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+        fits &= isinstance(value, bool) is (wanted is bool)
+        if isinstance(value, tuple):
+            fits &= all(type(number) is int for number in value)
         if not fits:
             raise TypeError(f"{default.name}={short(value)} should be {wanted.__name__}")
         if wanted is float and isinstance(value, int):

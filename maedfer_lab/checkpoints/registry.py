@@ -137,7 +137,7 @@ class TimmClassifier(Classifier):
 def _create(name: str, config: ModelConfig, pretrained: bool, **kwargs: Any) -> nn.Module:
     if pretrained:
         raise ValueError(
-            f"{name}: pretrained=True cannot be, no weights are hosted; load a file with "
+            f"{name}: pretrained=True is not available: no weights are hosted; load a file with "
             "maedfer_lab.checkpoints.loading.load_checkpoint(path)"
         )
     return build_model_with_cfg(TimmClassifier, name, False, config=config, **kwargs)

@@ -85,9 +85,8 @@ class ModelConfig:
         for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
             w, h = getattr(self, width), getattr(self, heads)
             if w < 1 or h < 1 or w % h:
-                raise ValueError(
-                    f"{width}={w} must be a multiple of {heads}={h}, such as {max(1, w // h) * h}"
-                )
+                good = max(1, h) * max(1, w // max(1, h))
+                raise ValueError(f"{width}={w} must be a multiple of {heads}={h}, such as {good}")
         check_triple("tubelet", self.tubelet)
         check_triple("region", self.region)
         for name in ("frames", "size_px", "mlp_ratio"):
