@@ -107,7 +107,7 @@ class ClipStream(Dataset):
     @property
     def clips(self) -> list[Clip]:
         """The clips that are streamed."""
-        return [self.table.clips[number] for number in np.unique(self.split)]
+        return [self.table.clips[number] for number in np.unique(self.split).tolist()]
 
     def __getitem__(self, index: int) -> Any:
         """Item `index`.
