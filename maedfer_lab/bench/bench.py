@@ -177,13 +177,14 @@ def bench_command(
     of range.
 
     json: file for all numbers; its figure is written beside it, as PNG.
-    only: model, data, evaluation, waiting, or several of them; all by default.
-    threads: of PyTorch; by default as many as cores may be used.
-    batch: clips of a pass, twice as many in pre-training; by default 1 on a CPU, 16 on a GPU.
+    only: sections to run; all by default.
+    threads: PyTorch threads; by default one for each usable core.
+    batch: clips per forward pass (twice as many in pre-training); by default 1 on a CPU, 16 on a
+        GPU.
     device: such as cpu or cuda; by default the GPU if there is one.
-    seed: of weights, clips and draws.
+    seed: random seed of weights, clips and augmentation.
     smoke: tiny models and few clips in seconds; the times then say nothing.
-    profile: add where the time of a forward pass goes, operator by operator.
+    profile: add a profile of one forward pass, by operator.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = cores or 1 if threads is None else threads

@@ -250,8 +250,8 @@ def whole_test(bench: Bench) -> None:
             moved = float(np.abs(half.probabilities - exact.probabilities).max())
             bench.check(f"probabilities in {precision} against float32", moved, None)
             changed = int((half.guesses != exact.guesses).sum())
-            bench.notes.append(f"evaluation in {precision}: {changed} of {len(clips)} decisions "
-                               "are others than in float32")  # fmt: skip
+            bench.notes.append(f"evaluation in {precision}: {changed} of {len(clips)} predictions "
+                               "differ from float32")  # fmt: skip
     # The checks have warmed up.
     bench.measure("evaluation", works, len(clips), "video", warm_up=False)
     bench.notes.append(

@@ -220,8 +220,7 @@ class BenchReport:
         lines = [
             f"{source['machine']}; {source['device']}; torch {source['versions']['torch']}; commit "
             f"{source['commit']}; {source['seconds']:.0f} s",
-            "Times of one item: median (quartiles) of rounds in which floor, ours and plain take "
-            "turns.",
+            "Time per item: median (quartiles) over interleaved rounds of floor, ours and plain.",
         ]
         for section in SECTIONS:
             cells = [row.cells() for row in self.rows if row.section == section]
