@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "project hours on 1-64 GPUs and name the bottleneck",
     ),
     "reconstruct": (
-        "maedfer_lab.inference.reconstruct:reconstruct_command",
+        "maedfer_lab.inference.reconstruct:reconstruct",
         "find a face in a video, hide most of it, show what a model puts back",
     ),
     "judge": (
@@ -48,11 +48,11 @@ VERBS: dict[str, tuple[str, str]] = {
         "measure how well a model fills in hidden parts of the faces in a folder",
     ),
     "predict": (
-        "maedfer_lab.inference.predict:predict_command",
+        "maedfer_lab.inference.predict:predict_videos",
         "say which expression a classifier sees in videos, over time",
     ),
     "embed": (
-        "maedfer_lab.inference.embed:embed_command",
+        "maedfer_lab.inference.embed:embed",
         "turn the faces in videos into vectors",
     ),
     "checkpoint": (
@@ -92,6 +92,9 @@ VERBS: dict[str, tuple[str, str]] = {
         "draw figures/*.png again from figures/*.json",
     ),
 }
+
+# What a verb writes where nothing is said; the same functions write nothing in a notebook.
+FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz"}
 
 EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 SURPRISES = (RuntimeError, MemoryError, OverflowError)  # RecursionError is a RuntimeError
@@ -149,6 +152,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
     if result is not None and is_main_process():
         print(result)
+        for problem in getattr(result, "refused", ()):
+            print(f"maedfer {verb}: {problem}", file=sys.stderr)
     return int(getattr(result, "exit_status", 0))
 
 
@@ -179,9 +184,12 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     inspect.unwrap(function).__doc__ = docstring_for_tyro(function)
+    if verb in FILES and not any(arg.partition("=")[0] == "--out" for arg in args):
+        args = [*args, "--out", FILES[verb]]
     if "fields" in inspect.signature(function).parameters:
         function, args = split_fields(function, args)
-    return tyro.cli(function, prog=f"maedfer {verb}", args=args)
+    fixed = (tyro.conf.SuppressFixed,)  # what Python alone can give, such as a face detector
+    return tyro.cli(function, prog=f"maedfer {verb}", args=args, config=fixed)
 
 
 def split_fields(

@@ -23,7 +23,6 @@ from maedfer_lab.inference.faces import (
     Faces,
     open_faces,
     over_videos,
-    report_refused,
     steps_for,
 )
 from maedfer_lab.inference.known_model import KnownModel, known_model
@@ -39,7 +38,7 @@ class Embeddings:
 
     arrays: "clip" (w d), "rep" (w r d; LGI-Former's representative tokens), "token" (w n d, all
         tokens in the order of frames, rows, columns); those asked for.
-    video, start_s, end_s: of each window.
+    video, start_s, end_s: of each window. refused: a sentence for each video that gave none.
     """
 
     known: KnownModel
@@ -48,6 +47,12 @@ class Embeddings:
     start_s: list[float]
     end_s: list[float]
     path: Path | None = None
+    refused: tuple[str, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """Of the verb: 2 if a video was refused."""
+        return 2 if self.refused else 0
 
     def __str__(self) -> str:
         shapes = ", ".join(
@@ -59,8 +64,10 @@ class Embeddings:
 
 def embed(
     videos: Sequence[Path | str],
-    checkpoint: Path | str | KnownModel | None = None,
+    /,
+    checkpoint: Path | str | None = None,
     *,
+    out: Path | str | None = None,
     levels: Sequence[Level] = ("clip", "rep"),
     face: str | int = "largest",
     framing: str = "wide",
@@ -69,13 +76,28 @@ def embed(
     detect: Detector = detect_faces,
     progress: bool = True,
 ) -> Embeddings:
-    """Embed every window of the chosen face of each video.
+    """Turn the faces in videos into vectors, one row per window of the video.
 
-    checkpoint: pre-trained or fine-tuned; without one our own small model.
-    levels: "clip", one vector (for a classifier its pooled feature, else the mean of the
-        representative tokens, or of all tokens for a ViT); "rep"; "token".
-    face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
+    Which model and how it was trained is said with the result and inside the file. Without a
+    checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
+    method (no labels); not for real use, and not for identifying or judging people.
+
+    videos: video files, folders of images, or images.
+    checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
+    out: .npz (NumPy) or .parquet; embeddings.npz on the command line.
+    levels: clip (one vector: a classifier's pooled feature, else the mean of the representative
+        tokens, or of all tokens for a ViT), rep (one per representative token), token (one per
+        cube).
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    stride: frames of the video per frame of a clip; by default as the model was trained.
+    hop: frames from one window to the next; by default half a window.
     """
+    out = None if out is None else Path(out).expanduser()
+    if out is not None and out.suffix not in SUFFIXES:
+        raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
+    if out is not None:
+        check_writable(out)
     for level in levels:
         choose("levels", level, get_args(Level))
     if not videos or not levels:
@@ -83,24 +105,27 @@ def embed(
     known = known_model(checkpoint)
     if "rep" in levels and known.model.encoder.num_regions == 0:
         raise ValueError(f"{known.name} is a ViT without representative tokens; leave out 'rep'")
+    given = {str(Path(video).expanduser()): str(video) for video in videos}
     rows: dict[str, list[np.ndarray]] = {level: [] for level in levels}
-    names: list[str] = []
-    times: list[tuple[float, float]] = []
-    for path in videos:
+    found: list[tuple[str, float, float]] = []
+
+    def one(path: Path, name: str) -> None:
         faces = open_faces(path, known.model.config.size_px, face=face, framing=framing,
                            detect=detect, progress=progress)  # fmt: skip
-        for window, values in _windows(faces, known, levels, stride, hop, progress):
-            names.append(str(path))
-            times.append(window)
+        for window, values in list(_windows(faces, known, levels, stride, hop, progress)):
+            found.append((given[str(path)], *window))
             for level, value in values.items():
                 rows[level].append(value)
-    return Embeddings(
-        known,
-        {level: np.stack(values) for level, values in rows.items()},
-        names,
-        [start for start, _ in times],
-        [end for _, end in times],
-    )
+
+    refused = over_videos(videos, Path() if out is None else out.parent, one)[1]
+    if refused and out is None:
+        raise ValueError("; ".join(refused))
+    arrays = {level: np.stack(values) for level, values in rows.items()}
+    video, start_s, end_s = map(list, zip(*found, strict=True))
+    result = Embeddings(known, arrays, video, start_s, end_s, out, refused)  # type: ignore
+    if out is not None:
+        write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
+    return result
 
 
 def _windows(
@@ -157,64 +182,6 @@ def encode(
             found[level].append(value.float().cpu())
     model.train(was_training)
     return {level: torch.cat(values) for level, values in found.items()}
-
-
-def embed_command(
-    videos: tuple[Path, ...],
-    /,
-    *,
-    out: Path = Path("embeddings.npz"),
-    checkpoint: Path | None = None,
-    levels: tuple[Level, ...] = ("clip", "rep"),
-    face: str = "largest",
-    framing: str = "wide",
-    stride: int | None = None,
-    hop: int | None = None,
-) -> Embeddings:
-    """Turn the faces in videos into vectors, one row per window of the video.
-
-    Which model and how it was trained is said with the result and inside the file. Without a
-    checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
-    method (no labels); not for real use, and not for identifying or judging people.
-
-    videos: video files, folders of images, or images.
-    out: .npz (NumPy) or .parquet; written aside and renamed.
-    checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
-    levels: clip (one vector), rep (one per representative token), token (one per cube).
-    face: largest, longest, left, right, or the number of a face track.
-    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
-    hop: frames from one window to the next; by default half a window.
-    """
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
-    check_writable(out)
-    if not videos:
-        raise ValueError("name at least one video, such as: maedfer embed face.mp4")
-    chosen = int(face) if face.isdecimal() else face
-    known = known_model(checkpoint)
-
-    def one(path: Path, name: str) -> Embeddings:
-        return embed([path], known, levels=levels, face=chosen, framing=framing, stride=stride,
-                     hop=hop)  # fmt: skip
-
-    results, refused = over_videos(videos, out.parent, one)
-    if results:
-        result = _joined(results, out)
-        write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
-    report_refused(refused, len(results), out)
-    return result
-
-
-def _joined(parts: Sequence[Embeddings], path: Path) -> Embeddings:
-    return Embeddings(
-        parts[0].known,
-        {level: np.concatenate([p.arrays[level] for p in parts]) for level in parts[0].arrays},
-        [video for part in parts for video in part.video],
-        [second for part in parts for second in part.start_s],
-        [second for part in parts for second in part.end_s],
-        path,
-    )
 
 
 def _about(result: Embeddings) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def open_faces(
     framing = "wide" if framing == "face" else framing  # as training and `prepare` call it
     if framing != "whole" and framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not known; use {', '.join(FRAMINGS)} or whole")
+    face = int(face) if isinstance(face, str) and face.isdecimal() else face
     path = Path(path).expanduser()
     if path.is_dir() and not find_images(path):
         held = "it holds no jpg or png image" if any(path.iterdir()) else "it is an empty folder"
@@ -188,29 +189,27 @@ def face_clip(
 
 
 def over_videos(
-    videos: Sequence[Path], folder: Path, work: Callable[[Path, str], T]
-) -> tuple[list[T], list[str]]:
+    videos: Sequence[Path | str], folder: Path, work: Callable[[Path, str], T]
+) -> tuple[list[T], tuple[str, ...]]:
     """Call `work(path, name)` on every video; return results, and a sentence per refused video.
 
-    name: of the video's files in `folder`, where frames without a face are kept.
+    name: of the video's files in `folder`, where frames without a face are kept. Raises ValueError
+    where every video is refused.
     """
     results: list[T] = []
     refused: list[str] = []
-    for path, name in zip(videos, unique_names(videos), strict=True):
+    paths = [Path(video).expanduser() for video in videos]
+    for path, name in zip(paths, unique_names(paths), strict=True):
         try:
             results.append(work(path, name))
         except NoFaceError as error:
             refused.append(str(keep_pictures(error, folder, name)))
-        except VideoError as error:
-            refused.append(str(error))
-    return results, refused
-
-
-def report_refused(refused: Sequence[str], num_done: int, where: Path) -> None:
-    """Raise ValueError if videos were refused, saying what became of the others."""
-    if refused:
-        done = f"; results of the other {num_done} are in {where}" if num_done else ""
-        raise ValueError("; ".join(refused) + done)
+        except (ValueError, OSError, EOFError, RuntimeError, MemoryError) as error:
+            said = str(error) or type(error).__name__
+            refused.append(said if path.name in said else f"{path.name}: {said}")
+    if not results:
+        raise ValueError("; ".join(refused))
+    return results, tuple(refused)
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

@@ -28,15 +28,9 @@ from maedfer_lab.inference.faces import (
     Window,
     open_faces,
     over_videos,
-    report_refused,
     steps_for,
 )
-from maedfer_lab.inference.known_model import (
-    NOT_FOR_REAL_USE,
-    KnownModel,
-    known_model,
-    need_classifier,
-)
+from maedfer_lab.inference.known_model import KnownModel, known_model, need_classifier
 
 DEFAULT = "demo-expressions"
 CROPS = 8  # face crops above a timeline
@@ -123,6 +117,7 @@ def predict(
     framing: str = "wide",
     stride: int | None = None,
     hop: int | None = None,
+    drawn_model: bool = False,
     detect: Detector = detect_faces,
     progress: bool = True,
 ) -> Prediction:
@@ -131,9 +126,16 @@ def predict(
     checkpoint: fine-tuned; without one our own small model of drawn expressions, which is not for
         real use. labels: data set whose class names fit, for files that do not tell.
     face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
+    drawn_model: use a model that knows drawn faces alone; it is refused without.
     """
     known = known_model(checkpoint, default=DEFAULT, labels=labels)
     model = need_classifier(known, "predict expressions")
+    if known.synthetic and not drawn_model:
+        raise ValueError(
+            f"{known.name} knows drawn faces alone, and what it says of real people means nothing; "
+            "give a model of yours that is fine-tuned on labelled videos with --checkpoint "
+            "(`maedfer finetune` makes one), or --drawn-model for a video of a drawn face"
+        )
     faces = open_faces(
         video, model.config.size_px, face=face, framing=framing, detect=detect, progress=progress
     )
@@ -216,16 +218,22 @@ def _label(lines: tuple[str, ...], size: tuple[int, int], font: Any) -> Image.Im
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of each video."""
+    """What became of each video; refused: a sentence for each one that gave nothing."""
 
     known: KnownModel
     results: tuple[Prediction, ...]
+    refused: tuple[str, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """Of the verb: 2 if a video was refused."""
+        return 2 if self.refused else 0
 
     def __str__(self) -> str:
         return "\n".join([str(self.known), *map(str, self.results)])
 
 
-def predict_command(
+def predict_videos(
     videos: tuple[Path, ...],
     /,
     *,
@@ -237,6 +245,7 @@ def predict_command(
     stride: int | None = None,
     hop: int | None = None,
     annotate: bool = True,
+    drawn_model: bool = False,
 ) -> Predictions:
     """Say which expression a classifier sees in videos, over time.
 
@@ -246,7 +255,8 @@ def predict_command(
     Which model, which labels and how it was trained is said with every result. Without a
     checkpoint it is `demo-expressions`: seven expressions (happiness, sadness, neutral, anger,
     surprise, disgust, fear), learnt from drawn faces. It is there to show the method and is not
-    for real use: what it says of real people means nothing.
+    for real use: what it says of real people means nothing, so it is refused without
+    --drawn-model.
 
     videos: video files, folders of images, or images.
     checkpoint: a fine-tuned model, official or ours; demo-expressions without one.
@@ -257,20 +267,17 @@ def predict_command(
     stride: frames of the video per frame of a clip; by default as the model was trained.
     hop: frames from one window to the next; by default half a window.
     annotate: write the MP4, too.
+    drawn_model: use a model that knows drawn faces alone, on drawn faces.
     """
     if not videos:
         raise ValueError("name at least one video, such as: maedfer predict face.mp4")
     check_writable(out / "predictions.csv")
-    chosen = int(face) if face.isdecimal() else face
     known = known_model(checkpoint, default=DEFAULT, labels=labels)
 
     def one(path: Path, name: str) -> Prediction:
-        result = predict(path, known, face=chosen, framing=framing, stride=stride, hop=hop)
+        result = predict(path, known, face=face, framing=framing, stride=stride, hop=hop,
+                         drawn_model=drawn_model)  # fmt: skip
         return save_prediction(result, out, name, annotate)
 
     results, refused = over_videos(videos, out, one)
-    report_refused(refused, len(results), out)
-    return Predictions(known, tuple(results))
-
-
-__all__ = ["NOT_FOR_REAL_USE", "Prediction", "Predictions", "predict", "predict_command"]
+    return Predictions(known, tuple(results), refused)

@@ -74,6 +74,7 @@ def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[
 
 def reconstruct(
     video: Path | str,
+    /,
     out: Path | str | None = None,
     *,
     checkpoint: Path | str | None = None,
@@ -88,13 +89,25 @@ def reconstruct(
     detect: Detector = detect_faces,
     progress: bool = True,
 ) -> FaceReconstruction:
-    """Find a face in a video, hide most of one clip of it, and show what the model puts back.
+    """Find a face in a video, hide most of it, and show what a model puts back.
 
-    out: .png, .svg or .pdf (a picture), .html (plays and scrubs in any browser), .gif or .mp4.
-    checkpoint: any pre-training checkpoint; our own small model without one.
-    mask_ratio: share of hidden tokens, 0.9 by default. statistics, token_order:
-        `reconstruction.reconstruct_clip`. face, framing, detect: `faces.open_faces`.
-    at_s: second of the video around which the clip lies; by default its middle.
+    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`,
+    a small model of few people's faces for looking at the method. It is not for real use: what
+    it puts back is a guess, no evidence of how anybody looks.
+
+    video: a video file, a folder of images, or an image.
+    out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4. On the command line
+        reconstruction.png.
+    checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
+    mask_ratio: share of hidden tokens; 0.9 by default. The nearest share counts that hides as many
+        cubes of every region.
+    mask_seed: which tokens are hidden.
+    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
+        deviation (matters for targets in cube units alone).
+    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    at_s: second of the video; its middle by default.
     stride: frames of the video per frame of the clip; by default as the model was trained.
     """
     out = None if out is None else Path(out).expanduser()
@@ -140,52 +153,3 @@ def reconstruct(
         text = f"{note} {known.training[:1].upper()}{known.training[1:]}. {loss_line(result)}"
         draw_rows(rows, [f"frame {frame}" for frame in shown], text, out)
     return done
-
-
-def reconstruct_command(
-    video: Path,
-    /,
-    *,
-    out: Path = Path("reconstruction.png"),
-    checkpoint: Path | None = None,
-    mask_ratio: float | None = None,
-    mask_seed: int = 0,
-    statistics: Statistics = "visible",
-    token_order: TokenOrder = "model",
-    face: str = "largest",
-    framing: str = "wide",
-    at_s: float | None = None,
-    stride: int | None = None,
-) -> FaceReconstruction:
-    """Find a face in a video, hide most of it, and show what a model puts back.
-
-    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`,
-    a small model of few people's faces for looking at the method. It is not for real use: what
-    it puts back is a guess, no evidence of how anybody looks.
-
-    video: a video file, a folder of images, or an image.
-    out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4.
-    checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
-    mask_ratio: share of hidden tokens; 0.9 by default.
-    mask_seed: which tokens are hidden.
-    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
-        deviation (matters for targets in cube units alone).
-    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
-    face: largest, longest, left, right, or the number of a face track.
-    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
-    at_s: second of the video; its middle by default.
-    stride: frames of the video per frame of the clip; by default as the model was trained.
-    """
-    return reconstruct(
-        video,
-        out,
-        checkpoint=checkpoint,
-        mask_ratio=mask_ratio,
-        mask_seed=mask_seed,
-        statistics=statistics,
-        token_order=token_order,
-        face=int(face) if face.isdecimal() else face,
-        framing=framing,
-        at_s=at_s,
-        stride=stride,
-    )
