@@ -1,7 +1,9 @@
 """Tables of clips from every layout and list: order, labels, folds, people, and bad rows."""
 
+import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,14 @@ from making_datasets import (
 )
 
 from maedfer_lab.data.labels import DATASETS, dataset_name, label_number, published_labels
-from maedfer_lab.data.table import Annotations, Clip, find_annotations, read_annotations
+from maedfer_lab.data.table import (
+    Annotations,
+    Clip,
+    explain_change,
+    find_annotations,
+    read_annotations,
+    split_people,
+)
 from maedfer_lab.data.video import natural_key
 
 NUM_CLIPS = {"dfew": 35, "ferv39k": 28, "mafw": 55, "cremad": 30, "ravdess": 48, "enterface": 30}
@@ -323,6 +332,192 @@ def test_a_table_written_and_read_is_the_same(name, sets, tmp_path):
         *(table.clips, table.classes, table.dataset),
     )
     assert again.write_csv(tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+def videos(root: Path, *places: str) -> Path:
+    """A small file of its own content at each place."""
+    for i, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(bytes([i % 256]) * (i + 1))
+    return root
+
+
+def places(*levels: str) -> list[str]:
+    return ["/".join(parts) for parts in product(*(level.split() for level in levels))]
+
+
+@pytest.mark.parametrize(
+    ("levels", "layout", "classes", "people"),
+    [
+        (("happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("happy sad", "anna bert cleo", "1.mp4 2.mp4"), None, "happy sad", 3),
+        (("Actor_01 Actor_02", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 2),
+        (("p1 p2 p3", "calm loud", "1.mp4 2.mp4"), None, "calm loud", 3),
+        (("calm loud", "session1 session2", "1.mp4 2.mp4"), None, "calm loud", 0),
+        (("set", "happy sad", "id00012 id00013", "a b", "1.mp4"), None, "happy sad", 2),
+        (("calm loud", "anna bert", "1.mp4 2.mp4"), "class/person/clip", "calm loud", 2),
+        (("calm loud", "anna bert", "1.mp4 2.mp4"), "person/class/clip", "anna bert", 2),
+    ],
+)
+def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
+    videos(tmp_path, *places(*levels), "runs/happy/x.mp4", "__MACOSX/happy/._1.mp4", ".h/a/1.mp4")
+    table = read_annotations("folder", tmp_path, layout=layout)
+    assert table.classes == tuple(classes.split())
+    assert len({clip.subject for clip in table.clips} - {None}) == people
+    assert not table.on_both_sides() and 0 < len(table.split(1)[1]) < len(table)
+    if layout:
+        assert read_annotations(f"folder:{layout}", tmp_path).clips == table.clips
+
+
+def test_two_readings_are_shown_with_what_to_type(tmp_path):
+    videos(tmp_path, *places("slow loud", "anna bert", "1.mp4 2.mp4"))
+    with pytest.raises(ValueError, match=r"--layout class/person/clip \(2 classes: loud, slow; 2 "
+                       r"people\) or --layout person/class/clip \(2 classes: anna"):  # fmt: skip
+        read_annotations("folder", tmp_path)
+    with pytest.raises(ValueError, match="layout='class/who/clip' must name the levels"):
+        read_annotations("folder", tmp_path, layout="class/who/clip")
+    videos(tmp_path / "b", *places("Actor_01 Actor_02", "1.mp4 2.mp4"))
+    with pytest.raises(ValueError, match="are people and no classes"):
+        read_annotations("folder", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("sides", "tested"),
+    [("train test", "test"), ("Training val TESTING", "TESTING"), ("train dev", "dev")],
+)
+def test_given_splits_are_used(sides, tested, tmp_path):
+    videos(tmp_path, *[f"{s}/{c}/{s}{i}.mp4" for s in sides.split() for c in ("happy", "sad")
+                       for i in range(2)])  # fmt: skip
+    table = read_annotations("folder", tmp_path)
+    assert table.classes == ("happy", "sad") and "the given split is used" in table.notes[0]
+    assert {table.name(c).split("/")[0] for c in table.clips if c.fold} == {tested}
+    videos(tmp_path, "extra/happy/1.mp4")
+    with pytest.raises(ValueError, match="are splits, but extra beside them is none"):
+        read_annotations("folder", tmp_path)
+
+
+def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
+    videos(tmp_path, "train/happy/Actor 1/1.mp4", "train/sad/Actor 2/2.mp4",
+           "test/happy/actor_01/3.mp4", "test/sad/Actor 4/4.mp4")  # fmt: skip
+    table, problems = find_annotations("folder", tmp_path)
+    assert [p.kind for p in problems] == ["both sides"] and "Actor_01" in str(problems).title()
+    assert "spelled in two ways" in " ".join(table.notes)
+    with pytest.raises(ValueError, match="on both sides of a fold"):
+        table.split(1)
+    shutil.rmtree(tmp_path / "test/happy")
+    videos(tmp_path, "test/happy/Actor 5/five.mp4")
+    shutil.copy(tmp_path / "train/sad/Actor 2/2.mp4", tmp_path / "test/happy/Actor 5/five.mp4")
+    assert kinds("folder", tmp_path) == ["same content"]
+    with pytest.raises(ValueError, match=r"one file on both sides: .*five.mp4"):
+        read_annotations("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "end", "encoding"),
+    [
+        (["Video Path;Emotion;Speaker;Set;age", "a b/1 x.mp4;sad;x;Train;7",
+          "a b/2.mp4;happy;y;test;8", "c/3.mp4;happy;x;train;9"], "\r\n", "utf-8-sig"),
+        (["filename\texpression\tactor_id\tpartition\tage", "a b/1 x.mp4\tsad\tx\ttraining\t7",
+          "a b/2.mp4\thappy\ty\ttesting\t8", "c/3.mp4\thappy\tx\ttraining\t9"], "\r", "utf-16"),
+        (["age,file_name,class,person,usage", "7,a b/1 x.mp4,sad,x,train", "8,a b\\2.mp4,happy,y,"
+          "eval", "9,C/3.MP4,happy,x,train"], "\n", "utf-16-le"),
+    ],
+)  # fmt: skip
+def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
+    videos(tmp_path, "a b/1 x.mp4", "a b/2.mp4", "c/3.mp4")
+    write_lines(tmp_path / "mine.csv", lines, end, encoding)
+    table = read_annotations("csv", tmp_path / "mine.csv")
+    assert table.classes == ("happy", "sad")
+    assert [(c.label, c.fold, c.subject) for c in table.clips] == [
+        *[(1, 0, "x"), (0, 1, "y"), (0, 0, "x")]
+    ]
+    assert "not used: age" in " ".join(table.notes)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "words"),
+    [
+        (["utterance,valence", "a.mp4,1"], "format", "'utterance,valence' names no column of"),
+        (["path,label", "a.mp4,happy", "b.mp4,Happy"], "spelling", "spellings of one class"),
+        (["path,label", "a.mp4,0.5", "b.mp4,1.5"], "label", "has decimals"),
+        (["path,label,split", "a.mp4,0,train", "b.mp4,1,left"], "format", "holds 'left'"),
+        (["path,label,who,fold", "a.mp4,0,x,1", "b.mp4,1,X,2"], "both sides", "'x' is on both"),
+        (["path,label", "x/a.mp4,0", "b.mp4,1"], "missing", "though 'b.mp4' does"),
+    ],
+)
+def test_tables_that_mislead_are_refused(lines, kind, words, tmp_path):
+    videos(tmp_path, "a.mp4", "b.mp4")
+    write_lines(tmp_path / "mine.csv", lines)
+    _, problems = find_annotations("csv", tmp_path / "mine.csv")
+    assert words in "\n".join(str(p) for p in problems if p.kind == kind), problems
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "note"),
+    [("1 2 3", "1 2 3", "labels start at 1"), ("-1 10 9", "-1 9 10", "labels are -1 to 10")],
+)
+def test_any_whole_number_is_a_label(labels, classes, note, tmp_path):
+    videos(tmp_path, *(f"{i}.mp4" for i in range(3)))
+    rows = [f"{i}.mp4 {label}" for i, label in enumerate(labels.split())]
+    write_lines(tmp_path / "train.txt", rows)
+    table, _ = find_annotations("csv", tmp_path)
+    assert table.classes == tuple(classes.split()) and note in " ".join(table.notes)
+    assert [table.classes[clip.label] for clip in table.clips] == labels.split()
+    again, _ = find_annotations("csv", tmp_path, table.write_csv(tmp_path / "annotations.csv"))
+    assert again.clips == table.clips
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "left", "clip"),
+    [
+        ("dfew", "jpg_224", "original", "{:05}"),
+        ("dfew", "Clip/jpg_224", "Clip/original", "{:05}"),
+        ("dfew", "Clip/clip_224x224_avi", "Clip/original", "{:05}.avi"),
+        ("dfew", "Clip/original", "elsewhere", "{}.mp4"),
+        ("mafw", "clips_faces", "clips", "{:05}"),
+        ("mafw", "data/faces", "data/clips", "{:05}"),
+        ("mafw", "frames_crop_align_224", "frames", "{:05}"),
+        ("mafw", "frames/frames_crop_align_224", "clips", "{:05}"),
+    ],
+)
+def test_faces_are_taken_before_scenes(name, taken, left, clip, tmp_path):
+    numbers = range(1, 5)
+    for folder, form in ((left, "{}.mp4" if name == "dfew" else "{:05}.mp4"), (taken, clip)):
+        files = [f"{folder}/{form.format(i)}" for i in numbers if folder != "elsewhere"]
+        videos(tmp_path, *(f if "." in f.split("/")[-1] else f"{f}/1.jpg" for f in files))
+    for part, of in (("train", (1, 2)), ("test", (3, 4))):
+        rows = ["video_name,label", *(f"{i},{i}" for i in of)]
+        official = [f"{i:05}.mp4 {('anger', 'fear')[i % 2]}" for i in of]
+        write_lines(tmp_path / f"single no_caption {part} set_1.csv",
+                    rows if name == "dfew" else official)  # fmt: skip
+    table, problems = find_annotations(name, tmp_path)
+    assert not problems and len(table) == 4
+    assert {str(c.path.parent.relative_to(tmp_path)) for c in table.clips} == {taken}
+    assert left == "elsewhere" or f"clips are taken from {Path(taken).name}" in table.notes[0]
+
+
+def test_a_split_of_people_does_not_hang_on_the_order_of_clips():
+    people = [f"p{i % 7}" for i in range(40)]
+    labels = [("a", "b", "c")[i % 7 % 3] for i in range(40)]
+    kept, held = split_people(people, 0.2, 0, labels)
+    again = split_people(people[::-1], 0.2, 0, labels[::-1])[1]
+    assert {people[i] for i in held} == {people[::-1][i] for i in again}
+    assert {labels[i] for i in held} == {labels[i] for i in kept} == {"a", "b", "c"}
+    with pytest.warns(UserWarning, match="no clip of class rare is held out"):
+        split_people([*people, "one"], 0.2, 0, [*labels, "rare"])
+    with pytest.raises(ValueError, match="share=1.0 must lie between 0 and 1"):
+        split_people(people, 1.0, 0)
+
+
+def test_a_summary_says_what_changed(tmp_path):
+    videos(tmp_path, *places("happy sad", "1.mp4 2.mp4 3.mp4"))
+    before = read_annotations("folder", tmp_path).summary()
+    assert explain_change(before, json.loads(json.dumps(before))) == ()
+    (tmp_path / "happy/1.mp4").write_bytes(b"longer than it was")
+    (tmp_path / "happy/2.mp4").rename(tmp_path / "sad/4.mp4")
+    told = " ".join(explain_change(before, read_annotations("folder", tmp_path).summary()))
+    assert "1 clip is new, first: sad/4.mp4" in told and "1 clip is gone" in told
+    assert "another bytes of 1 clip, first: happy/1.mp4 1 -> 18" in told
 
 
 names = st.text(st.sampled_from("abB ü0129,;'\"#-_"), min_size=1, max_size=8).filter(

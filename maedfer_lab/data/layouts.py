@@ -63,9 +63,9 @@ _WORDS = "subject|subj|actor|actress|person|speaker|spk|participant|identity"
 _CREMAD = re.compile(r"(?:^|/)(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}(?:\.\w+)?$")
 _RAVDESS = re.compile(r"(?:^|/)(\d\d)-(\d\d)-(\d\d)-\d\d-\d\d-\d\d-(\d\d)(?:\.\w+)?$")
 _PEOPLE = (
+    (re.compile(r"(?<![A-Za-z0-9])(?P<t>id\d{5})(?!\d)"), False),  # VoxCeleb
     (re.compile(r"(?:^|/)(?P<n>\d{4})_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}(?:\.\w+)?$"), False),  # CREMA-D
     (re.compile(r"(?:^|/)(?:\d\d-){6}(?P<n>\d\d)(?:\.\w+)?$"), False),  # RAVDESS
-    (re.compile(r"(?<![A-Za-z0-9])(?P<t>id\d{5})(?!\d)"), False),  # VoxCeleb
     (re.compile(rf"(?i)(?<![a-z])(?P<t>(?:{_WORDS})[ _.-]*\d+)(?!\d)"), False),
     (re.compile(r"(?:^|/)s(?P<n>\d+)_(?:an|di|fe|ha|sa|su)_\d+(?:\.\w+)?$"), True),  # eNTERFACE
     (re.compile(r"(?:^|/)(?P<t>(?:[MW]|S|P)\d{3})(?=[/_])"), True),  # MEAD, CK+, Oulu-CASIA
@@ -198,9 +198,10 @@ def people_of(names: Sequence[str], root: Path) -> tuple[list[str | None], list[
         return *_listed_people(names, root, manifest), True
     told: list[str | None] = [None] * len(names)
     for pattern, must_fit in _PEOPLE:
-        found = [pattern.search(name) for name in names]
-        for i, match in enumerate(found if not must_fit or all(found) else ()):
-            if match and told[i] is None:
+        if all(told) or (must_fit and not all(pattern.search(name) for name in names)):
+            continue
+        for i, name in enumerate(names):
+            if told[i] is None and (match := pattern.search(name)):
                 here = match.groupdict()
                 told[i] = here["t"] if "t" in here else str(int(here["n"]))
     if any(told):

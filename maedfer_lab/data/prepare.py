@@ -112,6 +112,7 @@ def prepare_command(
     root: Path | None = None,
     out: Path,
     lists: Path | None = None,
+    layout: str | None = None,
     size_px: int = 160,
     margin: float | None = None,
     framing: Framing | None = None,
@@ -130,6 +131,7 @@ def prepare_command(
     root: folder of the clips; by default MAEDFER_DATA.
     out: folder to write to, one for each data set and setting.
     lists: annotation lists, if they do not lie below the root.
+    layout: levels of folders, where they are not plain, such as class/person/clip.
     size_px: side of the clips in training.
     margin: stored side over size_px: room for random crops. By default 1.2 with framing face, 1
         with whole.
@@ -141,7 +143,10 @@ def prepare_command(
     part: such as 3/16, for the third of sixteen machines; --join finishes what they wrote.
     join: finish a set of which all parts are written, in --out or in these folders.
     """
-    table, problems = find_annotations(dataset, root, lists)
+    table, problems = find_annotations(dataset, root, lists, layout)
+    for problem in problems:  # what a prepared set could not tell any more
+        if problem.kind in ("people", "both sides", "same content", "spelling"):
+            raise ValueError(f"{problem} (maedfer doctor lists all)")
     return prepare(
         table,
         out,

@@ -337,6 +337,7 @@ def finetune_command(
     *,
     root: Path | None = None,
     lists: Path | None = None,
+    layout: str | None = None,
     fold: int = 1,
     checkpoint: Path | None = None,
     mode: Mode = "finetune",
@@ -363,6 +364,7 @@ def finetune_command(
         shards (of maedfer prepare), or synthetic (faces that need no data).
     root: folder of the clips or shards.
     lists: folder of the split lists, if they do not lie below root.
+    layout: levels of folders, where they are not plain, such as class/person/clip.
     fold: the fold that is the test set.
     checkpoint: what to start from: an official file, a folder of weights, or a run of maedfer
         pretrain; its model is taken. Without it the start is random.
@@ -391,7 +393,7 @@ def finetune_command(
 
         kind = open_shards(root).dataset
     changes: dict[str, Any] = {
-        "dataset": dataset,
+        "dataset": f"{dataset}:{layout}" if layout else dataset,
         "data": absolute(root),
         "lists": absolute(lists),
         "fold": fold,
