@@ -505,7 +505,7 @@ def test_a_split_of_people_does_not_hang_on_the_order_of_clips():
     assert {labels[i] for i in held} == {labels[i] for i in kept} == {"a", "b", "c"}
     with pytest.warns(UserWarning, match="no clip of class rare is held out"):
         split_people([*people, "one"], 0.2, 0, [*labels, "rare"])
-    with pytest.raises(ValueError, match="share=1.0 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"share=1\.0 must lie between 0 and 1"):
         split_people(people, 1.0, 0)
 
 
