@@ -18,6 +18,7 @@ and of a shard only those bytes are read that a clip needs. A path that begins l
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import csv
 import hashlib
@@ -388,7 +389,7 @@ class Index:
                 for name, one in head.items()
             }  # fmt: skip
             self._ends, self._texts = self._columns["ends"], self._columns["texts"]
-            self.first = self._columns["first"]
+            self.first: list[int] = self._columns["first"].tolist()
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{file} is damaged; {AGAIN}") from error
 
@@ -397,7 +398,7 @@ class Index:
         return self._columns[name]
 
     def __len__(self) -> int:
-        return int(self.first[-1])
+        return self.first[-1]
 
     def text(self, name: str, row: int) -> str:
         """The name, person or source of a clip."""
@@ -412,14 +413,14 @@ class Index:
         """The clip of this name in a shard; None where there is none."""
         if shard + 1 >= len(self.first):
             return None
-        begin, end = self.first[shard : shard + 2].tolist()
+        begin, end = self.first[shard : shard + 2]
         code = zlib.crc32(name.encode())
         rows = np.flatnonzero(self._columns["crc"][begin:end] == code) + begin
         return next((row for row in rows.tolist() if self.text("name", row) == name), None)
 
     def shard_of(self, row: int) -> str:
         """Name of the tar file in which a clip lies."""
-        return shard_name(int(np.searchsorted(self.first, row, "right")) - 1)
+        return shard_name(bisect.bisect_right(self.first, row) - 1)
 
     def is_sound(self) -> bool:
         """Whether the columns are those that were written (a tenth of a second for a million)."""

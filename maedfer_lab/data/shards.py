@@ -51,7 +51,7 @@ class Clips(Sequence[Clip]):
             return Clips(self.columns, self.folder, rows)
         index, row = self.columns, int(rows)
         return Clip(
-            path=self.folder / index.shard_of(row) / index.text("name", row),
+            path=Path(f"{self.folder}/{index.shard_of(row)}/{index.text('name', row)}"),
             label=int(index["label"][row]),
             fold=int(index["fold"][row]),
             frames=int(index["frames"][row]),
