@@ -14,16 +14,17 @@ from scipy.stats import ks_2samp
 from timm.data.mixup import Mixup
 
 from maedfer_lab.config import Augment
-from maedfer_lab.data.augment import (
+from maedfer_lab.data.transforms import (
     PIXEL_MEAN,
     PIXEL_STD,
+    Box,
     augment_clip,
+    crop_and_resize,
     crop_box,
     finish_clips,
     mix_batch,
     training_indices,
 )
-from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
 from maedfer_lab.training.loop import own_share
 

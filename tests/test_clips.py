@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as v2
 
-from maedfer_lab.data.clips import (
+from maedfer_lab.data.transforms import (
     CROP_PLACES,
     CROP_SCALES,
     Box,
     blend_clips,
     centre_square,
-    centre_square_crop,
     clip_indices,
     crop_and_resize,
     jitter_colours,
+    mirror,
     multi_scale_box,
     multi_scale_crop,
     tilt_clip,
@@ -30,22 +30,34 @@ def rng(seed=0):
 
 
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 6), st.integers(0, 9))
-def test_clip_indices_follow_the_official_loop(length, num_frames, stride, seed):
-    span = num_frames * stride
-    start = int(rng(seed).integers(length - span + 1)) if length > span else 0
-    expected, offset = [], start
-    for _ in range(num_frames):
-        expected.append(offset)
-        if offset + stride < length:
-            offset += stride
-    assert clip_indices(length, num_frames, stride, rng(seed)).tolist() == expected
+def test_clip_indices_stop_before_the_last_frame_as_the_official_ones(length, count, stride, seed):
+    chosen = clip_indices(length, count, stride, rng(seed))
+    room = max(length - count * stride, 0)
+    assert chosen[0] == (int(rng(seed).integers(room + 1)) if room else 0)
+    frame, last = int(chosen[0]), length - 2
+    for found in chosen:
+        assert found == frame
+        frame += stride if frame + stride <= last else 0
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "expected"),
+    [
+        (1, 4, [0] * 16),
+        (2, 1, [0] * 16),
+        (16, 1, [*range(15), 14]),
+        (33, 4, [*range(0, 29, 4), *[28] * 8]),  # 4 k + 1 frames: never the last one
+        (34, 4, [*range(0, 33, 4), *[32] * 7]),
+    ],
+)
+def test_short_videos_by_hand(length, stride, expected):
+    assert clip_indices(length, 16, stride).tolist() == expected
 
 
 def test_every_start_is_drawn_and_the_middle_is_fixed():
     starts = {int(clip_indices(70, rng=rng(seed))[0]) for seed in range(200)}
     assert starts == set(range(7))
     assert clip_indices(70).tolist() == list(range(3, 67, 4))
-    assert clip_indices(1).tolist() == [0] * 16
 
 
 def test_impossible_clips_are_refused():
@@ -57,19 +69,29 @@ def test_impossible_clips_are_refused():
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10_000))
 def test_crops_lie_inside_the_frame(height, width, seed):
-    for box in (multi_scale_box(height, width, rng(seed)), centre_square(height, width)):
+    for box in (multi_scale_box(height, width, 160, rng(seed)), centre_square(height, width)):
         assert min(box.top, box.left) >= 0 and min(box.height, box.width) >= 1
         assert box.top + box.height <= height and box.left + box.width <= width
 
 
 def test_crops_take_neighbouring_scales_and_all_13_places():
-    boxes = {multi_scale_box(400, 600, rng(seed)) for seed in range(3000)}
+    boxes = {multi_scale_box(400, 600, 160, rng(seed)) for seed in range(3000)}
     sides = [int(400 * scale) for scale in CROP_SCALES]
     shapes = {(box.height, box.width) for box in boxes}
     assert shapes == {(h, w) for i, h in enumerate(sides) for w in sides[max(i - 1, 0) : i + 2]}
     small = {(box.top, box.left) for box in boxes if (box.height, box.width) == (264, 264)}
-    assert small == {(136 * down // 4, 336 * right // 4) for down, right in CROP_PLACES}
+    assert small == {(136 // 4 * down, 336 // 4 * right) for down, right in CROP_PLACES}
     assert len(CROP_PLACES) == 13
+
+
+def test_crops_lie_at_whole_quarters_and_have_the_clips_size_where_they_nearly_do():
+    boxes = {multi_scale_box(160, 160, 160, rng(seed)) for seed in range(2000)}
+    assert {box.top for box in boxes if box.height == 105} == {0, 13, 26, 39, 52}, "not 13.75"
+    sides = {multi_scale_box(182, 182, 160, rng(seed)).height for seed in range(300)}
+    assert sides == {182, 160, 136, 120}, "159 is nearly 160"
+    assert {multi_scale_box(159, 159, 160, rng(seed)).height for seed in range(300)} == {
+        *(159, 139, 119, 104)
+    }, "no larger than the picture"
 
 
 def test_portrait_squares_lie_above_the_middle():
@@ -89,14 +111,15 @@ def test_one_crop_serves_all_frames_and_the_same_seed_gives_it_again():
 def test_shrinking_antialiases_and_full_size_changes_nothing():
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     frames[:, :, ::2] = 255  # columns finer than the small picture can show
-    small = centre_square_crop(frames, 16)[:, :, 1:-1].astype(int)
-    assert abs(small - 127).max() <= 8
-    np.testing.assert_array_equal(centre_square_crop(frames, 64), frames)
+    whole = Box(0, 0, 64, 64)
+    assert abs(crop_and_resize(frames, whole, 16, 16)[:, :, 1:-1].astype(int) - 127).max() <= 8
+    np.testing.assert_array_equal(crop_and_resize(frames, whole, 64, 64), frames)
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 60, 90), Box(7, 11, 41, 33), Box(3, 5, 20, 25)])
 def test_frames_are_resized_as_pillow_resizes_each(box):
-    frames = centre_square_crop(rng().integers(0, 256, (3, 9, 9, 3), dtype=np.uint8), 90)[:, :60]
+    coarse = rng().integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
+    frames = crop_and_resize(coarse, Box(0, 0, 9, 9), 90, 90)[:, :60]
     found = crop_and_resize(frames, box, 40, 30)
     for frame, ours in zip(frames, found, strict=True):
         cut = frame[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -107,18 +130,11 @@ def test_frames_are_resized_as_pillow_resizes_each(box):
 
 def test_the_mirror_and_floats_of_a_batch_keep_every_value():
     frames = rng().integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8)
-    mirrored = torch.stack([to_bytes(clip[:, :, ::-1]) for clip in frames])
-    floats = to_floats(mirrored)
+    floats = to_floats(torch.stack([to_bytes(mirror(clip)) for clip in frames]))
     assert floats.shape == (2, 3, 3, 4, 5) and floats.is_contiguous()
-    assert torch.equal(floats.flip(-1)[1], to_tensor(frames[1]))
-
-
-def test_to_tensor_keeps_every_value():
-    frames = rng().integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
-    clip = to_tensor(frames)
-    assert clip.dtype == torch.float32 and clip.is_contiguous()
-    assert 0 <= clip.min() and clip.max() <= 1
-    np.testing.assert_array_equal((clip * 255).round().permute(1, 2, 3, 0).numpy(), frames)
+    clip = to_tensor(frames[1])
+    assert torch.equal(floats.flip(-1)[1], clip) and clip.is_contiguous()
+    np.testing.assert_array_equal((clip * 255).round().permute(1, 2, 3, 0).numpy(), frames[1])
 
 
 def test_colours_change_alike_in_all_frames_and_stay_colours():

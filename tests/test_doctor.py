@@ -26,7 +26,6 @@ from making_videos import cut, moving_frames, turn, write_images, write_sound, w
 from PIL import Image
 
 from maedfer_lab import cli
-from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.doctor import (
     DoctorReport,
     contact_sheet,
@@ -37,6 +36,7 @@ from maedfer_lab.data.doctor import (
 from maedfer_lab.data.labels import published_labels
 from maedfer_lab.data.readers import content_digest, glance, open_video
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
+from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
 
 

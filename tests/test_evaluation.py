@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.saving import save_official
 from maedfer_lab.config import FinetuneConfig, OptimConfig, finetune_recipe, tiny
-from maedfer_lab.data.clips import Box
 from maedfer_lab.data.labels import match_classes
 from maedfer_lab.data.table import read_annotations
+from maedfer_lab.data.transforms import Box
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.paper.measured import read_results

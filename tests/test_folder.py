@@ -9,7 +9,6 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 
 from maedfer_lab.data import folder as folder_module
-from maedfer_lab.data.clips import centre_square_crop, clip_indices, multi_scale_crop, to_bytes
 from maedfer_lab.data.folder import (
     VideoFolder,
     check_videos,
@@ -19,6 +18,13 @@ from maedfer_lab.data.folder import (
     split_videos,
 )
 from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.transforms import (
+    centre_square,
+    clip_indices,
+    crop_and_resize,
+    multi_scale_crop,
+    to_bytes,
+)
 from maedfer_lab.data.video import VideoError
 
 
@@ -136,7 +142,7 @@ def test_an_item_is_a_stretch_of_the_video_cropped(root):
     folder = small([path], size_px=40)  # 1.2 x 40 = 48, the height: stored as it is
     rng = np.random.default_rng([0, 5, 3])
     kept = open_video(path).read(range(0, 100, 2))[:, :, 8:56]
-    clip = multi_scale_crop(kept[clip_indices(50, 4, 1, rng)], 40, rng)
+    clip = multi_scale_crop(kept[clip_indices(50, 4, 1, rng, to_the_end=True)], 40, rng)
     assert torch.equal(folder.clip(3, epoch=5), to_bytes(clip))
 
 
@@ -183,7 +189,8 @@ def test_held_out_clips_are_the_middle_of_each_video(root):
     clips = load_clips(paths, frames=4, stride=2, size_px=16)
     assert clips.shape == (4, 4, 16, 16, 3)
     middle = open_video(paths[2]).read([46, 48, 50, 52])
-    np.testing.assert_array_equal(clips[2], centre_square_crop(middle, 16))
+    box = centre_square(*middle.shape[1:3])
+    np.testing.assert_array_equal(clips[2], crop_and_resize(middle, box, 16, 16))
 
 
 def test_sample_clip_is_found_without_importing_its_package(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "timm": (
         "checkpoints.registry",
         "training.optim",
-        "data.augment",
+        "data.transforms",
         "data.rand_augment",
         "bench.plain",
     ),

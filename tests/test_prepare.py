@@ -18,7 +18,6 @@ from making_videos import cut, moving_frames, turn, write_images, write_sound, w
 from PIL import Image
 
 from maedfer_lab.data import shard_format
-from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import VideoFolder, find_videos, split_videos
 from maedfer_lab.data.prepare import Job, encode, encode_in_order, prepare, prepare_command
@@ -26,6 +25,7 @@ from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import Jpegs, decode_jpeg, encode_jpeg
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
+from maedfer_lab.data.transforms import Box, crop_and_resize
 from maedfer_lab.data.video import VideoError
 
 NUM_CLIPS = 7

@@ -12,8 +12,8 @@ from PIL import Image
 from timm.data import auto_augment
 
 from maedfer_lab.config import Augment
-from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.data.rand_augment import KNOWN, Operation, apply_operations, draw_operations
+from maedfer_lab.data.transforms import Box, crop_and_resize
 
 PUBLISHED = Augment().rand_augment
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")

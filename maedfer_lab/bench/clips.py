@@ -22,12 +22,10 @@ from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.model import Pair, classifiers
 from maedfer_lab.config import Augment, FinetuneConfig, Precision, finetune_recipe, tiny
 from maedfer_lab.cost.memory import one_thread
-from maedfer_lab.data.augment import training_indices
-from maedfer_lab.data.clips import clip_indices, to_floats
-from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
+from maedfer_lab.data.transforms import clip_indices, keep_freed_memory, to_floats, training_indices
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.method.models import build_classifier

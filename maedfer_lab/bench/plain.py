@@ -22,9 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import Augment
-from maedfer_lab.data.augment import training_indices
-from maedfer_lab.data.clips import clip_indices, multi_scale_box
 from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.transforms import clip_indices, multi_scale_box, training_indices
 
 Parameters = Mapping[str, Tensor]
 Arguments = Mapping[str, Any]  # of the official constructor, `official_arguments`
@@ -235,7 +234,7 @@ def pretraining_clip(
     """16 frames of a random stretch, one multi-scale crop of the face's place, each resized."""
     frames = read_frames(path, lambda num: clip_indices(num, num_frames, stride, rng).tolist())
     faces = [image.crop(FACE) for image in frames]
-    top, left, height, width = multi_scale_box(faces[0].height, faces[0].width, rng)
+    top, left, height, width = multi_scale_box(faces[0].height, faces[0].width, size_px, rng)
     box = (left, top, left + width, top + height)
     return to_tensor([face.crop(box).resize((size_px, size_px), BILINEAR) for face in faces])
 

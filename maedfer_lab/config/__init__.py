@@ -21,6 +21,7 @@ from maedfer_lab.config.model import (
     SharedKind,
     TargetConfig,
     TargetUnits,
+    check_counts,
     choose,
 )
 from maedfer_lab.config.own import BUILT_IN, find_own, register_encoder, register_target
@@ -69,6 +70,7 @@ __all__ = [
     "TargetConfig",
     "TargetUnits",
     "base",
+    "check_counts",
     "choose",
     "data_folder",
     "demo",

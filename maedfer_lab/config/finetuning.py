@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from maedfer_lab.config.model import ModelConfig, check_choices
+from maedfer_lab.config.model import ModelConfig, check_choices, check_counts
 from maedfer_lab.config.recipe import (
     OptimConfig,
     Precision,
@@ -273,9 +273,7 @@ def for_epochs(
     config: FinetuneConfig, num_clips: int, epochs: int, warmup_epochs: int = 5
 ) -> FinetuneConfig:
     """`config` with the steps of `epochs` passes over `num_clips`, and a validation after each."""
-    for name, value in (("num_clips", num_clips), ("epochs", epochs)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_counts(num_clips=num_clips, epochs=epochs)
     batch = config.optim.batch_size
     per_epoch = max(1, num_clips // batch)
     warmup = min(warmup_epochs, epochs // 2) * per_epoch

@@ -17,6 +17,13 @@ def choose(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
+def check_counts(**counts: int) -> None:
+    """Raise, with its name, for a count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 def check_triple(name: str, value: object) -> None:
     """Raise unless `value` is a shape (t, h, w)."""
     if not isinstance(value, tuple | list) or len(value) != 3:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices
+from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices, check_counts
 
 Precision = Literal["float32", "bf16", "fp16"]
 Optimiser = Literal["adamw", "muon"]
@@ -43,9 +43,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, optimiser=Optimiser)
-        for name in ("steps", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        check_counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "
@@ -139,17 +137,9 @@ class PretrainConfig:
             raise ValueError(f"tilt={self.tilt} must lie in [0, 45] degrees; try 10.0")
         if not 0 <= self.warp <= 0.1:
             raise ValueError(f"warp={self.warp} must lie in [0, 0.1], or pictures fold; try 0.05")
-        for name in (
-            "stride",
-            "eval_every",
-            "save_every",
-            "log_every",
-            "num_clips",
-            "max_clips",
-            "num_held_out",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        names = ("stride", "eval_every", "save_every", "log_every", "num_clips", "max_clips",
+                 "num_held_out")  # fmt: skip
+        check_counts(**{name: getattr(self, name) for name in names})
 
 
 def pretrain_config(values: dict[str, Any]) -> PretrainConfig:

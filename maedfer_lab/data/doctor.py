@@ -19,13 +19,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.config import finetune_recipe
-from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import cremad_name, ravdess_name
 from maedfer_lab.data.lists import Problem
 from maedfer_lab.data.readers import UNSORTED, Glance, glance
 from maedfer_lab.data.table import Annotations, Clip, find_annotations
+from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, write_aside
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int16, UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.clips import Box, centre_square
+from maedfer_lab.data.transforms import Box, centre_square
 from maedfer_lab.data.video import VideoReader
 
 # --- faces in a picture, and the square around one ---

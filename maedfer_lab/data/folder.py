@@ -13,7 +13,12 @@ import torch.utils.data
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from maedfer_lab.data.clips import (
+from maedfer_lab.data.faces import face_square
+from maedfer_lab.data.layouts import scan
+from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.shard_format import INDEX, read_shard
+from maedfer_lab.data.table import split_videos
+from maedfer_lab.data.transforms import (
     Box,
     check_counts,
     clip_indices,
@@ -23,11 +28,6 @@ from maedfer_lab.data.clips import (
     tilt_clip,
     to_bytes,
 )
-from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.layouts import scan
-from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.shard_format import INDEX, read_shard
-from maedfer_lab.data.table import split_videos
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader
 
 __all__ = [
@@ -299,8 +299,8 @@ class VideoFolder(torch.utils.data.Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         squares = self.squares.open(self.path_of(index))
         # Every stride-th frame is a video of its own, in which a clip's frames are neighbours.
-        chosen = squares.read(clip_indices(len(squares), self.frames, stride=1, rng=rng))
-        return vary_clip(chosen, self.size_px, rng, **self.vary)
+        chosen = clip_indices(len(squares), self.frames, 1, rng, to_the_end=True)
+        return vary_clip(squares.read(chosen), self.size_px, rng, **self.vary)
 
 
 def cropped_pieces(

@@ -30,10 +30,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from maedfer_lab.data.clips import Box
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import cropped_pieces
-from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import (
     COLUMNS,
@@ -52,6 +50,7 @@ from maedfer_lab.data.shard_format import (
 )
 from maedfer_lab.data.shards import SKIPPED
 from maedfer_lab.data.table import Annotations, Clip, Problem, find_annotations
+from maedfer_lab.data.transforms import Box, keep_freed_memory
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, provenance
 

@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig
-from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.faces import (
     FRAMINGS,
     USUAL_FPS,
@@ -29,6 +28,7 @@ from maedfer_lab.data.faces import (
     track_faces,
 )
 from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.transforms import to_tensor
 from maedfer_lab.data.video import VideoError, find_images
 from maedfer_lab.files import pack_picture, write_aside
 
@@ -166,8 +166,8 @@ def open_faces(
         raise VideoError(path, f"{held}; give a video file, or a folder of images")
     video = open_video(path)
     if framing == "whole":
-        from maedfer_lab.data.clips import centre_square
         from maedfer_lab.data.faces import FaceTrack
+        from maedfer_lab.data.transforms import centre_square
 
         box = centre_square(video.height, video.width)
         square = (float(box.left), float(box.top), float(box.width), float(box.height))

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.told import facts_of
-from maedfer_lab.data.clips import to_tensor
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
 from maedfer_lab.data.table import people_in, split_people, split_videos
+from maedfer_lab.data.transforms import to_tensor
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder

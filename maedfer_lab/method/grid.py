@@ -81,7 +81,7 @@ def check_clip(clip: Any, config: ModelConfig, dtype: torch.dtype | None = None)
     if not clip.is_floating_point():
         raise ValueError(
             f"clip of dtype {clip.dtype} must be floating point with pixels in [0, 1]; "
-            "divide bytes by 255 (data.clips.to_tensor does)"
+            "divide bytes by 255 (data.transforms.to_tensor does)"
         )
     if dtype not in (None, clip.dtype) and not torch.is_autocast_enabled(clip.device.type):
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig
-from maedfer_lab.data.clips import to_floats
+from maedfer_lab.data.transforms import to_floats
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.training.loop import Task
 from maedfer_lab.training.optim import make_optimiser

@@ -30,15 +30,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import Precision
+from maedfer_lab.config import Precision, check_counts
 from maedfer_lab.config.finetuning import Framing
 from maedfer_lab.config.model import check_choices
-from maedfer_lab.data.clips import Box, crop_and_resize
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_labels
-from maedfer_lab.data.memory import keep_freed_memory
 from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import write_aside
@@ -78,9 +77,8 @@ class Views:
 
     def __post_init__(self) -> None:
         check_choices(self, framing=Framing)
-        for name in ("num_frames", "size_px", "stride", "segments", "crops"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        names = ("num_frames", "size_px", "stride", "segments", "crops")
+        check_counts(**{name: getattr(self, name) for name in names})
         if self.side_px < self.size_px:
             raise ValueError(
                 f"short_px={self.short_px} must be at least size_px={self.size_px}, such as "

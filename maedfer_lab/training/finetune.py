@@ -24,9 +24,8 @@ from maedfer_lab.config import (
     finetune_recipe,
 )
 from maedfer_lab.config.finetuning import Framing, Mode, framing_of
-from maedfer_lab.data.augment import finish_clips, mix_batch
-from maedfer_lab.data.clips import Box, to_floats
 from maedfer_lab.data.table import Clip
+from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war

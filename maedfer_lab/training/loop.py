@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, PretrainConfig
 from maedfer_lab.config.schedule import learning_rate
-from maedfer_lab.data.memory import keep_freed_memory
+from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator

@@ -27,7 +27,7 @@ from maedfer_lab.config import (
     pretrain_config,
 )
 from maedfer_lab.config import preset as named_preset
-from maedfer_lab.data.clips import blend_clips, jitter_colours, to_floats
+from maedfer_lab.data.transforms import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
 from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, model_mask

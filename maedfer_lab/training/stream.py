@@ -26,8 +26,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig
-from maedfer_lab.data.augment import augment_clip, training_indices
-from maedfer_lab.data.clips import Box, clip_indices, crop_and_resize, to_tensor
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
@@ -40,6 +38,14 @@ from maedfer_lab.data.table import (
     explain_change,
     read_annotations,
     split_people,
+)
+from maedfer_lab.data.transforms import (
+    Box,
+    augment_clip,
+    clip_indices,
+    crop_and_resize,
+    to_tensor,
+    training_indices,
 )
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.drawn.faces import SyntheticFaces
@@ -214,12 +220,14 @@ class PretrainClip(Window):
     """A random stretch of a video, turned, bent, cropped and mirrored (`vary_clip`), as bytes."""
 
     vary: dict[str, Any] = field(default_factory=dict)
+    to_the_end: bool = False  # of frames that were chosen before: every stride-th, or drawn ones
 
     def __call__(
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:
         """An item: RGB in [0, 255] (T H W 3), as the device gets it."""
-        chosen = clip_indices(len(reader), self.frames, self.stride, rng)
+        count, stride = len(reader), self.stride
+        chosen = clip_indices(count, self.frames, stride, rng, to_the_end=self.to_the_end)
         box = self.box(reader)
         frames = reader.read(chosen)[:, box.top :, box.left :][:, : box.height, : box.width]
         return vary_clip(frames, self.size_px, rng, **self.vary)
@@ -338,7 +346,8 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
         streamed = np.repeat(numbers, times)
     vary = {"min_scale": config.min_crop, "tilt": config.tilt, "warp": config.warp,
             "mirrors": config.mirror}  # fmt: skip
-    transform = PretrainClip(model.frames, model.size_px, stride, config.framing, vary=vary)
+    transform = PretrainClip(model.frames, model.size_px, stride, config.framing, vary=vary,
+                             to_the_end=is_small)  # fmt: skip
     other, how = None, f"{len(skipped)} skipped" if is_small else "decoded when needed"
     if config.synthetic:
         how += f"; {config.synthetic:.0%} of the training clips synthetic faces"
@@ -362,7 +371,8 @@ def _advice(config: PretrainConfig) -> str:
 def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
     """Each face is drawn once, then cropped at random."""
     vary = {"min_scale": None, "tilt": config.tilt, "warp": config.warp, "mirrors": config.mirror}
-    transform = PretrainClip(config.model.frames, config.model.size_px, 1, "whole", vary=vary)
+    transform = PretrainClip(config.model.frames, config.model.size_px, 1, "whole", vary=vary,
+                             to_the_end=True)  # fmt: skip
     split = range(config.num_clips)
     return ClipStream(table, split, transform, config.seed, with_replacement=True)
 

@@ -152,7 +152,7 @@ def name_clips(
         if not isinstance(clip, torch.Tensor):
             raise ValueError(
                 f"clip {plain(name)!r} is a {type(clip).__name__}, not a tensor; "
-                "use data.clips.to_tensor(frames)"
+                "use data.transforms.to_tensor(frames)"
             )
     return named
 
