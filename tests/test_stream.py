@@ -14,7 +14,10 @@ from making_videos import moving_frames, write_images
 from test_loop import Toy, toy_config, train
 
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_recipe, tiny
+from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.transforms import Box, crop_and_resize
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
@@ -82,8 +85,13 @@ def test_frames_of_published_lists_come_in_the_official_order_others_in_the_natu
     clip = Clip(folder, 0, 1)
     as_text = sorted(range(12), key=str)
     for dataset, order in (("dfew", as_text), ("folder", list(range(12)))):
-        reader = Annotations(dataset, ("calm",), (clip,), tmp_path).open(clip)
-        np.testing.assert_array_equal(reader.read(range(12)), frames[order])
+        table = Annotations(dataset, ("calm",), (clip,), tmp_path)
+        np.testing.assert_array_equal(table.open(clip).read(range(12)), frames[order])
+        cut = prepare(table, tmp_path / dataset, size_px=64, framing="whole", progress=False).out
+        shard = open_shards(cut)
+        shown = crop_and_resize(frames, Box(0, 0, *frames.shape[1:3]), 64, 64)[order].astype(int)
+        found = shard.open(shard.clips[0]).read(range(12))
+        assert np.abs(found - shown).mean() < 3 < np.abs(shown - shown[::-1]).mean()
 
 
 def test_processes_read_what_one_process_reads_of_a_small_folder(video_folder, tmp_path):

@@ -24,7 +24,7 @@ from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import cremad_name, ravdess_name
 from maedfer_lab.data.lists import Problem
 from maedfer_lab.data.readers import UNSORTED, Glance, glance
-from maedfer_lab.data.table import Annotations, Clip, find_annotations
+from maedfer_lab.data.table import TEXT_ORDER, Annotations, Clip, find_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, write_aside
@@ -431,7 +431,11 @@ def _of_clips(table: Annotations, looks: Looks) -> Iterator[Finding]:
         where = tuple(table.name(clip) for clip, look in seen.items() if remark in look.remarks)
         if remark == UNSORTED:
             what = "the official code reads the frames of these as text, 10.jpg before 2.jpg"
-            yield Finding("warning", "frame order", f"{what}: {len(where):,} {remark}", where)
+            told = f"{len(where):,} {remark}"
+            if table.dataset in TEXT_ORDER:
+                told = f"{_many(len(where), 'clip')}, read so here as well"
+            message = f"{what}: {told}"
+            yield Finding("warning", "frame order", message, where)
         else:
             yield Finding("note", "reading", f"{len(where):,} {remark}", where)
 

@@ -32,7 +32,6 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import cropped_pieces
-from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import (
     COLUMNS,
     FORMAT,
@@ -49,7 +48,14 @@ from maedfer_lab.data.shard_format import (
     sweep,
 )
 from maedfer_lab.data.shards import SKIPPED
-from maedfer_lab.data.table import Annotations, Clip, Problem, find_annotations
+from maedfer_lab.data.table import (
+    TEXT_ORDER,
+    Annotations,
+    Clip,
+    Problem,
+    find_annotations,
+    open_clip,
+)
 from maedfer_lab.data.transforms import Box, keep_freed_memory
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, provenance
@@ -198,8 +204,10 @@ def prepare(
     clips = annotations.clips
     if not clips:
         raise ValueError("annotations has no clip; there is nothing to prepare")
-    side_px = round(margin * size_px)
+    side_px, as_text = round(margin * size_px), annotations.dataset in TEXT_ORDER
     settings = {"size_px": size_px, "side_px": side_px, "framing": framing, "quality": quality}
+    if as_text:  # shards in another order of frames are no part of this set
+        settings["frame_order"] = "text"
     plan = _plan(annotations, settings)
     check_writable(out / INDEX)
     chunk = min(max(math.ceil(len(clips) / USUAL_SHARDS), 1), MOST_CLIPS)
@@ -217,7 +225,7 @@ def prepare(
     if join is not None and missing:
         raise ValueError(_missing(missing, files, out))
     jobs = [
-        Job(clip.path, framing, side_px, quality)
+        Job(clip.path, framing, side_px, quality, as_text)
         for number in missing
         for clip in clips[number * chunk : (number + 1) * chunk]
     ]
@@ -472,18 +480,19 @@ def _size(num_bytes: int) -> str:
 
 
 class Job(NamedTuple):
-    """One clip and how to cut it."""
+    """One clip and how to cut it. as_text: images are sorted by name, as the official code does."""
 
     path: Path
     framing: Literal["face", "whole"]
     side_px: int
     quality: int
+    as_text: bool = False
 
 
 def encode(job: Job) -> Jpegs | str:
     """Read, crop, shrink and code all frames of a clip; a sentence why it cannot be read."""
     try:
-        reader = open_video(job.path)
+        reader = open_clip(job.path, job.as_text)
         box = Box(0, 0, reader.height, reader.width)
         height = width = job.side_px
         if job.framing == "face":

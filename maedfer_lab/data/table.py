@@ -136,11 +136,7 @@ class Annotations:
         Raises:
             VideoError: the clip cannot be read; the message names it.
         """
-        reader = open_video(clip.path)
-        if self.dataset in TEXT_ORDER and isinstance(reader, ImagesReader):
-            # parity: as the official code lists a folder: frame 10 before frame 2 without zeros
-            reader.images.sort(key=lambda path: path.name)
-        return reader
+        return open_clip(clip.path, self.dataset in TEXT_ORDER)
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root, with slashes: its name on every machine."""
@@ -249,6 +245,15 @@ class Annotations:
 
     def _in_fold(self, fold: int) -> Sequence[Clip]:
         return [clip for clip in self.clips if clip.fold == fold]
+
+
+def open_clip(path: Path, as_text: bool) -> VideoReader:
+    """A reader of a clip, the images of a folder sorted in their natural order or as text."""
+    reader = open_video(path)
+    if as_text and isinstance(reader, ImagesReader):
+        # parity: as the official code lists a folder: frame 10 before frame 2 without zeros
+        reader.images.sort(key=lambda image: image.name)
+    return reader
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
