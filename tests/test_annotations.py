@@ -383,7 +383,12 @@ def test_two_readings_are_shown_with_what_to_type(tmp_path):
 
 @pytest.mark.parametrize(
     ("sides", "tested"),
-    [("train test", "test"), ("Training val TESTING", "TESTING"), ("train dev", "dev")],
+    [
+        ("train test", "test"),
+        ("Training val TESTING", "TESTING"),
+        ("train dev", "dev"),
+        ("train validate", "validate"),
+    ],
 )
 def test_given_splits_are_used(sides, tested, tmp_path):
     videos(tmp_path, *[f"{s}/{c}/{s}{i}.mp4" for s in sides.split() for c in ("happy", "sad")
@@ -394,6 +399,33 @@ def test_given_splits_are_used(sides, tested, tmp_path):
     videos(tmp_path, "extra/happy/1.mp4")
     with pytest.raises(ValueError, match="are splits, but extra beside them is none"):
         read_annotations("folder", tmp_path)
+
+
+def test_folders_of_folds_are_tested_in_turn(tmp_path):
+    videos(tmp_path, *places("fold1 fold_2 Fold3", "happy sad", "1.mp4"))
+    table = read_annotations("folder", tmp_path)
+    assert {(table.name(c).split("/")[0], c.fold) for c in table.clips} == {
+        ("fold1", 1), ("fold_2", 2), ("Fold3", 3)
+    }  # fmt: skip
+
+
+def test_one_misspelt_split_or_person_in_names_is_no_silence(tmp_path):
+    videos(tmp_path / "a", *places("train tets", "happy sad", "1.mp4 2.mp4"))
+    with pytest.raises(ValueError, match="train are splits, but tets beside them is none"):
+        read_annotations("folder", tmp_path / "a")
+    with pytest.raises(ValueError, match="the folder 'tets' is no split"):
+        read_annotations("folder", tmp_path / "a", layout="split/class/clip")
+    videos(tmp_path / "b", *places("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"))
+    table = read_annotations("folder", tmp_path / "b")
+    assert {c.subject for c in table.clips} == {"P01", "P2"} and not table.on_both_sides()
+    assert "2 people are told by names" in " ".join(table.notes)
+
+
+def test_scenes_are_not_taken_beside_clips_that_may_be_faces(tmp_path):
+    make_dfew(tmp_path, "original", 2)
+    make_dfew(tmp_path, "jpgs", 2)
+    with pytest.raises(ValueError, match=r"original \(whole scenes\).*jpgs"):
+        read_annotations("dfew", tmp_path)
 
 
 def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
@@ -407,7 +439,7 @@ def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
     shutil.rmtree(tmp_path / "test/happy")
     videos(tmp_path, "test/happy/Actor 5/five.mp4")
     shutil.copy(tmp_path / "train/sad/Actor 2/2.mp4", tmp_path / "test/happy/Actor 5/five.mp4")
-    assert kinds("folder", tmp_path) == ["same content"]
+    assert kinds("folder", tmp_path) == ["two labels", "same content"]
     with pytest.raises(ValueError, match=r"one file on both sides: .*five.mp4"):
         read_annotations("folder", tmp_path)
 
@@ -443,6 +475,9 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
         (["path,label,split", "a.mp4,0,train", "b.mp4,1,left"], "format", "holds 'left'"),
         (["path,label,who,fold", "a.mp4,0,x,1", "b.mp4,1,X,2"], "both sides", "'x' is on both"),
         (["path,label", "x/a.mp4,0", "b.mp4,1"], "missing", "though 'b.mp4' does"),
+        (["path,label,label", "a.mp4,0,1", "b.mp4,1,0"], "format", "names 'label' twice"),
+        (["path,label", "a.mp4,happy", "b.mp4,1"], "spelling", "labels are names and numbers"),
+        (["path,label", "a.mp4,happy", "b.mp4,NaN"], "label", "label '' of 'b.mp4'"),
     ],
 )
 def test_tables_that_mislead_are_refused(lines, kind, words, tmp_path):

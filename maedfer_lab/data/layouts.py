@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from maedfer_lab.data.labels import Labels, is_expression, label_number, plain_word
-from maedfer_lab.data.lists import ListFile, Problem, Row, read_rows, side_of
+from maedfer_lab.data.lists import ListFile, Problem, Row, fold_of, read_rows, side_of
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 _KINDS = {
@@ -69,7 +69,8 @@ _PEOPLE = (
     (re.compile(rf"(?i)(?<![a-z])(?P<t>(?:{_WORDS})[ _.-]*\d+)(?!\d)"), False),
     (re.compile(r"(?:^|/)s(?P<n>\d+)_(?:an|di|fe|ha|sa|su)_\d+(?:\.\w+)?$"), True),  # eNTERFACE
     (re.compile(r"(?:^|/)(?P<t>(?:[MW]|S|P)\d{3})(?=[/_])"), True),  # MEAD, CK+, Oulu-CASIA
-    (re.compile(r"(?:^|/)(?P<t>sub\d{2})(?=[/_])"), True),  # CASME
+    # CASME's sub01, and what people write: sub-01, s1_3, P07_happy
+    (re.compile(r"(?i)(?:^|/)(?P<t>(?:sub|id|user|[psmfw])[_-]?\d{1,4})(?=[/_-])"), True),
     (re.compile(r"(?:^|/)(?P<t>DC|JE|JK|KL)(?=[/_])"), True),  # SAVEE
 )
 _PERSON = re.compile(rf"(?i)(?:(?:{_WORDS}|sub|id|user|face|pt|[psmwfu])[ _.-]*)?\d+[a-z]?")
@@ -215,6 +216,15 @@ def people_of(names: Sequence[str], root: Path) -> tuple[list[str | None], list[
     return told, [], False
 
 
+def told_by_names(who: Sequence[str | None]) -> list[str]:
+    """A note on people whom nothing but names tells."""
+    names = list(dict.fromkeys(filter(None, who)))
+    return [
+        f"{len(names):,} people are told by names of files or folders, such as "
+        f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) says it for sure"
+    ] * bool(names)
+
+
 def _is_no_person(word: str) -> bool:
     return bool(side_of(word) or is_expression(word) or _NO_PERSON.fullmatch(word))
 
@@ -286,12 +296,16 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
     for level in range(min(map(len, levels))):
         given = [word for word in words[level] if side_of(word)]
         others = [word for word in words[level] if not side_of(word)]
-        if len({side_of(word) for word in given}) > 1:
-            if others:
-                raise ValueError(
-                    f"the folders {', '.join(given)} are splits, but {', '.join(others)} beside "
-                    "them is none: move it away, or type what they are: --layout class/clip"
-                )
+        if given and others:
+            raise ValueError(
+                f"the folders {', '.join(given)} are splits, but {', '.join(others[:5])} beside "
+                "them is none: rename it (train, val, test), move it away, or type what they are: "
+                "--layout class/clip"
+            )
+        are_folds = len(words[level]) > 1 and all(fold_of(word) for word in words[level])
+        if len({side_of(word) for word in given}) > 1 or are_folds:
+            if "split" in kinds:
+                raise ValueError("two levels of folders are splits; point root at one of the folds")
             kinds[level] = "split"
     free = [i for i in range(min(map(len, levels))) if len(words[i]) > 1 and kinds[i] == "*"]
     if not free:
@@ -388,8 +402,21 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         who = [parts[at["person"]] if len(parts) > at["person"] else None for parts in rows]
     elif not listed and (layout or any(who == [p[i] for p in rows] for i in at.values())):
         who = [None] * len(who)  # a class or a split is no person
+    elif not listed:
+        found.notes += told_by_names(who)
     sides = [side_of(parts[at["split"]]) or "" if "split" in at else "" for parts in rows]
-    folds = folds_of(sides, found) if "split" in at else [0] * len(rows)
+    numbers = [fold_of(parts[at["split"]]) if "split" in at else None for parts in rows]
+    if "split" in at and (odd := [p[at["split"]] for p in rows if not side_of(p[at["split"]])]):
+        if all(numbers):
+            found.splits = False
+            found.notes.append(f"each of {max(n or 0 for n in numbers)} folds is tested in turn")
+        else:
+            what = f"the folder {odd[0]!r} is no split; call it train, val or test, or fold1, fold2"
+            found.problem("split", str(tree.root), what)
+    if any(numbers):
+        folds = [number or 0 for number in numbers]
+    else:
+        folds = folds_of(sides, found) if "split" in at else [0] * len(rows)
     for path, parts, label, fold, person in zip(
         names.values(), rows, labels, folds, who, strict=True
     ):
@@ -559,6 +586,17 @@ class Finder:
         if not kinds:
             return tree.videos
         taken, *rest = (f"{', '.join(sorted(names[r]))} ({known[r][1]})" for r in sorted(kinds))
+        same = {self._tail(tree.name(path)) for path in kinds[min(kinds)]}
+        known_kind = {path for paths in kinds.values() for path in paths}
+        others = [path for path in tree.videos if path not in known_kind]
+        if "scenes" in taken and (
+            alike := [path for path in others if self._tail(tree.name(path)) in same]
+        ):
+            raise ValueError(
+                f"root={str(tree.root)!r} holds clips twice: {taken}, and such as {alike[0]}, of "
+                "which the name does not say whether they are crops of faces; rename that folder "
+                "(faces, if so), or point root at the clips and lists at the lists"
+            )
         if rest:
             self.notes.append(
                 f"clips are taken from {taken}; {', '.join(rest)} lies there as well, which suits "
@@ -721,6 +759,9 @@ def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
     """Classes of a list without a table, called as they are written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
     found.problems += [Problem("spelling", "labels", what) for what in spelled_twice(texts)]
+    if len({bool(re.fullmatch(r"[+-]?\d+", text)) for text in texts}) > 1:
+        what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
+        found.problem("spelling", "labels", what)
     if broken := [text for text in texts if re.fullmatch(r"[+-]?\d*[.,]\d+", text)]:
         what = f"label {broken[0]!r} has decimals; a class is a name or a whole number"
         found.problem("label", "labels", what)

@@ -24,12 +24,13 @@ COLUMNS = {
     "frames": "frames numframes framecount nframes",
     "source": "source",
 }
+NOTHING = ("nan", "null", "n/a", "#n/a")
 _COLUMNS = {role: names.split() for role, names in COLUMNS.items()}
 _SET = r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*"
 _SIDES = {
     "train": re.compile(rf"tr(?:ai)?n(?:ing)?{_SET}"),
-    "val": re.compile(rf"(?:val(?:id(?:ation)?)?|dev(?:el(?:opment)?)?){_SET}"),
-    "test": re.compile(rf"(?:te?st(?:ing)?|eval(?:uation)?){_SET}"),
+    "val": re.compile(rf"(?:val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?){_SET}"),
+    "test": re.compile(rf"(?:te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout){_SET}"),
 }
 # Of several kinds of lists in one archive: the ones whose path holds (or lacks) these words.
 _WANTED = {"dfew": "single", "ferv39k": "all", "mafw": "no_caption"}
@@ -85,6 +86,12 @@ def side_of(text: str) -> str | None:
     """ "train", "val" or "test" for a word that means it, such as Training or dev_set."""
     word = text.strip().casefold()
     return next((side for side, known in _SIDES.items() if known.fullmatch(word)), None)
+
+
+def fold_of(text: str) -> int | None:
+    """The number of a folder of one fold: fold_2."""
+    found = re.fullmatch(r"(?i)(?:test[ _-]*)?fold[ _.-]*(\d+)", text.strip())
+    return int(found[1]) if found else None
 
 
 def find_lists(dataset: str, files: Iterable[Path], base: Path) -> list[ListFile]:
@@ -212,6 +219,10 @@ def _with_header(
     found: Rows, name: str, lines: list[str], start: int, mark: str, columns: list[str],
     roles: dict[str, str],
 ) -> Rows:  # fmt: skip
+    if twice := [column for column in roles.values() if columns.count(column) > 1]:
+        what = f"the header names {twice[0]!r} twice; leave one of these columns"
+        found.problems.append(Problem("format", f"{name} line {start + 1}", what))
+        return found
     found.roles = roles
     unused = [column for column in columns if column and column not in roles.values()]
     if unused and not found.head:
@@ -230,5 +241,7 @@ def _with_header(
             found.problems.append(Problem("format", where, what))
             continue
         cells = dict(zip(columns, values if found.head else map(str.strip, values), strict=True))
+        if not found.head:  # what spreadsheets and pandas write where nothing is known
+            cells = {key: "" if cell.casefold() in NOTHING else cell for key, cell in cells.items()}
         found.rows.append(Row(where, **{role: cells[column] for role, column in roles.items()}))
     return found

@@ -37,6 +37,7 @@ from maedfer_lab.data.layouts import (
     read_unlabelled,
     same_person,
     scan,
+    told_by_names,
     understand,
 )
 from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
@@ -605,6 +606,11 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("both sides", str(tree.root), what)
     for group in copies:
+        if len({clip.label for clip in group}) > 1:
+            places = " = ".join(
+                f"{table.name(clip)} ({table.classes[clip.label]})" for clip in group[:3]
+            )
+            found.problem("two labels", str(tree.root), f"one file with two labels: {places}")
         if len({clip.fold for clip in group}) > 1:
             places = " = ".join(f"{table.name(clip)} (fold {clip.fold})" for clip in group[:3])
             found.problem("same content", str(tree.root), f"one file on both sides: {places}")
@@ -632,6 +638,8 @@ def _with_people(
     pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
     if not listed and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
         who = [None] * len(who)  # these are the folders of classes
+    if not listed and not plain:
+        found.notes += told_by_names(who)
     if plain:  # the numbers of the published folds
         who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
     return tuple(replace(clip, subject=person) for clip, person in zip(clips, who, strict=True))
