@@ -122,6 +122,20 @@ class Run:
                 "name with --name"
             )
 
+    @classmethod
+    def finished(cls, folder: Path, verb: str, example: str) -> Run:
+        """The finished run in a folder, which the command `verb` wrote; FileNotFoundError if none.
+
+        example: name of such a folder, for the message.
+        """
+        run = cls(folder.expanduser())
+        if not run.is_finished:
+            raise FileNotFoundError(
+                f"{folder} holds no finished run (no result.json); give a folder that "
+                f"`maedfer {verb}` has written, such as runs/{example}-..."
+            )
+        return run
+
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended and its model can be loaded."""

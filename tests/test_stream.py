@@ -97,7 +97,7 @@ def test_frames_of_published_lists_come_in_the_official_order_others_in_the_natu
 def test_processes_read_what_one_process_reads_of_a_small_folder(video_folder, tmp_path):
     config = replace(SHORT, data=video_folder, synthetic=0.3)
     alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
-    assert alone.log == helped.log
+    assert alone.log == helped.log and "identities held out" in alone.result["data"]
 
 
 # --- broken clips ---

@@ -35,9 +35,10 @@ from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
 from maedfer_lab.training.pretrain import (
     absolute,
+    facts,
+    finish,
     is_gone,
     pretrain,
-    run_provenance,
     set_fields,
 )
 from maedfer_lab.training.stream import (
@@ -132,8 +133,7 @@ def finetune(
         task, run, workers=workers, on_log=on_log, tensorboard=tensorboard, compile=compile
     )
 
-    state = PartialState()  # of Accelerate: which process this is
-    state.wait_for_everyone()  # the best weights are written
+    PartialState().wait_for_everyone()  # the best weights are written
     last, best = task.test_scores()
     result = {
         **last,
@@ -141,32 +141,18 @@ def finetune(
         "classes": list(table.classes),
         "validated_on": "test clips" if data.validates_on_test else "held-out training clips",
         "validation": [row for row in trained.log if "validation_uar" in row],
-        "steps": config.optim.last_step,
-        "seconds": trained.seconds,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "data": data.description,
+        **facts(config, profile, model, data, trained, compile),
         "skipped": [list(pair) for pair in data.skipped],
         "pretraining": pretraining,
-        "provenance": run_provenance(
-            config, profile, next(model.parameters()).device, trained, compile
-        ),
         "loss": [row["loss"] for row in trained.log],
     }
-    if state.is_main_process:
-        run.save_log(trained.log)
-        result = run.finish(model, result)
-    state.wait_for_everyone()
+    result = finish(run, model, trained.log, result)
     return FinetunedRun(config, run.folder, model.cpu().eval(), result)
 
 
 def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     """Load a finished run, with the weights of its last epoch (as published) or its best one."""
-    run = Run(folder.expanduser())
-    if not run.is_finished:
-        raise FileNotFoundError(
-            f"{folder} holds no finished run (no result.json); give a folder that "
-            "`maedfer finetune` has written, such as runs/finetune-dfew-..."
-        )
+    run = Run.finished(folder, "finetune", "finetune-dfew")
     result, config = run.load_result(), finetune_config(run.read("config.json"))
     model = build_classifier(config.model, len(result["classes"]))
     name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
@@ -267,10 +253,6 @@ class FinetuneTask(Task):
             targets.append(mix_batch(clips[part], labels[part], classes, augment, *key)[1])
         return {"loss": functional.cross_entropy(network(clips).float(), torch.cat(targets))}
 
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """The videos of these items."""
-        return [self.stream.name(index) for index in indices]
-
     def judge(self) -> dict[str, float]:
         """Scores on the validation clips; better weights than before are kept in the folder."""
         confusion = self._confusion(self.model, self.data.validation)
@@ -287,17 +269,14 @@ class FinetuneTask(Task):
         if self.data.validates_on_test:
             last, best = self.last, self.best["confusion"]
         else:
-            last = best = self._test(self.model)
+            last = best = self._confusion(self.model, self.data.test).tolist()
             if not is_last:
                 kept = copy.deepcopy(self.model)
                 self.run.load_weights(kept, BEST, self.best.get("sha256"))
-                best = self._test(kept)
+                best = self._confusion(kept, self.data.test).tolist()
         if is_last and PartialState().is_main_process:
             (self.run.folder / BEST).unlink(missing_ok=True)
         return _scores(last), _scores(best)
-
-    def _test(self, model: Classifier) -> list[list[int]]:
-        return self._confusion(model, self.data.test).tolist()
 
     def _confusion(self, model: Classifier, clips: Sequence[Clip]) -> np.ndarray:
         """Rows are true classes: one middle view of each clip, of which every process does some."""
@@ -417,15 +396,8 @@ def finetune_command(
         changes["model"] = _model_of(planned(1))
     data = labelled_data(planned(1), workers)
     config = planned(len(data.stream))
-    return finetune(
-        config,
-        output=out,
-        profile=f"preset {preset}",
-        data=data,
-        workers=workers,
-        tensorboard=tensorboard,
-        compile=compile,
-    )
+    return finetune(config, output=out, profile=f"preset {preset}", data=data, workers=workers,
+                    tensorboard=tensorboard, compile=compile)  # fmt: skip
 
 
 def _model_of(config: FinetuneConfig) -> ModelConfig:

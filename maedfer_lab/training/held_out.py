@@ -12,7 +12,7 @@ from maedfer_lab.config import Precision
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import interpolation_baseline
-from maedfer_lab.method.targets import Loss, Losses, make_target, reconstruction_loss, target_width
+from maedfer_lab.method.targets import Losses, make_target, reconstruction_loss, target_width
 from maedfer_lab.training.optim import mixed_precision
 
 HELD_OUT_SEED = 20_230_707  # of the masks: the same for every model, so that losses compare
@@ -47,7 +47,7 @@ class HeldOut:
         device = self.device
         self.model.eval()
         with mixed_precision(precision, device):
-            return self._mean(lambda clip, split: self.model.predict(clip, split), device)
+            return self._mean(self.model.predict, device)
 
     def baselines(self) -> dict[str, Losses]:
         """What predicting zero and interpolating the visible cubes would give.
@@ -70,18 +70,15 @@ class HeldOut:
     def _mean(
         self, predict: Callable[[Tensor, TokenSplit], Tensor], device: torch.device
     ) -> Losses:
-        total, count = {"appearance": 0.0, "motion": 0.0}, 0
+        model, total, count = self.model, {"appearance": 0.0, "motion": 0.0}, 0
         for clip, split in self.parts:
             clip, split = clip.to(device), split.to(device)
-            loss = self._loss(clip, split, predict(clip, split))
+            target = make_target(clip, model.config.tubelet, model.target, index=split.masked)
+            loss = reconstruction_loss(
+                predict(clip, split), target, split.masked, model.grid, model.config.tubelet,
+                model.target,
+            )  # fmt: skip
             for kind in total:
                 total[kind] += float(getattr(loss, kind)) * len(clip)
             count += len(clip)
         return {kind: value / count for kind, value in total.items()}
-
-    def _loss(self, clip: Tensor, split: TokenSplit, prediction: Tensor) -> Loss:
-        config, grid = self.model.config, self.model.grid
-        target = make_target(clip, config.tubelet, self.model.target, index=split.masked)
-        return reconstruction_loss(
-            prediction, target, split.masked, grid, config.tubelet, self.model.target
-        )

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
-from maedfer_lab.training.stream import read_batches
+from maedfer_lab.training.stream import ClipStream, read_batches
 
 READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
 DATA_BOUND = 0.3  # share of waiting for clips that is worth a word
@@ -79,9 +79,9 @@ class Task(ABC):
             place), or use torch's own random numbers, which the loop seeds for every part.
         """
 
-    @abstractmethod
     def names(self, indices: Sequence[int]) -> list[str]:
         """The names of these items of the stream, for messages."""
+        return [cast(ClipStream, self.stream).name(index) for index in indices]
 
     @abstractmethod
     def judge(self) -> dict[str, float]:
@@ -144,20 +144,6 @@ def train(
         ChildProcessError: a process that read clips died; names the clip.
     """
     stepper = Stepper(task, compile)
-    gpus = [stepper.device] if stepper.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), delayed_interrupt() as interrupt:
-        return _train(task, stepper, run, workers, on_log, tensorboard, interrupt.is_set)
-
-
-def _train(
-    task: Task,
-    stepper: Stepper,
-    run: Run,
-    workers: int,
-    on_log: Callable[[list[LogRow]], None] | None,
-    tensorboard: bool,
-    interrupted: Callable[[], bool],
-) -> TrainedLog:
     config, optim = task.config, task.config.optim
     is_main = stepper.accelerator.is_main_process
     start, log, unlogged, seconds = 0, [], [], 0.0
@@ -167,10 +153,9 @@ def _train(
         stepper.load_state_dict(state)
         start, log, unlogged = state["step"], state["log"], state["unlogged"]
         seconds = state["seconds"]
-    parts = stepper.parts(start)
     loaded = read_batches(
         task.stream,
-        parts,
+        stepper.parts(start),
         workers,
         lambda index: task.names([index])[0],
         pin_memory=stepper.device.type == "cuda",
@@ -179,11 +164,13 @@ def _train(
     shown = stepper.accelerator.is_local_main_process
     pending: list[LogRow] = []
     is_drawn = getattr(task.stream, "is_drawn", False)
-    with Progress(config.name, start, optim, seconds, workers, shown, is_drawn) as progress:
+    shows = Progress(config.name, start, optim, seconds, workers, shown, is_drawn)
+    gpus = [stepper.device] if stepper.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), delayed_interrupt() as interrupt, shows as progress:
         batches = progress.timed(loaded)
         writer, written = _tensorboard(run, start) if tensorboard and is_main else None, len(log)
         for step in range(start, optim.last_step):
-            pending.append(stepper.step(step, batches, parts.shares))
+            pending.append(stepper.step(step, batches, stepper.shares))
             done = step + 1
             is_last = done == optim.last_step
             judge = is_last or (config.eval_every and done % config.eval_every == 0)
@@ -191,7 +178,7 @@ def _train(
             look = judge or keep or done % READ_EVERY == 0
             stop = False  # many processes ask each other only when they look at the loss anyway
             if look or stepper.accelerator.num_processes == 1:
-                stop = stepper.agree(interrupted()) and not is_last
+                stop = stepper.agree(interrupt.is_set()) and not is_last
             if look or stop:
                 rows = stepper.read(pending)
                 pending.clear()
@@ -302,16 +289,23 @@ class Stepper:
         half = amp_dtype(task.config.precision, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.skipped = 0
+        optim, index = task.config.optim, self.accelerator.process_index
+        total = self.accelerator.num_processes * optim.accumulate
+        numbers = range(index * optim.accumulate, (index + 1) * optim.accumulate)
+        # The places of each part of a batch that this process takes.
+        self.shares = [own_share(optim.batch_size, total, n, task.mix_group) for n in numbers]
 
-    def parts(self, start: int) -> Parts:
-        """Which items this process reads from step `start` on."""
-        processes, index = self.accelerator.num_processes, self.accelerator.process_index
-        return Parts(self.task.config.optim, processes, index, start, self.task.mix_group)
+    def parts(self, start: int) -> Iterator[list[int]]:
+        """The items that this process reads from step `start` on, part by part."""
+        optim = self.task.config.optim
+        for step in range(start, optim.last_step):
+            for share in self.shares:
+                yield [step * optim.batch_size + place for place in share]
 
     def step(self, step: int, batches: Iterator[Any], shares: Sequence[Sequence[int]]) -> LogRow:
         """Take one batch in parts, follow the gradient of its mean loss; losses stay tensors."""
-        task, optim = self.task, self.task.config.optim
-        rate = learning_rate(step, optim)
+        task = self.task
+        rate = learning_rate(step, task.config.optim)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         task.model.train()
@@ -355,11 +349,14 @@ class Stepper:
         flags = torch.tensor(float(flag), device=self.device)
         return bool(self.accelerator.reduce(flags, "sum") > 0)  # type: ignore
 
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.task.model, "optimiser": self.optimiser, "scaler": self.scaler,
+                "task": self.task}  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, scaler, and the task's own."""
-        parts = {"model": self.task.model, "optimiser": self.optimiser, "scaler": self.scaler,
-                 "task": self.task}  # fmt: skip
-        return {**{k: part.state_dict() for k, part in parts.items()}, "skipped": self.skipped}
+        parts = self._parts().items()
+        return {**{name: part.state_dict() for name, part in parts}, "skipped": self.skipped}
 
     def check(self, state: dict[str, Any]) -> None:
         """Raise ValueError unless a state's keys, shapes and step are those of this training."""
@@ -377,10 +374,8 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.task.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.task.load_state_dict(state["task"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.skipped = state["skipped"]
 
 
@@ -411,7 +406,11 @@ def own_share(
     share = batch_size // num_processes
     if share % 2:
         return list(range(process_index * share, (process_index + 1) * share))
-    pairs = [pair for part in groups(range(batch_size), group) for pair in _pairs(part)]
+    pairs = [
+        (part[i], part[-1 - i])
+        for part in groups(range(batch_size), group)
+        for i in range(len(part) // 2)
+    ]
     own = pairs[process_index * share // 2 : (process_index + 1) * share // 2]
     return sorted(place for pair in own for place in pair)
 
@@ -424,32 +423,6 @@ def groups(places: Sequence[int], group: int | None) -> list[list[int]]:
     for place in places:
         found.setdefault(place // group, []).append(place)
     return list(found.values())
-
-
-def _pairs(places: Sequence[int]) -> list[tuple[int, int]]:
-    return [(places[i], places[-1 - i]) for i in range(len(places) // 2)]
-
-
-class Parts:
-    """The stream's items for one process: a list for each part of each step, from `start` on."""
-
-    def __init__(
-        self, optim: OptimConfig, processes: int, index: int, start: int, group: int | None = None
-    ) -> None:
-        numbers = range(index * optim.accumulate, (index + 1) * optim.accumulate)
-        total = processes * optim.accumulate
-        self.shares = [own_share(optim.batch_size, total, number, group) for number in numbers]
-        self.optim, self.start = optim, start
-
-    def __len__(self) -> int:
-        """Count the parts that are left."""
-        return (self.optim.last_step - self.start) * len(self.shares)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Items, part by part."""
-        for step in range(self.start, self.optim.last_step):
-            for share in self.shares:
-                yield [step * self.optim.batch_size + place for place in share]
 
 
 # --- what a training shows while it runs, and how it is stopped --------------------------------

@@ -125,45 +125,54 @@ def pretrain(
         task, run, workers=workers, on_log=live, tensorboard=tensorboard, compile=compile
     )
 
-    state = PartialState()  # of Accelerate: which process this is
-    log, model = trained.log, task.model
+    log = trained.log
     result = {
-        "steps": config.optim.last_step,
-        "seconds": trained.seconds,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "data": data.description,
+        **facts(config, profile, task.model, data, trained, compile),
         "broken": sorted(map(list, task.broken.items())),
         "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
         "baselines": baselines,
         "skipped_steps": trained.skipped,
-        "provenance": run_provenance(config, profile, task.held_out.device, trained, compile),
         "log": log,
     }
+    result = finish(run, task.model, log, result)
+    return PretrainedRun(config, run.folder, task.model.cpu().eval(), log, result)
+
+
+def facts(
+    config: PretrainConfig | FinetuneConfig,
+    profile: str,
+    model: nn.Module,
+    data: RunData,
+    trained: TrainedLog,
+    compiled: bool,
+) -> dict[str, Any]:
+    """What every result tells: how long it took, on which data, where its numbers come from."""
+    return {
+        "steps": config.optim.last_step,
+        "seconds": trained.seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": data.description,
+        "provenance": provenance(
+            profile=profile,
+            seed=config.seed,
+            device=device_name(next(model.parameters()).device),
+            processes=PartialState().num_processes,
+            waited=round(trained.waited, 3),
+            compiled=compiled,
+            seconds=trained.seconds,
+            data="synthetic faces" if config.data is None else config.data.name,
+        ),
+    }
+
+
+def finish(run: Run, model: nn.Module, log: list[LogRow], result: dict[str, Any]) -> dict[str, Any]:
+    """Let the main process write what a run ends with; gives the result as it is written."""
+    state = PartialState()
     if state.is_main_process:
         run.save_log(log)
         result = run.finish(model, result)
     state.wait_for_everyone()
-    return PretrainedRun(config, run.folder, model.cpu().eval(), log, result)
-
-
-def run_provenance(
-    config: PretrainConfig | FinetuneConfig,
-    profile: str,
-    device: torch.device,
-    trained: TrainedLog,
-    compiled: bool,
-) -> dict[str, Any]:
-    """Where the numbers of a run come from."""
-    return provenance(
-        profile=profile,
-        seed=config.seed,
-        device=device_name(device),
-        processes=PartialState().num_processes,
-        waited=round(trained.waited, 3),
-        compiled=compiled,
-        seconds=trained.seconds,
-        data="synthetic faces" if config.data is None else config.data.name,
-    )
+    return result
 
 
 def is_gone(data: Path | None) -> bool:
@@ -215,10 +224,6 @@ class PretrainTask(Task):
         loss: Loss = network(clips, mask).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
 
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """Videos of these clips."""
-        return [self.stream.name(index) for index in indices]
-
     def judge(self) -> dict[str, float]:
         """Losses on the held-out clips."""
         losses = self.held_out.losses(self.config.precision)
@@ -250,12 +255,7 @@ class PretrainTask(Task):
 
 def load_run(folder: Path) -> PretrainedRun:
     """Load a finished run from its folder."""
-    run = Run(folder.expanduser())
-    if not run.is_finished:
-        raise FileNotFoundError(
-            f"{folder} holds no finished run (no result.json); give a folder that "
-            "`maedfer pretrain` has written, such as runs/demo-lgi-..."
-        )
+    run = Run.finished(folder, "pretrain", "demo-lgi")
     result, config = run.load_result(), pretrain_config(run.read("config.json"))
     model = build_autoencoder(config.model, config.target)
     run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
@@ -352,14 +352,8 @@ def pretrain_command(
     config = set_fields(config, fields, "maedfer pretrain")
     init = config.init and locate(config.init)
     config = replace(config, data=absolute(config.data), init=init and absolute(init))
-    return pretrain(
-        config,
-        output=out,
-        profile=f"preset {preset}",
-        workers=workers,
-        tensorboard=tensorboard,
-        compile=compile,
-    )
+    return pretrain(config, output=out, profile=f"preset {preset}", workers=workers,
+                    tensorboard=tensorboard, compile=compile)  # fmt: skip
 
 
 def set_fields(config: Config, fields: Sequence[str], program: str) -> Config:
