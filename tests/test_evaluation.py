@@ -461,6 +461,12 @@ def test_what_changed_since_the_training_is_said(run, labelled, tmp_path, capsys
     told = capsys.readouterr().out
     assert "since the training: another fold of" in told
     assert "1 of the tested people were trained on" in told
+    rows = [f"{table.name(c)},{table.classes[c.label]},{int(c.fold != 1)}" for c in table.clips]
+    (labelled / "mine.csv").write_text("\n".join(["path,label,fold", *rows]))
+    asked = ["--dataset", "csv", "--root", str(labelled / "mine.csv"), "--out", str(tmp_path)]
+    assert cli.main(["evaluate", str(run.folder), *asked]) == 0
+    (labelled / "mine.csv").unlink()
+    assert "of the tested clips were trained on" in capsys.readouterr().out
 
 
 def test_only_the_published_recipe_is_the_papers_method():

@@ -111,6 +111,11 @@ def test_a_prepared_folder_is_a_folder_of_videos(table, prepared):
     assert not people[0] & people[1] and len(people[1]) == 1
 
 
+def test_a_prepared_set_is_not_called_empty_where_originals_are_wanted(prepared):
+    with pytest.raises(ValueError, match="is a prepared set, for finetune shards and pretrain"):
+        read_annotations("folder", prepared)
+
+
 def test_shards_are_open_to_other_tools(prepared, tmp_path):
     clip = open_shards(prepared).clips[4]
     with tarfile.open(clip.path.parents[1]) as tar:

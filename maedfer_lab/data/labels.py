@@ -89,7 +89,10 @@ def dataset_name(text: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", text.partition(":")[0].lower())
     plain = _ALIASES.get(plain, plain)
     if plain not in DATASETS:
-        raise ValueError(f"dataset={text!r} is not known; known are {', '.join(DATASETS)}")
+        raise ValueError(
+            f"dataset={text!r} is not known; known are {', '.join(DATASETS)} "
+            "(finetune takes shards and synthetic too)"
+        )
     return plain
 
 

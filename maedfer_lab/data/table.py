@@ -42,6 +42,7 @@ from maedfer_lab.data.layouts import (
 )
 from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
+from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
 from maedfer_lab.files import write_aside
 
@@ -471,6 +472,11 @@ def find_annotations(
         raise ValueError(f"layout={layout!r} is for folders of classes: use dataset folder")
     folder, lists = _places(dataset, root, lists)
     tree = scan(folder)
+    if (folder / INDEX).is_file() and not tree.videos:
+        raise ValueError(
+            f"root={str(folder)!r} is a prepared set, for finetune shards and pretrain; name the "
+            "folder that it was prepared from"
+        )
     if not tree.videos:
         raise FileNotFoundError(
             f"no video under root={str(folder)!r}: neither video files nor folders of .jpg or .png"

@@ -321,9 +321,17 @@ def _read_table(one: Candidate) -> Annotations:
 def _since_training(one: Candidate, table: Annotations, clips: Sequence[Clip]) -> list[str]:
     """What changed in the data of a run, and which tested people it was trained on."""
     file = one.source / "data.json"
-    if one.config is None or one.trained_on != table.dataset or not file.is_file():
+    if one.config is None or not file.is_file():
         return []
     kept, fold = json.loads(file.read_text(encoding="utf-8")), one.config.fold
+    if one.trained_on != table.dataset:  # its clips may still be the same files, listed anew
+        size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
+        same = {row[0] for row in kept["each"] if row[2] != fold and size.get(row[0]) == row[4]}
+        both = sorted(same & {table.name(clip) for clip in clips})
+        return [
+            f"{len(both)} of the tested clips were trained on, so the scores are too good: "
+            f"{', '.join(both[:5])}{', ...' if len(both) > 5 else ''}"
+        ] * bool(both)
     notes = [f"since the training: {change}" for change in explain_change(kept, table.summary())]
     trained = {row[3] or row[0] for row in kept["each"] if row[2] != fold}
     if both := sorted(trained & set(table.people(clips))):
