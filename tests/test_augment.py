@@ -215,6 +215,20 @@ def test_mixing_is_mixup_or_a_box_over_all_frames_with_the_weight_of_its_area():
     assert kinds == {"box", "blend"}
 
 
+@pytest.mark.parametrize(("groups", "spread"), [(1, 0.147), (3, 0.085)])
+def test_how_much_one_clip_dominates_a_batch_spreads_as_in_the_official_code(groups, spread):
+    """Recorded from it: one draw for a batch, or one for each of its three processes."""
+    augment, labels = replace(Augment(), smoothing=0.0), torch.tensor([0, 1])
+    clips = torch.zeros(2, 1, 1, 160, 160).expand(2, 3, 1, 160, 160).contiguous()
+    means = [
+        np.mean(
+            [mix_batch(clips, labels, 2, augment, 0, i, group)[1].max() for group in range(groups)]
+        )
+        for i in range(900)
+    ]
+    assert np.std(means) == pytest.approx(spread, rel=0.08)
+
+
 def test_an_odd_batch_is_refused_and_no_mixing_still_smooths():
     with pytest.raises(ValueError, match="even number"):
         mix_batch(torch.rand(3, 3, 2, 4, 4), torch.zeros(3, dtype=torch.long), 2, Augment(), 0)

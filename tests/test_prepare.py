@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -166,7 +168,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(table, prepared, tmp_
     times = [p.stat().st_mtime_ns for p in finished]
     small(table, tmp_path)
     assert [p.stat().st_mtime_ns for p in finished] == times
-    assert contents(tmp_path) == contents(prepared)
+    assert contents(tmp_path) == contents(prepared), "nor a temporary file"
     times = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
     small(table, tmp_path)
     assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())] == times
@@ -291,6 +293,69 @@ def test_a_full_disk_is_named_and_loses_nothing(table, prepared, tmp_path, monke
     assert error.value.errno == errno.ENOSPC and str(tmp_path) in str(error.value)
     assert len(list(tmp_path.iterdir())) == 4  # two shards, and nothing half written
     small(table, tmp_path)
+    assert contents(tmp_path) == contents(prepared)
+
+
+def test_parts_joined_are_what_one_machine_writes(table, prepared, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for number in (1, 2):
+        report = small(table, folders[number], part=f"{number + 1}/3")
+        assert f"part {number + 1}/3" in str(report) and report.clips == 2
+    with pytest.raises(FileNotFoundError, match="with --join"):
+        open_shards(folders[1])
+    with pytest.raises(ValueError, match=r"(?s)3 of 7 shards miss in .*part 1/3: 3 of its shards"):
+        small(table, folders[0], join=folders[1:])
+    assert small(table, folders[0], part="1/3").clips == 3
+    assert small(table, folders[0], join=folders[1:]).clips == NUM_CLIPS
+    assert contents(folders[0]) == contents(prepared)
+
+
+def test_a_part_that_is_prepared_twice_is_named(table, prepared, tmp_path):
+    small(table, tmp_path, part="2/3")
+    other = shutil.copytree(tmp_path, tmp_path.with_name("other"))
+    small(table, tmp_path, part="1/3")
+    small(table, tmp_path, part="3/3")
+    beside = other / "shard-00001.json"
+    about = json.loads(beside.read_text())
+    beside.write_text(json.dumps(about | {"sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"shard-00001.tar is prepared twice, and not alike: in "):
+        small(table, tmp_path, join=[other])
+    shutil.rmtree(other)
+    with pytest.raises(FileNotFoundError, match="holds no shard"):
+        small(table, tmp_path, join=[tmp_path.with_name("nothing")])
+    small(table, tmp_path, join=())
+    assert contents(tmp_path) == contents(prepared)
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b"])
+def test_a_part_that_is_none_is_refused(table, tmp_path, part):
+    with pytest.raises(ValueError, match=f"part='{part}' must be like '3/16'"):
+        small(table, tmp_path, part=part)
+
+
+def test_what_dead_processes_left_goes_and_a_living_one_is_named(table, prepared, tmp_path):
+    here, dead = socket.gethostname(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    old = [
+        tmp_path / f".shard-00002.tar.{here}-{dead.pid}.part",
+        tmp_path / ".shard-00003.tar.another-machine-77.part",
+        tmp_path / ".shard-00004.tar.part",  # of an older version
+        tmp_path / ".index.json.k3x_9abc",
+    ]
+    for path in old:
+        path.touch()
+        os.utime(path, (0, 0))
+    (tmp_path / ".my notes").touch()
+    living = tmp_path / f".shard-00002.tar.{here}-{os.getppid()}.part"
+    living.touch()
+    with pytest.raises(ValueError, match=rf"shard-00002.tar is being written by .*{os.getppid()}"):
+        small(table, tmp_path)
+    small(table, tmp_path, part="1/3")  # has other shards
+    living.unlink()
+    small(table, tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [".my notes"]
+    (tmp_path / ".my notes").unlink()
+    (tmp_path / "part-1-of-3.json").unlink(missing_ok=True)
     assert contents(tmp_path) == contents(prepared)
 
 

@@ -172,7 +172,7 @@ def _remote(folder: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise ImportError(
+        raise ModuleNotFoundError(
             f"{folder} needs fsspec; type: pip install 'maedfer-lab[remote]'"
         ) from error
     try:
@@ -181,7 +181,7 @@ def _remote(folder: str) -> tuple[Any, str]:
         needed = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp",
                   "https": "aiohttp", "hf": "huggingface_hub"}.get(protocol)  # fmt: skip
         what = f"type: pip install {needed}" if needed else str(error)
-        raise ImportError(f"{folder} needs a package for {protocol}://; {what}") from error
+        raise ModuleNotFoundError(f"{folder} needs a package for {protocol}://; {what}") from error
     return files, name
 
 

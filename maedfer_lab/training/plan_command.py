@@ -14,7 +14,7 @@ from maedfer_lab.config import EncoderKind, PresetName, PretrainConfig
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.cost.plan import CardName, Form, Input, Inputs, Plan, plan, usual_inputs
 from maedfer_lab.data.folder import find_videos
-from maedfer_lab.data.shard_format import INDEX, read_shard
+from maedfer_lab.data.shard_format import is_prepared, open_index, place
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
 STARTING = 2  # clips before the clock starts: worker and decoder come up
@@ -67,7 +67,7 @@ def plan_command(
     config = named_preset(preset, encoder)
     if data is not None:
         data = data.expanduser()
-        form = "shards" if (data / INDEX).is_file() else "mp4"
+        form = "shards" if is_prepared(data) else "mp4"
     inputs = usual_inputs(card, form)
     if data is not None:
         inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
@@ -116,10 +116,10 @@ def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -
 
 
 def _megabytes(data: Path, frames: int) -> Input:
-    if (data / INDEX).is_file():
-        shards = [read_shard(file) for file in sorted(data.glob("shard-*.tar"))]
-        number = sum(shard.frames for shard in shards)
-        size = sum(shard.bytes for shard in shards) / number * frames
+    if is_prepared(data):
+        index = open_index(place(data))
+        number = int(index["frames"].sum())
+        size = sum(index.about["bytes"]) / number * frames
         where = f"{frames} JPEGs, mean of {number:,}"
     else:
         videos = find_videos(data)

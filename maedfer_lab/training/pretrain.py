@@ -27,6 +27,7 @@ from maedfer_lab.config import (
     pretrain_config,
 )
 from maedfer_lab.config import preset as named_preset
+from maedfer_lab.data.shard_format import is_url
 from maedfer_lab.data.transforms import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
@@ -370,5 +371,5 @@ def set_fields(config: Config, fields: Sequence[str], program: str) -> Config:
 
 
 def absolute(path: Path | None) -> Path | None:
-    """A path that a run's configuration can hold."""
-    return None if path is None else path.expanduser().resolve()
+    """A path, or URL of a prepared set, that a run's configuration can hold."""
+    return path if path is None or is_url(path) else path.expanduser().resolve()

@@ -30,7 +30,7 @@ from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
 from maedfer_lab.data.prepare import begin_worker
-from maedfer_lab.data.shard_format import INDEX
+from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import (
     Annotations,
@@ -297,7 +297,7 @@ def pretraining_table(config: PretrainConfig) -> Annotations:
     """Drawn faces, or the videos of a folder, of shards that `maedfer prepare` wrote, of a list."""
     if config.data is None:
         return _drawn(config, config.num_held_out)
-    if (config.data / INDEX).is_file():
+    if is_prepared(config.data):
         return open_shards(config.data)
     if config.data.is_dir():
         return read_annotations("voxceleb2", config.data)
@@ -329,7 +329,7 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
     kept, held = split_people(table.people(), config.held_out, config.seed)
     numbers, skipped = np.asarray(kept), []
     opened, stride = table, config.stride
-    is_small = config.framing == "face" and data.is_dir() and not (data / INDEX).is_file()
+    is_small = config.framing == "face" and data.is_dir() and not is_prepared(data)
     streamed = numbers
     if is_small:
         paths = [clip.path for clip in table.clips]
@@ -440,7 +440,7 @@ def example_clips(
     if data is None:
         faces = SyntheticFaces(num, "test", num_frames=model.frames, size_px=model.size_px)
         return torch.stack([to_tensor(clip.frames) for clip in faces])
-    table = open_shards(data) if (data / INDEX).is_file() else read_annotations("voxceleb2", data)
+    table = open_shards(data) if is_prepared(data) else read_annotations("voxceleb2", data)
     paths, _ = check_videos([clip.path for clip in table.clips[: 4 * num]], progress=False)
     clips = load_clips(paths[:num], model.frames, stride, model.size_px)
     return torch.stack([to_tensor(clip) for clip in clips])
