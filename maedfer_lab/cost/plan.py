@@ -88,7 +88,13 @@ READ: dict[str, tuple[Input, Input]] = {
         Input(0.25, "MB", "assumed", "a whole video of 7.8 s at 250 kbit/s"),
     ),
     "shards": (
-        Input(226, "clips/s", "measured", f"{CORE}: JPEGs of 224 x 224 at quality 95, simplejpeg"),
+        Input(
+            226,
+            "clips/s",
+            "measured",
+            f"{CORE}: JPEGs of 224 x 224 at quality 95, simplejpeg; to find a clip among 1,092,000 "
+            "is 0.04 ms of it",
+        ),
         Input(0.284, "MB", "measured", "16 JPEGs of 17.7 KB, mean of 2,340 frames of 12 people"),
     ),
 }
