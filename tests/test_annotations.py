@@ -206,8 +206,17 @@ def test_lists_of_another_task_are_refused(sets):
 def test_a_clip_in_two_places_is_not_guessed(dfew):
     clips = dfew / "Clip" / "clip_224x224"
     shutil.copytree(clips / "00001", clips / "part_2" / "00001")
+    shutil.copytree(clips / "00002", clips / "part_2" / "00002")
     _, problems = find_annotations("dfew", dfew)
-    assert any("may be" in str(p) and p.kind == "missing" for p in problems)
+    (problem,) = [p for p in problems if p.kind == "places"]
+    assert "may be" in str(problem) and f"--root '{clips}' or --root '{clips}/part_2'" in str(
+        problem
+    )
+    shutil.rmtree(clips / "part_2")
+    clips.rename(dfew / "A")
+    shutil.copytree(dfew / "A", dfew / "B")
+    (problem,) = find_annotations("dfew", dfew)[1]
+    assert f"--root '{dfew}/A' or --root '{dfew}/B'" in str(problem)
 
 
 def test_original_clips_are_taken_before_interpolated_ones(dfew):
@@ -382,21 +391,22 @@ def test_two_readings_are_shown_with_what_to_type(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sides", "tested"),
+    ("sides", "tested", "note"),
     [
-        ("train test", "test"),
-        ("Training val TESTING", "TESTING"),
-        ("train dev", "dev"),
-        ("train validate", "validate"),
+        ("train test", "test", "the given split is used"),
+        ("Training val TESTING", "TESTING", "val is trained on"),
+        ("train dev", "dev", "there is no test, so val is the test"),
+        ("train validate", "validate", "there is no test, so val is the test"),
+        ("train", "train", "everything is given as train, nothing as val or test"),
     ],
 )
-def test_given_splits_are_used(sides, tested, tmp_path):
+def test_given_splits_are_used(sides, tested, note, tmp_path):
     videos(tmp_path, *[f"{s}/{c}/{s}{i}.mp4" for s in sides.split() for c in ("happy", "sad")
                        for i in range(2)])  # fmt: skip
     table = read_annotations("folder", tmp_path)
-    assert table.classes == ("happy", "sad") and "the given split is used" in table.notes[0]
+    assert table.classes == ("happy", "sad") and note in table.notes[0]
     assert {table.name(c).split("/")[0] for c in table.clips if c.fold} == {tested}
-    videos(tmp_path, "extra/happy/1.mp4")
+    videos(tmp_path, "extra/happy/1.mp4", "test/sad/more.mp4", "train/sad/more.mp4")
     with pytest.raises(ValueError, match="are splits, but extra beside them is none"):
         read_annotations("folder", tmp_path)
 
@@ -542,6 +552,32 @@ def test_a_split_of_people_does_not_hang_on_the_order_of_clips():
         split_people([*people, "one"], 0.2, 0, [*labels, "rare"])
     with pytest.raises(ValueError, match=r"share=1\.0 must lie between 0 and 1"):
         split_people(people, 1.0, 0)
+
+
+def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
+    for i, name in enumerate("anna bert cleo dora emil".split()):
+        videos(tmp_path, *(f"{c}/{name}/{i}{k}.mp4" for c in ("happy", "sad") for k in range(3)))
+    for path in tmp_path.rglob("*.mp4"):  # no other two are alike, for other people than dora
+        path.write_bytes(str(path).encode())
+    shutil.copy(tmp_path / "sad/anna/02.mp4", tmp_path / "sad/bert/12.mp4")
+    shutil.copy(tmp_path / "sad/bert/11.mp4", tmp_path / "sad/cleo/21.mp4")
+    table = read_annotations("folder", tmp_path)
+    assert {clip.subject for clip in table.clips} == {"anna", "dora", "emil"}
+    assert "2 files lie there under several people" in " ".join(table.notes)
+
+
+def test_letter_case_is_told_and_never_guessed(tmp_path):
+    videos(tmp_path, "Anna/1.mp4", "bert/2.mp4", "bert/3.mp4", "BERT/3.mp4")
+    lines = ["path,label", "anna/1.mp4,a", "BERT/2.MP4,b", "bert/3.mp4,b"]
+    write_lines(tmp_path / "mine.csv", lines)
+    table, problems = find_annotations("csv", tmp_path / "mine.csv")
+    assert not problems and len(table) == 3
+    assert "2 paths of lists match only without letter case, first 'Anna/1.mp4' for" in " ".join(
+        table.notes
+    )
+    write_lines(tmp_path / "mine.csv", [*lines, "Bert/3.mp4,b"])
+    (problem,) = find_annotations("csv", tmp_path / "mine.csv")[1]
+    assert all(str(tmp_path / name) in str(problem) for name in ("bert/3.mp4", "BERT/3.mp4"))
 
 
 def test_a_summary_says_what_changed(tmp_path):

@@ -42,6 +42,7 @@ BINS = (1, 2, 16, 17, 32, 64, 128, 256, 512)
 # Kind of a problem -> the check it belongs to, and what its places are.
 _PROBLEMS = {
     "missing": ("missing clips", "lines name a clip that is not there"),
+    "places": ("two places", "choices between clips are yours"),
     "label": ("label range", "lines have a label that the data set does not know"),
     "spelling": ("spelling", "classes are spelled in two ways"),
     "duplicate": ("duplicates", "clips are listed twice"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -188,15 +189,15 @@ def scan(root: Path) -> Tree:
 # ---- Who is seen -------------------------------------------------------------------------------
 
 
-def people_of(names: Sequence[str], root: Path) -> tuple[list[str | None], list[Problem], bool]:
-    """Who each clip shows (None: nothing tells), problems, and whether a MANIFEST.csv says it.
+def people_of(names: Sequence[str], root: Path, found: Found) -> list[str | None]:
+    """Who each clip shows (None: nothing tells); `found.people_told`: MANIFEST.csv says it.
 
     names: paths below `root`. Told by ``root``/MANIFEST.csv (columns file and identity), else by
     names as the known sets have them, else by the first folders whose names may be people.
     """
     files = [path for path in root.glob("[Mm]*.[Cc]*") if path.name.lower() == "manifest.csv"]
     for manifest in files[:1]:
-        return *_listed_people(names, root, manifest), True
+        return _listed_people(names, root, manifest, found)
     told: list[str | None] = [None] * len(names)
     for pattern, must_fit in _PEOPLE:
         if all(told) or (must_fit and not all(pattern.search(name) for name in names)):
@@ -206,14 +207,14 @@ def people_of(names: Sequence[str], root: Path) -> tuple[list[str | None], list[
                 here = match.groupdict()
                 told[i] = here["t"] if "t" in here else str(int(here["n"]))
     if any(told):
-        return told, [], False
+        return told
     levels = [name.split("/")[:-1] for name in names]
     for level in range(max(map(len, levels), default=0)):
         folders = [parts[level] if level < len(parts) else None for parts in levels]
         words = sorted({folder for folder in folders if folder})
         if len(words) > 1 and not _most(words, _is_no_person):
-            return folders, [], False
-    return told, [], False
+            return folders
+    return told
 
 
 def told_by_names(who: Sequence[str | None]) -> list[str]:
@@ -234,47 +235,40 @@ def _most(words: Sequence[str], fits: Callable[[str], object]) -> bool:
 
 
 def _listed_people(
-    names: Sequence[str], root: Path, manifest: Path
-) -> tuple[list[str | None], list[Problem]]:
+    names: Sequence[str], root: Path, manifest: Path, found: Found
+) -> list[str | None]:
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
+    finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names)), ()), "csv")
     read = read_rows(manifest, need=("path", "subject"))
-    problems = list(read.problems)
-    alike: dict[str, set[str]] = {}  # a path however it is spelled -> the clips it may mean
-    for name in names:
-        for spelled in (name.casefold(), _bare(name).casefold()):
-            alike.setdefault(spelled, set()).add(name)
-    exact, who = set(names), {}
+    found.people_told = True
+    found.problems += read.problems
+    who: dict[Path | list[Path] | str, str] = {}
     lost, twice = [], []
     for row in read.rows:
-        listed = row.path.replace("\\", "/").removeprefix("./")
-        if listed not in exact:
-            listed = listed.removeprefix(f"{root.name}/")
-        meant = {listed} & exact or alike.get(listed.casefold(), set())
-        if len(meant) != 1:
-            if not (root / listed).exists() and ".tar/" not in listed:
+        path = finder.find(row.path, str(manifest))
+        if not isinstance(path, Path):
+            listed = row.path.replace("\\", "/")
+            if isinstance(path, list) or not ((root / listed).exists() or ".tar/" in listed):
                 lost.append(f"{row.where}: {row.path!r}")
-            continue
-        (name,) = meant
-        if who.setdefault(name, row.subject) != row.subject:
-            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[name]!r}")
-    unlisted = [name for name in names if name not in who]
+        elif who.setdefault(path, row.subject) != row.subject:
+            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[path]!r}")
+    found.notes += finder.respelled()
+    unlisted = [name for name in names if root / name not in who]
     kinds = (("rows name no file", lost), ("clips are in no row", unlisted), ("rows differ", twice))
-    for what, places in kinds if not problems else ():
+    for what, places in kinds if not read.problems else ():
         if places:
             more = f"; and {len(places) - 5:,} more" if len(places) > 5 else ""
             text = (
                 f"{len(places):,} {what} ({'; '.join(places[:5])}{more}); its paths are relative "
                 f"to that folder, such as {names[0]!r}"
             )
-            problems.append(Problem("people", str(manifest), text))
-    return [who.get(name) or None for name in names], problems
+            found.problem("people", str(manifest), text)
+    return [who.get(root / name) or None for name in names]
 
 
 def same_person(name: str) -> tuple[str, ...]:
     """Equal for two spellings of one person: "Actor 1" and "actor_01"."""
-    from unicodedata import normalize
-
-    words = re.findall(r"[^\W\d_]+|\d+", normalize("NFC", name).casefold())
+    words = re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).casefold())
     return tuple(word.lstrip("0") or "0" for word in words) or (name,)
 
 
@@ -307,6 +301,10 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
             if "split" in kinds:
                 raise ValueError("two levels of folders are splits; point root at one of the folds")
             kinds[level] = "split"
+    if "split" not in kinds:  # everything below train/, which then tells that nothing is tested
+        for level in range(min(map(len, levels))):
+            if {side_of(word) for word in words[level]} == {"train"}:
+                kinds[level] = "split"
     free = [i for i in range(min(map(len, levels))) if len(words[i]) > 1 and kinds[i] == "*"]
     if not free:
         raise ValueError(
@@ -396,13 +394,14 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     labels = [parts[at["class"]] for parts in rows]
     found.classes = tuple(sorted(set(labels)))
     found.problems += [Problem("spelling", str(tree.root), w) for w in spelled_twice(labels)]
-    who, problems, listed = people_of(list(names), tree.root)
-    found.problems += problems
-    if "person" in at and not listed:
+    who = people_of(list(names), tree.root, found)
+    if "person" in at and not found.people_told:
         who = [parts[at["person"]] if len(parts) > at["person"] else None for parts in rows]
-    elif not listed and (layout or any(who == [p[i] for p in rows] for i in at.values())):
+    elif not found.people_told and (
+        layout or any(who == [p[i] for p in rows] for i in at.values())
+    ):
         who = [None] * len(who)  # a class or a split is no person
-    elif not listed:
+    elif not found.people_told:
         found.notes += told_by_names(who)
     sides = [side_of(parts[at["split"]]) or "" if "split" in at else "" for parts in rows]
     numbers = [fold_of(parts[at["split"]]) if "split" in at else None for parts in rows]
@@ -450,21 +449,23 @@ def folds_of(sides: Sequence[str], found: Found) -> list[int]:
     found.splits = not number[tested]
     told = f"the given split is used ({', '.join(f'{s} {n:,}' for s, n in sorted(number.items()))})"
     if found.splits:
-        told += "; it tests nobody, so people are held out here"
+        told = "everything is given as train, nothing as val or test: a fifth of the people, held "
+        told += "out here, are tested as fold 1"
+    elif not number["test"]:
+        told += "; there is no test, so val is the test: choose no epoch or setting by it"
     elif number["val"]:
-        told += "; val is " + ("trained on" if tested == "test" else "the test")
+        told += "; val is trained on (--holdout validates)"
     found.notes.append(told)
     return [int(side == tested) for side in sides]
 
 
 def read_unlabelled(tree: Tree) -> Found:
     """Any folder of videos for pre-training, such as VoxCeleb2's dev/mp4/id00012/.../00001.mp4."""
-    who, problems, _ = people_of([tree.name(path) for path in tree.videos], tree.root)
-    clips = [
-        Clip(path, 0, 0, frames, "unlabelled folder", person)
-        for (path, frames), person in zip(tree.videos.items(), who, strict=True)
-    ]
-    return Found(("unlabelled",), clips, problems)
+    found = Found(("unlabelled",))
+    who = people_of([tree.name(path) for path in tree.videos], tree.root, found)
+    for (path, frames), person in zip(tree.videos.items(), who, strict=True):
+        found.clips.append(Clip(path, 0, 0, frames, "unlabelled folder", person))
+    return found
 
 
 # ---- Sets whose file names tell everything -----------------------------------------------------
@@ -554,22 +555,21 @@ class Finder:
     """Find the clip that a list means: as written, below the root, or by its last parts.
 
     Lists carry paths of the machine they were made on. The longest tail of the path that exists
-    below the root is taken; failing that, in published sets, the clip whose last part (FERV39k:
-    three) is the same, with or without a suffix and leading zeros, if there is exactly one.
+    below the root is taken, if need be without suffix or letter case; failing that, in published
+    sets, the clip whose last part (FERV39k: three) is the same without leading zeros.
     """
 
     def __init__(self, tree: Tree, dataset: str) -> None:
-        self._tree, self._parts, self._is_own = tree, _NAME_PARTS.get(dataset, 1), dataset == "csv"
-        self._exact: dict[str, Path] = {}
-        self._folded: dict[str, list[Path]] = {}
+        self._tree, self.parts, self._is_own = tree, _NAME_PARTS.get(dataset, 1), dataset == "csv"
+        self._spelled: tuple[dict[str, list[Path]], ...] = ({}, {}, {}, {})  # as `_spellings`
         self._by_name: dict[str, list[Path]] = {}
         self._cut: dict[str, str] = {}  # list -> what is cut off the front of its paths
+        self._respelled: dict[str, str] = {}
         self.notes: list[str] = []
         for path in self._wanted(tree, KINDS.get(dataset, ())):
             name = tree.name(path)
-            self._exact[name] = path
-            self._exact.setdefault(_bare(name), path)
-            self._folded.setdefault(name.casefold(), []).append(path)
+            for known, spelled in zip(self._spelled, _spellings(name), strict=True):
+                known.setdefault(spelled, []).append(path)
             self._by_name.setdefault(self._tail(name), []).append(path)
 
     def _wanted(self, tree: Tree, known: tuple[tuple[str, str], ...]) -> Iterable[Path]:
@@ -607,44 +607,59 @@ class Finder:
         return kinds[min(kinds)]
 
     def _tail(self, name: str) -> str:
-        parts = PurePosixPath(_bare(name)).parts[-self._parts :]
+        parts = PurePosixPath(_bare(name)).parts[-self.parts :]
         return "/".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts)
 
     def unread(self, used: int) -> list[str]:
-        """A note on clips that no list names."""
-        left = len({*self._exact.values()}) - used
-        return [f"{left:,} clips below root are in no list"] if left > 0 else []
+        """Notes on clips that no list names, and on names that were matched without case."""
+        left = sum(map(len, self._by_name.values())) - used
+        return [*[f"{left:,} clips below root are in no list"] * (left > 0), *self.respelled()]
+
+    def respelled(self) -> list[str]:
+        """A note on paths that were found without regard to letter case."""
+        first = next(iter(self._respelled.items()), ())
+        told = f"{len(self._respelled):,} paths of lists match only without letter case, first "
+        return [told + " for ".join(map(repr, first))] if first else []
 
     def knows(self, listed: str) -> bool:
         """Whether a clip is called so."""
         return bool(listed) and isinstance(self.find(listed), Path)
 
-    def find(self, listed: str, of: str | None = None) -> Path | str:
-        """The clip, or the reason why there is none. of: the list, whose paths must start alike."""
-        name = listed.replace("\\", "/")
-        parts = PurePosixPath(name).parts
-        if self._is_own and Path(listed).is_absolute() and Path(listed).exists():
+    def find(self, listed: str, of: str | None = None) -> Path | list[Path] | str:
+        """The clip, or those it may be, or why there is none.
+
+        of: the list, whose paths must start alike.
+        """
+        parts = PurePosixPath(listed.replace("\\", "/")).parts
+        if Path(listed).is_absolute() and self._is_own and Path(listed).exists():
             return Path(listed)
         for start in range(len(parts)):
             tail, front = "/".join(parts[start:]), "/".join(parts[:start])
-            folded = self._folded.get(tail.casefold(), [])
-            path = self._exact.get(tail) or self._exact.get(_bare(tail))
-            if path or len(folded) == 1:
+            for i, spelled in enumerate(_spellings(tail)):
+                if not (same := self._spelled[i].get(spelled)):
+                    continue
                 if self._is_own and of and self._cut.setdefault(of, front) != front:
                     return f"{listed!r} does not exist, though {tail!r} does"
-                return path or folded[0]
+                if i > 1 and of and len(same) == 1:
+                    self._respelled[self._tree.name(same[0])] = listed
+                return same[0] if len(same) == 1 else same
         if Path(listed).is_absolute() and Path(listed).exists():
             return Path(listed)
-        same = self._by_name.get(self._tail(name), []) if len(parts) >= self._parts else []
-        same = [] if self._is_own else same
-        if len(same) > 1:
-            return f"{listed!r} may be {same[0]} or {same[1]}; point root at the ones meant"
-        return same[0] if same else f"{listed!r} does not exist"
+        same = self._by_name.get(self._tail("/".join(parts)), [])
+        if not same or self._is_own or len(parts) < self.parts:
+            return f"{listed!r} does not exist"
+        return same[0] if len(same) == 1 else same
 
 
 def _bare(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
+
+
+def _spellings(name: str) -> tuple[str, str, str, str]:
+    """A path as it is, without suffix, without letter case, without both."""
+    plain = unicodedata.normalize("NFC", name).casefold()
+    return name, _bare(name), plain, _bare(plain)
 
 
 def read_fold_lists(tree: Tree, labels: Labels | None, files: list[ListFile], base: Path) -> Found:
@@ -736,6 +751,7 @@ def understand(
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
     done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
+    unclear: dict[tuple[Path, ...], list[tuple[Row, list[Path]]]] = {}
     for row in rows:
         of = row.where.rpartition(" line ")[0]
         if (key := (row.path, row.label, of if labels is None else "")) in done:
@@ -750,9 +766,20 @@ def understand(
         path = finder.find(row.path, of)
         if isinstance(path, str):
             found.problem("missing", row.where, path)
-            label = None
-        done[key] = None if label is None or isinstance(path, str) else (path, label)
+        elif isinstance(path, list):
+            folders = tuple(dict.fromkeys(one.parents[finder.parts - 1] for one in path))
+            unclear.setdefault(folders, []).append((row, path))
+        done[key] = (path, label) if isinstance(path, Path) and label is not None else None
         yield done[key]
+    for folders, places in unclear.items():
+        row, (first, second, *_) = places[0]
+        what = f"{row.path!r} may be {first} or {second}"
+        if len(folders) > 1 and labels:
+            roots = " or ".join(f"--root {str(folder)!r}" for folder in folders)
+            what += f", as {len(places):,} rows may: type {roots} (and --lists), or move one away"
+        else:
+            what += "; write it as it is spelled"
+        found.problem("places", row.where, what)
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:

@@ -411,9 +411,9 @@ def people_in(paths: Sequence[Path], root: str | Path) -> list[str]:
     """
     root = Path(root).absolute()
     names = [path.absolute().relative_to(root).as_posix() for path in paths]
-    told, problems, _ = people_of(names, root)
-    if problems:
-        raise ValueError("\n".join(map(str, problems)))
+    told = people_of(names, root, found := Found(()))
+    if found.problems:
+        raise ValueError("\n".join(map(str, found.problems)))
     return [who or name for who, name in zip(told, names, strict=True)]
 
 
@@ -589,19 +589,17 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
     if unnamed and dataset != "folder" and (is_own or (labels and labels.test_fold)):
         clips = _with_people(clips, tree, found, plain=labels is not None)
     clips = _spelled_alike(clips, found)
+    unknown = [clip.path.stem for clip in clips if is_own and not clip.subject]
     table = Annotations(dataset, found.classes, clips, tree.root)
     copies = table.copies() if is_own else []
+    alike = [group for group in copies if len({clip.fold for clip in group}) == 1]
+    table = replace(table, clips=(clips := _joined(table, alike, found)))
     if found.splits and clips:
-        same = {clip: f"copy of {table.name(group[0])}" for group in copies for clip in group}
-        people = [
-            c.subject or same.get(c, who) for c, who in zip(clips, table.people(), strict=True)
-        ]
         try:
             names = [table.classes[clip.label] for clip in clips]
-            _, test, gaps = _split(people, _SHARE, 0, names)
-            tested = {clips[i] for i in test}
-            clips = tuple(replace(c, fold=int(c in tested)) for c in clips)
-            copies = [[replace(c, fold=int(c in tested)) for c in group] for group in copies]
+            _, test, gaps = _split(table.people(), _SHARE, 0, names)
+            tested = set(test)
+            clips = tuple(replace(clip, fold=int(i in tested)) for i, clip in enumerate(clips))
             found.notes += [gaps] if gaps else []
         except ValueError as error:
             found.problem("people", str(tree.root), str(error))
@@ -617,34 +615,51 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
                 f"{table.name(clip)} ({table.classes[clip.label]})" for clip in group[:3]
             )
             found.problem("two labels", str(tree.root), f"one file with two labels: {places}")
-        if len({clip.fold for clip in group}) > 1:
+        if group not in alike:
             places = " = ".join(f"{table.name(clip)} (fold {clip.fold})" for clip in group[:3])
             found.problem("same content", str(tree.root), f"one file on both sides: {places}")
-    unknown = [clip.path.stem for clip in clips if is_own and not clip.subject]
     if unknown:
         heads = Counter(re.split(r"[ _.-]", stem)[0] for stem in unknown)
-        likely = (
-            [head for head in heads if head.isalpha()] if len(heads) <= len(unknown) / 2 else []
-        )
+        likely = [head for head in heads if head.isalpha()] * (2 * len(heads) <= len(unknown))
         found.notes.append(
             f"nothing tells who is seen in {len(unknown):,} of {len(clips):,} clips: each counts "
             "as a person of its own; MANIFEST.csv (columns file, identity) tells"
             + f" (are {', '.join(likely[:3])}, ... people?)"
             * (len(likely) > 1)
         )
-    return replace(table, clips=clips, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+    return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+
+
+def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> tuple[Clip, ...]:
+    """The clips, with one name for all people whose clips are one file: no split parts them."""
+    one: dict[str, str] = {}  # person -> the one they count as
+    named, told = {clip.subject for clip in table.clips}, []
+    for group in copies:
+        people = list(dict.fromkeys(one.get(who, who) for who in table.people(group)))
+        first = next((who for who in people if who in named), f"copy of {people[0]}")
+        one |= {who: first for who in (*people, *(w for w, now in one.items() if now in people))}
+        if first in named and len(people) > 1:
+            told.append(" = ".join(table.name(clip) for clip in group[:3]))
+    if told:
+        found.notes.append(
+            f"suspicious: {len(told):,} files lie there under several people, who are kept on one "
+            f"side, as one person: {'; '.join(told[:5])}" + "; ..." * (len(told) > 5)
+        )
+    return tuple(
+        replace(clip, subject=one.get(who, clip.subject))
+        for clip, who in zip(table.clips, table.people(), strict=True)
+    )
 
 
 def _with_people(
     clips: tuple[Clip, ...], tree: Tree, found: Found, plain: bool
 ) -> tuple[Clip, ...]:
     """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
-    who, problems, listed = people_of([tree.name(clip.path) for clip in clips], tree.root)
-    found.problems += problems
+    who = people_of([tree.name(clip.path) for clip in clips], tree.root, found)
     pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
-    if not listed and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
+    if not found.people_told and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
         who = [None] * len(who)  # these are the folders of classes
-    if not listed and not plain:
+    if not found.people_told and not plain:
         found.notes += told_by_names(who)
     if plain:  # the numbers of the published folds
         who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
