@@ -45,6 +45,15 @@ def write_aside(path: Path, content: bytes | Callable[[Path], object]) -> None:
         raise
 
 
+def text_bytes(text: str, exact: bool = False) -> bytes:
+    """Text in UTF-8, whatever file names in it hold: Linux takes any bytes for a name.
+
+    exact: bytes that are no UTF-8 stay as they are, for tables read with errors="surrogateescape";
+        else they become \\udcXX, which JSON reads back and every program shows.
+    """
+    return text.encode(errors="surrogateescape" if exact else "backslashreplace")
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hexadecimal digits."""
     with path.open("rb") as file:
@@ -137,7 +146,7 @@ def save(name: str, data: dict[str, Any], source: dict[str, Any]) -> Path:
         f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
         for key, value in {"provenance": source, **data}.items()
     ]
-    write_aside(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_aside(path, text_bytes("{\n" + ",\n".join(lines) + "\n}\n"))
     return path
 
 

@@ -1,5 +1,6 @@
 """The doctor: healthy folders pass, each spoiled one is caught by name, quick looks are true."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from making_datasets import (
     tiny_video,
     write_lines,
 )
-from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
+from making_videos import cut, moving_frames, spoil, turn, write_images, write_sound, write_video
 from PIL import Image
 
 from maedfer_lab import cli
@@ -34,7 +35,9 @@ from maedfer_lab.data.doctor import (
     view_of,
 )
 from maedfer_lab.data.labels import published_labels
+from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import content_digest, glance, open_video
+from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
@@ -246,6 +249,45 @@ def test_a_quick_look_opens_a_sample(sets, monkeypatch):
     first, again = (check("mafw", sets["mafw"], quick=True) for _ in range(2))
     assert 11 <= len(first.opened) <= 14 and "a sample of" in str(first)
     assert str(replace(first, seconds=0.0)) == str(replace(again, seconds=0.0))
+
+
+def test_a_quick_look_decodes_no_whole_video(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), dtype=np.uint8)
+    root = make_class_folders(tmp_path / "set")
+    whole = write_video(tmp_path / "whole.mp4", noise, options={"bf": "0"})
+    spoil(root / "calm" / "take 8.mp4", whole, [11])
+    assert check("folder", root).of("damaged clips")
+    assert not check("folder", root, quick=True).of("damaged clips")
+
+
+def test_frames_whose_numbers_have_two_readings_are_remarked(tmp_path):
+    for i, name in enumerate(("calm", "loud", "calm", "loud")):
+        folder = write_images(tmp_path / name / f"take {i}", moving_frames(2))
+        for number, new in enumerate(("1.9", "1.10") if i == 0 else ("1.5", "10.5")):
+            (folder / f"{number}.png").rename(folder / f"{new}.png")
+    (found,) = check("folder", tmp_path).of("frame order")
+    assert found.level == "warning" and found.where == ("calm/take 0",)
+
+
+def test_names_that_are_no_utf8_pass_through_lists_reports_and_shards(tmp_path):
+    make_class_folders(tmp_path / "set")
+    odd = tmp_path / "set" / "calm" / os.fsdecode(b"caf\xe9.mp4")
+    try:
+        (tmp_path / "set" / "calm" / "take 8.mp4").rename(odd)
+    except OSError:
+        pytest.skip("names are text on this file system")
+    odd.write_bytes(b"")
+    report = check("folder", tmp_path / "set")
+    for name in ("report.txt", "report.html"):
+        assert r"caf\udce9.mp4" in report.write(tmp_path / name).read_text(encoding="utf-8")
+    shutil.copy(tmp_path / "set" / "calm" / "take 9.mp4", odd)
+    table = doctor("folder", tmp_path / "set", progress=False).table
+    again = read_annotations("csv", tmp_path / "set", table.write_csv(tmp_path / "set.csv"))
+    assert odd in {clip.path for clip in again.clips} and again.digest() == table.digest()
+    prepare(table, tmp_path / "out", size_px=32, framing="whole", progress=False)
+    kept = open_shards(tmp_path / "out")
+    (clip,) = [clip for clip in kept.clips if clip.path.name == odd.name]
+    assert len(open_video(clip.path)) == glance(odd).frames
 
 
 def test_reports_are_written(sets, tmp_path):

@@ -12,13 +12,21 @@ import torch
 
 from maedfer_lab import build_autoencoder, build_classifier, load_run, pretrain, tiny
 from maedfer_lab.attention.maps import capture_attention
-from maedfer_lab.config import ModelConfig, TargetConfig, pretrain_config, register_encoder
+from maedfer_lab.config import (
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    TargetConfig,
+    pretrain_config,
+    register_encoder,
+)
 from maedfer_lab.config import register_target as register
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import Encoder
 from maedfer_lab.method.reconstruction import reconstruct_clip
 from maedfer_lab.runs import config_hash
+from maedfer_lab.training.evaluation import Views
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_ideas.md"
 TARGET, ENCODER, TRAIN, COMPARE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
@@ -112,3 +120,15 @@ def test_an_own_encoder_may_have_regions():
     assert build_classifier(config, 7).tokens == "rep"
     maps = [capture_attention(model, clip[0]) for model in (ours, paper)]
     assert torch.equal(maps[0].weights("inter", 1), maps[1].weights("inter", 1))
+
+
+def test_framing_has_one_vocabulary_and_each_user_takes_its_part():
+    assert PretrainConfig(framing="wide") == PretrainConfig(framing="face")
+    assert FinetuneConfig(framing="wide").framing == Views(framing="wide").framing == "face"
+    for holder, word in (
+        (PretrainConfig, "whole"),
+        (FinetuneConfig, "voxceleb2"),
+        (Views, "official"),
+    ):
+        with pytest.raises(ValueError, match=f"framing='{word}' is not known; choose one of"):
+            holder(framing=word)  # type: ignore

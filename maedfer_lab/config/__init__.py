@@ -13,6 +13,7 @@ from maedfer_lab.config.finetuning import (
 )
 from maedfer_lab.config.model import (
     EncoderKind,
+    Framing,
     InteractKind,
     LocalKind,
     ModelConfig,
@@ -23,6 +24,7 @@ from maedfer_lab.config.model import (
     TargetUnits,
     check_counts,
     choose,
+    choose_framing,
 )
 from maedfer_lab.config.own import BUILT_IN, find_own, register_encoder, register_target
 from maedfer_lab.config.presets import PRESETS, PresetName, base, demo, preset, tiny
@@ -38,7 +40,6 @@ from maedfer_lab.config.profiles import (
     uses_fast_kernels,
 )
 from maedfer_lab.config.recipe import (
-    Framing,
     OnBroken,
     OptimConfig,
     Precision,
@@ -72,6 +73,7 @@ __all__ = [
     "base",
     "check_counts",
     "choose",
+    "choose_framing",
     "data_folder",
     "demo",
     "environment",

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from maedfer_lab.config.model import ModelConfig, check_choices, check_counts
+from maedfer_lab.config.model import (
+    Framing,
+    ModelConfig,
+    check_choices,
+    check_counts,
+    choose_framing,
+)
 from maedfer_lab.config.recipe import (
     OptimConfig,
     Precision,
@@ -16,7 +22,6 @@ from maedfer_lab.config.recipe import (
 )
 
 Mode = Literal["finetune", "scratch", "linear"]
-Framing = Literal["whole", "face"]
 RepTokensLayer = Literal["last", "first"]
 
 
@@ -129,13 +134,8 @@ class FinetuneConfig:
     log_every: int = 1
 
     def __post_init__(self) -> None:
-        check_choices(
-            self,
-            precision=Precision,
-            mode=Mode,
-            framing=Framing,
-            rep_tokens_layer=RepTokensLayer,
-        )
+        check_choices(self, precision=Precision, mode=Mode, rep_tokens_layer=RepTokensLayer)
+        object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
         for name in (
             "num_clips",
             "num_test",

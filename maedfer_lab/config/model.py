@@ -36,6 +36,20 @@ def check_choices(config: object, **fields: object) -> None:
         choose(name, getattr(config, name), get_args(literal))
 
 
+# What of a picture a clip shows.
+# whole: all of it, stretched to a square (the square in its middle for single videos).
+# face, also called wide: a square around the face, from chin to hair with some background.
+# voxceleb2: that data set's frames; around a face of another video, a square as tight as its own.
+# official: the part of such a frame that the official code pre-trains on, just the face.
+Framing = Literal["whole", "face", "wide", "voxceleb2", "official"]
+
+
+def choose_framing(framing: str, *known: Framing) -> Framing:
+    """Return `framing` as `known` calls it ("face" and "wide" are one); else raise, as `choose`."""
+    twin = {"face": "wide", "wide": "face"}.get(framing)
+    return choose("framing", twin if twin in known and framing not in known else framing, known)  # type: ignore
+
+
 PositionKind = Literal["sequence", "grid"]
 EncoderKind = Literal["lgi", "vit"]
 LocalKind = Literal["self", "cross"]

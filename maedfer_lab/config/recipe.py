@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maedfer_lab.config.model import ModelConfig, TargetConfig, check_choices, check_counts
+from maedfer_lab.config.model import (
+    Framing,
+    ModelConfig,
+    TargetConfig,
+    check_choices,
+    check_counts,
+    choose_framing,
+)
 
 Precision = Literal["float32", "bf16", "fp16"]
 Optimiser = Literal["adamw", "muon"]
-Framing = Literal["face", "voxceleb2"]
 OnBroken = Literal["skip", "stop"]
 
 
@@ -124,7 +130,9 @@ class PretrainConfig:
     on_broken: OnBroken = "skip"
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision, framing=Framing, on_broken=OnBroken)
+        check_choices(self, precision=Precision, on_broken=OnBroken)
+        framing = choose_framing(self.framing, "face", "voxceleb2")
+        object.__setattr__(self, "framing", framing)
         ratios = self.mask_ratio
         if not isinstance(ratios, tuple) or not ratios or not all(0 < r < 1 for r in ratios):
             raise ValueError(

@@ -23,11 +23,11 @@ from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import cremad_name, ravdess_name
 from maedfer_lab.data.lists import Problem
-from maedfer_lab.data.readers import UNSORTED, Glance, glance
+from maedfer_lab.data.readers import DECIMALS, UNSORTED, Glance, glance
 from maedfer_lab.data.table import TEXT_ORDER, Annotations, Clip, find_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
-from maedfer_lab.files import check_writable, write_aside
+from maedfer_lab.files import check_writable, text_bytes, write_aside
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -38,6 +38,11 @@ CLIP_FRAMES, CLIP_PX = 16, 160
 SQUARE = 1.15  # longer over shorter side up to which a picture passes for a face crop
 LARGE_PX = 1280
 BINS = (1, 2, 16, 17, 32, 64, 128, 256, 512)
+
+ORDERS = {
+    UNSORTED: "the official code reads the frames of these as text, 10.jpg before 2.jpg",
+    DECIMALS: "name frames with a fixed number of decimals, 1.09 and 1.10, if 9 comes before 10",
+}
 
 # Kind of a problem -> the check it belongs to, and what its places are.
 _PROBLEMS = {
@@ -143,7 +148,7 @@ class DoctorReport:
         path, picture = _report_path(path), io.BytesIO()
         self.sheet.save(picture, "PNG", optimize=True)
         if path.suffix == ".txt":
-            write_aside(path, f"{self}\n".encode())
+            write_aside(path, text_bytes(f"{self}\n"))
             write_aside(path.with_suffix(".png"), picture.getvalue())
             return path
         title = html.escape(f"{self.table.dataset}: {self.table.root}")
@@ -161,7 +166,7 @@ class DoctorReport:
             f"{style}</style><h1>{title}</h1>{sections}<h2>One clip per class</h2>"
             f'<img alt="frames of a clip of each class" src="data:image/png;base64,{data}"></html>'
         )
-        write_aside(path, page.encode(errors="replace"))
+        write_aside(path, text_bytes(page))
         return path
 
 
@@ -184,7 +189,7 @@ def doctor(
     root: folder of the clips; without it the one that MAEDFER_DATA names.
     lists: folder of the annotation lists, or a CSV, if they do not lie below root.
     layout: what the levels of folders are, where that is not plain, such as class/person/clip.
-    quick: open a sample of 400 clips instead of all.
+    quick: open a sample of 400 clips instead of all, and decode only the first frame of an MP4.
     seed: of the sample.
     out: write the report there as well, as .html or .txt, with a picture of one clip per class.
     progress: show how far it is.
@@ -194,7 +199,7 @@ def doctor(
     start = time.perf_counter()
     table, problems = find_annotations(dataset, root, lists, layout)
     clips = _sample(table, seed) if quick else table.clips
-    looks = _look_at(clips, progress)
+    looks = _look_at(clips, not quick, progress)
     findings = [*_of_table(table, problems), *_of_clips(table, looks), *_of_copies(table)]
     report = DoctorReport(
         table=table,
@@ -360,13 +365,13 @@ def _of_copies(table: Annotations) -> Iterator[Finding]:
 Looks = dict[Clip, Glance | str]  # or why it cannot be read
 
 
-def _look_at(clips: Sequence[Clip], progress: bool) -> Looks:
+def _look_at(clips: Sequence[Clip], thorough: bool, progress: bool) -> Looks:
     """Glance at every clip, in threads."""
     from tqdm.auto import tqdm
 
     def look(clip: Clip) -> Glance | str:
         try:
-            return glance(clip.path)
+            return glance(clip.path, thorough)
         except VideoError as error:
             return error.reason
         except OSError as error:
@@ -430,13 +435,11 @@ def _of_clips(table: Annotations, looks: Looks) -> Iterator[Finding]:
     yield from those(large, "note", "large pictures", what)
     for remark in dict.fromkeys(remark for look in seen.values() for remark in look.remarks):
         where = tuple(table.name(clip) for clip, look in seen.items() if remark in look.remarks)
-        if remark == UNSORTED:
-            what = "the official code reads the frames of these as text, 10.jpg before 2.jpg"
+        if what := ORDERS.get(remark):
             told = f"{len(where):,} {remark}"
-            if table.dataset in TEXT_ORDER:
+            if remark == UNSORTED and table.dataset in TEXT_ORDER:
                 told = f"{_many(len(where), 'clip')}, read so here as well"
-            message = f"{what}: {told}"
-            yield Finding("warning", "frame order", message, where)
+            yield Finding("warning", "frame order", f"{what}: {told}", where)
         else:
             yield Finding("note", "reading", f"{len(where):,} {remark}", where)
 
@@ -510,7 +513,7 @@ def contact_sheet(table: Annotations, clips: Sequence[Clip]) -> Image.Image:
             told = "…" + told.lstrip("…")[1:]
         draw.text((GAP, top + 40), f"{label}  {name}"[:24], INK, large)
         draw.text((GAP, top + 66), _many(count, "clip"), PALE, small)
-        draw.text((GAP, top + 86), told.encode(errors="replace").decode(), PALE, small)
+        draw.text((GAP, top + 86), text_bytes(told).decode(), PALE, small)
         for i, frame in enumerate(frames):
             sheet.paste(Image.fromarray(frame), (LABEL_PX + i * step, top))
     return sheet

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int16, UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
+from maedfer_lab.config import Framing
 from maedfer_lab.data.transforms import Box, centre_square
 from maedfer_lab.data.video import VideoReader
 
@@ -44,7 +45,7 @@ class FaceBox(NamedTuple):
 Detector = Callable[[UInt8[np.ndarray, "H W 3"]], list[FaceBox]]
 
 
-class Framing(NamedTuple):
+class Square(NamedTuple):
     """How a square is laid around a face.
 
     side: of the square, over the larger side of the face's box.
@@ -59,15 +60,15 @@ class Framing(NamedTuple):
 # voxceleb2: the face with a margin of 40 %, more of it below, as the data set's own crops are made.
 # official: rows 0:160, columns 32:192 of such a 224-pixel crop, which MAE-DFER pre-trains on: just
 #   the face's box. DFEW, FERV39k and MAFW ship aligned faces about as tight.
-FRAMINGS = {
-    "wide": Framing(side=1.7, lift=0.06),
-    "voxceleb2": Framing(side=1.4, lift=-0.2),
-    "official": Framing(side=1.0, lift=0.0),
+FRAMINGS: dict[Framing, Square] = {
+    "wide": Square(side=1.7, lift=0.06),
+    "voxceleb2": Square(side=1.4, lift=-0.2),
+    "official": Square(side=1.0, lift=0.0),
 }
 
 
 def frame_square(
-    box: Float[np.ndarray, " 4"], height: int, width: int, framing: Framing = FRAMINGS["wide"]
+    box: Float[np.ndarray, " 4"], height: int, width: int, framing: Square = FRAMINGS["wide"]
 ) -> Float[np.ndarray, " 3"]:
     """Lay a square (top, left, side; pixels) around a face's box (left, top, width, height).
 
@@ -474,7 +475,7 @@ class FaceVideo(VideoReader):
         tracks: FaceTracks,
         track: FaceTrack,
         size_px: int,
-        framing: Framing = FRAMINGS["wide"],
+        framing: Square = FRAMINGS["wide"],
     ) -> None:
         video = tracks.video
         self.video, self.first = video, track.first

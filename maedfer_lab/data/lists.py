@@ -148,7 +148,8 @@ def read_rows(
     wide = next((f"utf-16-{o}" for o, i in (("le", 1), ("be", 0)) if data[i:40:2].count(0) > 2), "")
     try:
         known = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else wide or "utf-8-sig"
-        lines = re.split(r"\r\n|\r|\n", data.decode(known))
+        errors = "surrogateescape" if data.startswith(MARK.encode()) else "strict"  # our own
+        lines = re.split(r"\r\n|\r|\n", data.decode(known, errors))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         what = "is not text in UTF-8; write the file anew in that encoding"

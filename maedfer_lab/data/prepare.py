@@ -23,13 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from maedfer_lab.config import Framing, choose_framing
+from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import cropped_pieces
 from maedfer_lab.data.shard_format import (
@@ -58,10 +60,8 @@ from maedfer_lab.data.table import (
 )
 from maedfer_lab.data.transforms import Box, keep_freed_memory
 from maedfer_lab.data.video import VideoError
-from maedfer_lab.files import check_writable, provenance
+from maedfer_lab.files import check_writable, provenance, text_bytes
 
-Framing = Literal["face", "whole"]
-CROPPED = ("dfew", "ferv39k", "mafw")  # shipped as pictures of aligned faces
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
 USUAL_SHARDS = 64
 FEW = 20  # clips after which the size in the end is guessed
@@ -198,9 +198,9 @@ def prepare(
         OSError: no room; what was finished stays.
     """
     out = Path(out)
-    framing = framing or ("whole" if annotations.dataset in CROPPED else "face")
+    framing = choose_framing(framing or framing_of(annotations.dataset), "face", "whole")
     margin = margin or (1.2 if framing == "face" else 1.0)
-    _check(size_px, margin, framing, quality, workers)
+    _check(size_px, margin, quality, workers)
     clips = annotations.clips
     if not clips:
         raise ValueError("annotations has no clip; there is nothing to prepare")
@@ -287,13 +287,11 @@ def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
     }
 
 
-def _check(size_px: int, margin: float, framing: str, quality: int, workers: int) -> None:
+def _check(size_px: int, margin: float, quality: int, workers: int) -> None:
     if size_px < 16:
         raise ValueError(f"size_px={size_px} must be at least 16; the paper's clips have 160")
     if not 1 <= margin <= 4:
         raise ValueError(f"margin={margin} must lie in [1, 4]; 1.2 leaves room for random crops")
-    if framing not in ("face", "whole"):
-        raise ValueError(f"framing={framing!r} is not known; use 'face' or 'whole'")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality} must lie in [1, 100]; use 95")
     if workers < 0:
@@ -408,7 +406,7 @@ def _conclude(
         "provenance": provenance(profile="full", seed=0, device="cpu", data=annotations.dataset),
     }  # fmt: skip
     with aside(out / INDEX) as file:
-        file.write_bytes((json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+        file.write_bytes(text_bytes(json.dumps(index, indent=1, ensure_ascii=False) + "\n"))
     open_index(out.as_posix())
     for path in out.glob("part-*-of-*.json"):
         path.unlink()
@@ -416,7 +414,8 @@ def _conclude(
 
 @contextmanager
 def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
-    with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with aside(path) as part, part.open("w", **how) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(heads)
         yield writer
@@ -483,7 +482,7 @@ class Job(NamedTuple):
     """One clip and how to cut it. as_text: images are sorted by name, as the official code does."""
 
     path: Path
-    framing: Literal["face", "whole"]
+    framing: Framing
     side_px: int
     quality: int
     as_text: bool = False

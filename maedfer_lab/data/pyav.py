@@ -7,7 +7,6 @@ decoding, jumping to a key frame) is taken only where it leads to the same frame
 from __future__ import annotations
 
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -60,10 +59,10 @@ class PyAVReader(VideoReader):
         """Count the frames and decode the first.
 
         MP4 and MOV carry a table of their frames, so counting costs milliseconds. Other containers
-        may promise more or fewer frames than they give and are counted by decoding them once; a
-        warning says so where frames are damaged or end early, as in a file that was cut off.
+        may promise more or fewer frames than they give and are counted by decoding them once;
+        `damage` says where frames are damaged or end early, as in a file that was cut off.
 
-        thorough: decode MP4 and MOV once too, so that `damage` is known, and do not warn.
+        thorough: decode MP4 and MOV once too, so that their `damage` is known.
         """
         self.path, self.is_plain = path, False
         self._threads, self._left_out = "AUTO", 0
@@ -80,8 +79,6 @@ class PyAVReader(VideoReader):
         if self._length == 0 or len(self._bad) == self._length:
             raise VideoError(path, "it has no frame that can be decoded")
         self._tell(ticks)
-        if self.damage and not thorough:
-            warnings.warn(f"{path}: {self.damage}", stacklevel=3)
         self._jump(0)
         first = self._decoded_frame(min(set(range(len(self._bad) + 1)) - self._bad))
         self.height, self.width = self._upright(first).shape[:2]

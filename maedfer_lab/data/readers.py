@@ -11,6 +11,7 @@ other colours (10 bit).
 from __future__ import annotations
 
 import hashlib
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from maedfer_lab.data.video import (
     VideoError,
     VideoReader,
     find_images,
+    natural_key,
 )
 
 BACKENDS = ("auto", "decord", "pyav", "images")
@@ -35,6 +37,7 @@ PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # what a .jpg or .png is found to be
 TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
+DECIMALS = "clips with frames such as 1.9 and 1.10 (read as decimal numbers: 1.10 comes first)"
 
 
 def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
@@ -60,7 +63,12 @@ def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
         return ImagesReader(path)
     if path.is_dir():
         raise VideoError(path, f"it is a folder; backend={backend!r} reads files: use 'images'")
-    return DecordReader(path) if backend == "decord" else PyAVReader(path)
+    if backend == "decord":
+        return DecordReader(path)
+    reader = PyAVReader(path)
+    if reader.damage:
+        warnings.warn(f"{path}: {reader.damage}", stacklevel=2)
+    return reader
 
 
 def _check_regular(path: Path) -> None:
@@ -82,7 +90,11 @@ class ImagesReader(VideoReader):
             raise VideoError(path, "the folder holds no jpg or png image")
         self._length = len(self.images)
         names = [image.name for image in self.images]
-        self.remarks = (UNSORTED,) if names != sorted(names) else ()
+        dotted = self.images
+        if any("." in image.stem for image in self.images):  # else one reading, and no second sort
+            dotted = sorted(self.images, key=lambda image: natural_key(image, dotted=True))
+        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted}
+        self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
         self.height, self.width = self._image(0).shape[:2]
 
     @contextmanager
@@ -201,9 +213,10 @@ class Glance:
     damage: str | None = None
 
 
-def glance(path: Path) -> Glance:
+def glance(path: Path, thorough: bool = True) -> Glance:
     """Look at a video file (every frame is decoded once) or a folder of images.
 
+    Unless `thorough`, an MP4's or MOV's frames are counted by its table, and the first is decoded.
     Of a folder every image's header and end are read, and the first, middle and last decoded;
     damage in the middle of another image is not seen.
 
@@ -214,7 +227,7 @@ def glance(path: Path) -> Glance:
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         reader, size = _glance_images(path)
     else:
-        reader, size = PyAVReader(path, thorough=True), path.stat().st_size
+        reader, size = PyAVReader(path, thorough), path.stat().st_size
     return Glance(len(reader), reader.height, reader.width, size, reader.remarks, reader.damage)
 
 

@@ -46,6 +46,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import VideoError, VideoReader
+from maedfer_lab.files import text_bytes
 
 try:
     import simplejpeg
@@ -328,7 +329,7 @@ class ShardWriter:
         about = {**about, **size, "fps": jpegs.fps, "box": list(jpegs.box)}
         table = io.BytesIO()
         np.save(table, jpegs.table)
-        self._member(f"{key:08d}.json", json.dumps(about, ensure_ascii=False).encode())
+        self._member(f"{key:08d}.json", text_bytes(json.dumps(about, ensure_ascii=False)))
         place = {
             "table": self._member(f"{key:08d}.npy", table.getvalue()),
             "data": self._member(f"{key:08d}.mjpeg", jpegs.data),
@@ -354,7 +355,7 @@ class ShardWriter:
         _settle(self._part, self.file)
         text = json.dumps(asdict(self.shard), ensure_ascii=False, separators=(",", ":"))
         with aside(self.file.with_suffix(".json")) as part:
-            part.write_bytes(text.encode())
+            part.write_bytes(text_bytes(text))
         return self.shard
 
 
@@ -407,14 +408,15 @@ class Index:
     def word(self, number: int) -> str:
         """Text `number` of all."""
         begin = int(self._ends[number - 1]) if number else 0
-        return self._texts[begin : int(self._ends[number])].tobytes().decode()
+        text = self._texts[begin : int(self._ends[number])].tobytes()
+        return text.decode(errors="surrogateescape")
 
     def find(self, shard: int, name: str) -> int | None:
         """The clip of this name in a shard; None where there is none."""
         if shard + 1 >= len(self.first):
             return None
         begin, end = self.first[shard : shard + 2]
-        code = zlib.crc32(name.encode())
+        code = zlib.crc32(text_bytes(name, exact=True))
         rows = np.flatnonzero(self._columns["crc"][begin:end] == code) + begin
         return next((row for row in rows.tolist() if self.text("name", row) == name), None)
 
@@ -455,12 +457,12 @@ def pack_index(shards: Iterable[Shard], people: dict[str, str], about: dict[str,
             ],
         }
         found = {name: [clip[name] for clip in clips] for name in NUMBERS}
-        found["crc"] = [zlib.crc32(name.encode()) for name in names]
+        found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in names]
         found |= {n: [words.setdefault(w, len(words)) for w in one] for n, one in texts.items()}
         for name, values in found.items():
             parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    coded = [word.encode() for word in words]
+    coded = [text_bytes(word, exact=True) for word in words]
     columns["first"] = np.cumsum(lengths).astype("u8")
     columns["ends"] = np.cumsum([len(word) for word in coded]).astype("u8")
     columns["texts"] = np.frombuffer(b"".join(coded), "u1")
@@ -529,7 +531,9 @@ def _keep(data: bytes, file: Path) -> Index:
 
 def _people(folder: str) -> dict[str, str]:
     try:
-        rows = csv.DictReader(io.StringIO(read_file(folder, MANIFEST).decode("utf-8-sig")))
+        rows = csv.DictReader(
+            io.StringIO(read_file(folder, MANIFEST).decode("utf-8-sig", "surrogateescape"))
+        )
         return {row["name"]: row["identity"] for row in rows}
     except FileNotFoundError:
         return {}

@@ -44,7 +44,7 @@ from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
-from maedfer_lab.files import write_aside
+from maedfer_lab.files import text_bytes, write_aside
 
 __all__ = [
     "Annotations",
@@ -225,7 +225,7 @@ class Annotations:
             frames = "" if clip.frames is None else clip.frames
             label, who = self.classes[clip.label], clip.subject or ""
             writer.writerow((self.name(clip), label, clip.fold, frames, who, clip.source))
-        write_aside(path, text.getvalue().encode())
+        write_aside(path, text_bytes(text.getvalue(), exact=True))
         return path
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -20,16 +21,19 @@ IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
 NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\w|\.\d)|(\d+)|(\D+)")
 
 
-def natural_key(path: Path) -> list[tuple[int, int | Decimal, str]]:
+def natural_key(path: Path, dotted: bool = False) -> list[tuple[int, Any, str]]:
     """Sort key under which 9.jpg comes before 10.jpg, and that before 10.5.jpg.
 
-    Folders are compared before names.
+    Folders are compared before names. 1.10 is a decimal number, such as a time, and comes before
+    1.9; `dotted` reads it as the number 10 of 1, after 1.9.
     """
-    parts = NUMBERS.findall(path.as_posix().replace("/", "\0"))
-    key = [
-        (1, 0, text.lower()) if text else (0, Decimal(broken) if broken else int(digits), "")
-        for broken, digits, text in parts
-    ]
+    key: list[tuple[int, Any, str]] = []
+    for broken, digits, text in NUMBERS.findall(path.as_posix().replace("/", "\0")):
+        number = broken or digits
+        if text:
+            key.append((1, 0, text.lower()))
+        else:
+            key.append((0, [*map(int, number.split("."))] if dotted else Decimal(number), ""))
     return [*key, (2, 0, path.as_posix())]  # names that differ in case or leading zeros only
 
 

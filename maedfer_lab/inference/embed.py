@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.loading import Model
-from maedfer_lab.config import choose
+from maedfer_lab.config import Framing, choose
 from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.files import check_writable, provenance, write_aside
 from maedfer_lab.inference.faces import (
@@ -70,7 +70,7 @@ def embed(
     out: Path | str | None = None,
     levels: Sequence[Level] = ("clip", "rep"),
     face: str | int = "largest",
-    framing: str = "wide",
+    framing: Framing = "wide",
     stride: int | None = None,
     hop: int | None = None,
     detect: Detector = detect_faces,

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from maedfer_lab.config import ModelConfig
+from maedfer_lab.config import Framing, ModelConfig, choose_framing
 from maedfer_lab.data.faces import (
     FRAMINGS,
     USUAL_FPS,
@@ -142,7 +142,7 @@ def open_faces(
     size_px: int,
     *,
     face: str | int = "largest",
-    framing: str = "wide",
+    framing: Framing = "wide",
     detect: Detector = detect_faces,
     progress: bool = True,
 ) -> Faces:
@@ -156,9 +156,7 @@ def open_faces(
 
     Raises ValueError (VideoError, NoFaceError) with a sentence that says what to do.
     """
-    framing = "wide" if framing == "face" else framing  # as training and `prepare` call it
-    if framing != "whole" and framing not in FRAMINGS:
-        raise ValueError(f"framing={framing!r} is not known; use {', '.join(FRAMINGS)} or whole")
+    framing = choose_framing(framing, "wide", "voxceleb2", "official", "whole")
     face = int(face) if isinstance(face, str) and face.isdecimal() else face
     path = Path(path).expanduser()
     if path.is_dir() and not find_images(path):

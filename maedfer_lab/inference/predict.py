@@ -19,10 +19,11 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
+from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.figures import draw_timeline
-from maedfer_lab.files import check_writable, pack_picture, provenance, write_aside
+from maedfer_lab.files import check_writable, pack_picture, provenance, text_bytes, write_aside
 from maedfer_lab.inference.faces import (
     Faces,
     Window,
@@ -114,7 +115,7 @@ def predict(
     *,
     labels: str | None = None,
     face: str | int = "largest",
-    framing: str = "wide",
+    framing: Framing = "wide",
     stride: int | None = None,
     hop: int | None = None,
     drawn_model: bool = False,
@@ -160,7 +161,7 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
     writer.writeheader()
     writer.writerows(rows)
     files = [out / f"{name}.csv", out / f"{name}.png"]
-    write_aside(files[0], text.getvalue().encode())
+    write_aside(files[0], text_bytes(text.getvalue(), exact=True))
     draw_timeline(result.timeline(), files[1])
     if video:
         files.append(out / f"{name}.mp4")
@@ -241,7 +242,7 @@ def predict_videos(
     out: Path = Path("predictions"),
     labels: str | None = None,
     face: str = "largest",
-    framing: str = "wide",
+    framing: Framing = "wide",
     stride: int | None = None,
     hop: int | None = None,
     annotate: bool = True,

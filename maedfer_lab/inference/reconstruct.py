@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import Detector, NoFaceError, detect_faces
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import check_writable
@@ -83,7 +84,7 @@ def reconstruct(
     statistics: Statistics = "visible",
     token_order: TokenOrder = "model",
     face: str | int = "largest",
-    framing: str = "wide",
+    framing: Framing = "wide",
     at_s: float | None = None,
     stride: int | None = None,
     detect: Detector = detect_faces,

@@ -18,13 +18,14 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.config import (
     FinetuneConfig,
+    Framing,
     ModelConfig,
     Precision,
     finetune_config,
     finetune_recipe,
     output_folder,
 )
-from maedfer_lab.config.finetuning import Framing, framing_of
+from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.labels import DATASETS, dataset_name, match_classes, published_labels
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations

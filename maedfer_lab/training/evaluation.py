@@ -30,9 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import Precision, check_counts
-from maedfer_lab.config.finetuning import Framing
-from maedfer_lab.config.model import check_choices
+from maedfer_lab.config import Framing, Precision, check_counts, choose_framing
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_labels
 from maedfer_lab.data.shards import ShardedAnnotations
@@ -40,7 +38,7 @@ from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
-from maedfer_lab.files import write_aside
+from maedfer_lab.files import text_bytes, write_aside
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import SCORES, Intervals, bootstrap, confusion_matrix, recalls, scores
 from maedfer_lab.training.optim import mixed_precision
@@ -76,7 +74,7 @@ class Views:
     framing: Framing = "whole"
 
     def __post_init__(self) -> None:
-        check_choices(self, framing=Framing)
+        object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
         names = ("num_frames", "size_px", "stride", "segments", "crops")
         check_counts(**{name: getattr(self, name) for name in names})
         if self.side_px < self.size_px:
@@ -410,7 +408,7 @@ def save_evaluation(
     more: further entries of the JSON file.
     """
     path = _free_path(found, folder / f"{name or f'{found.dataset}_fold{found.fold}'}.json")
-    write_aside(path.with_suffix(".csv"), _rows(found).encode())
+    write_aside(path.with_suffix(".csv"), text_bytes(_rows(found), exact=True))
     labels = published_labels(found.dataset) if found.dataset in DATASETS else None
     whole = found.fold != POOLED and not found.skipped
     if labels is not None and whole:  # as many clips as the published list holds
@@ -458,7 +456,9 @@ def _free_path(found: Evaluation, path: Path) -> Path:
 def read_evaluation(path: Path) -> Evaluation:
     """Read what `save_evaluation` wrote, from either file's path."""
     told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+    with path.with_suffix(".csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
         rows = list(csv.DictReader(file))
     classes = tuple(told["classes"])
     return Evaluation(

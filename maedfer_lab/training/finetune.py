@@ -18,12 +18,13 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.reading import locate
 from maedfer_lab.config import (
     FinetuneConfig,
+    Framing,
     ModelConfig,
     finetune_config,
     finetune_demo,
     finetune_recipe,
 )
-from maedfer_lab.config.finetuning import Framing, Mode, framing_of
+from maedfer_lab.config.finetuning import Mode, framing_of
 from maedfer_lab.data.table import Clip
 from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up

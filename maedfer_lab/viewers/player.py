@@ -20,7 +20,7 @@ import traitlets
 
 from maedfer_lab.figures import draw_viewer
 from maedfer_lab.figures.style import Page
-from maedfer_lab.files import pack_picture
+from maedfer_lab.files import pack_picture, text_bytes
 from maedfer_lab.viewers import export
 from maedfer_lab.viewers.scene import View, as_sentence, encode_sprite, plain
 
@@ -162,7 +162,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
         values = {name: getattr(self, name) for name in ("sprite", "table", "scene", "controls")}
         code, style = ((STATIC / f"player.{kind}").read_text("utf-8") for kind in ("js", "css"))
         text = export.page(self.view.title, values, code, style)
-        return export.write(path, (".html", ".htm"), lambda: text.encode())
+        return export.write(path, (".html", ".htm"), lambda: text_bytes(text))
 
     def save_png(self, path: Path | str, frame: int = 0) -> Path:
         """Write all pictures of one frame, with their labels."""
