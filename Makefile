@@ -13,6 +13,10 @@ NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard \
 # along or whose Python is gone is made anew.
 READY := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c pass 2>/dev/null && echo yes)
 
+# JupyterLab asks the web for news, updates and extensions; ours asks nobody.
+NO_WEB := --LabApp.news_url=None --LabApp.extension_manager=readonly \
+    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
 .DEFAULT_GOAL := help
 .PHONY: $(NOTEBOOKS) help reproduce test lab app figures bench lint python-usable always
 .DELETE_ON_ERROR:
@@ -47,7 +51,7 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	@echo "JupyterLab on notebooks/, at once, until Ctrl-C; figures are written to figures/, runs to runs/."
-	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(NO_WEB) notebooks
 
 app: $(STAMP)
 	@$(PY) -m maedfer_lab.viewers.app

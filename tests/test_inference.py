@@ -361,21 +361,29 @@ def test_results_of_videos_with_one_name_are_told_apart():
     assert unique_names(paths) == ["x", "x-2", "x-3", "y"]
 
 
-def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path):
-    from maedfer_lab.viewers.player import VideoUpload
+def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
+    from maedfer_lab.viewers import player
 
     default = tmp_path / "default.mp4"
-    upload = VideoUpload(default)
+    upload = player.VideoUpload(default)
     assert upload.path == default
     upload.button.value = ({"name": "../../my face.mp4", "type": "video/mp4", "size": 3,
                             "content": memoryview(b"abc"),
                             "last_modified": datetime.now(timezone.utc)},)  # fmt: skip
     path = upload.path
     assert (path.name, path.read_bytes()) == ("my face.mp4", b"abc")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    upload.button.value = ({**upload.button.value[0], "name": "a/.."},)
+    assert upload.path == path.parent / "video"
+    monkeypatch.setattr(player, "MAX_UPLOAD_BYTES", 2)
+    with pytest.raises(ValueError, match="3 bytes must have at most 2"):
+        upload.path  # noqa: B018
     upload.box.value = " ~/other.mp4 "
     assert upload.path == Path.home() / "other.mp4"
     upload._folder.cleanup()
     assert not path.exists()
+    monkeypatch.setenv("VOILA_REQUEST_URL", "http://127.0.0.1:8866/voila/render/11.ipynb")
+    assert player.VideoUpload(default).box is None, "a visitor of the app types no path"
 
 
 def test_official_checkpoints_reconstruct(video, tmp_path):

@@ -1,6 +1,7 @@
 """What a stranger installs: pyproject.toml, environment.yml, the Makefile and the data agree."""
 
 import re
+import subprocess
 import sys
 import warnings
 from importlib.metadata import version
@@ -90,6 +91,12 @@ def test_every_command_is_explained_and_needs_no_other_first() -> None:
     for command in commands:
         assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE)
         assert re.search(rf'^\t@echo "make {command} ', makefile, re.MULTILINE)
+
+
+def test_make_lab_asks_nobody_for_news_updates_or_extensions() -> None:
+    command = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
+    for option in ("news_url=None", "extension_manager=readonly", "jupyterlab.NeverCheckForUpdate"):
+        assert option in command.stdout
 
 
 def test_the_shop_window_opens_and_names_nothing_that_is_not_there():

@@ -404,3 +404,16 @@ def test_videos_need_even_sides():
         encode_video(np.zeros((2, 5, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="at least one"):
         encode_video(np.zeros((0, 4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no such file: '/home/ann/faces/x.mp4'", "No such file: 'x.mp4'."),
+        ("ratio=3/4 of http://127.0.0.1/a is odd", "Ratio=3/4 of http://127.0.0.1/a is odd."),
+    ],
+)
+def test_errors_name_no_folder_of_this_machine(text: str, shown: str) -> None:
+    from maedfer_lab.viewers.scene import as_sentence
+
+    assert as_sentence(OSError(text)) == shown

@@ -299,7 +299,7 @@ def draw_ledger(figure: Figure, data: dict[str, Any]) -> str:
         "Above: how many claims are checked in which way, and what came out. Below: printed "
         "scores that do not follow from the printed class columns; grey: what rounding (and means "
         "over folds) would allow. "
-        f"{len(data['contradicted']) - len(wrong)} more contradictions are not percentages."
+        f"Contradictions that are not percentages: {len(data['contradicted']) - len(wrong)}."
     )
 
 

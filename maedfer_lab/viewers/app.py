@@ -78,12 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Where it was started in the background of a script, Ctrl-C would be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Imported late: it changes the event loop's policy.
-    from voila.app import Voila
+    from maedfer_lab.viewers.server import serve
 
-    options = ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={chosen.port}"]
-    # The plain list of notebooks; the other one asks for a kernel that is not there.
-    options += ["--classic_tree=True", "--show_tracebacks=True"]
-    Voila.launch_instance([str(folder), *options])
+    serve(folder, chosen.port)
     return 0
 
 

@@ -7,6 +7,8 @@ It is sent once; playing, scrubbing and numbers under the pointer need no kernel
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 import threading
 from abc import abstractmethod
@@ -262,10 +264,14 @@ def number_below(name: str, value: Any, count: int) -> int:
     return number
 
 
-class VideoUpload(ipywidgets.VBox):
-    """Choose a video: upload one, type a path, or keep the default.
+MAX_UPLOAD_BYTES = 200 * 2**20
 
-    The uploaded file stays in a temporary folder of this session and is deleted with it.
+
+class VideoUpload(ipywidgets.VBox):
+    """Choose a video: upload one (up to 200 MiB), type a path, or keep the default.
+
+    The uploaded file stays in a private temporary folder of this session and is deleted with it.
+    In `make app`, whose visitor need not own the machine's files, no path can be typed.
     """
 
     def __init__(self, default: Path) -> None:
@@ -274,21 +280,29 @@ class VideoUpload(ipywidgets.VBox):
         self.button: Any = ipywidgets.FileUpload(
             accept="video/*,image/*", multiple=False, description="Upload a video"
         )
-        self.box: Any = ipywidgets.Text(
-            placeholder=f"or type a path; empty: {default.name}", layout={"width": "30em"}
-        )
-        super().__init__([self.button, self.box])
+        self.box: Any = None
+        if "VOILA_REQUEST_URL" not in os.environ:
+            self.box = ipywidgets.Text(
+                placeholder=f"or type a path; empty: {default.name}", layout={"width": "30em"}
+            )
+        super().__init__([self.button, self.box] if self.box else [self.button])
 
     @property
     def path(self) -> Path:
-        """The typed path, else the uploaded file, else the default."""
-        if self.box.value.strip():
+        """The typed path, else the uploaded file, else the default; ValueError if too large."""
+        if self.box and self.box.value.strip():
             return Path(self.box.value.strip()).expanduser()
         if not self.button.value:
             return self.default
         upload = self.button.value[0]
-        # Only the last part of the name: a browser may send any text.
-        name = Path(str(upload["name"]).replace("\\", "/")).name or "video"
+        if len(upload["content"]) > MAX_UPLOAD_BYTES:
+            raise ValueError(
+                f"the uploaded file of {len(upload['content']):,} bytes must have at most "
+                f"{MAX_UPLOAD_BYTES:,}; cut the video, or type its path"
+            )
+        # A browser may send any text as a name: the last part, of harmless characters.
+        name = re.split(r"[/\\]", str(upload["name"]))[-1]
+        name = re.sub(r"[^\w .-]", "_", name).lstrip(". ")[-100:] or "video"
         path = Path(self._folder.name) / name
         path.write_bytes(bytes(upload["content"]))
         return path

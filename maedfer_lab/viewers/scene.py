@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,8 +132,9 @@ def plain(name: object) -> str:
 
 
 def as_sentence(error: Exception) -> str:
-    """An error in words, for the widget."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """An error in words, for the widget; of a path only its last part, as it may be shown."""
+    text = re.sub(r"(?<![\w/])~?(/[^\s/'\"]+)+/", "", str(error))
+    text = " ".join(text.split()) or type(error).__name__
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 

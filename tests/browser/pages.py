@@ -10,14 +10,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
 PICTURES = Path(__file__).parent / "pictures"
 PATIENCE_MS = 120_000
 LOCAL = ("http://127.0.0.1:", "ws://127.0.0.1:", "file:", "data:", "blob:", "about:")
-# Complaints that are none of ours: a page without a favicon, and what a page tries to get from
-# the web, where no test goes (Voila's list of notebooks names an icon font there).
-HARMLESS = ("favicon.ico", "ERR_INTERNET_DISCONNECTED")
+HARMLESS = ("favicon.ico",)  # a page without one is no fault
 
 
 @dataclass
 class Watched:
-    """A page with what it complained of: errors nobody caught, and errors on its console."""
+    """A page with its complaints: uncaught errors, errors on its console, requests to the web."""
 
     page: Page
     complaints: list[str] = field(default_factory=list)
@@ -26,6 +24,12 @@ class Watched:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         self.page.on("console", self._note)
+        self.page.on("request", lambda request: self._check(request.url))
+        self.page.on("websocket", lambda socket: self._check(socket.url))
+
+    def _check(self, url: str) -> None:
+        if not url.startswith(LOCAL):
+            self.complaints.append(f"leaves this machine: {url}")
 
     def _note(self, message: ConsoleMessage) -> None:
         text = f"{message.text} ({message.location.get('url', '')})"
@@ -176,7 +180,7 @@ def run_in_lab(watched: Watched, address: str, name: str) -> None:
 
 def run_in_app(watched: Watched, address: str, name: str) -> None:
     """Open a page of the app and wait until its notebook ran; raises where a cell failed."""
-    watched.page.goto(f"{address}voila/render/{name}")
+    watched.page.goto(address.replace("?", f"voila/render/{name}?"))
     watched.page.wait_for_selector("#rendered_cells", state="visible")
     failed = watched.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
     failed = failed.or_(watched.page.get_by_text("There was an error when executing cell"))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,8 +21,18 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight lack a DOM
     "docmanager-extension/plugin": {"autosave": False},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+# Read by every Python of a workplace, servers and kernels: notes who is asked beyond this machine.
+WATCH = """import sys
+def note(event, values):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+        host = values[0] if event == "socket.getaddrinfo" else values[1]
+        host = host[0] if isinstance(host, tuple) else host
+        if host and str(host).strip("b'") not in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
+            if event == "socket.getaddrinfo" or isinstance(values[1], tuple):
+                open({path!r}, "a").write(f"{{event}} {{values}} {{sys.argv}}\\n")
+sys.addaudithook(note)
+"""
 
 
 @dataclass
@@ -30,6 +41,7 @@ class Workplace:
 
     folder: Path
     environment: dict[str, str] = field(init=False)
+    asked: Path = field(init=False)  # exists if somebody beyond this machine was asked
 
     def __post_init__(self) -> None:
         for name in ("notebooks", "figures"):
@@ -37,6 +49,9 @@ class Workplace:
                 ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("smoke", "own", ".*")
             )
         (self.folder / "maedfer_lab").mkdir()  # what tells a checkout from any folder
+        self.asked = self.folder / "asked.txt"
+        (self.folder / "watch").mkdir()
+        (self.folder / "watch" / "sitecustomize.py").write_text(WATCH.format(path=str(self.asked)))
         settings = self.folder / "settings"
         for name, values in SETTINGS.items():
             path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -50,6 +65,9 @@ class Workplace:
             "JUPYTERLAB_SETTINGS_DIR": settings,
             "JUPYTERLAB_WORKSPACES_DIR": self.folder / "workspaces",
             "IPYTHONDIR": self.folder / "ipython",
+            "PYTHONPATH": os.pathsep.join(
+                [str(self.folder / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "MAEDFER_OUTPUT": self.folder / "output",
             "MAEDFER_PROFILE": "smoke",
             # The machine is shared by a kernel, a server and a browser.
@@ -70,17 +88,18 @@ class Workplace:
             "--ServerApp.port_retries=0",
             f"--ServerApp.root_dir={self.folder}",
             "--LabApp.expose_app_in_browser=True",
+            *re.findall(r"--\S*(?:news|updates|manager)\S*", (ROOT / "Makefile").read_text()),
         ]
         with self.serve(["-m", "jupyterlab", *options], f"http://127.0.0.1:{port}/lab") as url:
             yield f"{url}?token={self.environment['JUPYTER_TOKEN']}"
 
     @contextlib.contextmanager
     def app(self, *numbers: str) -> Iterator[str]:
-        """What `make app` starts, for these notebooks; yields its address."""
+        """What `make app` starts, for these notebooks; yields its address with the token."""
         port = free_port()
         module = ["-m", "maedfer_lab.viewers.app", *numbers, f"--port={port}"]
         with self.serve(module, f"http://127.0.0.1:{port}/") as url:
-            yield url
+            yield f"{url}?token={self.environment['JUPYTER_TOKEN']}"
 
     @contextlib.contextmanager
     def serve(self, arguments: list[str], url: str, start_s: float = 120) -> Iterator[str]:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from playwright.sync_api import Browser
 
-from .pages import Viewer, Watched, end_kernel, use_lab_theme, wait_until
+from .pages import PICTURES, Viewer, Watched, end_kernel, open_page, use_lab_theme, wait_until
+from .servers import Workplace
 
 Open = Callable[[str, str], Watched]
 HOSTS = ("lab", "app")
@@ -121,8 +123,23 @@ def test_pictures_of_both_themes(number: str, opened: Open) -> None:
 @everywhere
 @every_viewer
 def test_nothing_complained(host: str, number: str, opened: Open) -> None:
-    """After all of the above."""
+    """After all of the above; a request to another machine is a complaint."""
     assert opened(host, number).complaints == []
+
+
+def test_nothing_asked_another_machine(
+    workplace: Workplace, app: str, browser: Browser, opened: Open
+) -> None:
+    """Neither the servers, nor the kernels, nor the list of notebooks."""
+    watched = open_page(browser)
+    watched.page.goto(app)
+    links = watched.page.locator("a")
+    assert links.count() == len(KIND) and "token=" in (links.first.get_attribute("href") or "")
+    watched.page.screenshot(path=PICTURES / "app_list.png")
+    watched.page.context.close()
+    assert watched.complaints == []
+    assert all(opened(host, number).page for host in HOSTS for number in KIND)
+    assert not workplace.asked.exists(), workplace.asked.read_text()
 
 
 def test_without_a_kernel_the_last_pictures_still_play(opened: Open) -> None:

@@ -1,0 +1,99 @@
+"""The server behind `make app`: Voila for this machine alone, behind a token, within bounds.
+
+Importing it changes the event loop's policy, as importing Voila does.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.web import ErrorHandler, HTTPError
+from traitlets.config import Config
+from voila.app import Voila
+
+from maedfer_lab.viewers.player import MAX_UPLOAD_BYTES
+
+MAX_KERNELS = 4  # pages open at once; each holds a model
+IDLE_S = 1800  # a page's kernel ends when it said nothing for so long
+
+# What a page may load: only what this server gives it.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class BoundedKernels(AsyncMappingKernelManager):
+    """Refuses a kernel beyond MAX_KERNELS, those that are starting included."""
+
+    _starting = 0
+
+    async def start_kernel(self, **options: Any) -> str:  # type: ignore[override]
+        """Start one; HTTP 503 beyond the bound."""
+        if len(self) + self._starting >= MAX_KERNELS:
+            raise HTTPError(503, reason=f"{MAX_KERNELS} pages are open; close one, then reload")
+        self._starting += 1
+        try:
+            return await super().start_kernel(**options)
+        finally:
+            self._starting -= 1
+
+
+class Dashboard(Voila):
+    """Voila whose pages load nothing from the web and which answers to this machine's names."""
+
+    def setup_template_dirs(self) -> None:
+        """Put our templates before Voila's."""
+        super().setup_template_dirs()
+        self.template_paths.insert(0, str(Path(__file__).parent / "static"))
+
+    def init_handlers(self) -> Any:
+        """Refuse foreign Host headers before anything else."""
+        # A foreign site's name can be made to point here; its pages must not read ours.
+        self.app.add_handlers(
+            r"(?!(127\.0\.0\.1|localhost)$).*$", [(r".*", ErrorHandler, {"status_code": 403})]
+        )
+        return super().init_handlers()
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve the notebooks of `folder` until interrupted; the address with its token is printed.
+
+    All temporary files, uploads among them, lie in one private folder that is removed at the end.
+    """
+    config = {
+        "Voila": {
+            "auto_token": True,
+            "config_file_paths": [],
+            "ip": "127.0.0.1",
+            "open_browser": False,
+            "port": port,
+            "tornado_settings": {
+                "headers": {"Content-Security-Policy": _POLICY},
+                "websocket_max_message_size": MAX_UPLOAD_BYTES + 2**20,
+            },
+        },
+        "VoilaConfiguration": {
+            "allow_template_override": "NO",
+            "allow_theme_override": "NO",
+            # The plain list of notebooks; the other one asks for a kernel that is not there.
+            "classic_tree": True,
+            "file_allowlist": [],
+            "multi_kernel_manager_class": BoundedKernels,
+        },
+        # Errors show no traceback, as that would name folders of this machine.
+        "VoilaExecutor": {"cell_error_instruction": "The terminal of `make app` says why."},
+        "MappingKernelManager": {
+            "cull_busy": True,
+            "cull_connected": True,
+            "cull_idle_timeout": IDLE_S,
+            "cull_interval": 60,
+        },
+    }
+    with tempfile.TemporaryDirectory(prefix="maedfer-app-") as private:
+        os.environ["TMPDIR"] = tempfile.tempdir = private
+        Dashboard.launch_instance([str(folder)], config=Config(config))
