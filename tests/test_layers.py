@@ -81,7 +81,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "seaborn": ("figures",),
     "IPython": ("figures", "viewers"),
     "nbclient": ("notebooks",),
-    "voila": ("viewers.app",),
+    "voila": ("viewers.server",),
     "timm": (
         "checkpoints.registry",
         "training.optim",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def environment(threads: int) -> dict[str, str]:
 def uses_fast_kernels() -> bool:
     """Whether models get the CPU's own kernels (`fast`): unless `MAEDFER_FAST` is 0."""
     return os.environ.get("MAEDFER_FAST") != "0"
+
+
+def is_in_app() -> bool:
+    """Whether this process runs a page of `make app`, whose visitor need not own the machine."""
+    return "VOILA_REQUEST_URL" in os.environ
+
+
+def keep_temporary_files_in(folder: str) -> None:
+    """Let this process and those that it starts put their temporary files in `folder`."""
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 def is_main_process() -> bool:

@@ -7,7 +7,6 @@ It is sent once; playing, scrubbing and numbers under the pointer need no kernel
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import threading
@@ -20,6 +19,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from maedfer_lab.config import is_in_app
 from maedfer_lab.figures import draw_viewer
 from maedfer_lab.figures.style import Page
 from maedfer_lab.files import pack_picture, text_bytes
@@ -281,7 +281,7 @@ class VideoUpload(ipywidgets.VBox):
             accept="video/*,image/*", multiple=False, description="Upload a video"
         )
         self.box: Any = None
-        if "VOILA_REQUEST_URL" not in os.environ:
+        if not is_in_app():
             self.box = ipywidgets.Text(
                 placeholder=f"or type a path; empty: {default.name}", layout={"width": "30em"}
             )

@@ -5,7 +5,6 @@ Importing it changes the event loop's policy, as importing Voila does.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tornado.web import ErrorHandler, HTTPError
 from traitlets.config import Config
 from voila.app import Voila
 
+from maedfer_lab.config import keep_temporary_files_in
 from maedfer_lab.viewers.player import MAX_UPLOAD_BYTES
 
 MAX_KERNELS = 4  # pages open at once; each holds a model
@@ -95,5 +95,5 @@ def serve(folder: Path, port: int) -> None:
         },
     }
     with tempfile.TemporaryDirectory(prefix="maedfer-app-") as private:
-        os.environ["TMPDIR"] = tempfile.tempdir = private
+        keep_temporary_files_in(private)
         Dashboard.launch_instance([str(folder)], config=Config(config))
