@@ -12,10 +12,11 @@ import io
 import json
 import os
 import re
+import socket
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -29,10 +30,16 @@ from torch import Tensor, nn
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
 from maedfer_lab.files import write_aside
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the last epoch; of the best one
+LOCK = ".lock"
 STATES = ("checkpoint.pt", "checkpoint-before.pt")
 DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 
@@ -115,7 +122,13 @@ class Run:
             return
         kept = self.read("data.json")
         if kept.get("digest") != data["digest"]:
-            changes = "; ".join(explain(kept, data)) or "their digest differs"
+            try:
+                changes = "; ".join(explain(kept, data)) or "their digest differs"
+            except (LookupError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{self.folder / 'data.json'} is damaged ({error!r}); put a copy back, or "
+                    f"delete {self.folder} and run the same command again"
+                ) from error
             raise ValueError(
                 f"the data changed since {self.folder} began: {changes}. Its result belongs to "
                 "the data of then; for the new ones give another folder with --out, or another "
@@ -235,6 +248,38 @@ class Run:
             )
         return None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the system lets go when this one ends.
+
+        Raises:
+            BlockingIOError: another process works there; says which one.
+        """
+        if fcntl is None:  # no such locks on Windows
+            yield
+            return
+        path = self.folder / LOCK
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise BlockingIOError(
+                    error.errno,
+                    f"{file.read().strip() or 'another process'} is training in {self.folder}; "
+                    "wait for it, or give another folder with --out",
+                ) from error
+            except OSError:  # a file system without locks
+                yield
+                return
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Delete what killed processes left half written. Only while no other one writes here."""
         for suffix in ("pt", "csv", "json", "safetensors"):
@@ -297,6 +342,9 @@ class Run:
 
     def load_result(self) -> dict[str, Any]:
         """The result of a finished run, with its configuration as it was."""
+        for name in (*STATES, "next.pt"):  # left by a kill between the result and the end
+            with suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
         result = self.read("result.json")
         wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
         if wanted is not None and self._sha256("config.json") != wanted:

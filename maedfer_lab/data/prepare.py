@@ -65,6 +65,8 @@ from maedfer_lab.files import check_writable, provenance, text_bytes
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
 USUAL_SHARDS = 64
 FEW = 20  # clips after which the size in the end is guessed
+MOST_DEATHS, FIRST_DEATHS = 10, 3  # of clips in a row, after which the clips are not at fault
+DIED = "the process that read it died: a crash of the decoder, or not enough memory"
 AHEAD = 4  # clips handed out for each worker
 HEADS = "file identity name class label fold frames height width source".split()
 
@@ -532,6 +534,7 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[Jpegs | str]:
         return
     pool, waiting = _pool(min(workers, len(jobs))), deque(jobs)
     pending: deque[tuple[Job, Future[Jpegs | str]]] = deque()
+    deaths, read = 0, False  # in a row; whether any clip was read
     try:
         while waiting or pending:
             while waiting and len(pending) < AHEAD * workers:
@@ -550,6 +553,13 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[Jpegs | str]:
                 waiting.extendleft(job for job, _ in reversed(pending))
                 pending.clear()
                 pool = _pool(workers)
+            deaths = deaths + 1 if result == DIED else 0
+            read = read or not deaths
+            if deaths >= (MOST_DEATHS if read else FIRST_DEATHS):
+                raise ChildProcessError(
+                    f"the processes that read clips die again and again, last over {job.path}: not "
+                    "enough memory, or a limit (ulimit -a); use fewer workers, or workers=0"
+                )
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
@@ -560,7 +570,7 @@ def _alone(job: Job) -> Jpegs | str:
         try:
             return pool.submit(encode, job).result()
         except BrokenProcessPool:
-            return "the process that read it died: a crash of the decoder, or not enough memory"
+            return DIED
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -44,10 +44,19 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
     """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
     if path.stem not in FIGURES:
         raise ValueError(f"no figure is called {path.stem!r}; known: {', '.join(FIGURES)}")
-    data, figure = load(path), Figure()
-    for kind in formats:
-        with rc_context(STYLE):
-            figure = FIGURES[path.stem](data)  # anew: saving moves the parts of a figure
+    figure = Figure()
+    try:
+        data = load(path)
+        drawn = []
+        for _ in formats:  # anew for each: saving moves the parts of a figure
+            with rc_context(STYLE):
+                drawn.append(FIGURES[path.stem](data))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); put a copy back, or run its "
+            "notebook again"
+        ) from error
+    for kind, figure in zip(formats, drawn, strict=True):
         save_figure(figure, path.with_suffix(f".{kind}"))
     return figure
 

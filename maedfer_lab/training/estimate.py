@@ -227,7 +227,10 @@ def _configuration(name: str) -> PretrainConfig | FinetuneConfig:
         raise FileNotFoundError(
             f"config={name!r} must be one of {', '.join(PRESETS)}, or the config.json of a run"
         )
-    values = json.loads(path.read_text())
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); put a copy back") from error
     return pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.queues
 import os
 import re
 import signal
@@ -570,11 +571,13 @@ class _Told(Dataset):
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
         self.dataset = dataset
-        self.notes = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()
+        # Process, item, and the error number of a batch that could not be handed over.
+        self.notes = torch.full((workers, 3), -1, dtype=torch.int64)
+        self.notes = self.notes.share_memory_() if workers else self.notes
 
     def __getitem__(self, index: int) -> Any:
         if (info := get_worker_info()) is not None:
-            self.notes[info.id] = torch.tensor([os.getpid(), index])
+            self.notes[info.id, :2] = torch.tensor([os.getpid(), index])
         try:
             item = self.dataset[index]
         except (ValueError, OSError) as error:
@@ -654,7 +657,13 @@ def read_batches(
 def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:
     """Which worker died over what; `notes` holds process and item of each."""
     dead = {int(number) for number in re.findall(r"\d+", reason)}
-    items = [item for pid, item in notes if pid in dead]
+    items = [item for pid, item, _ in notes if pid in dead]
+    if failed := [number for pid, _, number in notes if pid in dead and number >= 0]:
+        why = os.strerror(failed[0]) if failed[0] else "no memory"
+        return (
+            f"a process that reads clips could not hand them over: {why}. Raise the limit on open "
+            "files (ulimit -n 4096), give /dev/shm more room, or use workers=0"
+        )
     advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
     if not items:
         return (
@@ -674,9 +683,18 @@ def _context() -> Any:
     return context
 
 
+def _not_handed_over(error: Exception, _: object) -> None:
+    """End this worker: multiprocessing would drop the batch, for which the training then waits."""
+    info = get_worker_info()
+    if info is not None:
+        info.dataset.notes[info.id, 2] = getattr(error, "errno", 0) or 0  # type: ignore
+    os._exit(1)
+
+
 def _begin(_: int) -> None:
     """Start a worker. A launcher's or Slurm's SIGTERM reaches it too, but the step needs it."""
     begin_worker()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_not_handed_over)  # type: ignore
     end = threading.Timer(GRACE_S, os._exit, (1,))
     end.daemon = True
     signal.signal(signal.SIGTERM, lambda *_: None if end.is_alive() else end.start())
