@@ -259,6 +259,7 @@ class Run:
             yield
             return
         path = self.folder / LOCK
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
