@@ -363,6 +363,15 @@ class Run:
         return digest.hexdigest()
 
 
+def check_result(run: Run, result: dict[str, Any], *names: str) -> None:
+    """Raise ValueError where a result lacks what every one of its kind holds."""
+    if missing := [name for name in names if not result.get(name) and result.get(name) != 0]:
+        raise ValueError(
+            f"{run.folder / 'result.json'} is damaged (no {', '.join(missing)}); put a copy back, "
+            f"or delete {run.folder} and run the same command again"
+        )
+
+
 def write_state(state: dict[str, Any], path: Path) -> None:
     """`torch.save`, straight into the file; a full disk is the OSError it was."""
     with _disk_errors(), path.open("wb") as file:  # torch writes a path's own name into the file

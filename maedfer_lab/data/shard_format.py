@@ -292,7 +292,7 @@ def read_shard(file: Path) -> Shard:
 def _shard(name: object, text: bytes) -> Shard:
     try:
         return Shard(**json.loads(text))
-    except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} is damaged; {AGAIN}") from error
 
 
@@ -443,24 +443,28 @@ def pack_index(shards: Iterable[Shard], people: dict[str, str], about: dict[str,
     words: dict[str, int] = {"": 0}
     parts: dict[str, list[np.ndarray]] = {}
     lengths = [0]
-    for shard in shards:
-        clips = shard.clips
-        lengths.append(len(clips))
-        names = [clip["name"] for clip in clips]
-        who = [people.get(name, name) for name in names]
-        texts = {
-            "name": names,
-            "source": [clip["source"] for clip in clips],
-            "person": [
-                clip["subject"] or "" if person == clip["name"] else person
-                for clip, person in zip(clips, who, strict=True)
-            ],
-        }
-        found = {name: [clip[name] for clip in clips] for name in NUMBERS}
-        found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in names]
-        found |= {n: [words.setdefault(w, len(words)) for w in one] for n, one in texts.items()}
-        for name, values in found.items():
-            parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
+    try:
+        for shard in shards:
+            clips = shard.clips
+            lengths.append(len(clips))
+            names = [clip["name"] for clip in clips]
+            who = [people.get(name, name) for name in names]
+            texts = {
+                "name": names,
+                "source": [clip["source"] for clip in clips],
+                "person": [
+                    clip["subject"] or "" if person == clip["name"] else person
+                    for clip, person in zip(clips, who, strict=True)
+                ],
+            }
+            found = {name: [clip[name] for clip in clips] for name in NUMBERS}
+            found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in names]
+            found |= {n: [words.setdefault(w, len(words)) for w in one] for n, one in texts.items()}
+            for name, values in found.items():
+                parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        what = f"what stands beside the shards is damaged ({type(error).__name__}: {error})"
+        raise ValueError(f"{what}; {AGAIN}") from error
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     coded = [text_bytes(word, exact=True) for word in words]
     columns["first"] = np.cumsum(lengths).astype("u8")
@@ -537,7 +541,7 @@ def _people(folder: str) -> dict[str, str]:
         return {row["name"]: row["identity"] for row in rows}
     except FileNotFoundError:
         return {}
-    except (UnicodeDecodeError, KeyError) as error:
+    except (UnicodeDecodeError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{folder}/{MANIFEST} must have the columns name and identity") from error
 
 

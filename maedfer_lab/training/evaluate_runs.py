@@ -324,7 +324,15 @@ def _since_training(one: Candidate, table: Annotations, clips: Sequence[Clip]) -
     file = one.source / "data.json"
     if one.config is None or not file.is_file():
         return []
-    kept, fold = json.loads(file.read_text(encoding="utf-8")), one.config.fold
+    try:
+        return _changes(one, one.config.fold, json.loads(file.read_bytes()), table, clips)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); put a copy back") from error
+
+
+def _changes(
+    one: Candidate, fold: int, kept: dict[str, Any], table: Annotations, clips: Sequence[Clip]
+) -> list[str]:
     if one.trained_on != table.dataset:  # its clips may still be the same files, listed anew
         size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
         same = {row[0] for row in kept["each"] if row[2] != fold and size.get(row[0]) == row[4]}
