@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer_lab.checkpoints.reading import locate
+from maedfer_lab.runs import Run
 
 OFFICIAL_STRIDE = 4
 OF_A_RUN = ("model.safetensors", "best.safetensors")
@@ -24,10 +25,7 @@ def facts_of(source: Path | str) -> dict[str, Any]:
         return json.loads((folder / "card.json").read_text(encoding="utf-8"))
     if not (folder / "result.json").is_file():
         return {}
-    result, config = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in ("result.json", "config.json")
-    )
+    result, config = (Run(folder).read(name) for name in ("result.json", "config.json"))
     data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
     kind = "fine-tuned" if "classes" in result else "pre-trained"
     return {

@@ -434,11 +434,13 @@ class Index:
         return crc == self.about["crc"]
 
 
-def pack_index(shards: Iterable[Shard], people: dict[str, str], about: dict[str, Any]) -> bytes:
+def pack_index(
+    shards: Iterable[Shard], people: dict[str, str], about: dict[str, Any], folder: str = ""
+) -> bytes:
     """The bytes of an index of `shards`.
 
     people: name of a clip -> who it shows, as MANIFEST.csv says; the clip itself where nobody is
-    known. about: what `Index.about` holds.
+    known. about: what `Index.about` holds. folder: for the message about damaged shards.
     """
     words: dict[str, int] = {"": 0}
     parts: dict[str, list[np.ndarray]] = {}
@@ -463,7 +465,9 @@ def pack_index(shards: Iterable[Shard], people: dict[str, str], about: dict[str,
             for name, values in found.items():
                 parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        what = f"what stands beside the shards is damaged ({type(error).__name__}: {error})"
+        what = (
+            f"what stands beside a shard of {folder} is damaged ({type(error).__name__}: {error})"
+        )
         raise ValueError(f"{what}; {AGAIN}") from error
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     coded = [text_bytes(word, exact=True) for word in words]
@@ -519,7 +523,7 @@ def _find_index(folder: str, verify: bool) -> Index:
             about["people"] = index.about["people"] if is_url(folder) else about["people"]
             if index.about == {**about, "crc": index.about["crc"]} and index.is_sound():
                 return index
-    data = pack_index(_checked(folder, listed["shards"], verify), _people(folder), about)
+    data = pack_index(_checked(folder, listed["shards"], verify), _people(folder), about, folder)
     for file in files[:-1]:
         with contextlib.suppress(OSError):  # a folder that is not ours
             return _keep(data, file)
