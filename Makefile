@@ -1,7 +1,7 @@
 # The commands of maedfer_lab. The first use of any of them makes .venv; later uses are instant.
 
 PYTHON ?= python3
-EXTRAS := notebooks,flops,fast,sample,tensorboard,export,dev
+EXTRAS := notebooks,flops,fast,sample,remote,tensorboard,export,dev
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
