@@ -46,7 +46,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import VideoError, VideoReader
-from maedfer_lab.files import text_bytes
+from maedfer_lab.files import file_sha256, text_bytes
 
 try:
     import simplejpeg
@@ -294,15 +294,6 @@ def _shard(name: object, text: bytes) -> Shard:
         return Shard(**json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} is damaged; {AGAIN}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class ShardWriter:
