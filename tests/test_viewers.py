@@ -409,7 +409,7 @@ def test_videos_need_even_sides():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("no such file: '/home/ann/faces/x.mp4'", "No such file: 'x.mp4'."),
+        ("no such file: '/media/ann/faces/x.mp4'", "No such file: 'x.mp4'."),
         ("ratio=3/4 of http://127.0.0.1/a is odd", "Ratio=3/4 of http://127.0.0.1/a is odd."),
     ],
 )
