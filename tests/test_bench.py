@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -196,12 +197,15 @@ def test_not_a_number_is_no_equality(bench):
 def test_plain_clips_are_normalised_floats(bench, form):
     path = sections.read_annotations("csv", sections.videos(bench)[form]).clips[0].path
     rng = np.random.default_rng(0)
+    random.seed(0)  # timm draws crops and RandAugment from these two
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
     for clip in (
         plain.pretraining_clip(path, 8, 2, 32, rng),
         plain.finetuning_clip(path, 8, 2, 32, Augment(erase=0), rng),
     ):
         assert clip.shape == (3, 8, 32, 32) and clip.dtype == torch.float32
-        assert -2.2 < clip.min() < clip.max() < 2.7
+        assert -2.2 < clip.min() < 0.5 and -1 < clip.max() < 2.7
 
 
 # ---------------------------------------------------------------------------- whole runs
