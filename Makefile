@@ -18,13 +18,14 @@ NO_WEB := --LabApp.news_url=None --LabApp.extension_manager=readonly \
     --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 .DEFAULT_GOAL := help
-.PHONY: $(NOTEBOOKS) help reproduce test lab app figures bench lint python-usable always
+.PHONY: $(NOTEBOOKS) help reproduce study test lab app figures bench lint python-usable always
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
 	@echo "                 two at a time where there are two cores, a core each"
 	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
+	@echo "make study       the study of notebooks 08 and 10 from nothing: hours; see docs/study.md"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make app         serve the viewers of notebooks 05 and 06 as a dashboard, without code"
 	@echo "make figures     draw figures/*.png again from figures/*.json"
@@ -43,6 +44,10 @@ reproduce: $(STAMP)
 10_ablations: 06_attention 08_finetune
 $(NOTEBOOKS): $(STAMP)
 	@$(PY) -m maedfer_lab.notebooks $@
+
+study: $(STAMP)
+	@OMP_NUM_THREADS=1 $(PY) -m maedfer_lab.training.study
+	@for one in 08_finetune 10_ablations; do MAEDFER_PROFILE=study $(PY) -m maedfer_lab.notebooks $$one || exit; done
 
 test: $(STAMP)
 	@echo "All tests, among them the notebooks at the smoke profile and the viewers in a real Chromium:"

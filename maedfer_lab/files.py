@@ -113,7 +113,7 @@ def library_version(name: str) -> str:
         return "not installed"
 
 
-def provenance(*, profile: str, seed: int, device: str, **more: object) -> dict[str, Any]:
+def provenance(*, profile: str, seed: int | str, device: str, **more: object) -> dict[str, Any]:
     """Where numbers come from: profile, seed, device, commit, versions, and what else is named."""
     data = data_folder()
     return {
@@ -139,9 +139,12 @@ def figures_folder(profile: str) -> Path:
     return folder if data_folder() is None else folder / "own"
 
 
-def save(name: str, data: dict[str, Any], source: dict[str, Any]) -> Path:
-    """Save a notebook's numbers as NAME.json, with the `provenance` they come from."""
-    path = figures_folder(source["profile"]) / f"{name}.json"
+def save(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Path:
+    """Save a notebook's numbers as NAME.json, with the `provenance` they come from.
+
+    beside: a folder in figures/, where the committed numbers are not to be replaced.
+    """
+    path = figures_folder(source["profile"]) / beside / f"{name}.json"
     lines = [  # a line per entry: small, and still to be read in a diff
         f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
         for key, value in {"provenance": source, **data}.items()

@@ -8,6 +8,7 @@ of them was only ever guessed.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -174,20 +175,44 @@ def linear_probe(
     labels: Int[np.ndarray, " n"],
     unseen: Float[np.ndarray, "m d"],
     num_classes: int,
+    strength: float = 1.0,
 ) -> Float[np.ndarray, "m k"]:
     """Class probabilities of unseen clips by logistic regression on standardised features.
 
     Frozen features vary little around a common mean, which hides from gradient steps on a head
     what a regression, solved to its optimum, still reads (scikit-learn).
+
+    strength: C, the inverse of the penalty; small where features are many and labels few.
     """
     from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(C=strength, max_iter=2000)
+    return _chances(probe, features, labels, unseen, num_classes)
+
+
+def nearest_classes(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    unseen: Float[np.ndarray, "m d"],
+    num_classes: int,
+    neighbours: int = 10,
+) -> Float[np.ndarray, "m k"]:
+    """Class shares among the nearest labelled clips (cosine, standardised features)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    probe = KNeighborsClassifier(min(neighbours, len(labels)), metric="cosine")
+    return _chances(probe, features, labels, unseen, num_classes)
+
+
+def _chances(
+    probe: Any, features: np.ndarray, labels: np.ndarray, unseen: np.ndarray, num_classes: int
+) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
-    probe.fit(features, labels)
+    fitted = make_pipeline(StandardScaler(), probe).fit(features, labels)
     found = np.zeros((len(unseen), num_classes))
-    found[:, probe.classes_] = probe.predict_proba(unseen)
+    found[:, fitted.classes_] = fitted.predict_proba(unseen)
     return found
 
 

@@ -41,7 +41,6 @@ from maedfer_lab.training.evaluation import (
 )
 from maedfer_lab.training.finetune import FinetuneTask, finetune
 from maedfer_lab.training.pretrain import pretrain
-from maedfer_lab.training.starts import PROBES, SHIPPED, compare_starts
 from maedfer_lab.training.stream import labelled_data
 
 SIZE = 32
@@ -480,15 +479,3 @@ def test_only_the_published_recipe_is_the_papers_method():
         finetune_recipe("dfew", 9356, epochs=10),
     ):
         assert not is_published(other, "dfew")
-
-
-def test_drawn_faces_are_tested_as_fine_tuning_judges_them(tmp_path):
-    short = OptimConfig(steps=8, batch_size=4, lr=0.128, warmup_steps=1)  # no ties at six digits
-    start = replace(tiny(), optim=short, eval_every=8, save_every=8)
-    config = FinetuneConfig(model=tiny().model, init=start, optim=short, num_clips=14, num_test=14)
-    found = compare_starts(config, output=tmp_path)
-    for name, run in found.runs.items():
-        assert found.tests[name].confusion.tolist() == run.result["confusion"]
-    assert set(found.tests) == {"pre-trained", "from scratch", *PROBES.values(), SHIPPED}
-    numbers = found.numbers()
-    assert len(numbers["map"]) == 14 and json.dumps(numbers)

@@ -9,22 +9,11 @@ from making_videos import moving_frames, write_video
 from test_loop import full_for
 
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
-from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, demo, profile, tiny
-from maedfer_lab.config.ablations import full_ablations, quick_ablations, smoke_ablations
-from maedfer_lab.cost.formula import macs, parameters
+from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.metrics import uar, war
 from maedfer_lab.training import finetune as loop
-from maedfer_lab.training.ablations import (
-    NO_DIFFERENCE,
-    ablate,
-    interval,
-    recipe,
-    variants,
-    verdict,
-    vit_of_equal_cost,
-)
 from maedfer_lab.training.finetune import finetune
 from maedfer_lab.training.pretrain import pretrain
 
@@ -155,71 +144,6 @@ def test_a_start_with_another_model_is_refused():
     with pytest.raises(ValueError, match=r"model=init\.model"):
         replace(EASY, init=replace(PRETRAIN, model=replace(PRETRAIN.model, width=48)))
     replace(EASY, init=PRETRAIN, model=replace(PRETRAIN.model, drop_path=0.1))
-
-
-def test_interval_by_hand():
-    found = interval([0.1, 0.2, 0.3])  # deviation 0.1, t of 2 degrees 4.303
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["half"] == pytest.approx(4.303 * 0.1 / 3**0.5)
-    assert interval([0.5])["half"] is None
-    with pytest.raises(ValueError, match="use 1 to 10"):
-        interval([])
-
-
-def test_overlapping_intervals_show_no_difference():
-    wide, narrow, far = ({"mean": m, "half": h} for m, h in ((0.5, 0.2), (0.8, 0.1), (0.9, 0.1)))
-    assert verdict(narrow, wide) == NO_DIFFERENCE
-    assert verdict(far, wide) == "higher" and verdict(wide, far) == "lower"
-    assert verdict(far, {"mean": 0.0, "half": None}) == NO_DIFFERENCE
-
-
-@pytest.mark.parametrize("config", [smoke_ablations(), quick_ablations(), full_ablations()])
-def test_every_variant_of_a_profile_changes_one_thing_and_fits(config):
-    known = variants(config.pretrain)
-    assert set(config.variants) <= known.keys()
-    assert known[config.variants[0]] == config.pretrain, "the first one is the reference"
-    changed = [start for start in known.values() if start is not None]
-    assert len(set(changed)) == len(changed)
-    for start in changed:
-        assert sum(macs(start.model, "pretrain", mask_ratio=start.mask_ratio[0]).values())
-        recipe(config, start, 0)
-
-
-def test_the_vit_costs_the_same_within_a_tenth():
-    for model in (demo().model, quick_ablations().pretrain.model):
-        vit = vit_of_equal_cost(model)
-        assert sum(macs(vit).values()) == pytest.approx(sum(macs(model).values()), rel=0.1)
-
-
-def test_rows_hold_scores_verdicts_and_exact_cost(tmp_path, monkeypatch):
-    config = smoke_ablations()
-    short = OptimConfig(steps=2, batch_size=4, warmup_steps=1)
-    config = replace(
-        config,
-        pretrain=replace(config.pretrain, optim=short),
-        finetune=replace(config.finetune, optim=short),
-        variants=("joint, lambda 0.5", "no pre-training"),
-        seeds=(0, 1),
-    )
-    found = ablate(config, output=tmp_path)
-    joint, scratch = found.rows
-    model = config.pretrain.model
-    assert joint["parameters"] == sum(parameters(model).values())
-    assert joint["gmacs"] * 1e9 == pytest.approx(sum(macs(model).values()))
-    assert scratch["motion"] is None and scratch["pretrain_steps"] == 0
-    assert len(joint["uar"]["values"]) == 2 and joint["motion"]["half"] > 0
-    assert joint["verdicts"] == {} and set(scratch["verdicts"]) == {"uar", "war"}
-    assert "no pre-training: uar" in found.compare() and "joint" in str(found)
-
-    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trained again"))
-    assert ablate(config, output=tmp_path).rows == found.rows
-    with pytest.raises(ValueError, match=r"\['nothing'\].*joint, lambda 0\.5"):
-        ablate(replace(config, variants=("nothing",)), output=tmp_path)
-
-
-def test_profiles_carry_their_ablations():
-    assert len(profile("smoke").ablations.variants) == 2
-    assert set(profile("full").ablations.variants) == variants(demo()).keys()
 
 
 def labelled(root, people=3):

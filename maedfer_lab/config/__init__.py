@@ -3,7 +3,6 @@
 A leaf: imports nothing else of ours, and is the only floor that reads the environment.
 """
 
-from maedfer_lab.config.ablations import AblationConfig
 from maedfer_lab.config.finetuning import (
     Augment,
     FinetuneConfig,
@@ -48,12 +47,12 @@ from maedfer_lab.config.recipe import (
     PretrainConfig,
     pretrain_config,
 )
+from maedfer_lab.config.study import StudyConfig
 
 __all__ = [
     "BUILT_IN",
     "PRESETS",
     "PROFILES",
-    "AblationConfig",
     "Augment",
     "EncoderKind",
     "FinetuneConfig",
@@ -70,6 +69,7 @@ __all__ = [
     "Profile",
     "Shape3",
     "SharedKind",
+    "StudyConfig",
     "TargetConfig",
     "TargetUnits",
     "base",

@@ -23,6 +23,8 @@ from maedfer_lab.config.recipe import (
 
 Mode = Literal["finetune", "scratch", "linear"]
 RepTokensLayer = Literal["last", "first"]
+Pooling = Literal["mean", "regions"]
+Drawn = Literal["expression", "direction"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class FinetuneConfig:
         weights (official, VideoMAE-style or ours). Without either the start is random.
     mode: "finetune" trains everything; "scratch" does so from a random start, and refuses a
         checkpoint; "linear" trains fc_norm and head on features of a frozen encoder.
+    pooling: what the head reads: "mean" of the representative tokens (published), or "regions",
+        one token per region side by side, standardised (`method.models.Classifier`), with dropout.
     layer_decay: factor of the learning rate from one block to the one below it.
     rep_tokens_layer: the representative tokens learn as the "last" layer (official, their rate is
         133 times that of the tubelet embedding) or as the "first".
@@ -98,7 +102,9 @@ class FinetuneConfig:
         once for the batch. The reference draws them per process, of 32 clips (FERV39k: 40).
     skip_broken: leave out clips that cannot be opened, found by a check before the start, listed
         in the result. Without it the first broken clip ends the run by name.
-    num_clips, num_test, difficulty: sizes and difficulty of synthetic sets.
+    num_clips, num_test, difficulty, zoom: of synthetic sets, as in pre-training.
+    drawn_label: what is to be told of drawn faces: the "expression", or its "direction" (onset or
+        offset), which no single frame shows.
     """
 
     name: str = "finetune"
@@ -111,6 +117,7 @@ class FinetuneConfig:
             steps=400, batch_size=16, lr=0.016, warmup_steps=40, betas=(0.9, 0.999)
         )
     )
+    pooling: Pooling = "mean"
     layer_decay: float = 1.0
     rep_tokens_layer: RepTokensLayer = "last"
     decay_rep_tokens: bool = False
@@ -127,6 +134,8 @@ class FinetuneConfig:
     num_clips: int = 700
     num_test: int = 140
     difficulty: float = 0.1
+    zoom: float = 1.0
+    drawn_label: Drawn = "expression"
     seed: int = 0
     precision: Precision = "float32"
     eval_every: int | None = None
@@ -134,7 +143,8 @@ class FinetuneConfig:
     log_every: int = 1
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision, mode=Mode, rep_tokens_layer=RepTokensLayer)
+        check_choices(self, precision=Precision, mode=Mode, rep_tokens_layer=RepTokensLayer,
+                      pooling=Pooling, drawn_label=Drawn)  # fmt: skip
         object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
         for name in (
             "num_clips",

@@ -7,16 +7,10 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from maedfer_lab.config.ablations import (
-    AblationConfig,
-    full_ablations,
-    quick_ablations,
-    smoke_ablations,
-)
-from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import choose
 from maedfer_lab.config.presets import base, demo, tiny
 from maedfer_lab.config.recipe import PretrainConfig
+from maedfer_lab.config.study import CORE_HOURS, StudyConfig, quick_study, smoke_study, study
 
 
 @dataclass(frozen=True)
@@ -25,8 +19,7 @@ class Profile:
 
     name: str
     pretrain: PretrainConfig
-    ablations: AblationConfig
-    finetune: FinetuneConfig
+    study: StudyConfig
     minutes: dict[str, float] = field(default_factory=dict)
 
     def describe(self, notebook: str, device: str = "cpu") -> str:
@@ -40,45 +33,21 @@ class Profile:
         )
 
 
-PROFILES = ("smoke", "quick", "full")
-
-
-def _finetune(budget: AblationConfig, steps: int | None = None) -> FinetuneConfig:
-    """Fine-tuning of the model of the ablations, whose pre-training notebook 10 loads again."""
-    start = replace(budget.pretrain, seed=budget.seeds[0])
-    recipe = replace(budget.finetune, name="starts", model=start.model, init=start)
-    steps = steps or recipe.optim.steps
-    optim = replace(recipe.optim, steps=steps, warmup_steps=steps // 10)
-    num_clips = max(700, recipe.num_clips) if budget.finetune.num_clips > 100 else 28
-    return replace(recipe, optim=optim, num_clips=num_clips, difficulty=0.0)
+PROFILES = ("smoke", "quick", "study", "full")
 
 
 def _profiles() -> dict[str, Profile]:
     # One thread each, two side by side, as `make reproduce` runs them.
     slow = {"01": 0.2, "02": 0.2, "03": 0.2, "05": 0.3, "06": 0.6, "07": 0.8, "09": 0.2, "11": 0.4}
+    quick = {**slow, "04": 8, "08": 2, "10": 0.5}
+    hours = 60 * CORE_HOURS / 2
     known = (
-        Profile(
-            "smoke",
-            tiny(),
-            smoke_ablations(),
-            _finetune(smoke_ablations()),
-            dict.fromkeys([*slow, "04", "08", "10"], 0.25),
-        ),
-        Profile(
-            "quick",
-            demo(),
-            quick_ablations(),
-            _finetune(quick_ablations(), steps=150),
-            {**slow, "04": 8, "08": 0.6, "10": 1.8},
-        ),
-        Profile(
-            "full",
-            base(),
-            full_ablations(),
-            _finetune(full_ablations()),
-            {**slow, "04": 24 * 60, "06": 16, "07": 3, "08": 4 * 60, "10": 24 * 60},
-        ),
-    )
+        Profile("smoke", tiny(), smoke_study(), dict.fromkeys([*slow, "04", "08", "10"], 0.25)),
+        Profile("quick", demo(), quick_study(), quick),
+        Profile("study", demo(), study(), {**quick, "08": hours, "10": hours}),
+        Profile("full", base(), study(), {**quick, "04": 24 * 60, "06": 16, "07": 3, "08": hours,
+                                          "10": hours}),
+    )  # fmt: skip
     return {profile.name: profile for profile in known}
 
 

@@ -80,7 +80,8 @@ class PretrainConfig:
     framing: what is cut out of a video's frames: "face" is the square around the face; "voxceleb2"
         the rows and columns that the reference takes from that set's 224 x 224 frames. With the
         latter, clips are decoded when they are needed, so that a million videos start at once.
-    num_clips, difficulty: size and difficulty of the set of synthetic faces.
+    num_clips, difficulty, zoom: size and difficulty of the set of synthetic faces, and how much
+        closer they are drawn (1.5: brows to chin).
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
     held_out: share of the folder's identities that is held out.
@@ -109,6 +110,7 @@ class PretrainConfig:
     init: Path | None = None
     num_clips: int = 2000
     difficulty: float = 0.3
+    zoom: float = 1.0
     stride: int = 4
     mask_ratio: tuple[float, ...] = (0.9,)
     held_out: float = 0.2

@@ -9,7 +9,7 @@ from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
-from maedfer_lab.drawn.faces import SyntheticFaces, drawn_frames
+from maedfer_lab.drawn.faces import DIRECTIONS, SyntheticFaces, drawn_frames
 
 MARGIN = 1.1  # faces are drawn this much larger than a clip, for random crops
 
@@ -17,6 +17,8 @@ MARGIN = 1.1  # faces are drawn this much larger than a clip, for random crops
 class DrawnFaces(Annotations):
     """Synthetic people in `num_train` clips to train on and `num_test` of other people, fold 1.
 
+    label: "expression" or "direction" (onset or offset).
+    zoom: how much closer the camera is; 1.5 shows brows to chin.
     size_px: of the clips that are cut out of the frames, which are a tenth larger.
     """
 
@@ -34,27 +36,33 @@ class DrawnFaces(Annotations):
         difficulty: float = 0.3,
         seed: int = 0,
         fold: int = 1,
+        label: str = "expression",
+        zoom: float = 1.0,
     ) -> None:
+        side = round(size_px * MARGIN * zoom)
         sides = {
-            split: SyntheticFaces(number, split, frames, round(size_px * MARGIN), difficulty, seed)
+            split: SyntheticFaces(number, split, frames, side, difficulty, seed)
             for split, number in (("train", num_train), ("test", num_test))
         }
+        which = ("expression", "direction").index(label)
         clips = tuple(
-            Clip(Path(split, f"{i:04}"), faces.labels(i)[0], fold * (split == "test"),
-                 frames, "synthetic faces", f"person {faces.identity_of(i):05}")
+            Clip(Path(split, f"{i:04}"), faces.labels(i)[which], fold * (split == "test"), frames,
+                 "synthetic faces", f"person {faces.identity_of(i):05}")
             for split, faces in sides.items()
             for i in range(len(faces))
         )  # fmt: skip
-        super().__init__("synthetic faces", EXPRESSIONS, clips, Path())
+        classes = DIRECTIONS if label == "direction" else EXPRESSIONS
+        super().__init__("synthetic faces", classes, clips, Path())
         # The table itself is frozen.
         self.__dict__.update(faces=sides, size_px=size_px, is_middle=False)
 
     def open(self, clip: Clip) -> VideoReader:
         """The drawn frames, or their middle."""
         frames = drawn_frames(self.faces[clip.path.parent.name], int(clip.path.name))
-        if self.is_middle:
-            first = (frames.shape[1] - self.size_px) // 2
-            middle = slice(first, first + self.size_px)
+        side = self.size_px if self.is_middle else round(self.size_px * MARGIN)
+        if side < frames.shape[1]:
+            first = (frames.shape[1] - side) // 2
+            middle = slice(first, first + side)
             frames = frames[:, middle, middle]
         return FramesReader(clip.path, frames)
 

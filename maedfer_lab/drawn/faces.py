@@ -162,7 +162,7 @@ def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W
     return kept[number]
 
 
-@lru_cache(maxsize=8)  # the two sides of a few seeds and sizes
+@lru_cache(maxsize=32)  # the sides of some seeds and sizes
 def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
     return {}
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from maedfer_lab.figures import (  # noqa: F401 (each registers its drawings)
     attention,
     bench,
-    finetune,
     flops,
     method,
     paper,
+    study,
     timeline,
     training,
 )
@@ -67,9 +67,9 @@ def show(name: str, data: dict[str, Any]) -> Figure:
         return FIGURES[name](data)
 
 
-def publish(name: str, data: dict[str, Any], source: dict[str, Any]) -> Figure:
+def publish(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Figure:
     """Save a notebook's numbers with their provenance, then draw their figure from the file."""
-    return draw(save(name, data, source))
+    return draw(save(name, data, source, beside))
 
 
 def draw_rows(

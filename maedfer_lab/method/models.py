@@ -34,7 +34,7 @@ from maedfer_lab.method.targets import (
 )
 
 Tokens = Literal["rep", "tokens", "all"]
-Pooling = Literal["mean", "first"]
+Pooling = Literal["mean", "first", "regions"]
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,12 @@ class Classifier(nn.Module):
 
     tokens: what is read of the encoder: "rep", the representative tokens (as published);
         "tokens", the original tokens (all that a ViT has); "all", both.
-    pooling: "mean" of these tokens, then LayerNorm; or the "first" of them, normed.
+    pooling: "mean" of these tokens, then LayerNorm; or the "first" of them, normed. "regions" (not
+        published) keeps *where*: the representative tokens side by side, or without them the mean
+        token of each region, standardised over clips (BatchNorm without affine), with dropout 0.2.
     """
+
+    regions: Tensor
 
     def __init__(
         self, config: ModelConfig, num_classes: int, tokens: Tokens = "rep",
@@ -276,8 +280,15 @@ class Classifier(nn.Module):
                 f"tokens={tokens!r} needs representative tokens, which encoder={config.encoder!r} "
                 "does not have; use tokens='tokens'"
             )
-        self.fc_norm = layer_norm(config.width)
-        self.head = nn.Linear(config.width, num_classes)
+        self.fc_norm, width = layer_norm(config.width), config.width
+        if pooling == "regions":
+            if tokens == "all":
+                raise ValueError("pooling='regions' reads tokens='rep' or 'tokens', not 'all'")
+            regions = region_index(self.encoder.grid, config.region)
+            self.register_buffer("regions", regions, persistent=False)
+            width *= len(regions)
+            self.fc_norm = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Dropout(0.2))
+        self.head = nn.Linear(width, num_classes)
         _init_normal(self)
         if self.encoder.rep_tokens is not None:
             nn.init.trunc_normal_(self.encoder.rep_tokens, std=0.02)
@@ -295,15 +306,21 @@ class Classifier(nn.Module):
 
     def read_tokens(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b n d"]:
         """The tokens that are pooled."""
-        encoded = self.encoder(clip, rep_only=self.tokens == "rep")
+        return self.choose_tokens(self.encoder(clip, rep_only=self.tokens == "rep"))
+
+    def choose_tokens(self, encoded: Encoded) -> Float[Tensor, "b n d"]:
+        """Those of an encoder's output."""
         if encoded.rep_tokens is None or self.tokens == "tokens":
-            return encoded.tokens
+            tokens = encoded.tokens
+            return tokens[:, self.regions].mean(2) if self.pooling == "regions" else tokens
         if self.tokens == "rep":
             return encoded.rep_tokens
         return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
 
-    def pool(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+    def pool(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b f"]:
         """One normalised feature per clip."""
+        if self.pooling == "regions":
+            return self.fc_norm(tokens.flatten(1))
         return self.fc_norm(tokens[:, 0] if self.pooling == "first" else tokens.mean(1))
 
 

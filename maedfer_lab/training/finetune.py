@@ -156,7 +156,7 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     run = Run.finished(folder, "finetune", "finetune-dfew")
     result, config = run.load_result(), finetune_config(run.read("config.json"))
     check_result(run, result, "classes", "steps", "seconds", "uar", "war", "confusion", "best")
-    model = build_classifier(config.model, len(result["classes"]))
+    model = build_classifier(config.model, len(result["classes"]), pooling=config.pooling)
     name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
     run.load_weights(model, name, result.get("sha256", {}).get(name))
     return FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
@@ -170,7 +170,8 @@ def starting_model(
     if config.checkpoint is not None:
         model, told = _from_checkpoint(config, num_classes)
     else:
-        model = build_classifier(config.model, num_classes, seed=config.seed)
+        options = {"pooling": config.pooling, "seed": config.seed}
+        model = build_classifier(config.model, num_classes, **options)
     if config.init is not None:
         start = pretrain(config.init, output=output, profile=profile)
         model.encoder.load_state_dict(start.model.encoder.state_dict())
@@ -185,6 +186,7 @@ def _from_checkpoint(config: FinetuneConfig, num_classes: int) -> tuple[Classifi
         config.checkpoint,  # type: ignore
         as_="classifier",
         num_classes=num_classes,
+        pooling=config.pooling,
         frames=wanted.frames,
         size_px=wanted.size_px,
         drop_path=wanted.drop_path,

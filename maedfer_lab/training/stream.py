@@ -188,6 +188,7 @@ class Window:
     stride: int
     framing: str
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
+    to_the_end: bool = False  # of frames that were chosen before: every stride-th, or drawn ones
 
     def box(self, reader: VideoReader) -> Box:
         """What is cut out of every frame.
@@ -212,7 +213,8 @@ class Window:
 
     def middle(self, reader: VideoReader) -> Float[Tensor, "3 T H W"]:
         """The middle of a video, without anything random."""
-        frames = reader.read(clip_indices(len(reader), self.frames, self.stride))
+        chosen = clip_indices(len(reader), self.frames, self.stride, to_the_end=self.to_the_end)
+        frames = reader.read(chosen)
         return to_tensor(crop_and_resize(frames, self.box(reader), self.size_px, self.size_px))
 
 
@@ -221,7 +223,6 @@ class PretrainClip(Window):
     """A random stretch of a video, turned, bent, cropped and mirrored (`vary_clip`), as bytes."""
 
     vary: dict[str, Any] = field(default_factory=dict)
-    to_the_end: bool = False  # of frames that were chosen before: every stride-th, or drawn ones
 
     def __call__(
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
@@ -308,7 +309,8 @@ def pretraining_table(config: PretrainConfig) -> Annotations:
 def _drawn(config: PretrainConfig | FinetuneConfig, num_test: int, fold: int = 1) -> DrawnFaces:
     model = config.model
     return DrawnFaces(config.num_clips, num_test, frames=model.frames, size_px=model.size_px,
-                      difficulty=config.difficulty, seed=config.seed, fold=fold)  # fmt: skip
+                      difficulty=config.difficulty, seed=config.seed, fold=fold, zoom=config.zoom,
+                      label=getattr(config, "drawn_label", "expression"))  # fmt: skip
 
 
 def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -> RunData:
@@ -388,7 +390,7 @@ def held_out_clips(
     """
     is_drawn = isinstance(data.table, DrawnFaces)
     window = Window(config.model.frames, config.model.size_px, 1 if is_drawn else config.stride,
-                    "whole" if is_drawn else config.framing)  # fmt: skip
+                    "whole" if is_drawn else config.framing, to_the_end=is_drawn)  # fmt: skip
     clips: list[Tensor] = []
     broken: list[tuple[str, str]] = []
     for clip in data.test:

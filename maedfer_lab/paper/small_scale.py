@@ -1,0 +1,253 @@
+"""Our own evidence: the paper's four claims at small scale, from the committed study's rows.
+
+docs/study.md says what was asked and how, before it was run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from maedfer_lab.config.study import REFERENCE, SHORT
+from maedfer_lab.files import provenance
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
+# 97.5 % quantiles of Student's t distribution for 1 to 9 degrees of freedom.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+REDO = "make study"
+NOT_WORSE = -0.05  # UAR
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of one value per seed and half the width of its 95 % interval (None for one seed)."""
+
+    values: tuple[float, ...]
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Student's t over 1 to 10 values."""
+        degrees = len(values) - 1
+        if not 0 <= degrees <= len(T_QUANTILES):
+            raise ValueError(f"values hold {len(values)} entries; use 1 to {len(T_QUANTILES) + 1}")
+        half = T_QUANTILES[degrees - 1] * stdev(values) / len(values) ** 0.5 if degrees else None
+        return cls(tuple(values), mean(values), half)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends; everything is possible with one seed."""
+        half = float("inf") if self.half is None else self.half
+        return self.mean - half, self.mean + half
+
+    @property
+    def effect(self) -> float | None:
+        """Mean in units of the deviation over seeds (Cohen's d of paired differences)."""
+        spread = stdev(self.values) if len(self.values) > 1 else 0.0
+        return self.mean / spread if spread else None
+
+    def text(self, scale: float = 100.0, unit: str = "", sign: bool = False) -> str:
+        """Such as "+12.3 [10.1, 14.5]"."""
+        low, high = self.ends
+        form = "+.1f" if sign else ".1f"
+        span = "" if self.half is None else f" [{scale * low:{form}}, {scale * high:{form}}]"
+        return f"{scale * self.mean:{form}}{span}{unit}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sentence of the paper at small scale: "shown", "not shown" or "reversed"."""
+
+    id: str
+    claim: str
+    verdict: str
+    evidence: str
+    difference: Interval
+
+
+@cache
+def committed() -> dict[str, Any]:
+    """The committed study: its provenance and rows (`training.study.run_piece` describes them)."""
+    return json.loads(files("maedfer_lab.paper.data").joinpath("study.json").read_text())
+
+
+def scores(rows: Rows, what: str = "uar", **wanted: Any) -> dict[int, float]:
+    """The value of each seed in the rows where everything in `wanted` holds."""
+    return {
+        row["seed"]: row[what]
+        for row in rows
+        if what in row and all(row.get(key) == value for key, value in wanted.items())
+    }
+
+
+def difference(ours: dict[int, float], others: dict[int, float]) -> Interval | None:
+    """Ours minus others, seed by seed; None without a common seed."""
+    common = sorted(ours.keys() & others.keys())
+    return Interval.of([ours[seed] - others[seed] for seed in common]) if common else None
+
+
+def ledger(rows: Rows) -> list[Entry]:
+    """The hypotheses of docs/study.md, judged; those without rows are left out."""
+    few = sorted({row["labels"] for row in rows if row["variant"] == REFERENCE and "labels" in row})
+    fine: dict[str, Any] = {"how": "fine-tuned"}
+    pre, scratch = {**fine, "start": "pre-trained"}, {**fine, "start": "from scratch"}
+    found: list[Entry | None] = []
+
+    def judge(id: str, claim: str, pairs: Sequence[tuple[dict, dict]], bound: float = 0.0) -> None:
+        gaps = [
+            difference(scores(rows, **{"variant": REFERENCE, **a}),
+                       scores(rows, **{"variant": REFERENCE, **b})) for a, b in pairs
+        ]  # fmt: skip
+        known = [gap for gap in gaps if gap is not None]
+        if len(known) == len(gaps):
+            verdict = _verdict(known, bound)
+            evidence = "; ".join(f"{gap.text(sign=True)} points" for gap in known)
+            found.append(Entry(id, claim, verdict, evidence, known[-1]))
+
+    for name, label, counts in (("a1", "expression", few[1:3]), ("a2", "direction", few[2:3])):
+        which = " and ".join(map(str, counts))
+        at = [{"label": label, "labels": count} for count in counts]
+        judge(name, f"pre-training beats training from scratch ({label}, {which} labels)",
+              [({**pre, **one}, {**scratch, **one}) for one in at])  # fmt: skip
+    probe = {"how": "linear probe", "label": "expression", "labels": few[-1] if few else 0}
+    judge("a3", f"pre-trained features beat random ones (linear probe, {probe['labels']} labels)",
+          [({**probe, "start": "pre-trained"}, {**probe, "start": "random, frozen"})])  # fmt: skip
+    motion = scores(rows, "motion", variant=REFERENCE, how="pre-training")
+    if motion:
+        gap = Interval.of([value - 1 for value in motion.values()])
+        verdict = "shown" if gap.ends[1] < -0.1 else "reversed" if gap.ends[0] > 0 else "not shown"
+        found.append(Entry("b1", "motion is learned (held-out loss 10 % below its zero line)",
+                           verdict, f"{gap.text(sign=True)} %", gap))  # fmt: skip
+    count = {row["labels"] for row in rows if row["variant"] == SHORT and "labels" in row}
+    at = {**pre, "labels": max(count, default=0)}
+    for id, claim, label, other, bound in (
+        ("b2", "appearance and motion beat appearance alone (direction)", "direction",
+         "appearance only, lambda 1", 0.0),
+        ("c1", "LGI-Former is as good as a ViT of equal cost", "expression",
+         "ViT at equal cost", NOT_WORSE),
+        ("c2", "LGI-Former is as good as a ViT of equal parameters", "expression",
+         "ViT at equal parameters", NOT_WORSE),
+        ("c3", "stages 2 and 3 are worth having", "expression", "without stages 2 and 3", 0.0),
+    ):  # fmt: skip
+        judge(
+            id, claim, [({**at, "label": label}, {**at, "label": label, "variant": other})], bound
+        )
+    at = {**at, "label": "expression"}
+    judge("d1", "longer pre-training helps (8 times)",
+          [(at, {**at, "variant": "0.125 x length"})])  # fmt: skip
+    return [entry for entry in found if entry is not None]
+
+
+def _verdict(gaps: Sequence[Interval], bound: float) -> str:
+    if all(gap.ends[0] > bound for gap in gaps):
+        return "shown"
+    return "reversed" if all(gap.ends[1] < bound for gap in gaps) else "not shown"
+
+
+def write_ledger(entries: Sequence[Entry]) -> str:
+    """A line per entry, and the command that redoes them."""
+    lines = [f"{e.id}  {e.verdict:<10}{e.claim}: {e.evidence}" for e in entries]
+    head = f"Our own evidence at small scale (drawn faces; docs/study.md; redo: {REDO})"
+    return "\n".join([head, *lines])
+
+
+def curves(rows: Rows) -> list[Row]:
+    """UAR against labels, a curve per label, way and start; points carry their intervals."""
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for row in rows:
+        if row["variant"] == REFERENCE and "uar" in row:
+            key = row["label"], row["how"], row["start"]
+            found.setdefault(key, {}).setdefault(row["labels"], []).append(row["uar"])
+    return [
+        {
+            "label": label,
+            "how": how,
+            "start": start,
+            "points": [
+                {"labels": count, **asdict(Interval.of(values))}
+                for count, values in sorted(points.items())
+            ],
+        }
+        for (label, how, start), points in found.items()
+    ]
+
+
+def confusion(rows: Rows, **wanted: Any) -> list[list[int]]:
+    """Confusion matrices (true classes in rows) summed over seeds."""
+    parts = [
+        row["confusion"]
+        for row in rows
+        if "confusion" in row and all(row.get(key) == value for key, value in wanted.items())
+    ]
+    return np.sum(parts, axis=0).tolist()
+
+
+SCORES = {
+    "expression": {"how": "fine-tuned", "start": "pre-trained", "label": "expression"},
+    "direction": {"how": "fine-tuned", "start": "pre-trained", "label": "direction"},
+    "appearance": {"how": "pre-training"},
+    "motion": {"how": "pre-training"},
+}
+
+
+def compare_variants(rows: Rows, reference: str = SHORT) -> list[Row]:
+    """A row per variant: each score's interval, and its paired difference from `reference`'s.
+
+    Variants are fine-tuned with fewer numbers of labels than the reference; the common one counts.
+    """
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    counts = [
+        {row["labels"] for row in rows if row["variant"] == name and "labels" in row}
+        for name in names
+    ]
+    common = max(set.intersection(*counts))
+    found = []
+    for name in names:
+        row: Row = {"variant": name, "labels": common}
+        for score, wanted in SCORES.items():
+            what = "uar" if "label" in wanted else score
+            wanted = {**wanted, "labels": common} if what == "uar" else wanted
+            own, other = (scores(rows, what, variant=v, **wanted) for v in (name, reference))
+            gap = difference(own, other)
+            row[score] = own and asdict(Interval.of(list(own.values())))
+            row[f"{score} difference"] = None if gap is None or name == reference else asdict(gap)
+        [costs] = [r for r in rows if r["variant"] == name and "gmacs" in r][:1]
+        found.append({**row, **{key: costs[key] for key in ("gmacs", "parameters", "steps")}})
+    return found
+
+
+def loss_curves(rows: Rows) -> dict[str, list[list[float]]]:
+    """Mean held-out losses on the way (step, appearance, motion), of the targets' variants."""
+    found: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        is_chosen = "lambda" in row["variant"] or row["variant"] == SHORT
+        if is_chosen and "curve" in row and len(found.get(row["variant"], [])) < 10:
+            found.setdefault(row["variant"], []).append(np.array(row["curve"]))
+    return {name: np.mean(curves, axis=0).round(4).tolist() for name, curves in found.items()}
+
+
+def source(rows: Rows, profile: str) -> dict[str, Any]:
+    """Where the rows of a study of one's own come from."""
+    seeds = sorted({row["seed"] for row in rows})
+    seconds = sum(row.get("seconds", 0) for row in rows)
+    return provenance(profile=profile, seed=", ".join(map(str, seeds)), device="cpu",
+                      seconds=round(seconds, 1))  # fmt: skip
+
+
+def describe(difference: Row | None, scale: float = 100.0) -> str:
+    """A paired difference in words, such as "+3.1 [0.2, 6.0]: higher"."""
+    if difference is None:
+        return ""
+    gap = Interval(tuple(difference["values"]), difference["mean"], difference["half"])
+    low, high = gap.ends
+    words = "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
+    return f"{gap.text(scale, sign=True)}: {words}"

@@ -1,0 +1,431 @@
+"""The study at small scale (docs/study.md): what pre-training gives, and which choices matter.
+
+A piece is one variant with one seed: pre-trained, probed, fine-tuned, judged on people of its own
+that no training has seen. Its rows are kept below runs/, so an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maedfer_lab.config import (
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    StudyConfig,
+    output_folder,
+    register_encoder,
+)
+from maedfer_lab.config.study import CORE_HOURS, REFERENCE, SHORT, study
+from maedfer_lab.cost.counters import count_with_torch, model_for_counting
+from maedfer_lab.cost.formula import macs, parameters, token_grid
+from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.files import load, provenance, write_aside
+from maedfer_lab.method.models import Classifier, Encoded, Encoder, build_classifier
+from maedfer_lab.metrics import confusion_matrix, linear_probe, nearest_classes, uar
+from maedfer_lab.training.finetune import FinetunedRun, finetune
+from maedfer_lab.training.optim import device_name
+from maedfer_lab.training.pretrain import PretrainedRun, pretrain
+from maedfer_lab.training.stream import labelled_table
+from maedfer_lab.weights import shipped
+
+Row = dict[str, Any]
+GRID_WIDTHS = 6  # positions="grid" gives each of three axes a sine and a cosine
+PRETRAINED, SCRATCH, CONV = "pre-trained", "from scratch", "small conv net"
+FINETUNED, LINEAR, ATTENTIVE, KNN = "fine-tuned", "linear probe", "attentive probe", "kNN"
+RANDOM, PIXELS = "random, frozen", "pixels"
+LENGTHS = (0.125, 0.25, 0.5, 2.0)  # of pre-training, in multiples of the reference's
+
+
+def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
+    """All variants by name: the reference, its other lengths, and one thing changed at `SHORT`.
+
+    lambda weighs appearance: motion_weight = 1 - lambda (Sun et al., section 3.3).
+    """
+    whole = config.pretrain
+    lengths = {f"{times:g} x length": shortened(whole, times) for times in LENGTHS}
+    short = lengths[SHORT]
+
+    def model(**changes: Any) -> PretrainConfig:
+        return replace(short, model=replace(short.model, **changes))
+
+    def weighted(lam: float) -> PretrainConfig:
+        return replace(short, target=replace(short.target, motion_weight=1 - lam))
+
+    wishes = ("cost", "parameters")
+    vits = {f"ViT at equal {what}": vit_like(short.model, what) for what in wishes}
+    found = {
+        REFERENCE: whole,
+        **lengths,
+        "appearance only, lambda 1": weighted(1.0),
+        "lambda 0.75": weighted(0.75),
+        "lambda 0.25": weighted(0.25),
+        "motion only, lambda 0": weighted(0.0),
+        "without stage 2": model(inter=False),
+        "without stage 3": model(interact="none"),
+        "without stages 2 and 3": model(inter=False, interact="none"),
+        "legacy token order": model(legacy_visible_order=True),
+        **{name: replace(short, model=vit) for name, vit in vits.items()},
+    }
+    for region in other_regions(short):
+        found[f"region {' x '.join(map(str, region))}"] = model(region=region)
+    places = short.model.region[1] * short.model.region[2]
+    for hidden in sorted({round(places * share) for share in (0.5, 0.67, 0.9)}):
+        ratio = hidden / places
+        if 0 < hidden < places and ratio not in short.mask_ratio:
+            found[f"{ratio:.0%} masked"] = replace(short, mask_ratio=(ratio,))
+    return found
+
+
+def shortened(whole: PretrainConfig, times: float) -> PretrainConfig:
+    """The same recipe with a schedule of `times` the steps."""
+    steps = max(1, round(times * whole.optim.steps))
+    optim = replace(whole.optim, steps=steps, warmup_steps=steps // 20)
+    return replace(whole, optim=optim, eval_every=max(1, steps // 4), save_every=steps)
+
+
+def other_regions(reference: PretrainConfig) -> list[tuple[int, int, int]]:
+    """Regions that differ from the reference's in time, or in space (half or all of each side).
+
+    All divide the grid and can hide the reference's share of their places.
+    """
+    t, h, w = token_grid(reference.model)
+    own = reference.model.region
+    sizes = {(length, own[1], own[2]) for length in range(1, t + 1)}
+    sizes |= {(own[0], height, width) for height in (h // 2, h) for width in (w // 2, w)}
+    return sorted(s for s in sizes - {own} if _fits(s, (t, h, w), reference.mask_ratio))
+
+
+def _fits(region: tuple[int, ...], grid: tuple[int, ...], ratios: Sequence[float]) -> bool:
+    divides = all(r and g % r == 0 for r, g in zip(region, grid, strict=True))
+    hidden = [ratio * region[1] * region[2] for ratio in ratios]
+    return divides and all(abs(x - round(x)) < 1e-6 for x in hidden)
+
+
+def vit_like(model: ModelConfig, what: str) -> ModelConfig:
+    """A ViT of the same depth and heads, as wide as comes nearest in "cost" or "parameters".
+
+    Cost: multiply-adds of a classification; both by closed formula.
+    """
+
+    def size(one: ModelConfig) -> int:
+        return sum((macs(one) if what == "cost" else parameters(one)).values())
+
+    step = math.lcm(GRID_WIDTHS, model.num_heads)
+    widths = range(step, 4 * model.width, step)
+    vits = [replace(model, encoder="vit", width=width) for width in widths]
+    return min(vits, key=lambda vit: abs(size(vit) - size(model)))
+
+
+@register_encoder("small conv net")
+class ConvEncoder(Encoder):
+    """The supervised control: three 3-D convolutions, each halving the picture; no attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(replace(config, encoder="vit", depth=0))
+        widths, layers = (3, 24, 48, config.width), []
+        for old, new in pairwise(widths):
+            layers += [nn.Conv3d(old, new, 3, (1, 2, 2), 1), nn.BatchNorm3d(new), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        del self.embed
+
+    def forward(self, clip: Tensor, index: Tensor | None = None, **_: Any) -> Encoded:
+        """Feature maps (b t h w) as tokens."""
+        tokens = self.layers(clip - 0.5).flatten(2).transpose(1, 2)
+        return Encoded(tokens, None, torch.zeros(tokens.shape[:2], dtype=torch.long))
+
+
+# ---------------------------------------------------------------------- pieces of the study
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One variant with one seed."""
+
+    variant: str
+    seed: int
+
+
+def pieces(config: StudyConfig) -> list[Piece]:
+    """In the order in which they are run: the reference first, then variant after variant."""
+    rest = [Piece(v, s) for v in config.variants[1:] for s in config.seeds[: config.variant_seeds]]
+    return [Piece(config.variants[0], seed) for seed in config.seeds] + rest
+
+
+def run_piece(
+    config: StudyConfig,
+    piece: Piece,
+    *,
+    own: Mapping[str, PretrainConfig] | None = None,
+    output: Path | None = None,
+    profile: str = "none",
+) -> list[Row]:
+    """The rows of a piece: loaded where it has been run before.
+
+    A row tells `variant`, `seed`, and either a pre-training ("pre-training": held-out losses in
+    units of the best that needs no model) or a score ("uar" in [0, 1] on unseen people of `start`
+    and `how`, for the `label`, after so many `labels`).
+    """
+    known = variants(config) | dict(own or {})
+    if piece.variant not in known:
+        raise ValueError(f"variant={piece.variant!r} is not known; known: {', '.join(known)}")
+    start = replace(known[piece.variant], seed=piece.seed)
+    is_reference = piece.variant == config.variants[0]
+    parts = (start, config.finetune, config.scratch_lr, config.conv_lr, config.labels,
+             config.direction, config.variant_labels, is_reference)  # fmt: skip
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+    root = (output or output_folder()) / "runs" / "study"
+    path = root / f"{piece.variant.replace(' ', '-')}-{piece.seed}-{digest}.json"
+    if path.exists():
+        return load(path)["rows"]
+    began = perf_counter()
+    options = {"output": output, "profile": profile}
+    run = pretrain(start, **options)
+    rows = [_pretraining_row(run)]
+    counts = config.labels if is_reference else (config.variant_labels,)
+    plan = replace(config.finetune, model=start.model, init=start, seed=piece.seed)
+    for label in ("expression", "direction"):
+        for count in counts:
+            one = replace(plan, num_clips=count, drawn_label=label)
+            rows += _probes(one, run, is_reference)
+            if label == "expression" or count in config.direction or not is_reference:
+                for name, recipe in _starts(config, one, is_reference).items():
+                    rows.append(_score(finetune(recipe, **options), name, recipe))
+    facts = {"variant": piece.variant, "seed": piece.seed}
+    rows = [{**facts, **row} for row in rows]
+    source = provenance(profile=profile, seed=piece.seed, device=device_name(torch.device("cpu")),
+                        seconds=round(perf_counter() - began, 1))  # fmt: skip
+    text = json.dumps({"provenance": source, "rows": rows}, indent=0, allow_nan=False)
+    write_aside(path, text.encode())
+    return rows
+
+
+def _starts(
+    config: StudyConfig, plan: FinetuneConfig, is_reference: bool
+) -> dict[str, FinetuneConfig]:
+    """The same labels from each start; each start has the rate that suits it."""
+    starts = {PRETRAINED: plan}
+    if is_reference:
+        random = replace(plan, init=None, mode="scratch", layer_decay=1.0)
+        starts[SCRATCH] = replace(random, optim=replace(plan.optim, lr=config.scratch_lr))
+        conv = replace(plan.model, encoder=CONV)
+        starts[CONV] = replace(random, model=conv, pooling="mean",
+                               optim=replace(plan.optim, lr=config.conv_lr))  # fmt: skip
+    return starts
+
+
+def _pretraining_row(run: PretrainedRun) -> Row:
+    result, config = run.result, run.config
+    best = {
+        kind: min(losses[kind] for losses in result["baselines"].values())
+        for kind in ("appearance", "motion")
+    }
+    best = {kind: loss for kind, loss in best.items() if loss}  # 0: it is not predicted
+    curve = [
+        [row["step"], *(round(row[f"held_out_{kind}"] / best[kind], 4) for kind in best)]
+        for row in run.log
+        if "held_out_motion" in row
+    ]
+    return {
+        "how": "pre-training",
+        **{kind: result["held_out"][kind] / best[kind] for kind in best},
+        "curve": curve,
+        "steps": config.optim.steps,
+        "seconds": round(result["seconds"], 1),
+        "gmacs": _gmacs(config.model),
+        "pretrain_gmacs": _gmacs(config.model, config),
+        "parameters": sum(p.numel() for p in run.model.encoder.parameters()),
+    }
+
+
+def _score(run: FinetunedRun, start: str, config: FinetuneConfig) -> Row:
+    found = run.result
+    return {"how": FINETUNED, "start": start, "label": config.drawn_label,
+            "labels": config.num_clips, "uar": found["uar"], "confusion": found["confusion"],
+            "seconds": round(found["seconds"], 1)}  # fmt: skip
+
+
+def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> list[Row]:
+    """Scores of frozen features; beside them a random encoder's, and pixels, for the reference."""
+    table = labelled_table(config).middle()  # type: ignore (drawn faces)
+    train, test = table.split(config.fold)
+    shown = [_frames(table, part) for part in (train, test)]
+    labels = [np.array([clip.label for clip in part]) for part in (train, test)]
+    classes = len(table.classes)
+    model = build_classifier(config.model, classes, pooling=config.pooling, seed=config.seed)
+    sources: dict[str, list[np.ndarray]] = {}
+    tokens: list[Tensor] = []
+    if is_reference:
+        sources[RANDOM] = [_features(model, clips)[0] for clips in shown]
+        sources[PIXELS] = [clips[:, :, :, ::3, ::3].flatten(1).numpy() for clips in shown]
+    model.encoder.load_state_dict(run.model.encoder.state_dict())
+    both = [_features(model, clips) for clips in shown]
+    sources[PRETRAINED] = [features for features, _ in both]
+    tokens = [all_tokens for _, all_tokens in both]
+
+    def row(start: str, how: str, chances: np.ndarray) -> Row:
+        found = uar(confusion_matrix(labels[1], chances.argmax(1), classes))
+        return {"how": how, "start": start, "label": config.drawn_label, "labels": len(train),
+                "uar": found}  # fmt: skip
+
+    rows = []
+    for start, (known, unseen) in sources.items():
+        given = known, labels[0], unseen, classes
+        rows.append(row(start, LINEAR, linear_probe(*given, strength=PROBE_STRENGTH)))
+        if start != PIXELS and is_reference:
+            rows.append(row(start, KNN, nearest_classes(*given)))
+    if is_reference:
+        chances = attentive_probe(tokens[0], labels[0], tokens[1], classes, config.seed)
+        rows.append(row(PRETRAINED, ATTENTIVE, chances))
+    return rows
+
+
+PROBE_STRENGTH = 0.01  # of the logistic regression; chosen on the tuning seeds
+CHUNK = 70  # clips whose features are made at a time
+
+
+def _frames(table: Annotations, clips: Sequence[Clip]) -> Float[Tensor, "n 3 T H W"]:
+    readers = [table.open(clip) for clip in clips]
+    frames = np.stack([reader.read(list(range(len(reader)))) for reader in readers])
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float().div(255)
+
+
+@torch.no_grad()
+def _features(model: Classifier, clips: Tensor) -> tuple[Float[np.ndarray, "n d"], Tensor]:
+    """What the head reads, not yet standardised; and all tokens, representative ones first."""
+    model.eval()
+    read, everything = [], []
+    for part in clips.split(CHUNK):
+        encoded = model.encoder(part)
+        own = [] if encoded.rep_tokens is None else [encoded.rep_tokens]
+        everything.append(torch.cat([*own, encoded.tokens], 1))
+        read.append(model.choose_tokens(encoded).flatten(1))
+    return torch.cat(read).double().numpy(), torch.cat(everything)
+
+
+def attentive_probe(
+    known: Float[Tensor, "n k d"], labels: np.ndarray, unseen: Float[Tensor, "m k d"],
+    classes: int, seed: int, steps: int = 200,
+) -> np.ndarray:  # fmt: skip
+    """Logits of a learned query that attends over all frozen tokens, and a linear layer."""
+    mean, std = known.mean((0, 1)), known.std((0, 1)).clamp_min(1e-6)
+    known, unseen = (known - mean) / std, (unseen - mean) / std
+    targets = torch.from_numpy(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = known.shape[-1]
+        query = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        attend = nn.MultiheadAttention(width, 4, dropout=0.1, batch_first=True)
+        head = nn.Linear(width, classes)
+        parts = nn.ModuleList([attend, head])
+        optimiser = torch.optim.AdamW([query, *parts.parameters()], lr=2e-3, weight_decay=0.05)
+        for _ in range(steps):
+            chosen = torch.randint(len(known), (32,))
+            x = known[chosen]
+            read = attend(query.expand(len(x), -1, -1), x, x, need_weights=False)[0][:, 0]
+            loss = nn.functional.cross_entropy(head(read), targets[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        with torch.no_grad():
+            parts.eval()
+            read = [attend(query.expand(len(x), -1, -1), x, x, need_weights=False)[0][:, 0]
+                    for x in unseen.split(CHUNK)]  # fmt: skip
+            return head(torch.cat(read)).numpy()
+
+
+def _gmacs(model: ModelConfig, start: PretrainConfig | None = None) -> float:
+    """Of one clip: by closed formula, or counted where an own encoder or target has none."""
+    task, ratio = ("pretrain", start.mask_ratio[0]) if start else ("classify", 0.9)
+    if model.extension or (start and start.target.extension):
+        target = start.target if start else None
+        counted = model_for_counting(model, task, mask_ratio=ratio, target=target)
+        return sum(part.macs for part in count_with_torch(*counted).values()) / 1e9
+    return sum(macs(model, task, mask_ratio=ratio).values()) / 1e9
+
+
+# ---------------------------------------------------------------------- the whole
+
+
+def run_study(
+    config: StudyConfig,
+    *,
+    own: Mapping[str, PretrainConfig] | None = None,
+    output: Path | None = None,
+    profile: str = "none",
+    jobs: int = 1,
+) -> list[Row]:
+    """All rows of the study; pieces that have been run before are loaded.
+
+    own: further variants by name, such as `config.pretrain` with a registered encoder or target;
+        judged as the other variants are. jobs: processes, of one thread each.
+    """
+    plan = pieces(config)
+    plan += [Piece(v, s) for s in config.seeds[: config.variant_seeds] for v in own or ()]
+    options = {"own": own, "output": output, "profile": profile}
+    if jobs == 1:
+        found = [run_piece(config, piece, **options) for piece in plan]
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            found = list(pool.map(partial(run_piece, config, **options), plan))
+    return [row for rows in found for row in rows]
+
+
+def own_points(
+    config: StudyConfig, *, output: Path | None = None, profile: str = "none"
+) -> list[Row]:
+    """Some points of the committed study again: from its shipped pre-training, and from scratch."""
+    rows = []
+    for label in ("expression", "direction"):
+        for count in config.labels if label == "expression" else config.direction:
+            plan = replace(config.finetune, num_clips=count, drawn_label=label,
+                           seed=config.seeds[0])  # fmt: skip
+            starts = _starts(config, plan, True)
+            starts[PRETRAINED] = replace(plan, init=None, checkpoint=shipped("study"))
+            for start in (PRETRAINED, SCRATCH):
+                run = finetune(starts[start], output=output, profile=profile)
+                rows.append({"variant": config.variants[0], "seed": config.seeds[0],
+                             **_score(run, start, starts[start])})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """`make study`: say how long it takes, run what is missing, keep the rows in the package."""
+    print(f"about {CORE_HOURS:g} core hours on two cores of an AMD EPYC; interrupted, it goes on",
+          flush=True)  # fmt: skip
+    began, jobs, config = perf_counter(), len(os.sched_getaffinity(0)), study()
+    rows = run_study(config, profile="study", jobs=jobs)
+    source = provenance(
+        profile="study",
+        seed=config.seeds[0],
+        seeds=config.seeds,
+        device=f"{jobs} CPU cores, one thread each",
+        seconds=sum(row.get("seconds", 0) for row in rows),
+    )
+    path = output_folder() / "maedfer_lab" / "paper" / "data" / "study.json"
+    path = path if path.parent.is_dir() else output_folder() / "study.json"
+    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
+    text = f'{{"provenance": {json.dumps(source)},\n"rows": [\n{lines}\n]}}\n'
+    write_aside(path, text.encode())
+    print(f"{path} after {(perf_counter() - began) / 3600:.1f} hours")
+
+
+if __name__ == "__main__":
+    main()
