@@ -23,7 +23,6 @@ MOST = (
     "motion only, lambda 0",
     "without stage 2",
     "without stage 3",
-    "89% masked",
 )
 
 
@@ -36,7 +35,8 @@ class StudyConfig:
     finetune: of a pre-trained start, with all parameters.
     scratch, conv: learning rates (at batch 256) of the random start and of the convolutional
         control, each chosen on tuning seeds as the pre-trained start's was.
-    labels: numbers of labelled clips; `direction`: those at which the direction is asked for too.
+    labels: numbers of labelled clips; `direction`: those at which the direction is asked for too;
+        `conv`: those at which the convolutional control is trained.
     variant_labels: labelled clips of a variant's fine-tunings.
     variants: names; the first is the reference. variant_seeds: how many of the seeds they get.
     seeds: each stands for another initialisation, other masks, and other people in every set.
@@ -48,6 +48,7 @@ class StudyConfig:
     conv_lr: float
     labels: tuple[int, ...]
     direction: tuple[int, ...]
+    conv: tuple[int, ...]
     variant_labels: int
     variants: tuple[str, ...]
     variant_seeds: int
@@ -106,7 +107,7 @@ def study(steps: int = 600, batch_size: int = 64) -> StudyConfig:
     )  # fmt: skip
     return StudyConfig(
         pretrain, finetune, scratch_lr=0.008, conv_lr=0.016,
-        labels=(70, 140, 280, 700, 1400), direction=(280, 1400), variant_labels=700,
+        labels=(70, 140, 280, 700, 1400), direction=(280,), conv=(280, 1400), variant_labels=700,
         variants=MOST, variant_seeds=3, seeds=(0, 1, 2, 3, 4),
     )  # fmt: skip
 
@@ -122,6 +123,7 @@ def smoke_study() -> StudyConfig:
         finetune=replace(small.finetune, init=pretrain, optim=steps, num_test=28),
         labels=(14, 28),
         direction=(28,),
+        conv=(28,),
         variant_labels=28,
         variants=FEW,
         variant_seeds=1,

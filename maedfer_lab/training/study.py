@@ -189,7 +189,7 @@ def run_piece(
     start = replace(known[piece.variant], seed=piece.seed)
     is_reference = piece.variant == config.variants[0]
     parts = (start, config.finetune, config.scratch_lr, config.conv_lr, config.labels,
-             config.direction, config.variant_labels, is_reference)  # fmt: skip
+             config.direction, config.conv, config.variant_labels, is_reference)  # fmt: skip
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
     root = (output or output_folder()) / "runs" / "study"
     path = root / f"{piece.variant.replace(' ', '-')}-{piece.seed}-{digest}.json"
@@ -201,11 +201,14 @@ def run_piece(
     rows = [_pretraining_row(run)]
     counts = config.labels if is_reference else (config.variant_labels,)
     plan = replace(config.finetune, model=start.model, init=start, seed=piece.seed)
+    asks_direction = piece.variant == SHORT or "lambda" in piece.variant
     for label in ("expression", "direction"):
         for count in counts:
             one = replace(plan, num_clips=count, drawn_label=label)
             rows += _probes(one, run, is_reference)
-            if label == "expression" or count in config.direction or not is_reference:
+            if label == "expression" or (
+                count in config.direction if is_reference else asks_direction
+            ):
                 for name, recipe in _starts(config, one, is_reference).items():
                     rows.append(_score(finetune(recipe, **options), name, recipe))
     facts = {"variant": piece.variant, "seed": piece.seed}
@@ -225,9 +228,10 @@ def _starts(
     if is_reference:
         random = replace(plan, init=None, mode="scratch", layer_decay=1.0)
         starts[SCRATCH] = replace(random, optim=replace(plan.optim, lr=config.scratch_lr))
-        conv = replace(plan.model, encoder=CONV)
-        starts[CONV] = replace(random, model=conv, pooling="mean",
-                               optim=replace(plan.optim, lr=config.conv_lr))  # fmt: skip
+        if plan.num_clips in config.conv and plan.drawn_label == "expression":  # slow on a CPU
+            conv = replace(plan.model, encoder=CONV)
+            starts[CONV] = replace(random, model=conv, pooling="mean",
+                                   optim=replace(plan.optim, lr=config.conv_lr))  # fmt: skip
     return starts
 
 
@@ -297,7 +301,7 @@ def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> l
     return rows
 
 
-PROBE_STRENGTH = 0.01  # of the logistic regression; chosen on the tuning seeds
+PROBE_STRENGTH = 0.1  # of the logistic regression; chosen on the tuning seeds
 CHUNK = 70  # clips whose features are made at a time
 
 
