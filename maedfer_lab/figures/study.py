@@ -62,7 +62,8 @@ def _curves(axis: Axes, curves: list[dict[str, Any]]) -> None:
         y = 100 * np.array([point["mean"] for point in curve["points"]])
         half = 100 * np.array([point["half"] or 0 for point in curve["points"]])
         axis.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
-        axis.plot(x, y, color=colour, marker=marker, linestyle=line, markersize=5, label=name)
+        axis.errorbar(x, y, half, color=colour, marker=marker, linestyle=line, markersize=5,
+                      capsize=3, label=name)  # fmt: skip
     ticks = sorted({point["labels"] for curve in curves for point in curve["points"]})
     axis.set(xscale="log", xlabel="labelled clips")
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -93,8 +94,8 @@ def _confusions(figure: SubFigure, data: dict[str, Any]) -> None:
 PANELS = {
     "expression": ("UAR, expression (%)", 100),
     "direction": ("UAR, direction (%)", 100),
-    "appearance": ("appearance loss / best without model", 1),
-    "motion": ("motion loss / best without model", 1),
+    "appearance": ("appearance / baseline", 1),
+    "motion": ("motion / baseline", 1),
 }
 
 
@@ -121,15 +122,15 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
                 axis.plot([c[0] for c in curve], [c[place] for c in curve], "o-",
                           color=PALETTE[number], markersize=4, label=name)  # fmt: skip
         axis.axhline(1, color=INK, linestyle=":", linewidth=1)
-        axis.set(xlabel="step", ylabel=f"{kind} / best without model")
+        axis.set(xlabel="step", ylabel=f"held-out {kind} / baseline")
         axis.legend(fontsize=8)
-    seeds = len(rows[0]["expression"]["values"]) if rows[0]["expression"] else 1
+    short = data["reference"]
     return (
-        f"Variants of one pre-training ({rows[0]['steps']} steps), fine-tuned with "
-        f"{rows[0]['labels']} labels; {seeds} seeds, each with other people. Means and 95 % "
-        "intervals (Student's t); filled: the paired difference from the first row is apart from "
-        "zero. Dotted: chance, or the best that needs no model (zero or interpolation). Below: "
-        "mean held-out losses on the way."
+        f"One thing changed in a pre-training of a quarter of the length ({short}), fine-tuned "
+        f"with {rows[0]['labels']} labels; three seeds (first row: five, whole length), each with "
+        "other people. Means and 95 % intervals (Student's t), dots: seeds; filled: the paired "
+        f"difference from {short} is apart from zero. Dotted: chance, or the baseline, the better "
+        "of predicting zero and interpolating. Below: mean held-out losses on the way."
     )
 
 

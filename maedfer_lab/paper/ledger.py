@@ -11,6 +11,7 @@ from typing import get_args
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.files import write_aside
+from maedfer_lab.paper import small_scale
 from maedfer_lab.paper.claims import Claim, Status, recomputed
 from maedfer_lab.paper.measured import read_results, unsettled
 from maedfer_lab.paper.tables import Paper, paper
@@ -39,7 +40,7 @@ def results_folder() -> Path | None:
 
 
 def claims_command(*, json: Path | None = None, results: Path | None = None) -> str:
-    """Check every number of the paper that can be checked.
+    """Check every number of the paper that can be checked; then what our own study shows.
 
     json: file to write all entries to, each with its evidence.
     results: folder of evaluation files; results/ of the project by default, if there is one.
@@ -50,7 +51,8 @@ def claims_command(*, json: Path | None = None, results: Path | None = None) -> 
         text = ",\n".join(entries)
         text = f'{{"totals": {dumps(totals(claims))},\n"claims": [\n{text}\n]}}\n'
         write_aside(json, text.encode())
-    return report(claims)
+    own = small_scale.ledger(small_scale.committed()["rows"])
+    return f"{report(claims)}\n\n{small_scale.write_ledger(own)}"
 
 
 def report(claims: Sequence[Claim]) -> str:

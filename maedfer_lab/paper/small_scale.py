@@ -138,9 +138,8 @@ def ledger(rows: Rows) -> list[Entry]:
          "ViT at equal parameters", NOT_WORSE),
         ("c3", "stages 2 and 3 are worth having", "expression", "without stages 2 and 3", 0.0),
     ):  # fmt: skip
-        judge(
-            id, claim, [({**at, "label": label}, {**at, "label": label, "variant": other})], bound
-        )
+        of = {**at, "label": label, "variant": SHORT}
+        judge(id, claim, [(of, {**of, "variant": other})], bound)
     at = {**at, "label": "expression"}
     judge("d1", "longer pre-training helps (8 times)",
           [(at, {**at, "variant": "0.125 x length"})])  # fmt: skip
