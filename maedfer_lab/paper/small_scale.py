@@ -180,6 +180,36 @@ def curves(rows: Rows) -> list[Row]:
     ]
 
 
+def write_curves(rows: Rows) -> str:
+    """UAR and half of its interval in per cent, fine-tuned from each start, by number of labels."""
+    lines = []
+    for curve in curves(rows):
+        if curve["how"] == "fine-tuned":
+            points = (f"{p['labels']}: {100 * p['mean']:.1f} +- {100 * (p['half'] or 0):.1f}"
+                      for p in curve["points"])  # fmt: skip
+            lines.append(f"{curve['label']:<11}{curve['start']:<16}{'   '.join(points)}")
+    return "\n".join(lines)
+
+
+def gap_figure(rows: Rows, classes: Sequence[str], own: Rows = ()) -> dict[str, Any]:
+    """The numbers of figure 08; `own`: points that were measured beside the study's."""
+    reference = [row for row in rows if row["variant"] == REFERENCE]
+    counts = sorted({row["labels"] for row in reference if "confusion" in row})
+    at = counts[len(counts) // 2]
+    chosen = {"label": "expression", "labels": at}
+    return {
+        "curves": curves(rows),
+        "own": list(own),
+        "seeds": len({row["seed"] for row in reference}),
+        "classes": list(classes),
+        "confused_at": at,
+        "confusions": {
+            start: confusion(reference, start=start, **chosen)
+            for start in ("pre-trained", "from scratch")
+        },
+    }
+
+
 def confusion(rows: Rows, **wanted: Any) -> list[list[int]]:
     """Confusion matrices (true classes in rows) summed over seeds."""
     parts = [
@@ -240,6 +270,19 @@ def source(rows: Rows, profile: str) -> dict[str, Any]:
     seconds = sum(row.get("seconds", 0) for row in rows)
     return provenance(profile=profile, seed=", ".join(map(str, seeds)), device="cpu",
                       seconds=round(seconds, 1))  # fmt: skip
+
+
+def write_variants(table: Rows) -> str:
+    """A block per variant: its cost, its scores, and what their differences show."""
+    lines = []
+    for row in table:
+        lines.append(f"{row['variant']}  ({row['gmacs'] * 1000:.0f} MMACs, {row['steps']} steps)")
+        for score in SCORES:
+            if row[score]:
+                scale = 100 if "label" in SCORES[score] else 1
+                gap = describe(row[f"{score} difference"], scale)
+                lines.append(f"    {score:<11}{scale * row[score]['mean']:8.3g}   {gap}".rstrip())
+    return "\n".join(lines)
 
 
 def describe(difference: Row | None, scale: float = 100.0) -> str:
