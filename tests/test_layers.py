@@ -59,19 +59,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
 BUDGETS = {
     "attention": 792,
     "bench": 1662,
-    "checkpoints": 3055,
-    "config": 1306,
+    "checkpoints": 3089,
+    "config": 1366,
     "cost": 1491,
-    "data": 6724,
+    "data": 6728,
     "drawn": 1447,
     "figures": 1738,
     "inference": 1268,
     "method": 1760,
     "paper": 1396,
-    "training": 4029,
+    "training": 4040,
     "viewers": 1662,
     "weights": 18,
-    "files at the root": 1554,
+    "files at the root": 1566,
 }
 
 # Floors that know nothing but these libraries (and the standard one).

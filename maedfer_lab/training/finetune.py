@@ -30,7 +30,7 @@ from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war
-from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run, check_result
+from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
@@ -155,11 +155,13 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     """Load a finished run, with the weights of its last epoch (as published) or its best one."""
     run = Run.finished(folder, "finetune", "finetune-dfew")
     result, config = run.load_result(), finetune_config(run.read("config.json"))
-    check_result(run, result, "classes", "steps", "seconds", "uar", "war", "confusion", "best")
-    model = build_classifier(config.model, len(result["classes"]))
     name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
-    run.load_weights(model, name, result.get("sha256", {}).get(name))
-    return FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
+    with run.reading_result():
+        model = build_classifier(config.model, len(result["classes"]))
+        run.load_weights(model, name, result.get("sha256", {}).get(name))
+        loaded = FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
+        str(loaded)
+    return loaded
 
 
 def starting_model(

@@ -33,7 +33,7 @@ from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
 from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, model_mask
 from maedfer_lab.method.targets import Loss
-from maedfer_lab.runs import WEIGHTS, LogRow, Run, check_result
+from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import Task, TrainedLog, train
 from maedfer_lab.training.optim import device_name, make_optimiser
@@ -258,11 +258,13 @@ def load_run(folder: Path) -> PretrainedRun:
     """Load a finished run from its folder."""
     run = Run.finished(folder, "pretrain", "demo-lgi")
     result, config = run.load_result(), pretrain_config(run.read("config.json"))
-    check_result(run, result, "log", "steps", "seconds", "held_out", "baselines")
     model = build_autoencoder(config.model, config.target)
-    run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
-    model = speed_up(model).eval()
-    return PretrainedRun(config, run.folder, model, result["log"], result, run.told)
+    with run.reading_result():
+        run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
+        model = speed_up(model).eval()
+        loaded = PretrainedRun(config, run.folder, model, result["log"], result, run.told)
+        str(loaded)
+    return loaded
 
 
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
