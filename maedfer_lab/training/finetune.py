@@ -31,6 +31,7 @@ from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war
 from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run
+from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
@@ -105,7 +106,7 @@ def finetune(
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile | bool = "auto",
 ) -> FinetunedRun:
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
@@ -115,7 +116,7 @@ def finetune(
     profile: named in the provenance. workers: processes that read clips.
     data: the clips of `config`, where they have been opened already.
     on_log: called with the log so far, for a live curve.
-    compile: run the model through `torch.compile` (`loop.train`).
+    compile: how the step is compiled (`loop.train`); by default as the device asks.
 
     Raises:
         ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
@@ -142,7 +143,7 @@ def finetune(
         "classes": list(table.classes),
         "validated_on": "test clips" if data.validates_on_test else "held-out training clips",
         "validation": [row for row in trained.log if "validation_uar" in row],
-        **facts(config, profile, model, data, trained, compile),
+        **facts(config, profile, model, data, trained),
         "skipped": [list(pair) for pair in data.skipped],
         "pretraining": pretraining,
         "loss": [row["loss"] for row in trained.log],
@@ -333,7 +334,7 @@ def finetune_command(
     seed: int = 0,
     workers: int = 0,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile = "auto",
     out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> FinetunedRun:
@@ -362,7 +363,7 @@ def finetune_command(
     seed: of weights and clips.
     workers: processes that read clips.
     tensorboard: write the log also for TensorBoard.
-    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
+    compile: auto compiles each kind of block on a GPU (block), nothing on a CPU (no).
     out: folder under which runs/ is written.
     """
     if dataset == SYNTHETIC and root is not None:
