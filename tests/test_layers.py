@@ -64,7 +64,7 @@ BUDGETS = {
     "cost": 1491,
     "data": 6728,
     "drawn": 1447,
-    "figures": 1738,
+    "figures": 1814,
     "inference": 1268,
     "method": 1760,
     "paper": 1396,
