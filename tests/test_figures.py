@@ -118,7 +118,7 @@ def test_a_class_has_its_colour_in_every_video():
         figure = figures.draw_timeline(data | {"probabilities": [(values / 21).tolist()] * 2})
         lines = {line.get_label(): line.get_color() for line in figure.axes[1].lines}
         colours.append(lines["d"])
-        assert "not for judging people" in figure._supxlabel.get_text()
+        assert "not for judging people" in figure.get_supxlabel()
     assert colours[0] == colours[1]
 
 
