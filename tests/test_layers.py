@@ -63,7 +63,7 @@ BUDGETS = {
     "config": 1366,
     "cost": 1491,
     "data": 6728,
-    "drawn": 1447,
+    "drawn": 1030,
     "figures": 1814,
     "inference": 1268,
     "method": 1760,
