@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
-from maedfer_lab.files import write_aside
+from maedfer_lab.files import file_sha256, write_aside
 
 try:
     import fcntl
@@ -52,7 +52,11 @@ LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face",
 
 def config_hash(config: RunConfig) -> str:
     """Ten hexadecimal digits of the whole configuration."""
-    text = json.dumps(_without_later(asdict(config)), sort_keys=True, default=str)
+    return _hash(asdict(config))
+
+
+def _hash(values: dict[str, Any]) -> str:
+    text = json.dumps(_without_later(values), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -80,13 +84,20 @@ class Run:
         """The run of `config` under `output` (default: the project's folder).
 
         Raises:
-            ValueError: the weights that the run starts from are others than when it began.
+            ValueError: the weights that the run starts from are others than when it began, or
+                config.json says something else than its folder's name.
         """
         root = (output or output_folder()) / "runs"
         run = cls(root / f"{config.name}-{config_hash(config)}")
         text = json.dumps(asdict(config), indent=1, default=str) + "\n"
         if not (run.folder / "config.json").exists():
             write_aside(run.folder / "config.json", text.encode())
+        elif _hash(run.read("config.json")) != config_hash(config):
+            raise ValueError(
+                f"{run.folder / 'config.json'} is damaged or was changed: it does not hold the "
+                f"settings of this run; put a copy back, or delete {run.folder} and run the same "
+                "command again"
+            )
         start = getattr(config, "checkpoint", config.init)
         if isinstance(start, Path):
             run._check_start(start)
@@ -171,7 +182,7 @@ class Run:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError("it holds no settings")
-        except ValueError as error:  # of JSON, of Unicode
+        except (ValueError, RecursionError) as error:  # of JSON, of Unicode
             raise ValueError(
                 f"{self.folder / name} is damaged ({error}); put a copy back, or delete "
                 f"{self.folder} and run the same command again"
@@ -348,7 +359,8 @@ class Run:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         result = self.read("result.json")
-        wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
+        with self.reading_result():
+            wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
         if wanted is not None and self._sha256("config.json") != wanted:
             raise ValueError(
                 f"{self.folder / 'config.json'} is not what it was when the run ended; put a copy "
@@ -357,20 +369,20 @@ class Run:
         return result
 
     def _sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
-        with (self.folder / name).open("rb") as file:
-            while piece := file.read(DIGESTED):
-                digest.update(piece)
-        return digest.hexdigest()
+        return file_sha256(self.folder / name)
 
-
-def check_result(run: Run, result: dict[str, Any], *names: str) -> None:
-    """Raise ValueError where a result lacks what every one of its kind holds."""
-    if missing := [name for name in names if not result.get(name) and result.get(name) != 0]:
-        raise ValueError(
-            f"{run.folder / 'result.json'} is damaged (no {', '.join(missing)}); put a copy back, "
-            f"or delete {run.folder} and run the same command again"
-        )
+    @contextmanager
+    def reading_result(self) -> Iterator[None]:
+        """Turn what an odd content of result.json raises into a ValueError that names it."""
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            if str(self.folder) in str(error):  # of weights or configuration, told already
+                raise
+            raise ValueError(
+                f"{self.folder / 'result.json'} is damaged ({type(error).__name__}: {error}); put "
+                f"a copy back, or delete {self.folder} and run the same command again"
+            ) from error
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:

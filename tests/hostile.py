@@ -28,6 +28,23 @@ NUMBERS = (b"0", b"-1", b"1e400", b"-0.0", b"99999999999999999999", b"2147483648
            b"Infinity", b"null", b"true", b'"x"', b"[]", b"{}", b"1.5", b"[[[[1]]]]")  # fmt: skip
 ROT = (b"\0", b"\xff\xfe", b"\n", b",", b'"', b"\r", b"=", b"../..", b"\xc3\x28", b"[" * 3000)
 
+# Faults that were found once, which the first inputs plant: file, what is replaced, by what.
+PLANTED: tuple[tuple[str, bytes, bytes], ...] = (
+    ("listed/annotations.csv", b",1,person", b",2147483648,person"),
+    ("listed/annotations.csv", b",1,person", b"," + b"9" * 5000 + b",person"),
+    ("ready/index.json", b'"classes": \\[', b'"classes": [["x"],'),
+    ("ready/index.json", b"\\A", b"[" * 3000),
+    ("ready/index.json", b'"bytes": \\d+', b'"bytes": ' + b"9" * 5000),
+    ("ready/index.safetensors", b'"person"', b'"persom"'),
+    ("ready/index.safetensors", b'"fold"(.*)"label"', b'"label"\\1"fold"'),
+    ("ready/shard-00001.tar", b"(NUMPY[^\n]*\n).{8}", b"\\1" + bytes(8)),
+    ("kept/model/config.json", b'"mean"', b"Infinity"),
+    ("kept/model/config.json", b'"tokens": "', b'"tokens": "x'),
+    ("kept/model/config.json", b'"depth": \\d+', b'"depth": 2000000000'),
+    ("runs/*/result.json", b'"seconds": [\\d.]+', b'"seconds": "x"'),
+    ("runs/*/result.json", b'"baselines": {', b'"baselines": [], "x": {'),
+)  # fmt: skip
+
 
 def mutate(data: bytes, rng: np.random.Generator, is_text: bool) -> bytes:
     """One to three faults: flips, a cut, zeros, repeats, swaps, insertions; in text, odd numbers.
@@ -270,10 +287,18 @@ def main(seed: int, first: int, last: int) -> None:
         for number in range(first, last):
             rng = np.random.default_rng([seed, number])
             sample = found[int(rng.choice(len(found), p=shares / shares.sum()))]
+            planted = PLANTED[number] if number < len(PLANTED) else None
+            if planted:
+                sample = next(one for one in found if one.file.match(planted[0]))
             place = sample.file.relative_to(name)
             print(json.dumps({"number": number, "file": str(place)}), flush=True)
             others = {p: p.read_bytes() for p in sample.file.parent.iterdir() if p.is_file()}
-            sample.file.write_bytes(mutate(others[sample.file], rng, sample.is_text))
+            before = others[sample.file]
+            damaged = mutate(before, rng, sample.is_text)
+            if planted:
+                damaged = re.sub(planted[1], planted[2], before, count=1, flags=re.DOTALL)
+                assert damaged != before, planted
+            sample.file.write_bytes(damaged)
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 fault = fault_of(sample, told)

@@ -84,12 +84,35 @@ def test_changes_from_the_browser_are_followed_or_refused_in_words():
         viewer.wait()
         assert not viewer.status.get("error") and viewer.table != before
         before = viewer.table
-    shown = {c["name"]: c["shown"] for c in viewer.controls}
+    shown = {c["name"]: c.get("shown") for c in viewer.controls}
     assert (shown["layer"], shown["head"], shown["clip"]) == ("1 of 2", "2", "b")
     viewer._receive(None, {"name": "head", "value": "9", "serial": 2}, [])
     viewer.wait()
     assert viewer.status["error"] and "head=9" in viewer.status["text"].lower()
     assert viewer.table == before
+
+
+@pytest.mark.parametrize("stage", ["local", "interact"])
+def test_the_overview_shows_every_layer_and_head_of_one_query(stage):
+    viewer = AttentionViewer({"LGI": LGI, "ViT": VIT}, CLIP, stage=stage)
+    query = {"token": 37}
+    viewer._receive(None, {"name": "overview", "value": {"value": "all", "query": query},
+                           "serial": 1}, [])  # fmt: skip
+    viewer.wait()
+    depth, heads = LGI.config.depth, LGI.config.num_heads
+    assert len(viewer.scene["rows"]) == depth * heads and viewer.scene["columns"] == heads
+    assert viewer.scene["strips"] == 1, "one clip is sent, not one for each picture"
+    maps = capture_attention(LGI, CLIP)
+    for k, overlay in enumerate(viewer.scene["overlays"]):
+        want = maps.over_tokens(stage, k // heads, k % heads, 37)
+        tokens = want.tokens if stage == "local" else maps.paint_regions(want.rep)
+        table = np.frombuffer(viewer.table[overlay["offset"] :][:64], np.uint8) / 255
+        found = (table * overlay["tops"][0]).reshape(4, 4, 4)
+        np.testing.assert_allclose(found, np.nan_to_num(tokens), atol=overlay["tops"][0] / 200)
+    viewer._receive(None, {"name": "open", "value": heads, "serial": 2}, [])
+    viewer.wait()
+    assert (viewer.settings.layer, viewer.settings.head) == (1, 0)
+    assert viewer.scene["click"] == "query" and viewer.settings.query == (2, 1, 1)
 
 
 @pytest.mark.parametrize(

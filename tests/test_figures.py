@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,31 @@ def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch
     monkeypatch.setattr(files, "LIBRARIES", ("numpy", "no-such-library"))
     told = files.provenance(profile="none", seed=0, device="cpu")
     assert told["versions"]["no-such-library"] == "not installed"
+
+
+def test_a_class_has_its_colour_in_every_video():
+    """And not that of its rank: the same face would change colour from one video to the next."""
+    picture = files.pack_picture(np.zeros((4, 4, 3), np.uint8))
+    data = {"title": "x.mp4", "model": "model: x", "classes": list("abcdefg"), "pieces": [0, 0],
+            "seconds": [0.0, 1.0], "crops": [{"second": 0.0, "picture": picture}]}  # fmt: skip
+    colours = []
+    for values in (np.arange(7.0), np.arange(7.0)[::-1]):
+        figure = figures.draw_timeline(data | {"probabilities": [(values / 21).tolist()] * 2})
+        lines = {line.get_label(): line.get_color() for line in figure.axes[1].lines}
+        colours.append(lines["d"])
+        assert "not for judging people" in figure.get_supxlabel()
+    assert colours[0] == colours[1]
+
+
+def test_motion_is_drawn_as_strong_as_it_is_and_a_caption_ends_no_line_before_its_value():
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    faint = grey.copy()
+    faint[4] = 134  # a change by a fortieth of the range
+    pictures = [files.pack_picture(p) for p in (grey, faint)]
+    row = {"label": "motion", "kind": "motion", "pictures": pictures}
+    figure = figures.draw_rows([row], ["a", "b"], "word " * 20)
+    (most,) = {axis.images[0].norm.vmax for axis in figure.axes}
+    assert most == pytest.approx(0.025, abs=0.004)
+    from maedfer_lab.figures.style import together
+
+    assert len(textwrap.wrap(together("seed", 0), 3, break_long_words=False)) == 1

@@ -1,15 +1,11 @@
 """The paper as data: every cell has a source, and the parts agree with each other."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from maedfer_lab.data.labels import PUBLISHED, published_labels
-from maedfer_lab.figures.paper import spread
 from maedfer_lab.paper.claims import fold_slack
 from maedfer_lab.paper.measured import Result
 from maedfer_lab.paper.tables import DATA, Table, paper, read_paper, row_key
@@ -133,12 +129,3 @@ def test_data_are_small_and_read_from_any_folder(tmp_path: Path) -> None:
     assert read_paper(tmp_path, tmp_path) == PAPER
     labels = json.loads((tmp_path / "labels.json").read_text())
     assert list(labels) == DATASETS
-
-
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.floats(0.1, 5))
-def test_spread_labels_keep_order_and_centre_and_never_touch(
-    values: list[float], gap: float
-) -> None:
-    levels = spread(sorted(values), gap)
-    assert all(b - a >= gap - 1e-6 for a, b in pairwise(levels))
-    assert sum(levels) == pytest.approx(sum(values), abs=1e-6)

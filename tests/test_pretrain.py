@@ -58,10 +58,17 @@ def test_a_compiled_model_takes_the_same_steps(tmp_path, monkeypatch):
     # The same graphs, but run by PyTorch: writing and compiling C++ takes minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     config = replace(ENDLESS, optim=replace(tiny().optim, steps=2))
-    runs = [pretrain(config, output=tmp_path / str(way), compile=way) for way in (False, True)]
-    assert [run.result["provenance"]["compiled"] for run in runs] == [False, True]
+    ways = ("auto", "whole", "block")
+    runs = [pretrain(config, output=tmp_path / way, compile=way) for way in ways]
+    assert [run.result["provenance"]["compiled"] for run in runs] == ["no", "whole", "block"]
     losses = [[row["loss"] for row in run.log] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    models = [run.model for run in runs]
+    assert all(module._compiled_call_impl is None for module in models[2].modules())
+    for one, *others in zip(*(model.parameters() for model in models), strict=True):
+        for other in others:
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])

@@ -85,6 +85,17 @@ def test_a_malicious_pickle_is_refused_by_name_and_does_nothing(kind, protocol, 
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pth"]
 
 
+def test_a_tree_of_tuples_in_a_few_bytes_is_refused(tmp_path):
+    """As a key it is hashed for ever: each level twice the one below."""
+    tree: tuple = ()
+    for _ in range(21):
+        tree = (tree, tree)
+    for is_zip in (True, False):
+        torch.save({tree: WEIGHTS}, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(ValueError, match=r"a\.pth holds tuples of tuples without end"):
+            read_file(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [(Fraction(1, 2), "fractions"), (np.ones(3), "_reconstruct"), (np.dtype("O"), "'O8'")],

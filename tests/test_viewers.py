@@ -22,7 +22,7 @@ from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.method.reconstruction import reconstruct_clip
 from maedfer_lab.viewers import AttentionViewer, MaskingViewer, ReconstructionViewer
-from maedfer_lab.viewers.masking import published_faults, toggle_tube
+from maedfer_lab.viewers.masking import preset_places, published_faults, toggle_tube
 from maedfer_lab.viewers.reconstruction import describe_losses
 
 CONFIG = tiny().model
@@ -68,12 +68,13 @@ def test_the_sprite_holds_seven_pictures_and_the_truth_among_them():
     first = sheet[:, :width].reshape(7, height, width, 3).astype(int)
     is_visible = (expected.masked[0] == expected.original[0]).all(-1)
     for row in (2, 5, 6):  # the model says nothing of visible cubes
-        assert (np.abs(first[row][is_visible] - 128) <= 1).all()
-    for row, name in enumerate(["original", "masked"]):
-        for frame in (0, CONFIG.frames - 1):
-            tile = sheet[row * height :, frame * width :][:height, :width]
-            wanted = (getattr(expected, name)[frame] * 255).round()
-            assert np.abs(tile - wanted).max() <= 1
+        assert (first[row][is_visible] == 245).all()
+    assert (first[1][is_visible] == first[0][is_visible]).all()
+    hidden = first[1][~is_visible]
+    assert set(hidden.ravel()) == {98, 158}, "hatched: the same grey stands for nothing else"
+    for frame in (0, CONFIG.frames - 1):
+        tile = sheet[:, frame * width :][:height, :width]
+        assert np.abs(tile - (expected.original[frame] * 255).round()).max() <= 1
     assert [row["label"] for row in viewer.scene["rows"]] == [
         "original", "masked input", "reconstruction", "with visible cubes",
         "motion target", "predicted motion", "error per cube",
@@ -99,6 +100,65 @@ def test_a_click_hides_and_shows_a_tube(encoder):
     ask(viewer, "tube", place, 2)
     assert viewer.mask.view(4, 16)[:, place].all()
     assert int((~viewer.mask).sum()) == before and viewer.status["serial"] == 2
+
+
+def test_a_stroke_paints_and_is_undone_at_once():
+    viewer = viewer_of(ratio=0.5)
+    before = viewer.mask.clone()
+    row = [{"place": place, "hide": True, "stroke": 7} for place in range(4)]
+    for serial, cube in enumerate([*row, row[0]], start=1):
+        ask(viewer, "paint", cube, serial)
+        assert not viewer.status.get("error"), viewer.status
+    assert viewer.mask.view(4, 16)[:, :4].all()
+    ask(viewer, "history", "undo", 9)
+    assert torch.equal(viewer.mask, before)
+    ask(viewer, "history", "undo", 10)
+    assert viewer.status["error"] and "undone" in status_text(viewer)
+    ask(viewer, "seed", 4, 11)
+    ask(viewer, "history", "reset", 12)
+    assert torch.equal(viewer.mask, before) and viewer.settings.seed == 0
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_presets_hide_eyes_mouth_and_shares(encoder):
+    config = demo().model
+    grid, region = Grid(8, 10, 10), config.region if encoder == "lgi" else None
+    eyes = preset_places("eyes", grid, region).view(10, 10)
+    assert eyes[4, 2:8].all() and not eyes[[0, 1, 2, 3, 5, 6, 7, 8]].any()
+    assert int(eyes.sum()) == (12 if region else 6), "the same places in the other region"
+    mouth = preset_places("mouth", grid, region).view(10, 10)
+    assert mouth[6:8, 3:7].all()
+    viewer = viewer_of(encoder=encoder)
+    for value, hidden in (("0.5", 0.5), ("0.75", 0.75), ("eyes", None), ("mouth", None)):
+        ask(viewer, "preset", value)
+        assert not viewer.status.get("error"), viewer.status
+        assert hidden is None or float(viewer.mask.float().mean()) == hidden
+    windows = viewer.mask.view(4, 2, 2, 2, 2).sum((2, 4))
+    assert (windows == windows[0, 0, 0]).all() or encoder == "vit"
+
+
+def test_two_masks_and_two_checkpoints_stand_side_by_side():
+    models = {"one": autoencoder(), "two": autoencoder("vit")}
+    viewer = ReconstructionViewer(models, clip_of(), ratio=0.75)
+    ask(viewer, "beside", "two")
+    labels = [row["label"] for row in viewer.scene["rows"]]
+    assert labels == ["original", *(f"{x}: {name}" for x in "AB" for name in
+                      ("masked input", "with visible cubes", "error per cube"))]  # fmt: skip
+    assert "maedfer_lab, one, two, small model" in viewer.scene["footer"]
+    assert [v["label"] for v in viewer.scene["values"]] == ["A: error", "B: error"]
+    assert len(viewer.table) == 2 * 4 * 64
+    assert viewer.scene["readout"]["table"][0][1:] == [
+        "A: appearance", "A: motion", "B: appearance", "B: motion"]  # fmt: skip
+    kept = next(c for c in viewer.controls if c["name"] == "beside")["options"][1]["value"]
+    ask(viewer, "beside", kept)
+    first = viewer.scene["hidden"]
+    ask(viewer, "seed", 8)
+    rows = {row["label"][0]: row["hidden"] for row in viewer.scene["rows"][1:]}
+    assert rows["B"] == first != rows["A"] == viewer.scene["hidden"]
+    large = build_autoencoder(replace(CONFIG, size_px=64), tiny().target)
+    other = ReconstructionViewer({"one": models["one"], "large": large}, clip_of())
+    ask(other, "beside", "large")
+    assert other.status["error"] and len(other.scene["rows"]) == 7
 
 
 @pytest.mark.parametrize("region", [None, (2, 2, 4), (4, 2, 2), (1, 4, 4)])
@@ -385,6 +445,32 @@ def test_figures_and_videos(any_viewer, tmp_path):
         frames = list(video.decode(video=0))
     assert len(frames) >= CONFIG.frames and frames[0].width == picture.width
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "a.png"]
+
+
+def test_the_browser_gets_what_is_saved_and_all_of_it_says_what_it_is_not_for(any_viewer, tmp_path):
+    sent = []
+    any_viewer.send = lambda content, buffers: sent.append((content["file"], bytes(buffers[0])))
+    for kind, start in (("html", b"<!doctype"), ("png", b"\x89PNG"), ("gif", b"GIF8")):
+        any_viewer._receive(any_viewer, {"name": "save", "value": kind, "serial": 1}, [])
+        deadline = time.monotonic() + 60
+        while any_viewer.status["state"] != "idle" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        name, content = sent.pop()
+        assert name.endswith(f".{kind}") and "/" not in name and content.startswith(start)
+        if kind == "html":
+            assert b"not for judging people" in content
+    ask(any_viewer, "save", "exe")
+    assert any_viewer.status["error"] and not sent
+    footer = any_viewer.view.footer
+    assert footer.startswith("maedfer_lab, ") and footer.endswith("not for judging people")
+
+
+def test_seconds_are_those_of_the_clip_where_they_are_known(tmp_path):
+    viewer = viewer_of(fps=6.25)
+    assert (viewer.scene["fps"], viewer.scene["timed"]) == (6.25, True)
+    assert not viewer_of().scene["timed"]
+    gif: Image.Image = Image.open(viewer.save_gif(tmp_path / "a.gif"))
+    assert gif.info["duration"] == 160
 
 
 def test_exports_refuse_what_they_cannot_write(any_viewer, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maedfer_lab.bench import plain
 from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.operators import Operators
 from maedfer_lab.checkpoints.official import official_arguments
 from maedfer_lab.checkpoints.parity import recipe_parameters
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
@@ -151,6 +152,10 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
                    make_optimiser(pair.ours, OptimConfig()))  # fmt: skip
     plain_optimiser = torch.optim.AdamW(pair.state.values(), lr=0.0, betas=(0.9, 0.95))
     plainly = partial(step, lambda: pair.reconstruct(clips, mask)[1], plain_optimiser)
+    with Operators() as issued:
+        ours(bench.precisions[-1])
+    bench.notes.append(f"{NAMES[encoder]} pre-training step, {bench.precisions[-1]}: "
+                       f"{issued.total:,} operators are issued, if it is not captured")  # fmt: skip
     _both_ways(bench, f"{NAMES[encoder]} pre-training step", len(clips),
                _macs(recipe.model, "pretrain", ratio), pair.ours, ours,
                plainly if encoder == "lgi" else None)  # fmt: skip

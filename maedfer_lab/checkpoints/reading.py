@@ -8,6 +8,7 @@ Wrappers (`{"model": ...}`) and prefixes (`module.`, `net.`, `encoder.`) are tak
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -37,8 +38,9 @@ from maedfer_lab.checkpoints.official import (
     read_hugging_face,
     short,
 )
-from maedfer_lab.config import ModelConfig, TargetConfig
+from maedfer_lab.config import ModelConfig, TargetConfig, choose
 from maedfer_lab.files import file_sha256
+from maedfer_lab.method.models import Pooling, Tokens
 from maedfer_lab.weights import NAMES, shipped
 
 Layout = Literal["official", "own"]
@@ -47,8 +49,10 @@ Part = Literal["autoencoder", "classifier", "encoder"]
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before zip files
 SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
 SCALAR_KINDS = "biuf"  # NumPy's booleans, integers and floats: nothing that could hold an object
+CHOICES = {"tokens": get_args(Tokens), "pooling": get_args(Pooling)}
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
+MOST_IN_TUPLE = 10**6  # values in a tuple, with those of tuples in it
 MAX_JSON = 2**20  # bytes of a config.json
 
 CONFIG_FILE, WEIGHTS_FILE, RESUME_FILE = "config.json", "model.safetensors", "checkpoint.pt"
@@ -167,6 +171,8 @@ def _load_pickle(path: Path, *, mmap: bool) -> Any:
             "install PyTorch 2.10 or newer, or read only files that you trust",
             stacklevel=2,
         )
+    if any(weight > MOST_IN_TUPLE for weight in _of_pickles(path, _tuples_of)):
+        raise ValueError(f"{path} holds tuples of tuples without end: this is no checkpoint")
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: the file is read or refused
@@ -264,24 +270,50 @@ def _allowed() -> list[Any]:
 def _refused_types(path: Path) -> list[str]:
     """Types that PyTorch's unpickler does not name: those of newer pickle protocols."""
     harmless = ("torch", "collections", "argparse", "numpy", "_codecs", "pathlib")
-    return [name for name in _named_types(path) if name.partition(".")[0] not in harmless]
+    found = dict.fromkeys(_of_pickles(path, _globals_of))
+    return [name for name in found if name.partition(".")[0] not in harmless]
 
 
-def _named_types(path: Path) -> list[str]:
-    """Every module.name in the file's pickles, parsed without executing them."""
-    found: dict[str, None] = {}
-    try:
+def _of_pickles(path: Path, parse: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+    """What `parse` finds in each of the file's pickles, none of which is executed."""
+    with contextlib.suppress(Exception):  # a pickle cut short: what was found so far can be said
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-                found.update(dict.fromkeys(_globals_of(io.BytesIO(archive.read(name)))))
+                yield from parse(io.BytesIO(archive.read(name)))
         else:
             with path.open("rb") as file:
                 for _ in range(4):  # legacy: magic number, version, system, content
-                    found.update(dict.fromkeys(_globals_of(file)))
-    except Exception:  # a pickle cut short: what was found so far is what can be said
-        pass
-    return list(found)
+                    yield from parse(file)
+
+
+def _tuples_of(file: io.BufferedIOBase) -> Iterator[int]:
+    """How many values each tuple holds, counted as its hash would: with those of tuples in it.
+
+    Sixty pairs, each of the one before twice, fill 300 bytes and, as a key, are hashed for ever.
+    """
+    stack: list[int | None] = []  # the weight of each value; None is a mark
+    memo: dict[Any, int | None] = {}
+    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
+        taken, name = list[int | None](), opcode.name
+        if pickletools.markobject in opcode.stack_before:
+            while stack[-1] is not None:
+                taken.append(stack.pop())
+            stack.pop()
+        taken += [stack.pop() for kind in opcode.stack_before
+                  if kind not in (pickletools.markobject, pickletools.stackslice)]  # fmt: skip
+        weight = 1 + sum(x or 0 for x in taken) if "TUPLE" in name else 1
+        if "TUPLE" in name:
+            yield weight
+        elif "PUT" in name:
+            memo[str(argument)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[str(len(memo))] = weight = taken[0]
+        elif "GET" in name:
+            weight = memo.get(str(argument), 1)
+        elif name == "DUP":
+            weight = taken[0]
+        stack += [None if name == "MARK" else weight] * len(opcode.stack_after)
 
 
 def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
@@ -515,7 +547,9 @@ def _strip(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[
 def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
     """A model's configuration and what else is told in it: by a run or by `saving`."""
     try:
-        told = {key: values[key] for key in ("tokens", "pooling") if key in values}
+        told = {key: values[key] for key in CHOICES if key in values}
+        for key, value in told.items():
+            choose(key, value, CHOICES[key])
         if values.get("target") is not None:
             told["target"] = TargetConfig(**_plain(values["target"], TargetConfig))
         return ModelConfig(**_plain(values["model"], ModelConfig)), told

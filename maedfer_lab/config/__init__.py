@@ -22,6 +22,7 @@ from maedfer_lab.config.model import (
     TargetConfig,
     TargetUnits,
     check_counts,
+    check_workers,
     choose,
     choose_framing,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "TargetUnits",
     "base",
     "check_counts",
+    "check_workers",
     "choose",
     "choose_framing",
     "data_folder",

@@ -11,9 +11,11 @@ from maedfer_lab.config.model import (
     ModelConfig,
     check_choices,
     check_counts,
+    check_range,
     choose_framing,
 )
 from maedfer_lab.config.recipe import (
+    MOST_SEED,
     OptimConfig,
     Precision,
     PretrainConfig,
@@ -57,12 +59,16 @@ class Augment:
                 f"crop_area={self.crop_area} must be two rising shares in (0, 1]; published are "
                 "(0.08, 1.0)"
             )
+        low, high = self.crop_ratio
+        if not 0.01 <= low <= high <= 100:
+            raise ValueError(
+                f"crop_ratio={self.crop_ratio} must be two rising ratios in [0.01, 100]; published "
+                "are (0.75, 1.33)"
+            )
         for name in ("flip", "erase", "switch", "smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]; try 0.25")
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 is off")
+        check_range(0, 1000, mixup=self.mixup, cutmix=self.cutmix)  # 0 is off
 
     @property
     def mixes(self) -> bool:
@@ -146,16 +152,11 @@ class FinetuneConfig:
         check_choices(self, precision=Precision, mode=Mode, rep_tokens_layer=RepTokensLayer,
                       pooling=Pooling, drawn_label=Drawn)  # fmt: skip
         object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
-        for name in (
-            "num_clips",
-            "num_test",
-            "stride",
-            "fold",
-            "save_every",
-            "log_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1; try 140")
+        check_counts(10**7, num_clips=self.num_clips, num_test=self.num_test)
+        names = ("stride", "fold", "save_every", "log_every")
+        check_counts(**{name: getattr(self, name) for name in names})
+        check_counts(eval_every=1 if self.eval_every is None else self.eval_every)
+        check_range(0, MOST_SEED, seed=self.seed)
         if not 0 < self.layer_decay <= 1:
             raise ValueError(
                 f"layer_decay={self.layer_decay} must lie in (0, 1]; published is 0.75"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from maedfer_lab.config.own import extension_of, find_own
@@ -17,17 +19,40 @@ def choose(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def check_counts(**counts: int) -> None:
-    """Raise, with its name, for a count below 1."""
+MOST = 10**9  # of a count without a bound of its own
+LARGEST, DEEPEST, MOST_WORKERS = 2**14, 1024, 256  # a side or width; blocks; processes
+MOST_PARAMETERS, MOST_VALUES = 10**10, 2**28  # of all blocks; of a clip and of its tokens
+
+
+def check_counts(most: int = MOST, /, **counts: int) -> None:
+    """Raise, with its name, for a count that is no whole number in [1, most]."""
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value} must be at least 1, and a whole number")
+        if value > most:
+            raise ValueError(f"{name}={value} must be at most {most:,}")
+
+
+def check_range(low: float, high: float, /, **values: float) -> None:
+    """Raise, with its name, for what is no number in [low, high]."""
+    for name, value in values.items():
+        if not isinstance(value, Real) or not low <= value <= high:
+            raise ValueError(f"{name}={value} must lie in [{low:g}, {high:g}]")
+
+
+def check_workers(workers: int) -> None:
+    """Raise for a number of processes that no machine starts."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(
+            f"workers={workers} must lie in [0, {MOST_WORKERS}]; 0 works in this process"
+        )
 
 
 def check_triple(name: str, value: object) -> None:
     """Raise unless `value` is a shape (t, h, w)."""
     if not isinstance(value, tuple | list) or len(value) != 3:
         raise ValueError(f"{name}={value} must be three numbers (t, h, w), such as (2, 5, 10)")
+    check_counts(LARGEST, **{f"{name}[{i}]": side for i, side in enumerate(value)})
 
 
 def check_choices(config: object, **fields: object) -> None:
@@ -103,20 +128,42 @@ class ModelConfig:
         )
         own = extension_of("encoder", self.encoder, self.extension)
         object.__setattr__(self, "extension", own)
+        names = ("frames", "size_px", "width", "decoder_width", "num_heads", "decoder_heads")
+        check_counts(LARGEST, **{name: getattr(self, name) for name in names})
         for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
             w, h = getattr(self, width), getattr(self, heads)
-            if w < 1 or h < 1 or w % h:
+            if w % h:
                 good = max(1, h) * max(1, w // max(1, h))
                 raise ValueError(f"{width}={w} must be a multiple of {heads}={h}, such as {good}")
         check_triple("tubelet", self.tubelet)
         check_triple("region", self.region)
-        for name in ("frames", "size_px", "mlp_ratio"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.depth < 0:
-            raise ValueError(f"depth={self.depth} must not be negative; the paper's is 16")
+        check_range(0.01, 64, mlp_ratio=self.mlp_ratio)
+        for name in ("depth", "decoder_depth"):
+            if not 0 <= getattr(self, name) <= DEEPEST:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must lie in [0, {DEEPEST}]; the paper has 16 "
+                    "and 4"
+                )
+        self._check_memory()
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1); the paper uses 0.1")
+
+    def _check_memory(self) -> None:
+        """Refuse, before anything is allocated, what no machine would bear."""
+        pixels = self.frames * self.size_px**2
+        tokens = pixels // math.prod(self.tubelet)
+        wide = max(self.width, self.decoder_width)
+        if max(3 * pixels, tokens * wide) > MOST_VALUES:
+            raise ValueError(
+                f"a clip of {self.frames} x {self.size_px} x {self.size_px} in tokens of width "
+                f"{wide} holds more than {MOST_VALUES:,} values; use fewer frames or a smaller size"
+            )
+        blocks = self.depth * self.width**2 + self.decoder_depth * self.decoder_width**2
+        if (count := blocks * (4 + 2 * self.mlp_ratio)) > MOST_PARAMETERS:
+            raise ValueError(
+                f"depth={self.depth} and width={self.width} make {count:,.0f} parameters, more "
+                f"than {MOST_PARAMETERS:,}; the paper's model has 85 million"
+            )
 
     @property
     def has_regions(self) -> bool:
@@ -162,9 +209,9 @@ class TargetConfig:
         object.__setattr__(self, "extension", own)
         if self.function:  # it has no frames of motion
             object.__setattr__(self, "motion", False)
+        check_counts(LARGEST, motion_group=self.motion_group)
         if self.motion_group < 2:
             raise ValueError(f"motion_group={self.motion_group} must be at least 2; the paper's 2")
         if not 0 <= self.motion_weight <= 1:
             raise ValueError(f"motion_weight={self.motion_weight} must lie in [0, 1]; try 0.5")
-        if not self.motion_scale > 0:
-            raise ValueError(f"motion_scale={self.motion_scale} must be positive; the paper's 1")
+        check_range(1e-6, 1e6, motion_scale=self.motion_scale)

@@ -13,12 +13,16 @@ from maedfer_lab.config.model import (
     TargetConfig,
     check_choices,
     check_counts,
+    check_range,
     choose_framing,
 )
 
 Precision = Literal["float32", "bf16", "fp16"]
 Optimiser = Literal["adamw", "muon"]
 OnBroken = Literal["skip", "stop"]
+
+MOST_CLIPS = 2**17  # of a batch
+MOST_SEED = 2**32 - 1  # shifted by 32 bits to make others
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, optimiser=Optimiser)
-        check_counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        check_counts(steps=self.steps)
+        check_counts(MOST_CLIPS, batch_size=self.batch_size, accumulate=self.accumulate)
+        check_range(0, 100, lr=self.lr, min_lr=self.min_lr, weight_decay=self.weight_decay)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "
@@ -147,9 +153,13 @@ class PretrainConfig:
             raise ValueError(f"tilt={self.tilt} must lie in [0, 45] degrees; try 10.0")
         if not 0 <= self.warp <= 0.1:
             raise ValueError(f"warp={self.warp} must lie in [0, 0.1], or pictures fold; try 0.05")
-        names = ("stride", "eval_every", "save_every", "log_every", "num_clips", "max_clips",
-                 "num_held_out")  # fmt: skip
+        names = ("stride", "eval_every", "save_every", "log_every", "max_clips", "num_held_out")
+        check_counts(10**7, num_clips=self.num_clips)
         check_counts(**{name: getattr(self, name) for name in names})
+        check_range(0, MOST_SEED, seed=self.seed)
+        check_range(0.01, 1, min_crop=self.min_crop)
+        check_range(0, 1, held_out=self.held_out)
+        check_range(0, 10, jitter=self.jitter)
 
 
 def pretrain_config(values: dict[str, Any]) -> PretrainConfig:

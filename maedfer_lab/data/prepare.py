@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import Framing, choose_framing
+from maedfer_lab.config import Framing, check_workers, choose_framing
 from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import cropped_pieces
@@ -290,14 +290,13 @@ def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
 
 
 def _check(size_px: int, margin: float, quality: int, workers: int) -> None:
-    if size_px < 16:
-        raise ValueError(f"size_px={size_px} must be at least 16; the paper's clips have 160")
+    if not 16 <= size_px <= 4096:
+        raise ValueError(f"size_px={size_px} must lie in [16, 4096]; the paper's clips have 160")
     if not 1 <= margin <= 4:
         raise ValueError(f"margin={margin} must lie in [1, 4]; 1.2 leaves room for random crops")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality} must lie in [1, 100]; use 95")
-    if workers < 0:
-        raise ValueError(f"workers={workers} must not be negative; 0 works in this process")
+    check_workers(workers)
 
 
 def _own(part: str | None, shards: int) -> range:

@@ -382,7 +382,8 @@ class Index:
             }  # fmt: skip
             self._ends, self._texts = self._columns["ends"], self._columns["texts"]
             self.first: list[int] = self._columns["first"].tolist()
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._crc = _crc(self._bytes[:begin])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged; {AGAIN}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -417,12 +418,19 @@ class Index:
 
     def is_sound(self) -> bool:
         """Whether the columns are those that were written (a tenth of a second for a million)."""
-        crc, begin = 0, 8 + int.from_bytes(self._bytes[:8], "little")
+        crc, begin = self._crc, 8 + int.from_bytes(self._bytes[:8], "little")
         with self.file.open("rb") as file:
             file.seek(begin)
             while piece := file.read(2**20):
                 crc = zlib.crc32(piece, crc)
         return crc == self.about["crc"]
+
+
+def _crc(head: bytes) -> int:
+    """CRC-32 of what the head of an index says of its columns."""
+    columns = json.loads(head[8:])
+    columns.pop("__metadata__", None)
+    return zlib.crc32(json.dumps(columns, sort_keys=True).encode())
 
 
 def pack_index(
@@ -466,7 +474,8 @@ def pack_index(
     columns["ends"] = np.cumsum([len(word) for word in coded]).astype("u8")
     columns["texts"] = np.frombuffer(b"".join(coded), "u1")
     data = save(columns)
-    crc = zlib.crc32(memoryview(data)[8 + int.from_bytes(data[:8], "little") :])
+    begin = 8 + int.from_bytes(data[:8], "little")
+    crc = zlib.crc32(memoryview(data)[begin:], _crc(data[:begin]))
     return save(columns, {"about": json.dumps({**about, "crc": crc}, sort_keys=True)})
 
 
@@ -575,16 +584,13 @@ def _read_listed(folder: str) -> dict[str, Any]:
         for name, kind in {"dataset": str, "classes": list, "skipped": int, "shards": list}.items():
             if not isinstance(listed[name], kind):
                 raise TypeError(name)
-        if listed["format"] != FORMAT:
-            raise ValueError(
-                f"{folder}/{INDEX} has format {listed['format']!r}, this version reads {FORMAT}: "
-                "prepare again"
-            )
+        if not all(isinstance(name, str) for name in listed["classes"]):
+            raise TypeError("classes")
         if not all(
             isinstance(one["sha256"], str) and one["bytes"] >= 0 for one in listed["shards"]
         ):
             raise TypeError("shards")
-        return listed
+        form = listed["format"]
     except FileNotFoundError as error:
         begun = not is_url(folder) and any(Path(folder).glob("shard-*.json"))
         raise FileNotFoundError(
@@ -593,8 +599,13 @@ def _read_listed(folder: str) -> dict[str, Any]:
             if begun
             else f"{folder} holds no {INDEX}; name a folder that `maedfer prepare` wrote"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder}/{INDEX} is damaged; {AGAIN}") from error
+    if form != FORMAT:
+        raise ValueError(
+            f"{folder}/{INDEX} has format {form!r}, this version reads {FORMAT}: prepare again"
+        )
+    return listed
 
 
 # --- Reading a clip ---
@@ -658,7 +669,7 @@ class ShardReader(VideoReader):
         sizes, checksums = self._table[indices].T.tolist()
         read = self._spans(self._starts[indices].tolist(), sizes)
         for frame, index, data, checksum in zip(frames, indices, read, checksums, strict=True):
-            if zlib.crc32(data) != checksum:
+            if not data or zlib.crc32(data) != checksum:
                 reason = f"frame {index}: the shard {self._file} is damaged; {AGAIN}"
                 raise VideoError(self.path, reason)
             decode_jpeg(data, frame)

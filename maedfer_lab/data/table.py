@@ -63,6 +63,7 @@ TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary keeps each of them
+MOST_FOLDS = 10_000  # each is counted
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
 
 
@@ -552,8 +553,10 @@ def _read_table(tree: Tree, path: Path) -> tuple[str, Found]:
     seen: dict[Path, str] = {}
     sides = []
     for row, meant in zip(rows, understand(rows, finder, labels, found, set()), strict=True):
-        if not re.fullmatch(r"\d*", row.frames):
-            found.problem("format", row.where, f"frames {row.frames!r} must be a whole number")
+        if not re.fullmatch(r"\d{0,9}", row.frames):
+            found.problem("format", row.where, f"frames {row.frames[:20]!r} must be a whole number")
+        elif are_folds and (len(row.split) > 9 or int(row.split or 0) > MOST_FOLDS):
+            found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
         elif meant and meant[0] in seen:
             what = f"{row.path!r} stands in {seen[meant[0]]} already"
             found.problem("duplicate", row.where, what)

@@ -22,7 +22,7 @@ CLOCK = Fraction(1, 90_000)  # second
 QUALITY = {"crf": "18", "preset": "veryfast"}
 
 
-def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 25) -> bytes:
+def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float | int = 25) -> bytes:
     """An MP4 (H.264, 4:2:0) of frames whose sides are even; plays in any browser."""
     _, height, width, _ = frames.shape
     if not len(frames) or height % 2 or width % 2:

@@ -6,7 +6,6 @@ labels: the expression, and the direction, which needs the order of the frames.
 """
 
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, SupportsIndex
@@ -72,16 +71,10 @@ class SyntheticFaces:
             raise ValueError(f"split={self.split!r} is unknown; use one of {', '.join(SPLITS)}")
         if not 0.0 <= self.difficulty <= 1.0:
             raise ValueError(f"difficulty={self.difficulty} must lie in 0 to 1; use e.g. 0.3")
-        people = self.num_identities
-        for name, value, least, good in (
-            ("num_clips", self.num_clips, 1, 1400),
-            ("num_frames", self.num_frames, 2, 16),
-            ("size_px", self.size_px, 16, 80),
-            ("seed", self.seed, 0, 0),
-            ("num_identities", 1 if people is None else people, 1, 200),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}; use e.g. {good}")
+        least = {"num_clips": 1, "num_frames": 2, "size_px": 16, "seed": 0, "num_identities": 1}
+        for name, number in least.items():
+            if (value := getattr(self, name)) is not None and value < number:
+                raise ValueError(f"{name}={value} must be at least {number}; use e.g. {number}")
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -91,19 +84,14 @@ class SyntheticFaces:
         """Draw clip `index`; negative numbers count from the end."""
         return self.clip(index)
 
-    def __iter__(self) -> Iterator[FaceClip]:
-        """Draw all clips in order, one at a time."""
-        return (self.clip(index) for index in range(self.num_clips))
-
     def clip(self, index: SupportsIndex, direction: int | None = None) -> FaceClip:
         """Draw clip `index` in its own direction, or in the one asked for (0 onset, 1 offset)."""
-        index = self._checked(index)
         label, own_direction = self.labels(index)
         direction = own_direction if direction is None else direction
         if direction not in (0, 1):
             raise ValueError(f"direction={direction} must be 0 (onset) or 1 (offset)")
         identity = self.identity_of(index)
-        generator = self._generator(_CLIPS, index)
+        generator = self._generator(_CLIPS, self._checked(index))
         frames, intensity = self._film(self.person(identity), label, generator)
         frames = frames if direction == 0 else np.ascontiguousarray(frames[::-1])
         return FaceClip(frames, label, direction, identity, intensity)
@@ -113,8 +101,7 @@ class SyntheticFaces:
         num_pairs = len(EXPRESSIONS) * len(DIRECTIONS)
         block, place = divmod(self._checked(index), num_pairs)
         order = self._generator(_LABELS, block).permutation(num_pairs)
-        label, direction = divmod(int(order[place]), len(DIRECTIONS))
-        return label, direction
+        return divmod(int(order[place]), len(DIRECTIONS))
 
     def identity_of(self, index: SupportsIndex) -> int:
         """Number of the person in a clip; no number occurs in both splits."""
@@ -187,12 +174,11 @@ def contact_sheet(
         generator = faces._generator(_SHEET, number)
         return faces._film(faces.person(first + number), label, generator)[0]
 
-    if columns == "time":
-        moments = np.linspace(0, faces.num_frames - 1, num_columns).round().astype(int)
-        rows = [film(label, label)[moments] for label in range(len(EXPRESSIONS))]
-    else:
-        rows = [
-            [film(label, number)[-1] for number in range(num_columns)]
-            for label in range(len(EXPRESSIONS))
-        ]
+    moments = np.linspace(0, faces.num_frames - 1, num_columns).round().astype(int)
+    rows = [
+        film(label, label)[moments]
+        if columns == "time"
+        else [film(label, number)[-1] for number in range(num_columns)]
+        for label in range(len(EXPRESSIONS))
+    ]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

@@ -1,52 +1,28 @@
 """Everything around the face: background, light, head movement and camera, as one random scene."""
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from .drawing import Painter, moving_layers
+from .drawing import moving_layers, paint
 from .expressions import CONTROLS, face_controls
-from .identity import CENTRE_X, EYE_Y, HEAD_Y, Identity
-from .portrait import GAIN_ONE, Light, draw_portrait
+from .identity import CENTRE_X, COLOURS, EYE_Y, HEAD_Y, Identity
+from .portrait import GAIN_ONE, WARM, Light, draw_portrait
 
 POSES = ("right", "down", "roll", "yaw", "pitch", "closer")
 _POSE_REACH = np.array([0.030, 0.022, 0.24, 1.3, 1.0, 0.06])
 _ZOOM = 1.07  # how much closer than drawn the camera stands
-_NATURAL_COLOURS = np.array(
-    [
-        [214, 206, 192],
-        [188, 180, 168],
-        [150, 152, 156],
-        [120, 132, 148],
-        [92, 104, 84],
-        [122, 130, 100],
-        [140, 112, 84],
-        [88, 70, 56],
-        [62, 66, 74],
-        [176, 190, 204],
-        [44, 42, 44],
-        [168, 140, 118],
-    ],
-    dtype=np.float64,
-)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What a clip has beside person and expression. Pose: rest, and a swing about it, per POSES."""
+class Scene(SimpleNamespace):
+    """What a clip has beside person and expression.
 
-    light: Light
-    pose_rest: Float[np.ndarray, " poses"]
-    pose_swing: Float[np.ndarray, " poses"]
-    pose_rate: Float[np.ndarray, " poses"]  # periods per clip
-    pose_phase: Float[np.ndarray, " poses"]
-    gaze_rest: Float[np.ndarray, " 2"]
-    gaze_swing: Float[np.ndarray, " 2"]
-    asymmetry: float
-    noise: float  # standard deviation in grey levels
-    seed: int  # of background, texture and noise
+    light; pose_rest and pose_swing about it, per POSES, with pose_phase and pose_rate (periods per
+    clip); gaze_rest, gaze_swing; asymmetry; noise: standard deviation in grey levels; seed: of
+    background, texture and noise.
+    """
 
 
 def sample_scene(difficulty: float, generator: np.random.Generator) -> Scene:
@@ -76,10 +52,7 @@ def sample_scene(difficulty: float, generator: np.random.Generator) -> Scene:
 
 
 def render_face(
-    identity: Identity,
-    action_units: Float[np.ndarray, "T units"],
-    scene: Scene,
-    size_px: int,
+    identity: Identity, action_units: Float[np.ndarray, "T units"], scene: Scene, size_px: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Film a person: RGB frames for action-unit intensities (0 to 1) over time.
 
@@ -87,55 +60,35 @@ def render_face(
     step, and laid over the blurred background; noise comes last.
     """
     generator = np.random.default_rng(scene.seed)
-    num_frames = len(action_units)
-    supersampling = 2 if size_px >= 48 else 4
+    num_frames, supersampling = len(action_units), 2 if size_px >= 48 else 4
     canvas_px = supersampling * size_px
     controls = face_controls(action_units)
     times = np.linspace(0.0, 1.0, num_frames)
     gaze = scene.gaze_rest + np.sin(2.0 * np.pi * 0.7 * times)[:, None] * scene.gaze_swing
-    painter = Painter.for_canvas(
-        moving_layers(identity, controls, gaze, scene.asymmetry), canvas_px
-    )
-    portrait = draw_portrait(identity, scene.light, canvas_px, generator)
+    layers = moving_layers(identity, controls, gaze, scene.asymmetry, canvas_px)
+    picture, light_map = draw_portrait(identity, scene.light, canvas_px, generator)
     background = _background(size_px, scene.light, generator)
-    sources = _source_maps(identity, controls, _pose(scene, times), size_px, supersampling)
-
-    frames = np.empty((num_frames, size_px, size_px, 4), dtype=np.uint8)
-    canvas = np.empty_like(portrait.picture)
-    for frame in range(num_frames):
-        np.copyto(canvas, portrait.picture)
-        painter.paint(canvas, frame)
-        cv2.multiply(canvas, portrait.light, dst=canvas, scale=1.0 / GAIN_ONE)
-        averaged = cv2.blur(canvas, (supersampling, supersampling))
-        cv2.remap(
-            averaged,
-            sources[frame, 0],
-            sources[frame, 1],
-            cv2.INTER_LINEAR,
-            dst=frames[frame],
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+    sources = _source_maps(identity, controls, scene, times, size_px, supersampling)
+    people = np.empty((num_frames, size_px, size_px, 4), dtype=np.uint8)
+    canvas = np.empty_like(picture)
+    for frame, (x, y) in enumerate(sources):
+        np.copyto(canvas, picture)
+        paint(canvas, layers, frame)
+        cv2.multiply(canvas, light_map, dst=canvas, scale=1.0 / GAIN_ONE)
+        averaged, out = cv2.blur(canvas, (supersampling, supersampling)), people[frame]
+        cv2.remap(averaged, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
     noise = generator.standard_normal((num_frames, size_px, size_px, 1), dtype=np.float32)
-    return _photograph(frames, background, noise * np.float32(scene.noise))
-
-
-def _photograph(
-    people: UInt8[np.ndarray, "T H W 4"],
-    background: Float32[np.ndarray, "H W 3"],
-    noise: Float32[np.ndarray, "T H W 1"],
-) -> UInt8[np.ndarray, "T H W 3"]:
-    uncovered = 1.0 - people[..., 3:] * np.float32(1.0 / 255.0)
-    picture = people[..., :3] + uncovered * background
-    picture += noise
-    np.rint(picture, out=picture)
-    return np.clip(picture, 0.0, 255.0, out=picture).astype(np.uint8)
+    frames = people[..., :3] + (1.0 - people[..., 3:] * np.float32(1.0 / 255.0)) * background
+    frames += noise * np.float32(scene.noise)
+    np.rint(frames, out=frames)
+    return np.clip(frames, 0.0, 255.0, out=frames).astype(np.uint8)
 
 
 def _background(
     size_px: int, light: Light, generator: np.random.Generator
 ) -> Float32[np.ndarray, "H W 3"]:
     """A wall, a window, some leaves or furniture far out of focus."""
-    first, second, *others = generator.choice(_NATURAL_COLOURS, size=6, replace=False)
+    first, second, *others = generator.choice(COLOURS["background"], size=6, replace=False)
     ramp = np.linspace(0.0, 1.0, 32)
     ramp = ramp[:, None, None] if generator.random() < 0.5 else ramp[None, :, None]
     small = np.ascontiguousarray(
@@ -145,28 +98,25 @@ def _background(
         left, top = generator.integers(-6, 30, size=2).tolist()
         wide, high = generator.integers(4, 22, size=2).tolist()
         shape = small.copy()
+        at, paint_it = (left, top), colour.tolist()
         if generator.random() < 0.6:
-            cv2.rectangle(shape, (left, top), (left + wide, top + 2 * high), colour.tolist(), -1)
+            cv2.rectangle(shape, at, (left + wide, top + 2 * high), paint_it, -1)
         else:
-            cv2.circle(shape, (left, top), wide // 2, colour.tolist(), -1)
+            cv2.circle(shape, at, wide // 2, paint_it, -1)
         small += 0.7 * (shape - small)
     small = cv2.GaussianBlur(small, (0, 0), generator.uniform(1.2, 3.0))
     small *= np.float32(light.exposure * generator.uniform(0.7, 1.0))
-    small *= 1.0 + light.warmth * np.array([0.06, 0.005, -0.07], dtype=np.float32)
+    small *= 1.0 + light.warmth * WARM
     return cv2.resize(small, (size_px, size_px), interpolation=cv2.INTER_CUBIC).clip(0, 255)
-
-
-def _pose(scene: Scene, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T poses"]:
-    phase = 2.0 * np.pi * scene.pose_rate * times[:, None] + scene.pose_phase
-    return scene.pose_rest + scene.pose_swing * np.sin(phase)
 
 
 def _source_maps(
     identity: Identity,
-    controls: Float[np.ndarray, "T controls"],
-    pose: Float[np.ndarray, "T poses"],
+    controls: np.ndarray,
+    scene: Scene,
+    times: np.ndarray,
     size_px: int,
-    supersampling: int,
+    over: int,
 ) -> Float32[np.ndarray, "T 2 H W"]:
     """Where on the canvas each pixel of each frame comes from (x and y in canvas pixels).
 
@@ -188,34 +138,24 @@ def _source_maps(
     side = np.exp(-(((np.abs(axis - CENTRE_X) - 0.13) / 0.07) ** 2))[None, :]
     cheek = side * np.exp(-(((axis - EYE_Y - 0.12) / 0.07) ** 2))[:, None]
 
-    right, down, roll, yaw, pitch, closer = (pose[:, i] for i in range(len(POSES)))
+    phase = 2.0 * np.pi * scene.pose_rate * times[:, None] + scene.pose_phase
+    pose = scene.pose_rest + scene.pose_swing * np.sin(phase)
+    right, down, roll, yaw, pitch, closer = pose.T
     scale = (1.0 - closer) / _ZOOM
     turn, tilt = scale * np.cos(roll) - 1.0, scale * np.sin(roll)
     jaw_down, cheek_up = (controls[:, CONTROLS.index(c)] for c in ("jaw_down", "cheek_up"))
     move_x, move_y = (x - CENTRE_X) * head, (y - pivot_y) * head
+    across = ((turn, move_x), (tilt, move_y), (-right, head), (-yaw, ahead))
+    along = ((turn, move_y), (-tilt, move_x), (-down, head), (-pitch, ahead), (-jaw_down, jaw),
+             (cheek_up, cheek))  # fmt: skip
     maps = np.empty((len(pose), 2, size_px, size_px), dtype=np.float32)
-    for target, start, terms in (
-        (maps[:, 0], x, ((turn, move_x), (tilt, move_y), (-right, head), (-yaw, ahead))),
-        (
-            maps[:, 1],
-            y,
-            (
-                (turn, move_y),
-                (-tilt, move_x),
-                (-down, head),
-                (-pitch, ahead),
-                (-jaw_down, jaw),
-                (cheek_up, cheek),
-            ),
-        ),
-    ):
-        target[:] = start
+    for axis_number, (start, terms) in enumerate(((x, across), (y, along))):
+        maps[:, axis_number] = start
         for amount, field in terms:
-            target += amount.astype(np.float32)[:, None, None] * field
-    maps *= np.float32(size_px * supersampling)
+            maps[:, axis_number] += amount.astype(np.float32)[:, None, None] * field
+    maps *= np.float32(size_px * over)
     maps -= np.float32(0.5)
-    if supersampling % 2 == 0:
-        maps += np.float32(0.5)  # an even box filter lies half a pixel to the left
+    maps += np.float32(0.5)  # an even box filter lies half a pixel to the left
     return maps
 
 

@@ -12,13 +12,21 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
-from maedfer_lab.figures.style import GREY, INK, PALETTE, draw_picture, drawing, stack
+from maedfer_lab.figures.style import (
+    GREY,
+    INK,
+    MARK,
+    PALETTE,
+    brightness,
+    draw_picture,
+    drawing,
+    stack,
+)
 from maedfer_lab.files import unpack_picture
 
 HEAT = "viridis"  # perceptually uniform, and readable for the colour-blind
 STAGES = {"local": "1 local", "inter": "2 inter", "interact": "3 interact", "joint": "joint"}
 COLOURS = dict(zip(STAGES, PALETTE, strict=False))
-MARK = "#e34a33"
 COLUMNS = 4
 
 
@@ -58,47 +66,53 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"{data['model']}, layer {data['layer']} of 0 to {data['depth'] - 1}, mean of the heads, "
         f"on {data['clip']}: where the marked cube looks, as a share of its attention. Stages 2 "
-        "and 3 paint a region's cubes with the share of its representative token. Bare picture: "
-        "out of this stage's reach. Square root colour scale, one for each row."
+        "and 3 paint a region's cubes with the share of its representative token, so that they "
+        "tell no cube of a region from another. Bare picture: out of this stage's reach. Square "
+        "root colour scale, one for each row; the face shades the colours. Where a cube looks is "
+        "not what an output depends on."
     )
 
 
 def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: PowerNorm) -> None:
-    """A grey picture under a heat map over the token grid; NaN leaves the picture bare."""
-    grey = np.repeat((pixels.astype(float) @ [0.299, 0.587, 0.114])[..., None] / 255, 3, 2)
-    draw_picture(axis, grey)
-    height, width = pixels.shape[:2]
-    shown = np.ma.masked_invalid(values)
-    axis.imshow(
-        shown,
-        cmap=HEAT,
-        norm=norm,
-        alpha=0.35 + 0.4 * np.ma.filled(norm(shown), 0),  # faint attention lets the face through
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation="nearest",
-    )
+    """Colours of a heat map over the token grid, shaded by the picture; NaN leaves it grey."""
+    grey = brightness(pixels)[..., None]
+    whole = [size // cells for size, cells in zip(pixels.shape, values.shape, strict=False)]
+    spread = np.kron(values, np.ones(whole))
+    colours = colormaps[HEAT](norm(np.nan_to_num(spread)))[..., :3]
+    # The colours' own darkness is kept; eyes, nose and mouth stand in them as light and shadow.
+    low, high = np.quantile(grey, [0.02, 0.98])
+    shade = 0.4 + 0.6 * ((grey - low) / max(high - low, 1e-6)).clip(0, 1)
+    draw_picture(axis, np.where(np.isnan(spread)[..., None], grey, colours * shade))
 
 
-@drawing("06_locality", 9.5, 12.4)
+@drawing("06_locality", 9.5, 4.4)
 def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 06: stage 2's heads, entropy and reach by layer, rollout, and a t-SNE."""
-    first, second, third = stack(figure, 3.4, 3.5, 4.3)
-    _inter(first, data)
-    left, right = second.subplots(1, 2)
+    """Notebook 06: entropy by layer and stage, and the reach of the rollout beside a ViT's."""
+    left, right = figure.subplots(1, 2)
     _by_layer(left, data, "relative_entropy", "entropy / largest possible")
     left.set(title="how spread out attention is (1 = uniform)")
     _rollout(right, data)
-    for axis, (name, places) in zip(third.subplots(1, len(data["tsne"])), data["tsne"].items(),
+    return (
+        "Left: our small model on a real clip; dots are heads, lines their means. Right: two "
+        f"smaller models of equal cost after the same {data['steps']} steps on synthetic faces, on "
+        "the same clip; 1 would be drawing evenly from the clip. One clip each, so no intervals."
+    )
+
+
+@drawing("06_regions", 9.5, 8.4)
+def draw_regions(figure: Figure, data: dict[str, Any]) -> str:
+    """Notebook 06: which regions stage 2 joins, and a t-SNE of the representative tokens."""
+    top, bottom = stack(figure, 3.2, 4.6)
+    _inter(top, data)
+    for axis, (name, places) in zip(bottom.subplots(1, len(data["tsne"])), data["tsne"].items(),
                                     strict=True):  # fmt: skip
         _neighbours(axis, name, places, data)
-    handles = third.axes[0].get_legend_handles_labels()
-    third.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    handles = bottom.axes[0].get_legend_handles_labels()
+    bottom.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
     return (
-        "Top: stage 2 of layer "
-        f"{data['layer']} on a real clip. Middle left: dots are heads, lines their means. Middle "
-        f"right: two small models of equal cost after the same {data['steps']} steps on synthetic "
-        "faces; 1 would be drawing evenly from the clip. Bottom: t-SNE of the representative "
-        f"tokens of {data['num_clips']} synthetic clips; only neighbourhood means something."
+        f"Above: stage 2 of layer {data['layer']} on a real clip; rows sum to 1. Below: t-SNE of "
+        f"the representative tokens of {data['num_clips']} synthetic clips, one mark for each "
+        "region: only neighbourhood means something, distances and axes do not."
     )
 
 
@@ -107,7 +121,7 @@ def _inter(figure: FigureBase, data: dict[str, Any]) -> None:
     axes = figure.subplots(1, len(heads), squeeze=False, sharey=True)[0]
     names = [region["label"] for region in data["regions"]]
     for head, (axis, weights) in enumerate(zip(axes, heads, strict=True)):
-        image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=1)
+        image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=np.max(heads))
         axis.set(title=f"2 inter, head {head}", xlabel="to the region at")
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
     axes[0].set_yticks(range(len(names)), names, fontsize=7.5)

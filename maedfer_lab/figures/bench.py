@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, drawing
+from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, drawing, together
 
 SIDES = {
     "floor": ("floor", "#d4d4d4", ""),
@@ -16,10 +16,16 @@ SIDES = {
     "plain": ("written plainly", INTERPOLATION, "///"),
 }
 TITLES = {
-    "model": "models: times the time of their matrix products alone",
-    "data": "clips for training: ms of one core each",
-    "evaluation": "test set: s per video",
-    "waiting": "what people wait for: s",
+    "model": "models: time as a multiple of the matrix products' own",
+    "data": "clips for training: one core's time for each",
+    "evaluation": "test set: time per video",
+    "waiting": "what people wait for",
+}
+AXES = {
+    "model": "time / time of the products alone (floor)",
+    "data": "milliseconds",
+    "evaluation": "seconds",
+    "waiting": "seconds",
 }
 UNITS = {"model": 1.0, "data": 1e3, "evaluation": 1.0, "waiting": 1.0}
 BAR = 0.27  # of the room of a row
@@ -61,8 +67,10 @@ def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     )
     return (
         f"Medians of rounds in which floor, ours and plain take turns; thin lines: quartiles. "
-        f"Times at the bars. {source['machine']}, {source['threads']} threads; PyTorch "
-        f"{source['versions']['torch']}; commit {source['commit']}; seed {source['seed']}.{smoke}"
+        "Times at the bars. Plain: written as in the official code, floor: what cannot be saved. "
+        f"{source['machine']}; {source['device']}; PyTorch "
+        f"{source['versions']['torch']}; {together('commit', source['commit'])}; "
+        f"{together('seed', source['seed'])}.{smoke}"
     )
 
 
@@ -88,10 +96,14 @@ def _bars(axis: Axes, section: str, rows: list[dict[str, Any]]) -> None:
             axis.plot([low * scale, high * scale], [y, y], color="black", linewidth=0.8)
             end = max(median, high) * scale
             longest = max(longest, end)
-            axis.annotate(_time(median), (end, y), (3, 0), textcoords="offset points",
-                          va="center", fontsize=7.5)  # fmt: skip
+            words = _time(median)
+            if section == "model" and side != "floor":
+                words = f"x {median * scale:.2f} ({words})"
+            axis.annotate(words, (end, y), (3, 0), textcoords="offset points", va="center",
+                          fontsize=7.5)  # fmt: skip
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8.5)
-    axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, longest * 1.16), title=TITLES[section])
+    axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, longest * 1.22), title=TITLES[section],
+             xlabel=AXES[section])  # fmt: skip
     axis.tick_params(axis="y", length=0)
     if section == "model":
         axis.axvline(1, color=GREY, linewidth=0.8, zorder=0)

@@ -60,7 +60,8 @@ def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
         f"Clips of 16 x 160 x 160, 7 classes; pre-training with 90 % hidden. LGI-B needs "
         f"{data['saving']:.1%} fewer multiply-adds than ViT-B (equal parameters), and "
         f"{data['saving_same_shape']:.1%} fewer than a ViT of its own width and depth (which has "
-        "fewer parameters). GFLOPs are twice the GMACs."
+        "fewer parameters). GFLOPs are twice the GMACs. Counts, not times: those are in the next "
+        "figure."
     )
 
 
@@ -112,16 +113,15 @@ def _regions(axis: Axes, data: dict[str, Any]) -> None:
     for size, shapes in named.items():
         is_papers = size == math.prod(data["region"])
         axis.plot([size], [sizes[size]], "s" if is_papers else "o", color=INK, markersize=7)
-        above = size == 40  # its neighbour at 50 has two labels below
-        axis.annotate("\n".join(shapes), (size, sizes[size]), (0, 8 if above else -8),
-                      textcoords="offset points", fontsize=8.5, ha="center", rotation=90,
-                      va="bottom" if above else "top", bbox=ON_WHITE, zorder=3)  # fmt: skip
+        axis.vlines(size, 44, sizes[size], color=GREY, linewidth=0.6, linestyle=":")
+        axis.text(size, 43.6, " or ".join(shapes), fontsize=8, ha="center", va="top", rotation=90)
     joint = data["same_shape"] / 1e9
     axis.axhline(joint, color=INTERPOLATION, linestyle="--", label="ViT 512 x 16: joint attention")
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set(title="LGI-B's cost with each region size", xlabel="tokens in a region (t x h x w)",
-             ylabel="GMACs per clip", ylim=(44.5, 67.5), xlim=(3.4, 1100))  # fmt: skip
+             ylabel="GMACs per clip", ylim=(29, 67.5), xlim=(3.4, 1100))  # fmt: skip
+    axis.set_yticks(range(45, 66, 5))
     axis.legend(loc="upper right")
 
 
@@ -145,7 +145,8 @@ def draw_complexity(figure: Figure, data: dict[str, Any]) -> str:
         f"{_clips(rows)} Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
         f"alternating runs{', processor time on one thread' if on_cpu else ''}. A step is forward "
         f"and backward. Memory: {data['memory']}. K^b: fitted exponents. The last row is by "
-        "formula, at LGI-B's width of 512."
+        "formula, at LGI-B's width of 512. One machine and one implementation; a GPU is not "
+        "shown."
     )
 
 
@@ -266,8 +267,9 @@ def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
         for row, size in zip(growth, best, strict=True):
             if row["frames"] in (8, 16, 48, 128):
                 axis.annotate("x".join(map(str, row["cheapest"][cost])), (row["tokens"], size),
-                              (0, 12 if cost == "all" else -9), textcoords="offset points",
-                              fontsize=8.5, ha="center", bbox=ON_WHITE, zorder=3,
+                              (0, 12) if cost == "all" else (4, -7), zorder=3, bbox=ON_WHITE,
+                              textcoords="offset points", fontsize=8.5,
+                              ha="center" if cost == "all" else "left",
                               va="bottom" if cost == "all" else "top")  # fmt: skip
     axis.axhline(100, color=GREY, linestyle="--", linewidth=1, label="the paper's 2x5x10")
     _log_tokens(axis, tokens)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
 from maedfer_lab.figures.style import (
     GREY,
     INK,
     INTERPOLATION,
+    MARK,
     MODEL,
     PALETTE,
     draw_picture,
@@ -25,29 +27,54 @@ from maedfer_lab.files import unpack_picture
 SEQUENTIAL = "cividis"  # perceptually uniform, and the same to colour-blind eyes
 
 
-@drawing("01_clips_to_tokens", 9.5, 6.6)
+@drawing("01_clips_to_tokens", 9.5, 6.1)
 def draw_tokens(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 01: frames of a clip, the token grid with its regions, and the positions."""
-    top, bottom = stack(figure, 2.3, 4.1)
-    picture_rows(top, data["rows"], data["columns"])
-    left, middle, right = bottom.subplots(1, 3, width_ratios=[1, 1, 1.15])
+    top, bottom = stack(figure, 1.5, 3.6)
     pixels, (t, h, w), (rt, rh, rw) = unpack_picture(data["frame"]), data["grid"], data["region"]
+    number = (t // rt) * (h // rh) * (w // rw)
+    axes = picture_rows(top, data["rows"], data["columns"])[0]
+    for i, axis in enumerate(axes):  # as many pictures as steps of time
+        _mark_regions(axis, i * t // len(axes) // rt, (h // rh, w // rw))
+    left, middle, right = bottom.subplots(1, 3, width_ratios=[1, 1, 1.15])
     draw_picture(left, pixels)
     side = pixels.shape[0]
     _grid_lines(left, side, h, w, "white", 0.6)
     _grid_lines(left, side, h // rh, w // rw, MODEL, 3)
     left.set_title(f"{h} x {w} cubes in a frame,\n{t} in time: {t * h * w} tokens")
+    step, y, x = data["place"]
+    corner = (x * side / w - 0.5, y * side / h - 0.5)
+    left.add_patch(
+        Rectangle(corner, side / w, side / h, fill=False, edgecolor=MARK, linewidth=2.5, zorder=4)
+    )
     draw_picture(middle, unpack_picture(data["cube"]))
-    middle.set_title("one cube: 2 frames of 16 x 16\npixels, side by side")
+    middle.set_title(f"the red cube: {data['cube_px']} pixels,\nits frames side by side")
+    for spine in middle.spines.values():
+        spine.set(visible=True, edgecolor=MARK, linewidth=2.5)
     image = right.imshow(np.array(data["similarity"]), cmap=SEQUENTIAL, vmin=-0.2, vmax=1)
     right.set(
         title="cosine of positions between\nthe tokens of one frame", xlabel="token", ylabel="token"
     )
     bottom.colorbar(image, ax=right, shrink=0.75)
     return (
-        f"A clip becomes {t} x {h} x {w} tokens. Blue: local regions of {rt} x {rh} x {rw} tokens; "
-        f"each covers {rt} steps of time, so there are {(t // rt) * (h // rh) * (w // rw)}."
+        f"A clip becomes {t} x {h} x {w} tokens (time x height x width). Above: its {number} local "
+        f"regions of {rt} x {rh} x {rw} tokens, numbered; every second frame is shown. Below: a "
+        f"frame of time step {step}, its cubes, one of them enlarged, and how alike the fixed "
+        "positions of two tokens are. Nothing here is learned."
     )
+
+
+def _mark_regions(axis: Axes, step: int, windows: tuple[int, int]) -> None:
+    """Outline and number a frame's windows, a colour for each span of time."""
+    side = axis.images[0].get_size()[0]
+    tall, wide = side / windows[0], side / windows[1]
+    for i in range(windows[0] * windows[1]):
+        y, x = i // windows[1] * tall, i % windows[1] * wide
+        colour = PALETTE[(step * windows[0] * windows[1] + i) % len(PALETTE)]
+        axis.add_patch(Rectangle((x + 0.5, y + 0.5), wide - 2, tall - 2, fill=False,
+                                 edgecolor=colour, linewidth=2.5))  # fmt: skip
+        axis.text(x + 4, y + 4, str(step * windows[0] * windows[1] + i + 1), fontsize=8.5, va="top",
+                  color="white", bbox={"facecolor": colour, "lw": 0, "pad": 1.5})  # fmt: skip
 
 
 def _grid_lines(axis: Axes, side: int, rows: int, columns: int, colour: str, width: float) -> None:
@@ -91,8 +118,10 @@ def draw_masking(figure: Figure, data: dict[str, Any]) -> str:
     )
     right.invert_yaxis()
     return (
-        f"90 % hidden. Of {data['num_masks']} plain tube masks {data['unequal_share']:.0%} leave "
-        "regions with unequal numbers of visible tokens; region-equal masks never do."
+        f"90 % hidden; grey: hidden. Of {data['num_masks']} plain tube masks "
+        f"{data['unequal_share']:.0%} leave regions with unequal numbers of visible tokens; "
+        "region-equal masks never do. One clip and one mask of each kind; what a kind of mask "
+        "does to a training is not shown."
     )
 
 
@@ -115,7 +144,8 @@ def draw_lgi_former(figure: Figure, data: dict[str, Any]) -> str:
         weights = np.array(data["attention"][stage])
         image = axis.imshow(weights * weights.shape[1], cmap=SEQUENTIAL, aspect="auto", vmin=0)
         axis.set(title=title, xlabel=labels[stage][0], ylabel=labels[stage][1])
-        top.colorbar(image, ax=axis, shrink=0.85, label="weight x tokens (1 = uniform)")
+        bar = top.colorbar(image, ax=axis, shrink=0.85)
+    bar.set_label("weight x keys (1 = uniform)")
     left, right = bottom.subplots(1, 2)
     parts = data["pairs"]
     names = list(parts)
@@ -133,7 +163,9 @@ def draw_lgi_former(figure: Figure, data: dict[str, Any]) -> str:
     right.set(title="pairs as a share of joint attention", xlabel="region", ylabel="share")
     right.legend()
     return (
-        f"LGI-Former with {data['num_regions']} regions of {data['region_size']} tokens. The block "
-        f"equals the formulas written as loops to {data['difference']:.0e}. Weights are those of "
-        "an untrained model, so they are nearly uniform."
+        f"LGI-Former with {data['num_regions']} regions of {data['region_size']} tokens. Above: "
+        f"block {data['layer'] + 1} of our small pre-trained model on one drawn clip, mean of the "
+        "heads; other blocks and clips differ. The block equals the formulas written as loops to "
+        f"{data['difference']:.0e} of the largest value. Below: pairs that are compared, which is "
+        "not all that a block costs (notebook 07)."
     )

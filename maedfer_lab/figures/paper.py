@@ -23,18 +23,18 @@ AREA = 0.9  # points^2 for a million parameters
 UNKNOWN_AREA = 30
 
 
-@drawing("09_accuracy_flops", WIDTH, 8.2, quoted=True)
+@drawing("09_accuracy_flops", WIDTH, 10.6, quoted=True)
 def draw_accuracy_flops(figure: Figure, data: dict[str, Any]) -> str:
     """UAR against FLOPs with parameters as area: the paper's table, and methods up to now."""
-    top, bottom = figure.subplots(2, 1, height_ratios=[1, 1.35])
+    top, middle, bottom = figure.subplots(3, 1, height_ratios=[1, 0.85, 1.15])
     bubbles(top, [p for p in data["then"] if p["flops"] is not None])
     top.set(title=f"2023: the paper's table ({data['dataset']})", xlim=(0, 100), ylim=(41, 66))
-    bubbles(bottom, [p for p in data["now"] if p["flops"] is not None])
-    beside(bottom, [p for p in data["now"] if p["flops"] is None], left=106, right=176)
-    bottom.set(title="2022 to 2026", xlim=(0, 176), xticks=range(0, 101, 20), ylim=(55.6, 77.4))
-    for axis in (top, bottom):
+    known = [p for p in data["now"] if p["flops"] is not None]
+    bubbles(middle, known)
+    middle.set(title="2022 to 2026", xlim=(0, 100), ylim=(57.5, 65.5))
+    for axis in (top, middle):
         axis.set(xlabel="GMACs for a clip (what the paper calls FLOPs)", ylabel="UAR, %")
-    bottom.xaxis.set_label_coords(0.29, -0.085)
+    ranked(bottom, [p for p in data["now"] if p["flops"] is None], known)
     sizes = [
         Line2D([], [], marker="o", linestyle="", color=GREY, alpha=0.6, label=f"{size}M",
                markersize=float(np.sqrt(size * AREA)))
@@ -44,8 +44,9 @@ def draw_accuracy_flops(figure: Figure, data: dict[str, Any]) -> str:
     top.legend(handles=sizes, title="parameters", loc="lower right")
     return (
         f"UAR on {data['dataset']} (5 folds) as printed. Area: parameters; cross: not printed; "
-        "diamond: language model of 7B. Blue: MAE-DFER. In the band, ticks at the left show the "
-        "UAR. Some methods tune only a part of their parameters, some also use sound or text."
+        "diamond: language model of 7B. Below: methods that print no FLOPs, so their cost is not "
+        "shown; dashed: those of the panel above. Some methods tune only a part of their "
+        "parameters, some also use sound or text."
     )
 
 
@@ -75,35 +76,20 @@ def bubbles(axis: Axes, points: Sequence[dict[str, Any]]) -> None:
                       textcoords="offset points", va="center", ha=align)  # fmt: skip
 
 
-def beside(axis: Axes, points: Sequence[dict[str, Any]], left: float, right: float) -> None:
-    """Methods in a band of their own, spread so that none covers another; ticks show values."""
-    axis.axvspan(left, right, color=GREY, alpha=0.1, linewidth=0)
-    axis.text(left + 1, 76.6, "FLOPs not found", fontsize=8.5, va="center")
+def ranked(axis: Axes, points: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]) -> None:
+    """Methods without FLOPs by their UAR, a line each; two of those with FLOPs as dashed lines."""
     ordered = sorted(points, key=lambda p: p["uar"])
-    levels = spread([p["uar"] for p in ordered], 0.78)
-    for i, (point, level) in enumerate(zip(ordered, levels, strict=True)):
-        x = left + 12 + 7 * (i % 2)
-        axis.plot([left, left + 3, x], [point["uar"], point["uar"], level], color=GREY,
-                  linewidth=0.6)  # fmt: skip
-        _mark(axis, point, x, level)
-        axis.text(left + 27, level, point["method"], fontsize=7, va="center")
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Sorted values moved apart to at least `gap`, each group around its own mean."""
-    groups = [[v] for v in values]
-    merged = True
-    while merged:
-        merged = False
-        for i in range(len(groups) - 1):
-            low, high = groups[i], groups[i + 1]
-            top = np.mean(low) + gap * (len(low) - 1) / 2
-            bottom = np.mean(high) - gap * (len(high) - 1) / 2
-            if top + gap > bottom + 1e-9:
-                groups[i : i + 2] = [low + high]
-                merged = True
-                break
-    return [float(np.mean(g) + gap * (i - (len(g) - 1) / 2)) for g in groups for i in range(len(g))]
+    for y, point in enumerate(ordered):
+        _mark(axis, point, point["uar"], y)
+    for point in known:
+        if point["method"] in METHODS:
+            axis.axvline(point["uar"], color=METHODS[point["method"]][0], linestyle="--",
+                         linewidth=1, zorder=0, label=point["method"])  # fmt: skip
+    axis.set_yticks(range(len(ordered)), [p["method"] for p in ordered], fontsize=7)
+    axis.grid(axis="y", color=GREY, alpha=0.2, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.set(title="2022 to 2026, FLOPs not found", xlabel="UAR, %", ylim=(-1, len(ordered)))
+    axis.legend(loc="lower right", fontsize=8)
 
 
 def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
@@ -115,7 +101,7 @@ def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
     axis.scatter(x, y, s=area, marker=shape, color=colour, alpha=0.75, linewidths=1, zorder=2)
 
 
-@drawing("09_class_recalls", WIDTH, 8.4, quoted=True)
+@drawing("09_class_recalls", WIDTH, 9.6, quoted=True)
 def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     """Recall of each class, most frequent class on top."""
     panels = data["panels"]
@@ -124,22 +110,25 @@ def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     for axis, panel in zip(axes, panels, strict=True):
         order = np.argsort(panel["clips"])
         names = [f"{panel['labels'][i]} ({panel['clips'][i]:,})" for i in order]
-        for method in panel["methods"]:
+        for place, method in enumerate(panel["methods"]):  # beside one another, none is hidden
             colour, shape = METHODS.get(method["method"], (GREY, "D"))
             values = np.array(method["recalls"])[order]
             label = method["method"] if method["method"] in METHODS else "best supervised method"
-            axis.plot(values, range(len(order)), shape, color=colour, markersize=6, alpha=0.85,
-                      label=label, clip_on=False)  # fmt: skip
+            y = np.arange(len(order)) + 0.2 * ((len(panel["methods"]) - 1) / 2 - place)
+            axis.plot(values, y, shape, color=colour, markersize=4.5, label=label, clip_on=False)
         axis.set_yticks(range(len(order)), names, fontsize=8.5)
         best = next(m["method"] for m in panel["methods"] if m["method"] not in METHODS)
         axis.set(title=f"{panel['dataset']} (best supervised: {best})", xlim=(0, 100))
-        axis.set_ylim(-0.6, len(order) - 0.4)
-        axis.hlines(range(len(order)), 0, 100, color=GREY, alpha=0.25, linewidth=0.6, zorder=0)
+        axis.set_ylim(-0.5, len(order) - 0.5)
+        axis.tick_params(axis="y", length=0)
+        for y in range(0, len(order), 2):
+            axis.axhspan(y - 0.5, y + 0.5, color=GREY, alpha=0.1, linewidth=0)
     axes[-1].set_xlabel("recall, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return (
         "Recall per class as printed, with the number of clips in the test parts; the best "
-        "supervised method is that of highest UAR among rows with class columns."
+        "supervised method is that of highest UAR among rows with class columns. Height within a "
+        "band means nothing; no document prints intervals."
     )
 
 
@@ -161,12 +150,15 @@ def draw_confusion(figure: Figure, data: dict[str, Any]) -> str:
         names = [f"{n} ({c})" for n, c in zip(matrix["labels"], matrix["clips"], strict=True)]
         axis.set_yticks(ticks, names, fontsize=7.5)
         axis.set_xticks(ticks, matrix["labels"], fontsize=7.5, rotation=90)
+        axis.set_xlabel("called", fontsize=8.5)
+        axis.set_ylabel("true class (clips)", fontsize=8.5)
         scores = f"UAR {matrix['uar']:.2%}, WAR {matrix['war']:.2%}"
         axis.set_title(f"{matrix['title']}\n{scores}", fontsize=9)
         axis.spines[:].set_visible(False)
     return (
         "MAE-DFER's final evaluations as the authors' logs print them: of the clips of a class "
-        "(row, their number in brackets) the percentage called each class (column)."
+        "(row, their number in brackets) the percentage called each class (column); below 0.5 % "
+        "no number is written. One fold of five where there are folds."
     )
 
 
@@ -218,7 +210,8 @@ def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2, fontsize=8)
     return (
         "Published checkpoints and independent fine-tunings. Bars: 95 % interval that the size of "
-        "the test set alone leaves (UAR: from the class recalls of the paper's table)."
+        "the test set alone leaves (UAR: from the class recalls of the paper's table); what "
+        "another training run would change is not in them."
     )
 
 
@@ -245,7 +238,7 @@ def draw_pretraining_log(figure: Figure, data: dict[str, Any]) -> str:
     return (
         "Loss of MAE-DFER's published pre-training, lambda = 0.5, and the mean learning rate of "
         "each epoch. The published weights are those of the last point, half-way through the "
-        "schedule."
+        "schedule. No loss on held-out clips was published."
     )
 
 

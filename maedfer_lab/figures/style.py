@@ -15,8 +15,9 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 
 from maedfer_lab.files import unpack_picture, write_aside
 
+NOT_FOR_JUDGING = "Small model, not for judging people."
 FORMATS = (".png", ".svg", ".pdf")
-INK, GREY = "#222222", "#8a8a8a"
+INK, GREY, MARK = "#222222", "#8a8a8a", "#e34a33"
 # Ten colours that colour-blind eyes tell apart: seaborn's palette "colorblind", whose import takes
 # as long as all the rest of drawing.
 PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc",
@@ -90,13 +91,19 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
         small = source["profile"] != "full" and "seconds" in source  # something was trained
         scale = " (small scale, no reproduction)" if small else ""
         text += (
-            f" Profile {source['profile']}{scale}; data: {source['data']}; seed {source['seed']}; "
-            f"{source['device']}; commit {source['commit']}."
+            f" Profile {source['profile']}{scale}; data: {source['data']}; "
+            f"{source['device']}; {together('seed', source['seed'])}; "
+            f"{together('commit', source['commit'])}."
         )
     columns = round(figure.get_figwidth() * 14)
     figure.supxlabel(  # a $ in a file's name is no formula
         textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
     )
+
+
+def together(name: str, value: object) -> str:
+    """A name and its value, between which no line of a caption may end."""
+    return f"{name}\N{NO-BREAK SPACE}{value}"
 
 
 def picture_format(path: Path) -> str:
@@ -118,28 +125,36 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def luminance(picture: np.ndarray) -> np.ndarray:
-    """Grey level of a motion picture, -1 (darker) to 1 (brighter), 0 for no motion."""
-    return (picture.astype(float) @ [0.299, 0.587, 0.114] - 128) / 127
+def brightness(picture: np.ndarray) -> np.ndarray:
+    """Grey level of a picture, 0 to 1; of a motion 0.5 is none."""
+    return picture.astype(float) @ [0.299, 0.587, 0.114] / 255
 
 
 def picture_rows(
     figure: FigureBase, rows: Sequence[dict[str, Any]], columns: Sequence[str]
-) -> None:
-    """Draw rows of pictures (`reconstruction.reconstruction_rows`), labelled at the left."""
+) -> np.ndarray:
+    """Draw rows of pictures (`reconstruction.reconstruction_rows`), labelled at the left.
+
+    All motions share one scale, up to the strongest 0.2 % of the pixels. Returns the axes.
+    """
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    moving = [brightness(unpack_picture(p)) - 0.5
+              for row in rows if row.get("kind") == "motion" for p in row["pictures"]]  # fmt: skip
+    most = max(0.02, float(np.quantile(np.abs(moving), 0.998))) if moving else 0.0
     for axes, row in zip(grid, rows, strict=True):
         for axis, picture in zip(axes, row["pictures"], strict=True):
-            draw_picture(axis, unpack_picture(picture), row.get("kind"))
+            draw_picture(axis, unpack_picture(picture), most if row.get("kind") == "motion" else 0)
         axes[0].set_ylabel(row["label"], rotation=0, ha="right", va="center", labelpad=8)
     for axis, title in zip(grid[0], columns, strict=True):
         axis.set_title(title, fontsize=9.5)
+    return grid
 
 
-def draw_picture(axis: Axes, pixels: np.ndarray, kind: str | None = None) -> None:
-    """Show pixels without ticks; motion in a diverging map (violet darker, orange brighter)."""
-    if kind == "motion":
-        axis.imshow(luminance(pixels), cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
+def draw_picture(axis: Axes, pixels: np.ndarray, motion: float = 0) -> None:
+    """Show pixels without ticks; a motion up to +-`motion` (violet darker, orange brighter)."""
+    if motion:
+        change = brightness(pixels) - 0.5
+        axis.imshow(change, cmap="PuOr_r", vmin=-motion, vmax=motion, interpolation="nearest")
     else:
         axis.imshow(pixels, interpolation="nearest")
     axis.set_xticks([])

@@ -90,7 +90,8 @@ def draw_pretrain(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"Pre-training of {data['name']} ({data['parameters'] / 1e6:.1f}M parameters, "
         f"{data['minutes']:.1f} min): errors over hidden cubes, {data['hidden']:.0%} hidden. "
-        "Dashed: what can be had without a model."
+        "Dashed: what can be had without a model. Not shown: whether the features serve a task "
+        "(notebook 08)."
     )
 
 
@@ -128,8 +129,10 @@ def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
         f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
-        "Motion: odd minus even frame, orange brighter, violet darker. Losses are mean squared "
-        f"errors over the hidden cubes of {data['num_clips']} clips, in target units."
+        "Motion: odd minus even frame, orange brighter, violet darker, one scale for all up to the "
+        "strongest 0.2 % of the pixels. Losses are mean squared errors over the hidden cubes of "
+        f"{data['num_clips']} clips, in target units. Drawn people are easier than real ones; the "
+        "model's card has those."
     )
 
 

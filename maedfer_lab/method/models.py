@@ -72,14 +72,14 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder.grid
 
     def forward(
-        self, clip: Float[Tensor, "b c T H W"], mask: Bool[Tensor, "b n"]
+        self, clip: Float[Tensor, "b c T H W"], mask: Bool[Tensor, "b n"] | TokenSplit
     ) -> Reconstruction:
         """Hide, encode, decode, compare.
 
-        mask: True = masked; kept on the CPU it is sorted there and no step waits for the device.
+        mask: True = masked, or what `split` made of it; on the CPU, no step waits for the device.
         """
-        check_batch(len(clip), len(mask))
-        split = self.split(mask).to(clip.device)
+        split = (mask if isinstance(mask, TokenSplit) else self.split(mask)).to(clip.device)
+        check_batch(len(clip), len(split.masked))
         prediction = self.predict(clip, split)
         target = make_target(clip, self.config.tubelet, self.target, index=split.masked)
         loss = reconstruction_loss(

@@ -30,7 +30,8 @@ from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, build_classifier
 from maedfer_lab.metrics import uar, war
-from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run, check_result
+from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run
+from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
@@ -105,7 +106,7 @@ def finetune(
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile | bool = "auto",
 ) -> FinetunedRun:
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
@@ -115,7 +116,7 @@ def finetune(
     profile: named in the provenance. workers: processes that read clips.
     data: the clips of `config`, where they have been opened already.
     on_log: called with the log so far, for a live curve.
-    compile: run the model through `torch.compile` (`loop.train`).
+    compile: how the step is compiled (`loop.train`); by default as the device asks.
 
     Raises:
         ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
@@ -142,7 +143,7 @@ def finetune(
         "classes": list(table.classes),
         "validated_on": "test clips" if data.validates_on_test else "held-out training clips",
         "validation": [row for row in trained.log if "validation_uar" in row],
-        **facts(config, profile, model, data, trained, compile),
+        **facts(config, profile, model, data, trained),
         "skipped": [list(pair) for pair in data.skipped],
         "pretraining": pretraining,
         "loss": [row["loss"] for row in trained.log],
@@ -155,11 +156,13 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     """Load a finished run, with the weights of its last epoch (as published) or its best one."""
     run = Run.finished(folder, "finetune", "finetune-dfew")
     result, config = run.load_result(), finetune_config(run.read("config.json"))
-    check_result(run, result, "classes", "steps", "seconds", "uar", "war", "confusion", "best")
-    model = build_classifier(config.model, len(result["classes"]), pooling=config.pooling)
     name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
-    run.load_weights(model, name, result.get("sha256", {}).get(name))
-    return FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
+    with run.reading_result():
+        model = build_classifier(config.model, len(result["classes"]), pooling=config.pooling)
+        run.load_weights(model, name, result.get("sha256", {}).get(name))
+        loaded = FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
+        str(loaded)
+    return loaded
 
 
 def starting_model(
@@ -333,7 +336,7 @@ def finetune_command(
     seed: int = 0,
     workers: int = 0,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile = "auto",
     out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> FinetunedRun:
@@ -362,7 +365,7 @@ def finetune_command(
     seed: of weights and clips.
     workers: processes that read clips.
     tensorboard: write the log also for TensorBoard.
-    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
+    compile: auto compiles each kind of block on a GPU (block), nothing on a CPU (no).
     out: folder under which runs/ is written.
     """
     if dataset == SYNTHETIC and root is not None:

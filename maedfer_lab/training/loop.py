@@ -24,16 +24,30 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig, OptimConfig, PretrainConfig
 from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.cost.memory import one_thread
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
+from maedfer_lab.training.device import (
+    CapturedStep,
+    Compile,
+    Halved,
+    Losses,
+    blocks_of,
+    choose_compile,
+    compile_blocks,
+    is_beside,
+    moved,
+    one_ahead,
+    synchronize,
+    uncompiled,
+)
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
 from maedfer_lab.training.stream import ClipStream, read_batches
 
@@ -63,9 +77,18 @@ class Task(ABC):
     mix_group: int | None = None
     idle_parameters: bool = False
 
+    @property
+    def is_static(self) -> bool:
+        """Whether `loss` depends on a prepared batch alone, so that a step can be captured."""
+        return False
+
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
         """A new optimiser. Each step sets the rate of a group: the schedule's x its `lr_scale`."""
+
+    def prepare(self, batch: Any, step: int, places: Sequence[int]) -> Any:
+        """What the host adds to a batch before it goes to the device: a tensor or a tuple."""
+        return batch
 
     @abstractmethod
     def loss(
@@ -74,7 +97,7 @@ class Task(ABC):
         """Mean losses over a part of a batch: "loss" is followed, the others are logged with it.
 
         network: `model`, wrapped where there are many processes; call this one.
-        batch: the clips at `places` of the batch of step `step` (from 0), on the device.
+        batch: the clips at `places` of the batch of step `step` (from 0), prepared, on the device.
         places: in [0, batch_size), from `own_share`. What is random must depend on (seed, step,
             place), or use torch's own random numbers, which the loop seeds for every part.
         """
@@ -109,13 +132,16 @@ class TrainedLog:
 
     log: rows of step, lr, losses, and where judged its measures. seconds: over all its parts.
     skipped: steps whose gradients overflowed in fp16 and changed nothing.
-    waited: share of the time in [0, 1] in which this process waited for clips.
+    waited: share of the time in [0, 1] in which this process waited for clips (on an accelerator:
+        that a step took longer than by itself).
+    compiled: how the step was compiled: no, block, whole or graph.
     """
 
     log: list[LogRow]
     seconds: float
     skipped: int
     waited: float
+    compiled: str
 
 
 def train(
@@ -125,7 +151,7 @@ def train(
     workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile | bool = "auto",
 ) -> TrainedLog:
     """Train `task.model` in place, from the state kept in `run` or from the start.
 
@@ -137,8 +163,9 @@ def train(
     workers: processes that read clips.
     on_log: called by the main process with the log so far, every few steps, for a live curve.
     tensorboard: write the log also for TensorBoard, in the run's folder.
-    compile: run the model's step through `torch.compile`. Measured on a CPU only, with the small
-        model: in bf16 an eighth faster after two minutes of compiling, in float32 a sixth slower.
+    compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph": with
+        compiled blocks the step is captured as a CUDA graph; "auto": graph on one GPU where the
+        step can be captured, else block on GPUs, no on a CPU. Results are equal within rounding.
 
     Raises:
         BlockingIOError: another process trains in the folder; says which one.
@@ -148,7 +175,10 @@ def train(
     stepper = Stepper(task, compile)
     # Of many processes the first one holds the folder: it alone writes there.
     with run.locked() if stepper.accelerator.is_main_process else nullcontext():
-        return _train(task, stepper, run, workers, on_log, tensorboard)
+        try:
+            return _train(task, stepper, run, workers, on_log, tensorboard)
+        finally:
+            stepper.close()
 
 
 def _train(
@@ -168,6 +198,7 @@ def _train(
         stepper.load_state_dict(state)
         start, log, unlogged = state["step"], state["log"], state["unlogged"]
         seconds = state["seconds"]
+    pure_s = stepper.time_alone() if is_beside(stepper.device) else None
     loaded = read_batches(
         task.stream,
         stepper.parts(start),
@@ -179,10 +210,12 @@ def _train(
     shown = stepper.accelerator.is_local_main_process
     pending: list[LogRow] = []
     is_drawn = getattr(task.stream, "is_drawn", False)
-    shows = Progress(config.name, start, optim, seconds, workers, shown, is_drawn)
+    shows = Progress(config.name, start, optim, seconds, workers, shown, is_drawn, pure_s)
     gpus = [stepper.device] if stepper.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), delayed_interrupt() as interrupt, shows as progress:
-        batches = progress.timed(loaded)
+        batches = one_ahead(stepper.prepared(progress.timed(loaded), start), stepper.device)
+        if stepper.compiled != "no":
+            progress.write(f"Compiled: {stepper.compiled} ({config.precision}, {stepper.device})")
         writer, written = _tensorboard(run, start) if tensorboard and is_main else None, len(log)
         for step in range(start, optim.last_step):
             pending.append(stepper.step(step, batches, stepper.shares))
@@ -205,7 +238,8 @@ def _train(
                 log += _means(unlogged, task.log_every, everything=bool(judge))
                 unlogged = [row for row in unlogged if row["step"] > log[-1]["step"]]
             if judge:
-                log[-1] |= task.judge()
+                with progress.pause(), uncompiled(task.model):
+                    log[-1] |= task.judge()
             if writer is not None and look:
                 written = _write_scalars(writer, log, written)
             if on_log is not None and is_main and look and log:
@@ -214,13 +248,15 @@ def _train(
             if keep or stop:
                 state = {**stepper.state_dict(), "step": done, "log": log, "unlogged": unlogged,
                          "seconds": progress.seconds}  # fmt: skip
-                kept = is_main and _keep(run, state)
+                with progress.pause():
+                    kept = is_main and _keep(run, state)
             if stop:
                 if is_main:
                     progress.write(_stopped(done, optim.last_step, run, kept))
                 stepper.accelerator.wait_for_everyone()  # an early end would have the others killed
                 raise KeyboardInterrupt
-        return TrainedLog(log, round(progress.seconds, 1), stepper.skipped, progress.waited)
+        seconds = round(progress.seconds, 1)
+        return TrainedLog(log, seconds, stepper.skipped, progress.waited, stepper.compiled)
 
 
 def _means(rows: list[LogRow], every: int, everything: bool) -> list[LogRow]:
@@ -292,23 +328,75 @@ def _write_scalars(writer: Any, log: list[LogRow], written: int) -> int:
 class Stepper:
     """One step of the optimisation at a time, on this process's share of the batch."""
 
-    def __init__(self, task: Task, compile: bool = False) -> None:
+    def __init__(self, task: Task, compile: Compile | bool = "no") -> None:
         self.task = task
         keep_freed_memory()
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
         self.optimiser = task.optimiser()
-        network = self.accelerator.prepare_model(speed_up(task.model))
-        # Compiled, there is one graph for each share of hidden tokens, of fixed sizes.
-        self.network: Any = torch.compile(network, dynamic=False) if compile else network
-        half = amp_dtype(task.config.precision, self.device) == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        half, alone = amp_dtype(task.config.precision, self.device), self.is_alone
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
+        can_capture = task.is_static and alone and half != torch.float16
+        can_capture = can_capture and task.config.optim.accumulate == 1
+        self.compiled = choose_compile(compile, self.device, can_capture)
+        network: Any = self.accelerator.prepare_model(speed_up(task.model))
+        if self.compiled in ("block", "graph"):
+            compile_blocks(task.model)
+        if self.compiled == "whole":
+            # One graph for each share of hidden tokens, of fixed sizes.
+            network = torch.compile(network, dynamic=False)
+        elif half is not None and self.device.type != "cpu" and alone:
+            network = Halved(task.model, half)
+        self.network = network
+        self.captured = None
+        if self.compiled == "graph":
+            self.captured = CapturedStep(self._of_batch, [*task.model.parameters()])
         self.skipped = 0
         optim, index = task.config.optim, self.accelerator.process_index
         total = self.accelerator.num_processes * optim.accumulate
         numbers = range(index * optim.accumulate, (index + 1) * optim.accumulate)
         # The places of each part of a batch that this process takes.
         self.shares = [own_share(optim.batch_size, total, n, task.mix_group) for n in numbers]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process trains with this one."""
+        return self.accelerator.num_processes == 1
+
+    def prepared(self, batches: Iterator[Any], start: int) -> Iterator[Any]:
+        """What the task prepares of the batches from step `start` on, part by part."""
+        parts = ((step, share) for step in range(start, self.task.config.optim.last_step)
+                 for share in self.shares)  # fmt: skip
+        for (step, places), batch in zip(parts, batches, strict=False):
+            # as the items are, not as torch makes them
+            batch = tuple(batch) if isinstance(batch, list) else batch
+            # Threads of this process would wait for each other, on cores that readers keep busy:
+            # measured on two busy cores, masks of 160 clips: 0.12 s by one thread, 4 s by two.
+            with one_thread() if is_beside(self.device) else nullcontext():
+                prepared = self.task.prepare(batch, step, places)
+            yield prepared
+
+    def time_alone(self, steps: int = 5) -> float:
+        """Seconds of a step by itself: on one clip many times, without a reader beside it."""
+        task, share = self.task, self.shares[0]
+        batch = default_collate([task.stream[0]] * len(share))
+        batch = task.prepare(tuple(batch) if isinstance(batch, list) else batch, 0, share)
+        batch, taken = moved(batch, self.device), []
+        task.model.train()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            for _ in range(steps):
+                before = time.perf_counter()
+                for _ in self.shares:
+                    (self.captured or self._of_batch)(batch)
+                self.optimiser.zero_grad()
+                synchronize(self.device)
+                taken.append(time.perf_counter() - before)
+        return sorted(taken)[len(taken) // 2]
+
+    def close(self) -> None:
+        """Leave the model as it was given."""
+        for block in blocks_of(self.task.model):
+            block._compiled_call_impl = None
 
     def parts(self, start: int) -> Iterator[list[int]]:
         """The items that this process reads from step `start` on, part by part."""
@@ -326,16 +414,16 @@ class Stepper:
         task.model.train()
         means: dict[str, Any] = {}
         for part, places in enumerate(shares):
-            batch = next(batches)
-            batch = tuple(batch) if isinstance(batch, list) else batch  # as the items, not as torch
-            batch = send_to_device(batch, self.device, non_blocking=True)
+            batch = moved(next(batches), self.device)
             number = self.accelerator.process_index * len(shares) + part
             torch.manual_seed(_seed(task.config.seed, step, number))
             is_last = part == len(shares) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.network):
-                with mixed_precision(task.config.precision, self.device):
-                    losses = task.loss(self.network, batch, step, places)
-                self.accelerator.backward(self.scaler.scale(losses["loss"] / len(shares)))
+                losses = (
+                    self._of_part(batch, step, places, len(shares))
+                    if self.captured is None
+                    else self.captured(batch)
+                )
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach().float() / len(shares)
         scale = self.scaler.get_scale()
@@ -344,6 +432,15 @@ class Stepper:
         self.skipped += self.scaler.get_scale() < scale
         self.optimiser.zero_grad()
         return {"step": step + 1, "lr": rate, **means}
+
+    def _of_part(self, batch: Any, step: int, places: Sequence[int], parts: int) -> Losses:
+        with mixed_precision(self.task.config.precision, self.device):
+            losses = self.task.loss(self.network, batch, step, places)
+        self.accelerator.backward(self.scaler.scale(losses["loss"] / parts))
+        return losses
+
+    def _of_batch(self, batch: Any) -> Losses:
+        return self._of_part(batch, 0, self.shares[0], 1)
 
     def read(self, rows: list[LogRow]) -> list[LogRow]:
         """The rows with their losses as numbers, averaged over the processes."""
@@ -447,6 +544,7 @@ class Progress:
     """A bar with loss, rate, clips/s, the share of time spent waiting for clips, and time left.
 
     seconds: time of training so far, with that of the parts before a resume.
+    pure_s: seconds of a step by itself, where it was measured.
     """
 
     def __init__(
@@ -458,10 +556,11 @@ class Progress:
         workers: int,
         shown: bool,
         is_drawn: bool = False,
+        pure_s: float | None = None,
     ) -> None:
         self.bar = tqdm(total=optim.last_step, initial=start, desc=name, unit="step",
                         disable=not shown)  # fmt: skip
-        self.batch_size, self.workers = optim.batch_size, workers
+        self.batch_size, self.workers, self.pure_s = optim.batch_size, workers, pure_s
         self.began = time.monotonic() - seconds
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
         self._told = is_drawn  # of clips that are drawn once and kept, the wait soon ends by itself
@@ -479,8 +578,25 @@ class Progress:
 
     @property
     def waited(self) -> float:
-        """Share of the time, in [0, 1], in which the step stood still for want of clips."""
-        return self._waited / max(time.monotonic() - self._since, 1e-9)
+        """Share of the time, in [0, 1], that steps lost to clips that were being read.
+
+        Where steps compute beside the host (`pure_s`) that is all by which they take longer than
+        by themselves; else the wait for the next clips.
+        """
+        taken = max(time.monotonic() - self._since, 1e-9)
+        if self.pure_s is None:
+            return self._waited / taken
+        return max(0.0, 1 - self.pure_s * (self._steps - 1) / taken)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is no step's: it counts neither as waiting nor as training."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.pure_s is not None:
+                self._since += time.monotonic() - before
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches, with the wait for each measured."""
@@ -501,8 +617,11 @@ class Progress:
             self._waited, self._since = 0.0, time.monotonic()
         if self._steps > JUDGED_AFTER and self.waited > DATA_BOUND and not self._told:
             self._told = True
+            took = (time.monotonic() - self._since) / (self._steps - 1)
+            told = "" if self.pure_s is None else f" ({took:.3g} s a step, {self.pure_s:.3g} alone)"
             self.write(
-                f"Data-bound: {100 * self.waited:.0f} % of the time was spent waiting for clips. "
+                f"Data-bound: {100 * self.waited:.0f} % of the time was spent waiting for clips"
+                f"{told}. "
                 f"Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer prepare)"
             )
 

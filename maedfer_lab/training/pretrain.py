@@ -31,9 +31,16 @@ from maedfer_lab.data.shard_format import is_url
 from maedfer_lab.data.transforms import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
-from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, model_mask
+from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.models import (
+    MaskedAutoencoder,
+    build_autoencoder,
+    check_batch,
+    model_mask,
+)
 from maedfer_lab.method.targets import Loss
-from maedfer_lab.runs import WEIGHTS, LogRow, Run, check_result
+from maedfer_lab.runs import WEIGHTS, LogRow, Run
+from maedfer_lab.training.device import Compile, moved
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import Task, TrainedLog, train
 from maedfer_lab.training.optim import device_name, make_optimiser
@@ -94,7 +101,7 @@ def pretrain(
     workers: int = 0,
     on_log: OnLog | None = None,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile | bool = "auto",
 ) -> PretrainedRun:
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
@@ -104,7 +111,7 @@ def pretrain(
     profile: named in the provenance. workers: processes that prepare clips.
     on_log: called with the log so far and the held-out baselines, for a live curve.
     tensorboard: write the log also for TensorBoard, in the run's folder.
-    compile: run the model through `torch.compile` (`loop.train`).
+    compile: how the step is compiled (`loop.train`); by default as the device asks.
 
     The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
 
@@ -128,7 +135,7 @@ def pretrain(
 
     log = trained.log
     result = {
-        **facts(config, profile, task.model, data, trained, compile),
+        **facts(config, profile, task.model, data, trained),
         "broken": sorted(map(list, task.broken.items())),
         "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
         "baselines": baselines,
@@ -145,7 +152,6 @@ def facts(
     model: nn.Module,
     data: RunData,
     trained: TrainedLog,
-    compiled: bool,
 ) -> dict[str, Any]:
     """What every result tells: how long it took, on which data, where its numbers come from."""
     return {
@@ -159,7 +165,7 @@ def facts(
             device=device_name(next(model.parameters()).device),
             processes=PartialState().num_processes,
             waited=round(trained.waited, 3),
-            compiled=compiled,
+            compiled=trained.compiled,
             seconds=trained.seconds,
             data="synthetic faces" if config.data is None else config.data.name,
         ),
@@ -207,22 +213,36 @@ class PretrainTask(Task):
         """AdamW over all parameters."""
         return make_optimiser(self.model, self.config.optim)
 
+    @property
+    def is_static(self) -> bool:
+        """Without jitter and blending, which draw on the host."""
+        return not (self.config.jitter or self.config.blend)
+
+    def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
+        """Frames (b T H W 3), and which tokens the step's masks show and hide (`TokenSplit`)."""
+        self.items = (step + 1) * self.config.optim.batch_size
+        mask = step_mask(self.config, self.model, step)[list(places)]
+        check_batch(len(batch), len(mask))
+        split = self.model.split(mask)
+        return batch, split.visible, split.masked, split.decoder_positions
+
     def loss(
         self,
         network: nn.Module,
-        batch: UInt8[Tensor, "b T H W 3"],
+        batch: UInt8[Tensor, "b T H W 3"] | tuple[Tensor, ...],
         step: int,
         places: Sequence[int],
     ) -> dict[str, Tensor]:
         """Total, appearance and motion loss of these clips of a batch under the step's masks."""
         config = self.config
+        if isinstance(batch, Tensor):
+            batch = moved(self.prepare(batch, step, places), batch.device)
+        frames, *indices = batch
         items = [step * config.optim.batch_size + place for place in places]
-        self.items = (step + 1) * config.optim.batch_size
         rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
-        clips = jitter_colours(to_floats(batch), config.jitter, rngs)
+        clips = jitter_colours(to_floats(frames), config.jitter, rngs)
         clips = blend_clips(clips, config.blend, rngs)
-        mask = step_mask(config, self.model, step)[list(places)]
-        loss: Loss = network(clips, mask).loss
+        loss: Loss = network(clips, TokenSplit(*indices)).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
 
     def judge(self) -> dict[str, float]:
@@ -258,11 +278,13 @@ def load_run(folder: Path) -> PretrainedRun:
     """Load a finished run from its folder."""
     run = Run.finished(folder, "pretrain", "demo-lgi")
     result, config = run.load_result(), pretrain_config(run.read("config.json"))
-    check_result(run, result, "log", "steps", "seconds", "held_out", "baselines")
     model = build_autoencoder(config.model, config.target)
-    run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
-    model = speed_up(model).eval()
-    return PretrainedRun(config, run.folder, model, result["log"], result, run.told)
+    with run.reading_result():
+        run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
+        model = speed_up(model).eval()
+        loaded = PretrainedRun(config, run.folder, model, result["log"], result, run.told)
+        str(loaded)
+    return loaded
 
 
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
@@ -314,7 +336,7 @@ def pretrain_command(
     on_broken: OnBroken = "skip",
     workers: int = 0,
     tensorboard: bool = False,
-    compile: bool = False,
+    compile: Compile = "auto",
     out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> PretrainedRun:
@@ -337,7 +359,8 @@ def pretrain_command(
     on_broken: skip replaces and lists clips that cannot be read, stop ends the run at the first.
     workers: processes that prepare clips.
     tensorboard: write the log also for TensorBoard.
-    compile: run the model through torch.compile: minutes first, then perhaps faster steps.
+    compile: auto goes by the device: graph on one GPU, block on several, no on a CPU. block
+        compiles each kind of block, whole the model, graph captures the step of compiled blocks.
     out: folder under which runs/ is written.
     """
     config = named_preset(preset, encoder)

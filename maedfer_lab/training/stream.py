@@ -26,7 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig
+from maedfer_lab.config import (
+    Augment,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    check_workers,
+)
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
@@ -625,6 +631,7 @@ def read_batches(
         ChildProcessError: a worker died (a decoder's crash, no memory); names what it read.
         ValueError, OSError: as reading an item raised it.
     """
+    check_workers(workers)
     told = _Told(dataset, workers)
     options: dict[str, Any] = {}
     if workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ from maedfer_lab.attention.tracing import JOINT, STAGES, all_queries, stages_to_
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
-from maedfer_lab.viewers.player import Player, number_below, pick, select
+from maedfer_lab.viewers.player import Player, buttons, number_below, pick, select
 from maedfer_lab.viewers.scene import (
     COLOURS,
     Row,
     View,
     check_fits,
+    footer_of,
     frames_of,
     legend_colours,
     name_clips,
@@ -46,6 +48,7 @@ class AttentionSettings:
     head: number, or None for the mean over heads.
     query: (t, y, x) of a cube, or the number of a representative token; where figures and a fresh
         page begin.
+    overview: all layers and heads of the first model, for that query.
     """
 
     clip: str
@@ -53,6 +56,7 @@ class AttentionSettings:
     layer: int
     head: int | None = None
     query: tuple[int, int, int] | int = (0, 0, 0)
+    overview: bool = False
 
 
 class AttentionViewer(Player[AttentionSettings]):
@@ -66,6 +70,9 @@ class AttentionViewer(Player[AttentionSettings]):
     layer: from 0, by default the last. head: from 0, or None for the mean.
     query: (t, y, x) of a cube, or the number of a representative token; by default the
         middle of the first frame.
+    fps: frames of the clips in a second, where that is known.
+
+    "All layers and heads" shows one query's attention in each of them; a click opens one.
 
     The weights of every query lie in the browser, so that a click asks no kernel. Attention is
     captured by the model's own code, once per clip, as float16; `nbytes` says how much that is.
@@ -80,6 +87,7 @@ class AttentionViewer(Player[AttentionSettings]):
         layer: int | None = None,
         head: int | None = None,
         query: tuple[int, int, int] | int | None = None,
+        fps: float | None = None,
     ) -> None:
         named = dict(models) if isinstance(models, Mapping) else {"model": models}
         if not named:
@@ -111,7 +119,7 @@ class AttentionViewer(Player[AttentionSettings]):
             head=None if head is None else number_below("head", head, self._heads),
             query=self._check_query(middle if query is None else query),
         )
-        super().__init__(now)
+        super().__init__(now, fps)
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +156,14 @@ class AttentionViewer(Player[AttentionSettings]):
             return replace(now, stage=pick("stage", value, self._stages))
         if name == "query":
             return replace(now, query=self._check_query(value))
-        pick("name", name, ("clip", "stage", "layer", "head", "query"))
+        if name == "overview":  # of the query that the browser shows
+            asked = value["query"]
+            query = asked["rep"] if "rep" in asked else self._place(asked["token"])
+            return replace(now, overview=bool(value["value"]), query=self._check_query(query))
+        if name == "open":
+            layer, head = divmod(number_below(name, value, self._num_maps()), max(1, self._heads))
+            return replace(now, layer=layer, head=head if self._heads else None, overview=False)
+        pick("name", name, ("clip", "stage", "layer", "head", "query", "overview", "open"))
         return replace(now, clip=pick("clip", value, self.clips))
 
     def _maps(self, clip: str) -> dict[str, AttentionMaps]:
@@ -161,7 +176,48 @@ class AttentionViewer(Player[AttentionSettings]):
             self._captured = clip, found
         return self._captured[1]
 
+    def _num_maps(self) -> int:
+        return next(iter(self.encoders.values())).config.depth * max(1, self._heads)
+
+    def _place(self, token: Any) -> tuple[int, ...]:
+        return tuple(map(int, np.unravel_index(int(token), self.grid.shape)))
+
+    def _overview(self, now: AttentionSettings) -> View:
+        """A picture for each layer (a line) and head (a column), relative to its strongest."""
+        if now.stage in ("composed", "rollout"):
+            raise ValueError(f"stage {now.stage} joins layers or heads; choose stage 1, 2 or 3")
+        name, maps = next(iter(self._maps(now.clip).items()))
+        frames, heads = frames_of(self.clips[now.clip]), range(self._heads) or (None,)
+        rows, overlays, table = [], [], []
+        stage = now.stage if maps.num_regions else "joint"
+        query = now.query
+        number = maps.rep_token(query) if isinstance(query, int) else self._token(query)
+        for layer in range(maps.config.depth):
+            for head in heads:
+                found = maps.over_tokens(stage, layer, head, number)
+                own = np.nan_to_num(found.tokens)
+                if not own.any():  # keys are representative tokens
+                    own = np.nan_to_num(maps.paint_regions(found.rep))
+                own = own.ravel()
+                top = float(own.max()) or 1e-12
+                own = (own / top * 255).round().astype(np.uint8)
+                label = f"L{layer + 1} " + ("mean" if head is None else f"H{head + 1}")
+                draw = partial(painted, frames, own, self.grid.shape, self.config.tubelet)
+                rows.append(Row(label, frames, draw, {"overlay": len(overlays)}))
+                overlays.append({"label": label, "fixed": 0, "offset": sum(map(len, table)),
+                                 "tops": [top], "share": 1 / max(1, np.count_nonzero(own)),
+                                 "rest": None})  # fmt: skip
+                table.append(own.tobytes())
+        return self._view(
+            now, rows, overlays, table, columns=len(heads), click="open",
+            sentences=(f"{plain(name)}, {STAGES.get(stage, JOINT.get(stage))}: every layer and head"
+                       " for one query, each relative to its own strongest weight. A click opens"
+                       " one.",),
+        )  # fmt: skip
+
     def _look(self, now: AttentionSettings) -> View:
+        if now.overview:
+            return self._overview(now)
         plain_frames = frames_of(self.clips[now.clip])
         rows, overlays, table = [Row("clip", plain_frames)], [], []
         scale = {"low": "0", "high": "most", "colours": legend_colours(COLOURS)}
@@ -174,26 +230,39 @@ class AttentionViewer(Player[AttentionSettings]):
                 Row(
                     overlay["label"],
                     plain_frames,
-                    plain_frames if own is None else painted(plain_frames, own, *sides),
+                    None if own is None else partial(painted, plain_frames, own, *sides),
                     {"overlay": len(overlays), "scale": scale},
                 )
             )
             overlays.append(overlay)
             table.append(weights.tobytes())
+        return self._view(now, rows, overlays, table, self._sentences(now))
+
+    def _view(
+        self,
+        now: AttentionSettings,
+        rows: list[Row],
+        overlays: list[dict[str, Any]],
+        table: list[bytes],
+        sentences: tuple[str, ...],
+        columns: int | None = None,
+        click: str = "query",
+    ) -> View:
         query = now.query
         asked = {"rep": query} if isinstance(query, int) else {"token": self._token(query)}
         colours = ["#" + bytes(c.tolist()).hex() for c in colour_table(COLOURS)]
-        region = None if self._lgi is None else self._lgi.config.region
         return View(
             viewer="attention",
             title=f"Attention on {plain(now.clip)}",
             rows=tuple(rows),
             grid=self.grid.shape,
             tubelet=self.config.tubelet,
-            region=region,
-            sentences=self._sentences(now),
+            region=None if self._lgi is None else self._lgi.config.region,
+            sentences=sentences,
+            footer=footer_of(self.encoders),
+            columns=columns,
             more={"overlays": overlays, "colours": colours, "regions": self._regions(),
-                  "query": asked, "click": "query"},
+                  "query": asked, "click": click},
             table=b"".join(table),
         )  # fmt: skip
 
@@ -291,9 +360,12 @@ class AttentionViewer(Player[AttentionSettings]):
         return [
             select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
             select("stage", "stage", now.stage, self._stages),
-            select("layer", "layer", str(now.layer), layers, disabled=no_layer),
+            select("layer", "layer", str(now.layer), layers,
+                   disabled=no_layer or now.overview),
             select("head", "head", "mean" if now.head is None or no_head else str(now.head),
-                   heads, disabled=no_head),
+                   heads, disabled=no_head or now.overview),
+            buttons("overview", "", {"": "back to one"} if now.overview
+                    else {"all": "all layers and heads"}),
         ]  # fmt: skip
 
 

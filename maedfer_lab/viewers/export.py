@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from maedfer_lab.viewers.scene import FPS, View
 TILE_PX = 200  # a picture is enlarged by whole numbers to about this
 GAP_PX, LABEL_PX, MARGIN_PX = 12, 20, 12
 COLUMNS = 4
+SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "gif": (".gif",), "mp4": (".mp4",)}
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -69,9 +71,9 @@ def page(title: str, values: Mapping[str, Any], code: str, style: str) -> str:
     return PAGE.format(title=html.escape(title), content=content, code=code, style=style)
 
 
-def write(path: Path | str, suffixes: tuple[str, ...], make: Callable[[], bytes]) -> Path:
+def write(path: Path | str, kind: str, make: Callable[[], bytes]) -> Path:
     """Check the name, make the content, write it aside and rename it."""
-    path = Path(path)
+    path, suffixes = Path(path), SUFFIXES[kind]
     if path.suffix.lower() not in suffixes:
         raise ValueError(
             f"path={str(path)!r} must end in {' or '.join(suffixes)}; try {path.stem}{suffixes[0]}"
@@ -96,28 +98,29 @@ def png(view: View, frame: int) -> bytes:
 def gif(view: View) -> bytes:
     """All frames, at the viewer's pace."""
     first, *others = [Image.fromarray(compose(view, i)) for i in range(view.num_frames)]
-    file = io.BytesIO()
-    first.save(file, "gif", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
+    file, pause = io.BytesIO(), round(1000 / (view.fps or FPS))
+    first.save(file, "gif", save_all=True, append_images=others, duration=pause, loop=0)
     return file.getvalue()
 
 
 def mp4(view: View) -> bytes:
     """All frames, at the viewer's pace; long enough to be seen: two seconds at least."""
     frames = [compose(view, i) for i in range(view.num_frames)]
-    repeats = max(1, -(-2 * FPS // len(frames)))
-    return encode_video(np.stack(frames * repeats), FPS)
+    fps = view.fps or FPS
+    repeats = max(1, math.ceil(2 * fps / len(frames)))
+    return encode_video(np.stack(frames * repeats), fps)
 
 
 def compose(view: View, frame: int) -> UInt8[np.ndarray, "H W 3"]:
     """All pictures of one frame on white, labelled; sides are even, as videos need them."""
     height, width = view.rows[0].pictures.shape[1:3]
-    times = max(1, round(TILE_PX / max(height, width)))
+    times = max(1, round(TILE_PX / max(height, width) / (2 if view.columns else 1)))
     height, width = height * times, width * times
-    columns = min(COLUMNS, len(view.rows))
+    columns = view.columns or min(COLUMNS, len(view.rows))
     down = -(-len(view.rows) // columns)
     size = (
         2 * MARGIN_PX + columns * (width + GAP_PX) - GAP_PX,
-        2 * MARGIN_PX + LABEL_PX + down * (height + LABEL_PX + GAP_PX),
+        2 * MARGIN_PX + 2 * LABEL_PX + down * (height + LABEL_PX + GAP_PX),
     )
     sheet = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
@@ -135,4 +138,5 @@ def compose(view: View, frame: int) -> UInt8[np.ndarray, "H W 3"]:
         text(x, y, row.label, width)
         tile = Image.fromarray(row.drawn[frame]).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(tile, (x, y + LABEL_PX))
+    text(MARGIN_PX, sheet.height - LABEL_PX - 6, view.footer, size[0] - 2 * MARGIN_PX)
     return np.asarray(sheet)

@@ -20,9 +20,16 @@ from maedfer_lab.method.masking import (
     split_tokens,
     tube_mask,
 )
-from maedfer_lab.method.reconstruction import hide
 from maedfer_lab.viewers.player import Player, check_seed, pick, ratio_steps, seed_number, select
-from maedfer_lab.viewers.scene import Row, View, check_fits, frames_of, name_clips, plain
+from maedfer_lab.viewers.scene import (
+    Row,
+    View,
+    check_fits,
+    frames_of,
+    hatched,
+    name_clips,
+    plain,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class MaskingViewer(Player[MaskingSettings]):
     config: the model whose token grid and regions are meant.
     region: local region in tokens (t, h, w), in place of the model's.
     ratio: share of hidden cubes; moved to the nearest that can be equal in all regions.
-    seed: of the masks.
+    seed: of the masks. fps: frames of the clips in a second, where that is known.
 
     Beneath: visible tokens per region, and how many of them the published pre-training code would
     put into a wrong region of the encoder (it cuts them by rank, B2), or give another token's
@@ -59,6 +66,7 @@ class MaskingViewer(Player[MaskingSettings]):
         region: Shape3 | None = None,
         ratio: float = 0.9,
         seed: int = 0,
+        fps: float | None = None,
     ) -> None:
         self.clips, self.config = name_clips(clips), config
         self.grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
@@ -69,7 +77,8 @@ class MaskingViewer(Player[MaskingSettings]):
         self._ratios = mask_ratios(self.grid, self.region)
         found, note = nearest_ratio(ratio, self._ratios)
         note = "" if ratio == 0.9 else note
-        super().__init__(MaskingSettings(next(iter(self.clips)), found, check_seed(seed), note))
+        now = MaskingSettings(next(iter(self.clips)), found, check_seed(seed), note)
+        super().__init__(now, fps)
 
     def _changed(self, now: MaskingSettings, name: str, value: Any) -> MaskingSettings:
         now = replace(now, note="")
@@ -93,8 +102,9 @@ class MaskingViewer(Player[MaskingSettings]):
         numbers = [("mask", "visible in a region", "in a wrong region", "at a wrong position")]
         for name, mask in self.masks.items():
             hidden = "".join("01"[int(h)] for h in mask)
-            pictures = frames_of(hide(clip.float().cpu(), mask, self.config.tubelet))
-            rows.append(Row(name, pictures, more={"hidden": hidden}))
+            cubes = mask.view(grid.shape).numpy()
+            pictures = hatched(rows[0].pictures, cubes, self.config.tubelet)
+            rows.append(Row(name, pictures, more={"hidden": hidden, "note": "hatched: hidden"}))
             few, many, region, position = published_faults(mask, grid, self.region)
             visible = int((~mask).sum())
             numbers.append((
@@ -119,6 +129,7 @@ class MaskingViewer(Player[MaskingSettings]):
             ),
             numbers=tuple(numbers),
             note=now.note,
+            footer="maedfer_lab, masks without a model, not for judging people",
         )
 
     def _whole(self, ratio: float) -> float:
@@ -205,3 +216,26 @@ def toggle_tube(
         else ""
     )
     return frame.flatten(), f"{done} at all times: row {y + 1}, column {x + 1}{also}."
+
+
+PRESETS = {  # rows and columns of the square that face_clip cuts out, as shares of its sides
+    "eyes": ((0.4, 0.5), (0.2, 0.8)),
+    "mouth": ((0.6, 0.8), (0.3, 0.7)),
+}
+
+
+def preset_places(name: str, grid: Grid, region: Shape3 | None) -> Bool[Tensor, " hw"]:
+    """Hidden places of a frame: eyes or mouth, and with regions the same places in each of them."""
+    spans = PRESETS[pick("preset", name, PRESETS)]
+    rows, columns = (
+        [i for i in range(n) if (i + 1) / n > low + 1e-6 and i / n < high - 1e-6]
+        for n, (low, high) in zip((grid.h, grid.w), spans, strict=True)
+    )
+    rh, rw = (grid.h, grid.w) if region is None else region[1:]
+    window = torch.zeros(rh, rw, dtype=torch.bool)
+    for y in rows:
+        for x in columns:
+            window[y % rh, x % rw] = True
+    if window.all():
+        raise ValueError(f"preset={name!r} would leave no cube of a region visible; hide fewer")
+    return window.repeat(grid.h // rh, grid.w // rw).flatten()

@@ -11,7 +11,9 @@ import re
 import tempfile
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +30,8 @@ from maedfer_lab.viewers.scene import View, as_sentence, encode_sprite, plain
 
 STATIC = Path(__file__).parent / "static"
 MAX_SEED = 2**31 - 1
+MAX_UNDO = 200
+HISTORY = {"undo": "undo", "reset": "reset"}
 MESSAGE_KEYS = frozenset({"name", "value", "serial"})
 Settings = TypeVar("Settings")
 
@@ -36,7 +40,11 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
     """A viewer: its `settings`, and how it looks (`view`).
 
     In the browser: space plays, arrow keys go from frame to frame, Home and End to the first and
-    last. A subclass says how a settings changes, how it looks and which controls it has.
+    last; shift with arrow keys goes from cube to cube, Enter does what a click does. A subclass
+    says how a settings changes, how it looks and which controls it has.
+
+    fps: frames of the clips in a second, for playing in real time; where it is not known, ten
+        frames are shown in a second.
     """
 
     _esm = STATIC / "player.js"
@@ -50,8 +58,12 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
     settings: Settings
     view: View
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, fps: float | None = None) -> None:
         super().__init__()
+        self.fps = fps
+        self._opening = settings
+        self._past: deque[Settings] = deque(maxlen=MAX_UNDO)
+        self._stroke: Any = None
         self._lock = threading.Lock()  # of what is pending
         self._computing = threading.RLock()  # one picture at a time
         self._pending: tuple[Settings, int] | None = None
@@ -81,6 +93,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             settings = self.settings
             for name, value in changes.items():
                 settings = self._changed(settings, name, value)
+            self._past.append(self.settings)
             self._wanted = settings
             self._show(settings, int(self.status["serial"]))
 
@@ -88,9 +101,11 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
         """A settings from the browser: take it at once, compute it beside the main thread."""
         if not isinstance(content, dict) or content.keys() != MESSAGE_KEYS:
             return
-        serial = content["serial"]
+        name, value, serial = content["name"], content["value"], content["serial"]
         try:
-            wanted = self._changed(self._wanted, content["name"], content["value"])
+            if name == "save":
+                return self._hand_over(value, serial)
+            wanted = self._next(name, value)
         except Exception as error:
             self.status = _failure(serial, error)
             return
@@ -101,6 +116,38 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True)
                 self._thread.start()
+
+    def _next(self, name: str, value: Any) -> Settings:
+        """What the browser wants; what was wanted before is kept, once for a stroke of the hand."""
+        is_history = name == "history" and pick(name, value, HISTORY)
+        if is_history == "undo":
+            if not self._past:
+                raise ValueError("nothing is left to be undone")
+            return self._past.pop()
+        now = self._wanted
+        wanted = self._opening if is_history else self._changed(now, name, value)
+        stroke = value.get("stroke") if isinstance(value, dict) else None
+        if wanted != now and (stroke is None or stroke != self._stroke):
+            self._past.append(now)
+        self._stroke = stroke
+        return wanted
+
+    def _hand_over(self, kind: str, serial: int) -> None:
+        """Send what the viewer shows to the browser as a file, made beside the main thread."""
+        pick("save", kind, export.SUFFIXES)
+        self.status = {"state": "working", "serial": serial}
+
+        def work() -> None:
+            try:
+                with self._computing:
+                    content = self._export(kind)
+                name = re.sub(r"[^\w.-]+", "_", self.view.title).strip("._")[:80]
+                self.send({"file": f"{name}.{kind}"}, [content])
+                self.status = {"state": "idle", "serial": serial, "text": ""}
+            except Exception as error:
+                self.status = _failure(serial, error)
+
+        threading.Thread(target=work, daemon=True).start()
 
     def _work(self) -> None:
         while True:
@@ -127,14 +174,14 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
                 raise TimeoutError(f"the viewer is still at work after timeout_s={timeout_s}")
 
     def _show(self, settings: Settings, serial: int) -> None:
-        view = self._look(settings)
-        sprite, mime = encode_sprite([row.pictures for row in view.rows])
+        view = replace(self._look(settings), fps=self.fps)
+        sprite, mime = encode_sprite(view.strips)
         number = self.scene.get("serial", 0) + 1
         with self.hold_sync():  # one message, so that picture and words belong together
             self.settings, self.view = settings, view
             self.sprite, self.table = sprite, view.table
             self.scene = view.scene(number, mime)
-            self.controls = self._controls_of(settings)
+            self.controls = [*self._controls_of(settings), buttons("history", "", HISTORY)]
             self.status = {"state": "idle", "serial": serial, "text": view.note}
 
     # ------------------------------------------------------------------ what it leaves behind
@@ -156,29 +203,36 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
         return draw_viewer(rows, [f"frame {i + 1}" for i in shown], self._caption())
 
     def _caption(self) -> str:
-        facts = [f"{c['label']}: {c['shown']}" for c in self.controls]
-        return " ".join([f"{self.view.title}.", "; ".join(facts) + ".", *self.view.sentences])
+        facts = [f"{c['label']}: {c['shown']}" for c in self.controls if c["kind"] != "buttons"]
+        said = ["; ".join(facts) + ".", *self.view.sentences, f"{self.view.footer}."]
+        return " ".join([f"{self.view.title}.", *said])
+
+    def _export(self, kind: str, frame: int = 0) -> bytes:
+        if kind == "html":
+            values = {n: getattr(self, n) for n in ("sprite", "table", "scene", "controls")}
+            code, style = ((STATIC / f"player.{kind}").read_text("utf-8") for kind in ("js", "css"))
+            return text_bytes(export.page(self.view.title, values, code, style))
+        if kind == "png":
+            return export.png(self.view, frame)
+        return {"gif": export.gif, "mp4": export.mp4}[kind](self.view)
 
     def save_html(self, path: Path | str) -> Path:
         """Write one file that plays and scrubs without a kernel and without a network."""
-        values = {name: getattr(self, name) for name in ("sprite", "table", "scene", "controls")}
-        code, style = ((STATIC / f"player.{kind}").read_text("utf-8") for kind in ("js", "css"))
-        text = export.page(self.view.title, values, code, style)
-        return export.write(path, (".html", ".htm"), lambda: text_bytes(text))
+        return export.write(path, "html", lambda: self._export("html"))
 
     def save_png(self, path: Path | str, frame: int = 0) -> Path:
         """Write all pictures of one frame, with their labels."""
         if not 0 <= frame < self.view.num_frames:
             raise ValueError(f"frame={frame} must lie in 0 ... {self.view.num_frames - 1}; try 0")
-        return export.write(path, (".png",), lambda: export.png(self.view, frame))
+        return export.write(path, "png", lambda: self._export("png", frame))
 
     def save_gif(self, path: Path | str) -> Path:
         """Write all pictures as a GIF that repeats."""
-        return export.write(path, (".gif",), lambda: export.gif(self.view))
+        return export.write(path, "gif", lambda: self._export("gif"))
 
     def save_mp4(self, path: Path | str) -> Path:
         """Write all pictures as a video (H.264)."""
-        return export.write(path, (".mp4",), lambda: export.mp4(self.view))
+        return export.write(path, "mp4", lambda: self._export("mp4"))
 
 
 def _failure(serial: int, error: Exception) -> dict[str, Any]:
@@ -206,6 +260,19 @@ def select(
         "options": [{"value": v, "label": text} for v, text in options.items()],
         "note": note,
         "disabled": disabled,
+    }
+
+
+def buttons(
+    name: str, label: str, options: Mapping[str, str], pressed: str | None = None
+) -> dict[str, Any]:
+    """A control of buttons (value -> what is read); each asks for `name` to become its value."""
+    return {
+        "name": name,
+        "label": label,
+        "kind": "buttons",
+        "value": pressed,
+        "options": [{"value": v, "label": text} for v, text in options.items()],
     }
 
 

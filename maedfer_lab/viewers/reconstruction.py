@@ -17,27 +17,42 @@ from maedfer_lab.method.masking import mask_ratios
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     BASELINES,
-    GREY,
     MOTION_GAIN,
     ClipReconstruction,
     Statistics,
     TokenOrder,
     reconstruct_clip,
 )
-from maedfer_lab.viewers.masking import nearest_ratio, toggle_tube
-from maedfer_lab.viewers.player import Player, check_seed, pick, ratio_steps, seed_number, select
-from maedfer_lab.viewers.scene import GREY as GREY_BYTE
+from maedfer_lab.viewers.masking import PRESETS, nearest_ratio, preset_places, toggle_tube
+from maedfer_lab.viewers.player import (
+    Player,
+    buttons,
+    check_seed,
+    pick,
+    ratio_steps,
+    seed_number,
+    select,
+)
 from maedfer_lab.viewers.scene import (
+    LEFT_OUT,
     Row,
     View,
     as_bytes,
     check_fits,
+    footer_of,
+    hatched,
     legend_colours,
     name_clips,
+    per_pixel,
     plain,
 )
 
 AllLosses = Mapping[str, Mapping[str, float]]  # of the model and of each baseline
+KEPT = "\0mask"  # no model's name
+ERROR_TOP = 1.0  # of the scale of errors: about the error of predicting a cube's mean
+ALONE = "white: visible, not predicted"
+HIDDEN_SHARES = {"0.5": "50 %", "0.75": "75 %", "0.9": "90 %"}
+COMPARED = ("masked input", "with visible cubes", "error per cube")
 STATISTICS = {"visible": "visible only", "true": "true (borrowed)"}
 
 
@@ -47,6 +62,8 @@ class ReconstructionSettings:
 
     places: hidden places of a frame, once cubes were clicked; None draws them from `seed`.
     token_order: "model" is the order the model was trained in.
+    beside: what a second reconstruction is made with: another model's name, KEPT for the mask of
+        `kept`, or "" for none.
     note: what the viewer has to say about the last change.
     """
 
@@ -57,7 +74,21 @@ class ReconstructionSettings:
     statistics: Statistics = "visible"
     token_order: TokenOrder = "model"
     places: tuple[int, ...] | None = None
+    beside: str = ""
+    kept: tuple[int, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One reconstruction: by whom, its hidden places as text, and what is shown and said of it."""
+
+    model: str
+    hidden: str
+    result: ClipReconstruction
+    rows: tuple[Row, ...]
+    words: tuple[str, ...]
+    numbers: tuple[tuple[str, ...], ...]
 
 
 class ReconstructionViewer(Player[ReconstructionSettings]):
@@ -69,14 +100,16 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     seed: of the mask.
     statistics: "visible" borrows nothing from hidden pixels, "true" un-normalises each hidden
         cube with its own mean and deviation; without effect for models of raw targets.
+    fps: frames of the clips in a second, where that is known.
     token_order: of visible tokens in the decoder: "right", as "published", or as the "model" was
         trained.
     result: what `reconstruct_clip` gave for the first clip and model with these settings, where it
         has been computed already.
 
-    A click hides or shows a cube at all times (its tube). LGI-Former needs equally many visible
-    cubes in each region, so there a click does the same at the same place of every other region;
-    where that place is so already, at the nearest one that is not. A ViT has no such rule.
+    A click hides or shows a cube at all times (its tube), dragging all cubes on the way.
+    LGI-Former needs equally many visible cubes in each region, so there the same is done at the
+    same place of every other region; where that place is so already, at the nearest one that is
+    not. A ViT has no such rule. Another checkpoint, or the mask of a moment, can stand beside.
 
     Attributes: `settings`, `mask` (True = hidden) and `result` (a `ClipReconstruction`) of what is
     shown.
@@ -98,6 +131,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         statistics: Statistics = "visible",
         token_order: TokenOrder = "model",
         result: ClipReconstruction | None = None,
+        fps: float | None = None,
     ) -> None:
         self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
         if not self.models:
@@ -117,7 +151,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         for name, value in (("seed", seed), ("statistics", statistics),
                             ("token_order", token_order), ("ratio", ratio)):  # fmt: skip
             now = self._changed(now, name, value)
-        super().__init__(replace(now, note="" if ratio == 0.9 else now.note))
+        super().__init__(replace(now, note="" if ratio == 0.9 else now.note), fps)
 
     # ------------------------------------------------------------------ changes
 
@@ -131,18 +165,28 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             return replace(now, ratio=found, places=None, note=note)
         if name == "seed":
             return replace(now, seed=check_seed(value), places=None)
-        if name == "tube":
-            hidden, note = toggle_tube(
-                self._hidden_places(now), value, model.grid, self._region(model)
-            )
-            ratio = float(hidden.float().mean())
-            ratio = min(self._ratios(model), key=lambda known: abs(known - ratio))
-            places = tuple(torch.nonzero(hidden).flatten().tolist())
-            return replace(now, places=places, ratio=ratio, note=note)
+        if name == "preset" and value in PRESETS:
+            return self._hide(now, preset_places(value, model.grid, self._region(model)))
+        if name == "preset":
+            share = pick(name, value, HIDDEN_SHARES)
+            return self._changed(now, "ratio", float(share))
+        if name in ("tube", "paint"):  # a stroke leaves alone what is as it wants it
+            hidden, place = self._hidden_places(now), value
+            if name == "paint":
+                place, hide = value["place"], value["hide"]
+                if 0 <= place < len(hidden) and bool(hidden[place]) == hide:
+                    return now
+            hidden, note = toggle_tube(hidden, place, model.grid, self._region(model))
+            return self._hide(now, hidden, note)
+        if name == "beside":
+            pick(name, value, self._besides(now))
+            kept = torch.nonzero(self._hidden_places(now)).flatten().tolist()
+            return replace(now, beside=value, kept=tuple(kept) if value == KEPT else ())
         if name == "model":
             model = self.models[pick(name, value, self.models)]
             found, note = nearest_ratio(now.ratio, self._ratios(model))
-            return replace(now, model=value, ratio=found, places=None, note=note)
+            beside = now.beside if now.beside not in (KEPT, value) else ""
+            return replace(now, model=value, ratio=found, places=None, note=note, beside=beside)
         known = {
             "clip": tuple(self.clips),
             "statistics": tuple(STATISTICS),
@@ -150,8 +194,21 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         }
         if name not in known:
             raise ValueError(f"{plain(name)!r} is nothing that can be set; known: ratio, seed, "
-                             f"model, tube, {', '.join(known)}")  # fmt: skip
+                             f"model, tube, preset, beside, {', '.join(known)}")  # fmt: skip
         return replace(now, **{name: pick(name, value, known[name])})
+
+    def _hide(
+        self, now: ReconstructionSettings, hidden: Bool[Tensor, " hw"], note: str = ""
+    ) -> ReconstructionSettings:
+        ratio = float(hidden.float().mean())
+        ratio = min(self._ratios(self.models[now.model]), key=lambda known: abs(known - ratio))
+        places = tuple(torch.nonzero(hidden).flatten().tolist())
+        return replace(now, places=places, ratio=ratio, note=note)
+
+    def _besides(self, now: ReconstructionSettings) -> dict[str, str]:
+        """What can stand beside, with words."""
+        others = {name: plain(name) for name in self.models if name != now.model}
+        return {"": "nothing", KEPT: "the mask of this moment", **others}
 
     def _region(self, model: MaskedAutoencoder) -> tuple[int, int, int] | None:
         return model.config.region if model.config.has_regions else None
@@ -166,22 +223,67 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         if now.places is None:
             generator = torch.Generator().manual_seed(now.seed)
             return model_mask(model, now.ratio, 1, generator)[0, :size]
-        hidden = torch.zeros(size, dtype=torch.bool)
-        hidden[list(now.places)] = True
-        return hidden
+        return _places(now.places, size)
 
     # ------------------------------------------------------------------ looks
 
     def _look(self, now: ReconstructionSettings) -> View:
-        model, clip = self.models[now.model], self.clips[now.clip]
+        model, hidden = self.models[now.model], self._hidden_places(now)
+        sides = [self._side(now, now.model, hidden)]
+        if now.beside == KEPT:
+            sides.append(self._side(now, now.model, _places(now.kept, len(hidden))))
+        elif now.beside:
+            sides.append(self._side(now, now.beside, hidden))
+        self.result, self.mask = sides[0].result, hidden.repeat(model.grid.t)
+        rows, letters = sides[0].rows, ("",)
+        if now.beside:
+            letters = ("A: ", "B: ")
+            rows = (rows[0], *(
+                replace(row, label=letter + row.label, more=row.more | {"hidden": side.hidden})
+                for letter, side in zip(letters, sides, strict=True)
+                for row in side.rows if row.label in COMPARED
+            ))  # fmt: skip
+        lettered = list(zip(letters, sides, strict=True))
+        head = [(letter + kind) for letter, side in lettered for kind in side.numbers[0][1:]]
+        return View(
+            viewer="reconstruction",
+            title=f"Reconstruction of {plain(now.clip)} by "
+            + " and ".join(dict.fromkeys(plain(side.model) for side in sides)),
+            rows=rows,
+            grid=model.grid.shape,
+            tubelet=model.config.tubelet,
+            region=self._region(model),
+            sentences=tuple(letter + word for letter, side in lettered for word in side.words),
+            numbers=((sides[0].numbers[0][0], *head), *(
+                (own[0], *(number for line in lines for number in line[1:]))
+                for own, *lines in zip(sides[0].numbers[1:],
+                                       *(side.numbers[1:] for side in sides), strict=True)
+            )),
+            note=now.note,
+            footer=footer_of({side.model: self.models[side.model] for side in sides}),
+            more={
+                "hidden": sides[0].hidden,
+                "visible": int((~self.mask).sum()),
+                "click": "tube",
+                "values": [{"label": f"{letter}error", "offset": 4 * i * model.grid.n}
+                           for i, letter in enumerate(letters)],
+            },
+            table=b"".join(side.result.error.astype("<f4").tobytes() for side in sides),
+        )  # fmt: skip
+
+    def _side(self, now: ReconstructionSettings, name: str, hidden: Bool[Tensor, " hw"]) -> _Side:
+        """One reconstruction, and what is said of it."""
+        model, clip = self.models[name], self.clips[now.clip]
         check_fits(now.clip, clip, model.config)
-        hidden = self._hidden_places(now)
-        mask = hidden.repeat(model.grid.t)
+        mask, grid = hidden.repeat(model.grid.t), self.models[now.model].grid
+        if model.grid.shape != grid.shape:
+            raise ValueError(
+                f"{plain(name)} has the token grid {model.grid.shape}, the other checkpoint "
+                f"{grid.shape}; only equal grids can stand side by side"
+            )
         result, self._computed = self._computed, None
         result = result or reconstruct_clip(model, clip, mask, now.statistics, now.token_order)
-        self.result, self.mask = result, mask
-        region = self._region(model)
-        visible = int((~mask).sum())
+        region, visible = self._region(model), int((~mask).sum())
         words = [f"Visible: {visible} of {model.grid.n} cubes in the clip"]
         if region is not None:
             regions = model.grid.n // int(np.prod(region))
@@ -193,24 +295,10 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         if wrong:
             words.append(f"Published token order: {wrong} of {visible} visible tokens meet another "
                          "token's position in the decoder.")  # fmt: skip
-        return View(
-            viewer="reconstruction",
-            title=f"Reconstruction of {plain(now.clip)} by {plain(now.model)}",
-            rows=reconstruction_tiles(result, mask, model.config.tubelet),
-            grid=model.grid.shape,
-            tubelet=model.config.tubelet,
-            region=region,
-            sentences=tuple(words),
-            numbers=losses_table(result.losses, model.target.motion),
-            note=now.note,
-            more={
-                "hidden": "".join("01"[int(h)] for h in hidden),
-                "visible": visible,
-                "click": "tube",
-                "values": [{"label": "error", "offset": 0}],
-            },
-            table=result.error.astype("<f4").tobytes(),
-        )
+        rows = reconstruction_tiles(result, mask, model.config.tubelet)
+        numbers = losses_table(result.losses, model.target.motion)
+        text = "".join("01"[int(h)] for h in hidden)
+        return _Side(name, text, result, rows, tuple(words), numbers)
 
     def _misplaced(self, model: MaskedAutoencoder, mask: Tensor, order: TokenOrder) -> int:
         legacy = None if order == "model" else order == "published"
@@ -223,10 +311,13 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         own = "published" if model.config.legacy_visible_order else "right"
         order = own if now.token_order == "model" else now.token_order
         orders = {o: o + " (as trained)" * (o == own) for o in ("right", "published")}
+        besides = self._besides(now)
         return [
+            buttons("preset", "hide", {"eyes": "eyes", "mouth": "mouth", **HIDDEN_SHARES}),
             select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
             select("model", "checkpoint", now.model, {name: plain(name) for name in self.models}),
             ratio_steps(now.ratio, self._ratios(model)),
+            select("beside", "beside it", now.beside, besides),
             seed_number(now.seed, *(("clicked by hand", "changed by clicks") if by_hand else ())),
             select("token_order", "token order", order if is_lgi else "right", orders,
                    "" if is_lgi else "a ViT has no regions, and one order only", not is_lgi),
@@ -235,38 +326,43 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         ]  # fmt: skip
 
 
+def _places(numbers: tuple[int, ...], size: int) -> Bool[Tensor, " hw"]:
+    hidden = torch.zeros(size, dtype=torch.bool)
+    hidden[list(numbers)] = True
+    return hidden
+
+
 def reconstruction_tiles(
     result: ClipReconstruction, mask: Bool[Tensor, " n"], tubelet: tuple[int, int, int]
 ) -> tuple[Row, ...]:
     """The seven pictures of a reconstruction, coloured."""
-    pt, ph, pw = tubelet
+    cubes = mask.view(result.error.shape).numpy()
+    is_hidden = per_pixel(cubes, tubelet)[..., None]
 
-    def per_pixel(cubes: np.ndarray) -> np.ndarray:
-        return cubes.repeat(pt, 0).repeat(ph, 1).repeat(pw, 2)
+    def alone(pictures: np.ndarray) -> np.ndarray:
+        return np.where(is_hidden, pictures, LEFT_OUT).astype(np.uint8)
 
-    is_hidden = per_pixel(mask.view(result.error.shape).numpy())[..., None]
-    alone = np.where(is_hidden, result.reconstruction, GREY)
-    top = float(np.quantile(result.error[result.error > 0], 0.98)) if result.error.any() else 1.0
-    heat = colour_table("viridis")[((result.error / top).clip(0, 1) * 255).astype(int)]
-    heat = np.where(is_hidden, per_pixel(heat), GREY_BYTE).astype(np.uint8)
+    def scale(low: str, high: str, colours: str, note: str = "") -> dict[str, Any]:
+        ends = {"low": low, "high": high, "colours": legend_colours(colours)}
+        return {"scale": ends, "note": note}
+
+    original, whole = as_bytes(result.original), as_bytes(result.reconstruction)
+    heat = colour_table("viridis")[((result.error / ERROR_TOP).clip(0, 1) * 255).astype(int)]
     rows = [
-        Row("original", as_bytes(result.original)),
-        Row("masked input", as_bytes(result.masked)),
-        Row("reconstruction", as_bytes(alone)),
-        Row("with visible cubes", as_bytes(result.reconstruction)),
+        Row("original", original),
+        Row("masked input", hatched(original, cubes, tubelet), more={"note": "hatched: hidden"}),
+        Row("reconstruction", alone(whole), more={"note": ALONE}),
+        Row("with visible cubes", whole),
     ]
-    if len(result.original) % 2 == 0:
-        predicted = motion_pictures(result.predicted_motion)
-        predicted = np.where(is_hidden, predicted, GREY_BYTE).astype(np.uint8)
-        scale = {
-            "scale": {"low": "darker", "high": "brighter", "colours": legend_colours("PuOr_r")}
-        }
+    if len(original) % 2 == 0:
+        predicted = alone(motion_pictures(result.predicted_motion))
+        more = scale("darker", "brighter", "PuOr_r")
         rows += [
-            Row("motion target", motion_pictures(result.motion), more=scale),
-            Row("predicted motion", predicted, more=scale),
+            Row("motion target", motion_pictures(result.motion), more=more),
+            Row("predicted motion", predicted, more=more | {"note": ALONE}),
         ]
-    scale = {"scale": {"low": "0", "high": f"{top:.2g}", "colours": legend_colours("viridis")}}
-    return (*rows, Row("error per cube", heat, more=scale))
+    more = scale("0", f"{ERROR_TOP:g} and more", "viridis", ALONE)
+    return (*rows, Row("error per cube", alone(per_pixel(heat, tubelet)), more=more))
 
 
 def motion_pictures(motion: np.ndarray) -> np.ndarray:

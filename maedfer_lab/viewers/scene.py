@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -18,9 +19,10 @@ from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.figures import colour_table
 from maedfer_lab.method.grid import check_clip
 
-FPS = 10
+FPS = 10  # of clips whose own pace is not known
 LONGEST_NAME = 80
-GREY = 128  # of what a picture leaves out
+LEFT_OUT = 245  # where a picture says nothing; what is hidden from the model is hatched
+SMALL = 20e6  # parameters
 COLOURS = "cividis"  # of attention: even steps, for all eyes
 STRENGTH = 0.7  # of an overlay, as player.js begins
 
@@ -30,19 +32,20 @@ class Row:
     """One picture over time.
 
     pictures: uint8 (T, H, W, 3), as the browser gets them.
-    with_overlay: the same as it looks with what the browser draws over it, for figures and videos.
+    with_overlay: makes them as they look with what the browser draws over them, for figures and
+        videos.
     more: what the browser needs to know beside: `scale`, `note`, `hidden`, `overlay`.
     """
 
     label: str
     pictures: UInt8[np.ndarray, "T H W 3"]
-    with_overlay: UInt8[np.ndarray, "T H W 3"] | None = None
+    with_overlay: Callable[[], UInt8[np.ndarray, "T H W 3"]] | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def drawn(self) -> UInt8[np.ndarray, "T H W 3"]:
         """The pictures as they are seen."""
-        return self.pictures if self.with_overlay is None else self.with_overlay
+        return self.pictures if self.with_overlay is None else self.with_overlay()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class View:
 
     note: what should be said about the last settings (a ratio that was moved, say).
     sentences, numbers: the readout: sentences, and a table whose first row is its head.
+    footer: what stands under all that leaves the viewer.
+    fps: frames in a second, None where that is not known.
+    columns: pictures in a line; None leaves that to the room there is.
     more: further entries of the scene, for player.js.
     table: numbers that the browser looks up.
     """
@@ -64,6 +70,9 @@ class View:
     sentences: tuple[str, ...] = ()
     numbers: tuple[tuple[str, ...], ...] = ()
     note: str = ""
+    footer: str = ""
+    fps: float | None = None
+    columns: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     table: bytes = b""
 
@@ -72,18 +81,31 @@ class View:
         """Frames of every row."""
         return len(self.rows[0].pictures)
 
+    @property
+    def strips(self) -> list[UInt8[np.ndarray, "T H W 3"]]:
+        """The pictures of all rows, each once."""
+        return list({id(row.pictures): row.pictures for row in self.rows}.values())
+
     def scene(self, serial: int, mime: str) -> dict[str, Any]:
         """What player.js reads."""
         height, width = self.rows[0].pictures.shape[1:3]
+        strips = [id(pictures) for pictures in self.strips]
         return {
             "viewer": self.viewer,
             "serial": serial,
             "mime": mime,
             "title": self.title,
             "frames": self.num_frames,
-            "fps": FPS,
+            "fps": self.fps or FPS,
+            "timed": self.fps is not None,
             "tile": [width, height],
-            "rows": [{"label": row.label, **row.more} for row in self.rows],
+            "columns": self.columns,
+            "strips": len(strips),
+            "rows": [
+                {"label": row.label, "strip": strips.index(id(row.pictures)), **row.more}
+                for row in self.rows
+            ],
+            "footer": self.footer,
             "grid": list(self.grid),
             "tubelet": list(self.tubelet),
             "region": None if self.region is None else list(self.region),
@@ -113,6 +135,25 @@ def frames_of(clip: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
     return as_bytes(clip.permute(1, 2, 3, 0).float().cpu().numpy())
 
 
+def per_pixel(cubes: np.ndarray, tubelet: Shape3) -> np.ndarray:
+    """Values of cubes (t, h, w, ...) at each of their pixels."""
+    for axis, times in enumerate(tubelet):
+        cubes = cubes.repeat(times, axis)
+    return cubes
+
+
+def hatched(
+    pictures: UInt8[np.ndarray, "T H W 3"],
+    hidden: Bool[np.ndarray, "t h w"],
+    tubelet: Shape3,
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Pictures with hidden cubes hatched."""
+    y, x = np.indices(pictures.shape[1:3])
+    width = max(2, tubelet[1] // 4)
+    stripes = np.where((x + y) // width % 2, 158, 98)[..., None].astype(np.uint8)
+    return np.where(per_pixel(hidden, tubelet)[..., None], stripes, pictures)
+
+
 def painted(
     frames: UInt8[np.ndarray, "T H W 3"],
     weights: UInt8[np.ndarray, " n"],
@@ -120,8 +161,7 @@ def painted(
     tubelet: Shape3,
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames under the colours of one query's weights, as the browser draws them."""
-    t, h, w = tubelet
-    whole = colour_table(COLOURS)[weights.reshape(grid)].repeat(t, 0).repeat(h, 1).repeat(w, 2)
+    whole = per_pixel(colour_table(COLOURS)[weights.reshape(grid)], tubelet)
     return (STRENGTH * whole + (1 - STRENGTH) * frames).round().astype(np.uint8)
 
 
@@ -165,6 +205,13 @@ def check_fits(name: str, clip: Tensor, config: ModelConfig) -> None:
         check_clip(clip.unsqueeze(0), config)
     except ValueError as error:
         raise ValueError(f"clip {plain(name)!r}: {error}") from None
+
+
+def footer_of(models: Mapping[str, torch.nn.Module]) -> str:
+    """Who made it, with which models, and what it is not for."""
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models.values()]
+    size = "small model" if max(sizes) < SMALL else f"{max(sizes) / 1e6:.0f}M parameters"
+    return f"maedfer_lab, {', '.join(map(plain, models))}, {size}, not for judging people"
 
 
 def legend_colours(name: str) -> list[str]:

@@ -41,7 +41,9 @@ def test_saved_page_plays_alone(saved: Path, browser: Browser, width: int, dark:
     viewer.press(" ")
     viewer.press("Home")
     assert viewer.pixels() == first
-    assert viewer.root.locator("select").count() == 0, "what needs a kernel is told, not offered"
+    assert viewer.root.locator(".maedfer-controls select").count() == 0, (
+        "what needs a kernel is told, not offered"
+    )
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     assert page.title() != "taken" and page.locator("img").count() == 0
     PICTURES.mkdir(exist_ok=True)

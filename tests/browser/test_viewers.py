@@ -77,6 +77,61 @@ def test_a_click_on_a_cube_changes_what_is_visible(host: str, opened: Open) -> N
 
 
 @everywhere
+def test_a_stroke_paints_cubes_and_one_undo_takes_it_back(host: str, opened: Open) -> None:
+    viewer = opened(host, "05").viewer("reconstruction")
+    viewer.root.locator("button[name='preset-eyes']").click()
+    viewer.settle()
+    before = viewer.data("visible")
+    box = viewer.canvas.bounding_box()
+    label = viewer.root.locator(".maedfer-label").first.bounding_box()
+    assert box and label
+    top, side = label["y"] + label["height"] + 7, label["width"]
+    viewer.page.mouse.move(label["x"] + 5, top)
+    viewer.page.mouse.down()
+    viewer.page.mouse.move(label["x"] + 0.35 * side, top, steps=12)
+    viewer.page.mouse.up()
+    viewer.settle()
+    painted = int(before or 0) - int(viewer.data("visible") or 0)
+    assert painted == 8 * 2 * 4, "four cubes of the first row, at eight times, in two regions"
+    viewer.root.locator("button[name='history-undo']").click()
+    assert wait_until(viewer.page, lambda: viewer.data("visible") == before)
+
+
+@everywhere
+def test_the_keyboard_reaches_every_cube(host: str, opened: Open) -> None:
+    viewer = opened(host, "05").viewer("reconstruction")
+    viewer.settle()
+    before = viewer.data("visible")
+    viewer.press("Shift+ArrowRight")
+    hover = viewer.root.locator(".maedfer-hover")
+    first = hover.inner_text()
+    viewer.press("Shift+ArrowLeft")
+    assert "column" in first and hover.inner_text() != first
+    assert hover.get_attribute("aria-live") == "polite"
+    viewer.press("Enter")
+    assert wait_until(viewer.page, lambda: viewer.data("visible") != before)
+    viewer.settle()
+
+
+@everywhere
+@every_viewer
+def test_it_fits_is_told_and_can_be_saved(host: str, number: str, opened: Open) -> None:
+    """Controls above the pictures, all in 650 px; the readout is a live region, frames are none."""
+    viewer = opened(host, number).viewer(KIND[number])
+    box = viewer.root.bounding_box()
+    controls = viewer.root.locator(".maedfer-controls").first.bounding_box()
+    canvas = viewer.canvas.bounding_box()
+    assert box and controls and canvas
+    assert box["height"] <= 650 and controls["y"] + controls["height"] <= canvas["y"]
+    assert viewer.root.locator("output, [aria-live] .maedfer-count").count() == 0
+    assert viewer.root.locator(".maedfer-readout[aria-live=polite]").count() == 1
+    with viewer.page.expect_download() as download:
+        viewer.root.get_by_role("button", name="GIF").click()
+    assert download.value.suggested_filename.endswith(".gif")
+    viewer.settle()
+
+
+@everywhere
 def test_a_new_ratio_brings_a_new_picture_and_the_old_one_stays_until_then(
     host: str, opened: Open
 ) -> None:

@@ -5,13 +5,17 @@
 //
 // What Python sends: `sprite` (an encoded picture), `scene` (how to read it), `table` (numbers),
 // `controls` (what can be asked of the kernel) and `status` (what the kernel is doing).
-// What Python is sent: {name, value, serial}, one message for each change.
+// What Python is sent: {name, value, serial}, one message for each change. What it sends back
+// beside the above: {file} with the content of a file to be saved.
 
 const GAP = 12; // px between pictures
 const EDGE = 2; // px left free at both sides, for lines around pictures
-const LABEL = 44; // px above a picture, for its label
+const LABEL = 44; // px above a picture, for its label; SHORT where pictures are many
+const SHORT = 15;
 const LARGEST = 280; // px, side of a picture
-const TALLEST = 660; // px, height of all pictures
+const TALLEST = 650; // px, height of a viewer, as far as its pictures can grow smaller
+const SPEEDS = { "real time": 1, "half speed": 0.5, "quarter speed": 0.25 };
+const FILES = { html: "page", png: "picture", gif: "GIF", mp4: "video" };
 const PATIENCE = 6000; // ms without an answer before the kernel is said to be gone
 
 function make(tag, attributes = {}, ...children) {
@@ -44,15 +48,22 @@ class Player {
     this.strength = 0.7;
     this.showRegions = false;
     this.timer = null;
+    this.speed = 1;
+    this.cursor = null; // the picture and cube that the keyboard is at
+    this.pointed = null; // those that pointer or keyboard are at
+    this.stroke = null; // of the pointer, while it hides or shows cubes
+    this.strokes = 0;
+    this.pending = new Map(); // place -> hide, until a picture of it comes
     this.build();
     this.listeners = [
       ["change:sprite", () => this.decode()],
       ["change:scene", () => this.decode()],
       ["change:controls", () => this.showControls()],
       ["change:status", () => this.showStatus()],
+      ["msg:custom", (content, buffers) => content.file && this.save(content.file, buffers[0])],
     ];
     for (const [name, callback] of this.listeners) model.on(name, callback);
-    this.resized = new ResizeObserver(() => this.lay());
+    this.resized = new ResizeObserver(() => this.root.clientWidth !== this.width && this.lay());
     this.resized.observe(root);
     this.showControls();
     this.showStatus();
@@ -68,22 +79,28 @@ class Player {
     this.title = make("div", { class: "maedfer-title" });
     this.playButton = make("button", { type: "button", class: "maedfer-play", "aria-label": "play" });
     this.slider = make("input", { type: "range", name: "frame", min: 0, step: 1, "aria-label": "frame" });
-    this.count = make("output", { class: "maedfer-count" });
+    this.count = make("span", { class: "maedfer-count" });
+    this.pace = make("select", { name: "speed", "aria-label": "speed" },
+      ...Object.entries(SPEEDS).map(([text, value]) => make("option", { value }, text)));
     this.working = make("span", { class: "maedfer-working" }, "working");
-    this.bar = make("div", { class: "maedfer-bar" }, this.playButton, this.slider, this.count);
+    this.bar = make("div", { class: "maedfer-bar" }, this.playButton, this.slider, this.count, this.pace);
     this.regions = make("input", { type: "checkbox", name: "regions" });
     this.regionsLabel = make("label", { class: "maedfer-check" }, this.regions, "region boundaries");
     this.alpha = make("input", { type: "range", name: "strength", min: 0, max: 100, value: 70 });
     this.alphaLabel = make("label", { class: "maedfer-check" }, "overlay", this.alpha);
-    this.bar.append(this.regionsLabel, this.alphaLabel, this.working);
+    this.bar.append(this.regionsLabel, this.alphaLabel, this.working, this.buildFiles());
     this.canvas = make("canvas", { class: "maedfer-canvas", tabindex: 0, role: "img" });
     this.labels = make("div", { class: "maedfer-labels" });
     this.stage = make("div", { class: "maedfer-stage" }, this.canvas, this.labels);
     this.hover = make("div", { class: "maedfer-hover" });
     this.controls = make("div", { class: "maedfer-controls" });
     this.message = make("p", { class: "maedfer-message", role: "status", "aria-live": "polite" });
-    this.readout = make("div", { class: "maedfer-readout" });
-    this.root.append(this.title, this.bar, this.stage, this.hover, this.controls, this.message, this.readout);
+    this.asking = make("div", { class: "maedfer-controls" });
+    this.readout = make("div", { class: "maedfer-readout", role: "status", "aria-live": "polite" });
+    this.numbers = make("details", { class: "maedfer-numbers" });
+    this.footer = make("div", { class: "maedfer-note" });
+    this.root.append(this.title, this.controls, this.bar, this.stage, this.hover, this.message,
+      this.asking, this.readout, this.numbers, this.footer);
 
     this.playButton.addEventListener("click", () => this.play(this.timer === null));
     this.slider.addEventListener("input", () => this.show(Number(this.slider.value)));
@@ -91,15 +108,40 @@ class Player {
       this.showRegions = this.regions.checked;
       this.draw();
     });
+    this.pace.addEventListener("change", () => {
+      this.speed = Number(this.pace.value);
+      if (this.timer !== null) this.play(true);
+    });
     this.alpha.addEventListener("input", () => {
       this.strength = this.alpha.value / 100;
       this.draw();
     });
     this.root.addEventListener("keydown", (event) => this.key(event));
-    this.canvas.addEventListener("click", (event) => this.click(event));
+    this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
-    this.canvas.addEventListener("pointerleave", () => this.hover.replaceChildren());
+    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, () => (this.stroke = null));
+    this.canvas.addEventListener("pointerleave", () => this.pointAt(null));
     this.setPlaying(false);
+  }
+
+  buildFiles() {
+    const button = (text, title, act) => {
+      const made = make("button", { type: "button", title }, text);
+      made.addEventListener("click", act);
+      return made;
+    };
+    const whole = button("full screen", "", () =>
+      document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen?.());
+    this.root.addEventListener("fullscreenchange", () => this.lay());
+    const files = !this.model.live ? [] : ["save as", ...Object.entries(FILES).map(([kind, text]) =>
+      button(text, kind.toUpperCase(), () => this.ask("save", kind)))];
+    return make("span", { class: "maedfer-control" }, ...files, whole);
+  }
+
+  save(name, content) {
+    const link = make("a", { href: URL.createObjectURL(new Blob([bytesOf(content)])), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 
   // ---------------------------------------------------------------- frames
@@ -114,7 +156,7 @@ class Player {
     // Only the newest picture counts, and only with the scene that it was sent with.
     if (turn !== this.turn) return picture.close();
     const { width, height } = picture;
-    if (width !== scene.frames * scene.tile[0] || height !== scene.rows.length * scene.tile[1]) return;
+    if (width !== scene.frames * scene.tile[0] || height !== scene.strips * scene.tile[1]) return;
     this.picture?.close();
     this.picture = picture;
     this.scene = scene;
@@ -135,7 +177,7 @@ class Player {
     this.timer = null;
     if (on && this.picture && this.scene.frames > 1) {
       const step = () => this.show((this.frame + 1) % this.scene.frames);
-      this.timer = setInterval(step, 1000 / this.scene.fps);
+      this.timer = setInterval(step, 1000 / (this.scene.fps * this.speed));
     }
     this.setPlaying(this.timer !== null);
   }
@@ -149,6 +191,11 @@ class Player {
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const target = event.target;
+    if (target === this.canvas && this.move(event)) {
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
     const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
     const isRange = target.type === "range";
     if (target.tagName === "SELECT" || (target.tagName === "INPUT" && target.type === "number")) {
@@ -181,14 +228,21 @@ class Player {
     const scene = this.scene;
     const width = this.root.clientWidth - 12 - 2 * EDGE; // 12: the root's padding
     if (!this.picture || width < 50) return; // nothing to show yet, or hidden
+    this.width = this.root.clientWidth;
     const number = scene.rows.length;
     const aspect = scene.tile[1] / scene.tile[0];
+    const full = document.fullscreenElement === this.root;
+    const LABELS = scene.columns ? SHORT : LABEL;
+    // All else keeps its height; pictures take what is left.
+    const rest = this.root.offsetHeight - this.stage.offsetHeight - this.numbers.offsetHeight;
+    const tallest = Math.max((full ? window.innerHeight : TALLEST) - rest - 24, 150);
     const ways = [];
-    for (let columns = 1; columns <= number; columns++) {
-      const side = Math.floor(Math.min(LARGEST, (width - (columns - 1) * GAP) / columns));
+    for (let columns = scene.columns ?? 1; columns <= (scene.columns ?? number); columns++) {
       const lines = Math.ceil(number / columns);
-      const height = lines * (side * aspect + LABEL + 4);
-      if (height <= TALLEST || columns === number) ways.push({ columns, side, lines });
+      const widest = (width - (columns - 1) * GAP) / columns;
+      const highest = (tallest / lines - LABELS - 4) / aspect;
+      const side = Math.floor(Math.min(full ? Infinity : LARGEST, widest, Math.max(highest, 24)));
+      ways.push({ columns, side, lines });
     }
     // Large pictures, but rather all in a line than a little larger.
     const largest = Math.max(...ways.map((way) => way.side));
@@ -197,12 +251,12 @@ class Player {
     const tall = Math.round(side * aspect);
     this.places = scene.rows.map((_, i) => ({
       x: (i % columns) * (side + GAP) + EDGE,
-      y: Math.floor(i / columns) * (tall + LABEL + 4) + LABEL,
+      y: Math.floor(i / columns) * (tall + LABELS + 4) + LABELS,
       w: side,
       h: tall,
     }));
     const wide = Math.min(columns, number) * (side + GAP) - GAP + 2 * EDGE;
-    const high = Math.ceil(number / columns) * (tall + LABEL + 4);
+    const high = Math.ceil(number / columns) * (tall + LABELS + 4);
     const ratio = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(wide * ratio);
     this.canvas.height = Math.round(high * ratio);
@@ -212,7 +266,7 @@ class Player {
     for (const [i, place] of this.places.entries()) {
       const label = this.labels.children[i];
       if (label) Object.assign(label.style, {
-        left: `${place.x}px`, top: `${place.y - LABEL}px`, width: `${side}px`, height: `${LABEL - 2}px`,
+        left: `${place.x}px`, top: `${place.y - LABELS}px`, width: `${side}px`, height: `${LABELS - 2}px`,
       });
     }
     this.draw();
@@ -228,13 +282,17 @@ class Player {
     const [w, h] = scene.tile;
     scene.rows.forEach((row, i) => {
       const place = this.places[i];
-      context.drawImage(this.picture, this.frame * w, i * h, w, h, place.x, place.y, place.w, place.h);
+      context.drawImage(this.picture, this.frame * w, row.strip * h, w, h, place.x, place.y, place.w, place.h);
       if (row.overlay != null) this.overlay(context, place, scene.overlays[row.overlay]);
       if (this.showRegions && scene.region) this.lines(context, place);
       if (scene.overlays && this.query) this.markQuery(context, place, row);
+      for (const [at, hide] of this.pending) this.hatch(context, place, at, hide);
+      if (this.pointed) this.frameCube(context, place, this.pointed, i);
     });
     this.slider.value = this.frame;
-    this.count.textContent = `frame ${this.frame + 1} of ${scene.frames}`;
+    const seconds = (frames) => (frames / scene.fps).toFixed(2);
+    this.count.textContent = (scene.timed ? `${seconds(this.frame)} of ${seconds(scene.frames)} s, ` : "")
+      + `frame ${this.frame + 1} of ${scene.frames}`;
     this.slider.setAttribute("aria-valuetext", this.count.textContent);
     this.root.dataset.frame = this.frame;
     this.canvas.setAttribute("aria-label", `${scene.title}, ${this.count.textContent}: ${scene.rows.map((row) => row.label).join("; ")}`);
@@ -270,7 +328,7 @@ class Player {
 
   /** Weights from the query to every token, as bytes, and what 255 stands for. */
   weights(overlay) {
-    const row = this.query?.rep != null ? overlay.reps[this.query.rep] : overlay.tokens[this.query?.token ?? 0];
+    const row = overlay.fixed ?? (this.query?.rep != null ? overlay.reps[this.query.rep] : overlay.tokens[this.query?.token ?? 0]);
     if (row == null || row < 0) return null;
     const [t, h, w] = this.scene.grid;
     const n = t * h * w;
@@ -315,6 +373,36 @@ class Player {
     }
   }
 
+  /** The same cube in every picture: the one that is pointed at is framed more strongly. */
+  frameCube(context, place, at, i) {
+    const [w, h] = this.cell(place);
+    const whole = this.scene.click === "open"; // there a picture is what is chosen
+    if (whole && i !== at.row) return;
+    const box = whole ? [place.x, place.y, place.w, place.h] : [place.x + at.x * w, place.y + at.y * h, w, h];
+    for (const [width, colour] of [[3, "#000"], [1.5, i === at.row ? "#ffd400" : "#fff"]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = width;
+      context.strokeRect(...box);
+    }
+  }
+
+  /** A cube that is being hidden (hatched) or shown (left bare, with a cross). */
+  hatch(context, place, at, hide) {
+    const [w, h] = this.cell(place);
+    const columns = this.scene.grid[2];
+    const [x, y] = [place.x + (at % columns) * w, place.y + Math.floor(at / columns) * h];
+    context.strokeStyle = hide ? "#555" : "#ffd400";
+    context.lineWidth = 1.5;
+    context.beginPath();
+    for (let step = 0; step <= 1; step += hide ? 0.25 : 1) {
+      context.moveTo(x + step * w, y);
+      context.lineTo(x, y + step * h);
+      context.moveTo(x + w, y + step * h);
+      context.lineTo(x + step * w, y + h);
+    }
+    context.stroke();
+  }
+
   // ---------------------------------------------------------------- pointing and clicking
 
   /** Which picture and which token the pointer is on, or null. */
@@ -332,24 +420,75 @@ class Player {
     return { row, x, y };
   }
 
-  click(event) {
+  press(event) {
     const at = this.find(event);
-    if (!at) return;
+    if (!at || event.button > 0) return;
     this.canvas.focus();
-    const [, rows, columns] = this.scene.grid;
-    if (this.scene.click === "tube") this.ask("tube", at.y * columns + at.x);
-    if (this.scene.click === "query") {
-      this.query = { token: this.step * rows * columns + at.y * columns + at.x };
+    this.act(at);
+    if (this.stroke) this.canvas.setPointerCapture(event.pointerId);
+  }
+
+  /** What a click, or Enter at the keyboard's cursor, does. */
+  act(at, held = true) {
+    const { click, grid } = this.scene;
+    const place = at.y * grid[2] + at.x;
+    if (click === "tube" && this.model.live) {
+      this.stroke = { hide: !this.isHidden(place), stroke: ++this.strokes };
+      this.paint(place);
+      if (!held) this.stroke = null;
+    }
+    if (click === "query") {
+      this.query = { token: this.step * grid[1] * grid[2] + place };
       this.showQuery();
     }
+    if (click === "open") this.ask("open", at.row);
+  }
+
+  isHidden(place) {
+    return this.pending.get(place) ?? this.scene.hidden[place] === "1";
+  }
+
+  paint(place) {
+    if (this.isHidden(place) === this.stroke.hide) return;
+    this.pending.set(place, this.stroke.hide);
+    this.ask("paint", { place, ...this.stroke });
+    this.draw();
   }
 
   point(event) {
     const at = this.find(event);
-    this.lastPointed = at ? () => this.hover.replaceChildren(this.told(at)) : null;
-    if (at) this.lastPointed();
-    else this.hover.replaceChildren();
-    this.canvas.style.cursor = at && this.scene.click && (this.scene.click !== "tube" || this.model.live) ? "pointer" : "default";
+    if (at && this.stroke) this.paint(at.y * this.scene.grid[2] + at.x);
+    this.hover.removeAttribute("aria-live");
+    this.pointAt(at);
+    this.canvas.style.cursor = at && this.scene.click && (this.scene.click === "query" || this.model.live) ? "pointer" : "default";
+  }
+
+  pointAt(at) {
+    const same = JSON.stringify(at) === JSON.stringify(this.pointed);
+    this.pointed = at;
+    this.lastPointed = at && (() => this.hover.replaceChildren(this.told(at)));
+    if (!same) this.draw();
+    if (!at) this.hover.replaceChildren();
+  }
+
+  /** Keys of the cursor over cubes: shift with arrows, Enter. Whether it was one. */
+  move(event) {
+    const way = event.shiftKey && { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!this.places || (!way && event.key !== "Enter")) return false;
+    const [, rows, columns] = this.scene.grid;
+    const at = this.cursor ?? { row: 0, x: Math.floor(columns / 2), y: Math.floor(rows / 2) };
+    at.row = Math.min(at.row, this.scene.rows.length - 1);
+    if (way && this.scene.click === "open") {
+      at.row = within(at.row + way[0] + way[1] * this.scene.columns, 0, this.scene.rows.length - 1);
+    } else if (way && this.cursor) {
+      at.x = within(at.x + way[0], 0, columns - 1);
+      at.y = within(at.y + way[1], 0, rows - 1);
+    }
+    this.cursor = at;
+    this.hover.setAttribute("aria-live", "polite"); // told to those who do not see the pointer
+    this.pointAt({ ...at });
+    if (!way) this.act(at, false);
+    return true;
   }
 
   told(at) {
@@ -394,7 +533,7 @@ class Player {
       const found = this.weights(overlay);
       return found ? `${overlay.label}: brightest ${found.top.toPrecision(3)}${overlay.rest ? `, ${overlay.rest[found.row]}` : ""}.` : `${overlay.label}: this token is no query here.`;
     });
-    this.queryLine.textContent = [words, ...tops].join(" ");
+    if (scene.click === "query") this.queryLine.textContent = [words, ...tops].join(" ");
     if (known && this.querySelect) this.querySelect.value = at.rep != null ? at.rep : "";
     this.draw();
   }
@@ -421,14 +560,20 @@ class Player {
       return label;
     }));
     const parts = (scene.readout?.sentences ?? []).map((text) => make("p", {}, text));
+    this.readout.replaceChildren(...parts);
+    this.numbers.hidden = !scene.readout?.table;
     if (scene.readout?.table) {
       const [head, ...body] = scene.readout.table;
       const cells = (row, tag) => make("tr", {}, ...row.map((text) => make(tag, {}, text)));
-      parts.push(make("table", {}, make("thead", {}, cells(head, "th")), make("tbody", {}, ...body.map((row) => cells(row, "td")))));
+      const table = make("table", {}, make("thead", {}, cells(head, "th")), make("tbody", {}, ...body.map((row) => cells(row, "td"))));
+      this.numbers.replaceChildren(make("summary", {}, "numbers"), make("div", { class: "maedfer-scroll" }, table));
     }
-    this.readout.replaceChildren(...parts);
-    if (scene.overlays) {
-      this.queryLine = make("p", { class: "maedfer-query", "aria-live": "polite" });
+    this.footer.textContent = scene.footer;
+    this.pace.hidden = !scene.timed;
+    this.canvas.style.touchAction = scene.click === "tube" && this.model.live ? "none" : "";
+    this.asking.replaceChildren();
+    if (scene.overlays && scene.click === "query") {
+      this.queryLine = make("p", { class: "maedfer-query" });
       const options = [make("option", { value: "" }, "a clicked cube")];
       (scene.regions ?? []).forEach((_, i) => options.push(make("option", { value: i }, `representative of region ${i + 1}`)));
       this.querySelect = make("select", { name: "query" }, ...options);
@@ -437,16 +582,18 @@ class Player {
         this.query = rep === "" ? { token: 0 } : { rep: Number(rep) };
         this.showQuery();
       });
-      this.readout.prepend(make("label", { class: "maedfer-control" }, "query", this.querySelect), this.queryLine);
-      this.showQuery();
+      this.asking.replaceChildren(make("label", { class: "maedfer-control" }, "query", this.querySelect));
+      this.readout.prepend(this.queryLine);
     }
+    if (scene.overlays) this.showQuery();
   }
 
   showControls() {
     const live = this.model.live;
     const held = document.activeElement?.name;
     const wasInside = this.controls.contains(document.activeElement);
-    this.controls.replaceChildren(...this.model.get("controls").map((control) => {
+    const shown = this.model.get("controls").filter((control) => live || control.kind !== "buttons");
+    this.controls.replaceChildren(...shown.map((control) => {
       if (!live) return make("span", { class: "maedfer-fact" }, `${control.label}: ${control.shown}`);
       return this.control(control);
     }));
@@ -457,6 +604,18 @@ class Player {
     const shared = { name: control.name, disabled: control.disabled, title: control.note };
     const label = make("label", { class: "maedfer-control" }, control.label);
     let input;
+    if (control.kind === "buttons") {
+      const group = make("span", { class: "maedfer-control", role: "group", "aria-label": control.label || control.name });
+      for (const option of control.options) {
+        const button = make("button", { type: "button", name: `${control.name}-${option.value}` }, option.label);
+        const { overlays } = this.scene;
+        button.addEventListener("click", () =>
+          this.ask(control.name, overlays && control.name === "overview" ? { value: option.value, query: this.query } : option.value));
+        group.append(button);
+      }
+      if (control.label) group.prepend(control.label);
+      return group;
+    }
     if (control.kind === "select") {
       input = make("select", shared, ...control.options.map((option) => make("option", { value: option.value }, option.label)));
       input.value = control.value;
@@ -465,7 +624,7 @@ class Player {
     } else if (control.kind === "steps") {
       const at = control.options.findIndex((option) => option.value === control.value);
       input = make("input", { ...shared, type: "range", min: 0, max: control.options.length - 1, step: 1, value: at });
-      const output = make("output", {}, control.shown);
+      const output = make("span", { class: "maedfer-shown" }, control.shown);
       input.setAttribute("aria-valuetext", control.shown);
       input.addEventListener("input", () => {
         const option = control.options[Number(input.value)];
@@ -505,6 +664,10 @@ class Player {
     const status = this.model.get("status");
     if ((status.serial ?? 0) >= this.serial || status.state === "working") clearTimeout(this.waiting);
     if ((status.serial ?? 0) < this.serial && status.state === "idle") return; // a newer wish is on its way
+    if (status.state === "idle" && this.pending.size) {
+      this.pending.clear();
+      this.draw();
+    }
     this.setState(status.state ?? "idle");
     this.say(status.text ?? "", status.error);
     if (status.error) this.showControls(); // back to what is shown

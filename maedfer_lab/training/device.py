@@ -1,0 +1,268 @@
+"""What a step on an accelerator has beyond one on a CPU: it is compiled, captured, and fed ahead.
+
+A step of LGI-Former is bound by issuing its operators, not by computing them. So weights are cast
+to half precision by one operator (`Halved`), blocks are compiled, each kind once, and the whole of
+a step can be captured as a CUDA graph, which the host starts by one call. A CPU takes none of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from maedfer_lab.config import choose
+from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
+
+Compile = Literal["auto", "no", "block", "whole", "graph"]
+WARM_UP = 3  # steps before a capture: libraries choose their kernels, blocks are compiled
+KINDS = 64  # of inputs to a block that may be compiled: lengths, precisions, rates of drop path
+
+Losses = Mapping[str, Tensor]
+Replay = Callable[[], object]
+
+
+def choose_compile(
+    wanted: Compile | bool, device: torch.device, can_capture: bool
+) -> Literal["no", "block", "whole", "graph"]:
+    """The way in which a run's step is compiled; "auto" goes by the device.
+
+    can_capture: the step depends on its batch alone, and no other process and no scaler joins it.
+
+    Raises:
+        ValueError: a graph is asked for where none can be captured.
+    """
+    if isinstance(wanted, bool):
+        wanted = "whole" if wanted else "no"
+    chosen = choose("compile", wanted, get_args(Compile))
+    can_capture = can_capture and device.type == "cuda"
+    if chosen == "auto":
+        from torch.utils._triton import has_triton
+
+        if device.type != "cuda" or not has_triton():
+            return "no"
+        return "graph" if can_capture else "block"
+    if chosen == "graph" and not can_capture:
+        raise ValueError(
+            f"compile='graph' needs one process on a CUDA device ({device.type} here), in bf16 or "
+            "float32, accumulate=1, and a pre-training without colour jitter and blending; use "
+            "'block'"
+        )
+    return chosen  # type: ignore[return-value]
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of an encoder and a decoder."""
+    return [module for module in model.modules() if isinstance(module, LGIBlock | ViTBlock)]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block; those of one kind and size share what is compiled."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
+    for block in blocks_of(model):
+        block.compile(dynamic=False)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """The blocks as they were, for passes of other sizes than a step's."""
+    kept = [(block, block._compiled_call_impl) for block in blocks_of(model)]
+    try:
+        for block, _ in kept:
+            block._compiled_call_impl = None
+        yield
+    finally:
+        for block, compiled in kept:
+            block._compiled_call_impl = compiled
+
+
+# --- weights in half precision ------------------------------------------------------------------
+
+
+class _Cast(torch.autograd.Function):
+    """Many tensors to a type by one operator, and their gradients back by another."""
+
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:  # type: ignore
+        ctx.set_materialize_grads(False)
+        ctx.dtype = weights[0].dtype
+        return _cast(weights, dtype)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore
+        whole = iter(_cast([grad for grad in grads if grad is not None], ctx.dtype))
+        return None, *(None if grad is None else next(whole) for grad in grads)
+
+
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    made = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(made, list(tensors))  # type: ignore[attr-defined]
+    return tuple(made)
+
+
+class Halved(nn.Module):
+    """A model with those weights cast that autocast would cast one by one.
+
+    To be called under autocast to `dtype`: results and gradients are the same, bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+        self.names = [
+            f"{name}.{key}" if name else key
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv3d | Attention)
+            for key, _ in module.named_parameters(recurse=False)
+        ]
+
+    def forward(self, *inputs: Any) -> Any:
+        """As the model's."""
+        weights = [self.model.get_parameter(name) for name in self.names]
+        halves = _Cast.apply(self.dtype, *weights)
+        return functional_call(self.model, dict(zip(self.names, halves, strict=True)), inputs)  # type: ignore
+
+
+# --- a captured step ------------------------------------------------------------------------------
+
+
+class Captured(NamedTuple):
+    """A step of fixed sizes: where its inputs lie, how it is started, what it leaves."""
+
+    inputs: list[Tensor]
+    replay: Replay
+    losses: Losses
+    grads: list[Tensor | None]
+
+
+class CapturedStep:
+    """Losses and gradients of a batch, by a graph for each set of sizes (share of hidden tokens).
+
+    compute: batch -> losses, leaving gradients; it must not wait for the device.
+    capture: work -> how to start it again and what it gave; by default a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Tensor]], Losses],
+        parameters: Sequence[nn.Parameter],
+        capture: Callable[[Callable[[], Losses]], tuple[Replay, Losses]] | None = None,
+    ) -> None:
+        self.compute, self.parameters = compute, list(parameters)
+        self.capture, self.pool = capture or self._cuda_graph, None
+        self.graphs: dict[tuple[Any, ...], Captured] = {}
+        self.failed = False
+
+    def __call__(self, batch: Sequence[Tensor]) -> Losses:
+        """Losses, to be read before the next call; gradients are the parameters'."""
+        if self.failed:
+            return self.compute(batch)
+        sizes = tuple((tensor.shape, tensor.dtype) for tensor in batch)
+        if sizes not in self.graphs:
+            try:
+                self.graphs[sizes] = self._record(batch)
+            except RuntimeError as error:
+                self.failed = True
+                warnings.warn(f"a step could not be captured, it is issued: {error}", stacklevel=2)
+                return self.compute(batch)
+        graph = self.graphs[sizes]
+        for held, given in zip(graph.inputs, batch, strict=True):
+            held.copy_(given, non_blocking=True)
+        graph.replay()
+        for parameter, grad in zip(self.parameters, graph.grads, strict=True):
+            parameter.grad = grad
+        return graph.losses
+
+    def _record(self, batch: Sequence[Tensor]) -> Captured:
+        inputs = [tensor.clone() for tensor in batch]
+
+        def work() -> Losses:
+            for parameter in self.parameters:
+                parameter.grad = None
+            return {name: loss.detach() for name, loss in self.compute(tuple(inputs)).items()}
+
+        replay, losses = self.capture(work)
+        return Captured(inputs, replay, losses, [parameter.grad for parameter in self.parameters])
+
+    def _cuda_graph(self, work: Callable[[], Losses]) -> tuple[Replay, Losses]:
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                work()
+        here.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            losses = work()
+        self.pool = graph.pool()  # what one graph does not keep another may use
+        return graph.replay, losses
+
+
+# --- batches, one ahead -----------------------------------------------------------------------
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch (a tensor, or a tuple of tensors and others) on the device; no copy is waited for."""
+    if isinstance(batch, Tensor):
+        if device.type == "cuda" and batch.device.type == "cpu" and not batch.is_pinned():
+            batch = batch.pin_memory()
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple | list):
+        return tuple(moved(part, device) for part in batch)
+    return batch
+
+
+def one_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    """The batches on the device, each copied beside the step before it (on CUDA: its own stream).
+
+    On a CPU they are read when they are asked for, one by one.
+    """
+    if device.type == "cpu":
+        for batch in batches:
+            yield moved(batch, device)
+        return
+    if device.type != "cuda":
+        for batch in _early(moved(batch, device) for batch in batches):
+            yield batch
+        return
+    aside = torch.cuda.Stream(device)
+
+    def copied() -> Iterator[tuple[Any, Any]]:
+        for batch in batches:
+            with torch.cuda.stream(aside):
+                copy, event = moved(batch, device), aside.record_event()
+            yield copy, event
+
+    for batch, event in _early(copied()):
+        here = torch.cuda.current_stream(device)
+        here.wait_event(event)
+        for tensor in batch if isinstance(batch, tuple) else (batch,):
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(here)
+        yield batch
+
+
+def _early(batches: Iterator[Any]) -> Iterator[Any]:
+    """Each item once the one after it has been made."""
+    held: list[Any] = []
+    for batch in batches:
+        if held:
+            yield held.pop()
+        held.append(batch)
+    yield from held
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def is_beside(device: torch.device) -> bool:
+    """Whether steps compute beside the host, which only issues them."""
+    return device.type != "cpu"

@@ -1,0 +1,170 @@
+"""A step on an accelerator: few operators, no wait for the device, fed ahead; equal results.
+
+There is none here: the step runs on the CPU, on PyTorch's device without data ("meta"), where
+every look at a value is an error, and with a stand-in for the CUDA graph that runs it again.
+"""
+
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.data import default_collate
+
+from maedfer_lab.bench.operators import Operators
+from maedfer_lab.config import base, tiny
+from maedfer_lab.runs import Run
+from maedfer_lab.training import device as module
+from maedfer_lab.training.device import CapturedStep, Halved, choose_compile, moved
+from maedfer_lab.training.loop import Stepper, train
+from maedfer_lab.training.pretrain import PretrainTask
+
+CPU = torch.device("cpu")
+SMALL = replace(base().model, width=96, num_heads=4, decoder_width=48, decoder_heads=2)
+# Operators of the paper's step (16 + 4 blocks) before it was captured, counted alike.
+FORMER = {"bf16": 2591, "float32": 1697}
+
+
+def task_of(precision="float32", depth=1):
+    """The paper's recipe; one narrow block each, two clips at a time."""
+    model = replace(SMALL, depth=depth, decoder_depth=1)
+    config = replace(tiny(), model=model, target=base().target, num_clips=2,
+                     mask_ratio=(0.9,), precision=precision, num_held_out=1)  # fmt: skip
+    return PretrainTask(replace(config, optim=replace(config.optim, batch_size=2, accumulate=1)))
+
+
+def batch_of(task, step=0):
+    places = range(task.config.optim.batch_size)
+    frames = default_collate([task.stream[place] for place in places])
+    return task.prepare(frames, step, places)
+
+
+def again(parameters, runs, work):
+    """In place of a CUDA graph: work is done once more, into the same memory."""
+    losses = work()
+    kept = [parameter.grad for parameter in parameters]
+
+    def replay():
+        runs.append(1)
+        with _disable_current_modes():
+            for old, new in zip(losses.values(), work().values(), strict=True):
+                old.copy_(new)
+            for old, parameter in zip(kept, parameters, strict=True):
+                if old is not None and parameter.grad is not None:
+                    old.copy_(parameter.grad)
+
+    return replay, losses
+
+
+def accelerated(task):
+    """A stepper as on one GPU."""
+    stepper, runs = Stepper(task), []
+    if task.config.precision == "bf16":
+        stepper.network = Halved(task.model, torch.bfloat16)
+    parameters = [*task.model.parameters()]
+    capture = partial(again, parameters, runs)
+    stepper.captured = CapturedStep(stepper._of_batch, parameters, capture)
+    return stepper, runs
+
+
+@pytest.mark.parametrize("precision", FORMER)
+def test_a_step_issues_at_most_a_third_of_the_operators_and_gives_the_same(precision, monkeypatch):
+    """What the host issues where a step is captured: the same for any depth."""
+    monkeypatch.setattr("maedfer_lab.training.optim.has_bf16", lambda device: True)
+    plain, quick = task_of(precision), task_of(precision)
+    stepper, runs = accelerated(quick)
+    losses = []
+    for one in (Stepper(plain), stepper):
+        batches = iter([batch_of(one.task, step) for step in range(2)])
+        one.step(0, batches, one.shares)
+        with Operators() as counted:
+            row = one.step(1, batches, one.shares)
+        losses.append({name: float(row[name]) for name in ("loss", "appearance", "motion")})
+    assert 3 * counted.total <= FORMER[precision] and counted.total < 60, counted.names
+    assert len(runs) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for ours, theirs in zip(quick.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_weights_cast_at_once_give_the_same_bits_by_fewer_operators():
+    task = task_of()
+    batch, counts, found = batch_of(task), [], []
+    for network in (task.model, Halved(task.model, torch.bfloat16)):
+        with Operators() as counted:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = task.loss(network, batch, 0, range(2))["loss"]
+            loss.backward()
+        counts.append(counted.total)
+        found.append([loss.detach(), *(p.grad for p in task.model.parameters())])
+        task.model.zero_grad()  # lets go of them
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert counts[1] < 0.85 * counts[0]
+
+
+def test_a_step_never_waits_for_its_device():
+    """On "meta" an `.item()`, a copy to the CPU or an index of booleans raises."""
+    task, meta = task_of(), torch.device("meta")
+    batch = moved(batch_of(task), meta)
+    task.model.to(meta)
+    task.loss(task.model, batch, 0, range(2))["loss"].backward()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(torch.ones(1, device=meta))
+
+
+def test_a_share_of_hidden_tokens_has_a_graph_of_its_own():
+    task = task_of()
+    task.config = replace(task.config, mask_ratio=(0.9, 0.5))
+    stepper, runs = accelerated(task)
+    for step in range(8):
+        stepper.step(step, iter([batch_of(task, step)]), stepper.shares)
+    assert stepper.captured is not None and len(stepper.captured.graphs) == 2 and len(runs) == 8
+
+
+def test_what_cannot_be_captured_is_issued_and_told():
+    task = task_of()
+    stepper = accelerated(task)[0]
+
+    def refuse(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    stepper.captured = CapturedStep(stepper._of_batch, [*task.model.parameters()], refuse)
+    with pytest.warns(UserWarning, match="could not be captured, it is issued: operation not"):
+        row = stepper.step(0, iter([batch_of(task)]), stepper.shares)
+    assert float(row["loss"]) > 0
+
+
+def test_the_device_chooses_what_is_compiled(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    assert choose_compile("auto", CPU, True) == "no"
+    assert choose_compile("auto", cuda, True) == "graph"
+    assert choose_compile("auto", cuda, False) == "block"
+    assert choose_compile(True, CPU, True) == "whole"
+    with pytest.raises(ValueError, match="compile='graph' needs one process on a CUDA device"):
+        choose_compile("graph", CPU, True)
+
+
+def test_batches_are_made_one_ahead_in_order():
+    made = []
+    numbers = module._early(made.append(n) or n for n in range(4))
+    assert next(numbers) == 0 and made == [0, 1]
+    assert list(numbers) == [1, 2, 3] and made == [0, 1, 2, 3]
+
+
+def test_a_step_that_takes_longer_than_by_itself_is_data_bound(tmp_path, monkeypatch, capsys):
+    """Also where the host never waits: readers slow down what issues the step."""
+    from test_loop import Toy, toy_config
+
+    monkeypatch.setattr(Stepper, "time_alone", lambda self: 0.001)
+    monkeypatch.setattr("maedfer_lab.training.loop.is_beside", lambda device: True)
+
+    class Slowed(Toy):
+        def loss(self, *arguments):
+            time.sleep(0.004)
+            return super().loss(*arguments)
+
+    trained = train(Slowed(toy_config(steps=40, batch_size=2)), Run(tmp_path))
+    assert trained.waited > 0.5
+    assert "s a step, 0.001 alone" in capsys.readouterr().err
