@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maedfer_lab import build_classifier, tiny
+from maedfer_lab import build_classifier, load_checkpoint, tiny
 from maedfer_lab.config import profile
-from maedfer_lab.config.study import MOST, SHORT, smoke_study, study
+from maedfer_lab.config.study import MOST, SHORT, quick_study, smoke_study, study
 from maedfer_lab.cost.formula import macs, parameters
 from maedfer_lab.data.drawn_table import DrawnFaces
 from maedfer_lab.figures import show
@@ -23,7 +23,7 @@ from maedfer_lab.paper.small_scale import (
     write_ledger,
 )
 from maedfer_lab.training import loop
-from maedfer_lab.training.study import Piece, pieces, run_piece, run_study, variants
+from maedfer_lab.training.study import Piece, own_points, pieces, run_piece, run_study, variants
 
 
 def test_interval_by_hand():
@@ -97,7 +97,18 @@ def test_the_committed_study_is_whole_and_draws():
     assert describe(table[2]["expression difference"])
 
 
-def test_the_regions_head_keeps_where(tmp_path):
+def test_own_points_start_from_the_shipped_encoder(tmp_path):
+    config = quick_study()
+    steps = replace(config.finetune.optim, steps=2, batch_size=4, warmup_steps=1)
+    short = replace(config.finetune, optim=steps, num_test=28)
+    rows = own_points(replace(config, finetune=short, labels=(28,)), output=tmp_path)
+    assert [row["start"] for row in rows] == ["pre-trained", "from scratch"]
+    [run] = [p for p in (tmp_path / "runs").iterdir() if (p / "start.json").exists()]
+    assert "study" in json.loads((run / "config.json").read_text())["checkpoint"]
+    assert load_checkpoint(run).model.pooling == "regions"
+
+
+def test_the_regions_head_keeps_where():
     config = tiny().model
     for model in (config, replace(config, encoder="vit")):
         classifier = build_classifier(model, 7, pooling="regions").eval()

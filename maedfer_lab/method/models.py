@@ -287,7 +287,9 @@ class Classifier(nn.Module):
             regions = region_index(self.encoder.grid, config.region)
             self.register_buffer("regions", regions, persistent=False)
             width *= len(regions)
-            self.fc_norm = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Dropout(0.2))
+            norm = nn.BatchNorm1d(width, affine=False)
+            norm.register_buffer("num_batches_tracked", None)  # a count that nothing reads
+            self.fc_norm = nn.Sequential(norm, nn.Dropout(0.2))
         self.head = nn.Linear(width, num_classes)
         _init_normal(self)
         if self.encoder.rep_tokens is not None:
