@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.saving import settings_of
 from maedfer_lab.files import write_aside
 from maedfer_lab.method.grid import patchify

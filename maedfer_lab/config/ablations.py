@@ -73,12 +73,7 @@ def smoke_ablations() -> AblationConfig:
 def quick_ablations() -> AblationConfig:
     """Six variants, three seeds: 8 x 48 x 48 pixels, an encoder of width 48."""
     model = replace(
-        tiny().model,
-        size_px=48,
-        region=(2, 3, 6),
-        width=48,
-        decoder_width=48,
-        positions="grid",
+        tiny().model, size_px=48, region=(2, 3, 6), width=48, decoder_width=48, positions="grid"
     )
     pretrain = replace(
         tiny(),

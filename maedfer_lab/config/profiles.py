@@ -7,12 +7,8 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from maedfer_lab.config.ablations import (
-    AblationConfig,
-    full_ablations,
-    quick_ablations,
-    smoke_ablations,
-)
+from maedfer_lab.config import ablations
+from maedfer_lab.config.ablations import AblationConfig
 from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import choose
 from maedfer_lab.config.presets import base, demo, tiny
@@ -56,29 +52,16 @@ def _finetune(budget: AblationConfig, steps: int | None = None) -> FinetuneConfi
 def _profiles() -> dict[str, Profile]:
     # One thread each, two side by side, as `make reproduce` runs them.
     slow = {"01": 0.2, "02": 0.2, "03": 0.2, "05": 0.3, "06": 0.6, "07": 0.8, "09": 0.2, "11": 0.4}
+    long = {"04": 24 * 60, "06": 16, "07": 3, "08": 4 * 60, "10": 24 * 60}
+    smoke, quick, full = (make() for make in (ablations.smoke_ablations, ablations.quick_ablations,
+                                              ablations.full_ablations))  # fmt: skip
+    brief = dict.fromkeys([*slow, "04", "08", "10"], 0.25)
+    minutes = {"04": 8, "08": 0.6, "10": 1.8}
     known = (
-        Profile(
-            "smoke",
-            tiny(),
-            smoke_ablations(),
-            _finetune(smoke_ablations()),
-            dict.fromkeys([*slow, "04", "08", "10"], 0.25),
-        ),
-        Profile(
-            "quick",
-            demo(),
-            quick_ablations(),
-            _finetune(quick_ablations(), steps=150),
-            {**slow, "04": 8, "08": 0.6, "10": 1.8},
-        ),
-        Profile(
-            "full",
-            base(),
-            full_ablations(),
-            _finetune(full_ablations()),
-            {**slow, "04": 24 * 60, "06": 16, "07": 3, "08": 4 * 60, "10": 24 * 60},
-        ),
-    )
+        Profile("smoke", tiny(), smoke, _finetune(smoke), brief),
+        Profile("quick", demo(), quick, _finetune(quick, 150), slow | minutes),
+        Profile("full", base(), full, _finetune(full), slow | long),
+    )  # fmt: skip
     return {profile.name: profile for profile in known}
 
 
