@@ -39,6 +39,8 @@ VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for t
         "say what a checkpoint holds; write it in another format"),
     "export": ("checkpoints.export:export",
         "export a model to ONNX or torch.export, checked against PyTorch"),
+    "explain": ("viewers.explain:explain",
+        "write the page in which a face is hidden and comes back: one file, no server"),
     "parity": ("checkpoints.parity:parity",
         "compare our models with archives of inputs and outputs, ours or the official code's"),
     "doctor": ("data.doctor:doctor",

@@ -41,6 +41,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "viewers", "attention", "figures", "data", "checkpoints", "method", "fast", "files",
         "config", "notebooks", "weights",
     ),
+    "viewers.explain": (
+        "viewers", "checkpoints", "config", "drawn", "figures", "files", "method", "paper",
+        "weights",
+    ),
     "paper": ("paper", "data.labels", "cost.formula", "metrics", "files", "config"),
     "inference": (
         "inference", "viewers", "training", "runs", "checkpoints", "weights", "data", "drawn",
