@@ -63,7 +63,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 BUDGETS = {
     "attention": 735,
     "bench": 1705,
-    "checkpoints": 2518,
+    "checkpoints": 2542,
     "config": 1184,
     "cost": 1414,
     "data": 6728,
@@ -73,9 +73,9 @@ BUDGETS = {
     "method": 1760,
     "paper": 1300,
     "training": 4173,
-    "viewers": 1982,
+    "viewers": 2202,
     "weights": 18,
-    "files at the root": 1500,
+    "files at the root": 1502,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
