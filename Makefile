@@ -1,7 +1,7 @@
 # The commands of maedfer_lab. The first use of any of them makes .venv; later uses are instant.
 
 PYTHON ?= python3
-EXTRAS := notebooks,flops,fast,sample,remote,tensorboard,export,dev
+EXTRAS := notebooks,flops,fast,sample,remote,tensorboard,export,page,dev
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -18,7 +18,7 @@ NO_WEB := --LabApp.news_url=None --LabApp.extension_manager=readonly \
     --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 .DEFAULT_GOAL := help
-.PHONY: $(NOTEBOOKS) help reproduce study test lab app figures bench lint python-usable always
+.PHONY: $(NOTEBOOKS) help reproduce study test lab app page figures bench lint python-usable always
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make study       the study of notebooks 08 and 10 from nothing: hours; see docs/study.md"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make app         serve the viewers of notebooks 05 and 06 as a dashboard, without code"
+	@echo "make page        write page/index.html: the model in a browser, one file, no server"
 	@echo "make figures     draw figures/*.png again from figures/*.json"
 	@echo "make bench       measure models, data, evaluation and waits on this machine"
 	@echo "make test        run all tests"
@@ -60,6 +61,10 @@ lab: $(STAMP)
 
 app: $(STAMP)
 	@$(PY) -m maedfer_lab.viewers.app
+
+page: $(STAMP)
+	@mkdir -p page
+	@$(PY) -m maedfer_lab explain --out page/index.html
 
 figures: $(STAMP)
 	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."

@@ -14,84 +14,48 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-VERBS: dict[str, tuple[str, str]] = {
-    "pretrain": (
-        "maedfer_lab.training.pretrain:pretrain_command",
-        "pre-train on synthetic faces or a folder of videos",
-    ),
-    "finetune": (
-        "maedfer_lab.training.finetune:finetune_command",
-        "fine-tune a classifier on labelled clips or synthetic faces",
-    ),
-    "evaluate": (
-        "maedfer_lab.training.evaluate_runs:evaluate_runs",
-        "test fine-tuned classifiers: UAR, WAR, recalls, intervals",
-    ),
-    "estimate": (
-        "maedfer_lab.training.estimate:estimate_command",
-        "say what a training needs here: memory, hours, disk",
-    ),
-    "plan": (
-        "maedfer_lab.training.plan_command:plan_command",
-        "project hours on 1-64 GPUs and name the bottleneck",
-    ),
-    "reconstruct": (
-        "maedfer_lab.inference.reconstruct:reconstruct",
-        "find a face in a video, hide most of it, show what a model puts back",
-    ),
-    "judge": (
-        "maedfer_lab.inference.judge:judge",
-        "measure how well a model fills in hidden parts of the faces in a folder",
-    ),
-    "predict": (
-        "maedfer_lab.inference.predict:predict_videos",
-        "say which expression a classifier sees in videos, over time",
-    ),
-    "embed": (
-        "maedfer_lab.inference.embed:embed",
-        "turn the faces in videos into vectors",
-    ),
-    "checkpoint": (
-        "maedfer_lab.checkpoints.saving:checkpoint",
-        "say what a checkpoint holds; write it in another format",
-    ),
-    "export": (
-        "maedfer_lab.checkpoints.export:export",
-        "export a model to ONNX or torch.export, checked against PyTorch",
-    ),
-    "parity": (
-        "maedfer_lab.checkpoints.parity:parity",
-        "compare our models with archives of inputs and outputs, ours or the official code's",
-    ),
-    "doctor": (
-        "maedfer_lab.data.doctor:doctor",
-        "check a data set: lists, labels, folds, people, and every clip",
-    ),
-    "prepare": (
-        "maedfer_lab.data.prepare:prepare_command",
-        "cut the faces out of a data set once, into shards that are quick to read",
-    ),
-    "flops": (
-        "maedfer_lab.cost.tables:flops_command",
-        "count parameters and multiply-adds of LGI-Former and ViT, three ways",
-    ),
-    "bench": (
-        "maedfer_lab.bench.bench:bench_command",
-        "measure models, data, evaluation and waits beside a floor and a plain version",
-    ),
-    "claims": (
-        "maedfer_lab.paper.ledger:claims_command",
-        "check every number of the paper that can be checked",
-    ),
-    "figures": (
-        "maedfer_lab.figures:draw_figures",
-        "draw figures/*.png again from figures/*.json",
-    ),
-}
+VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for the help
+    "pretrain": ("training.pretrain:pretrain_command",
+        "pre-train on synthetic faces or a folder of videos"),
+    "finetune": ("training.finetune:finetune_command",
+        "fine-tune a classifier on labelled clips or synthetic faces"),
+    "evaluate": ("training.evaluate_runs:evaluate_runs",
+        "test fine-tuned classifiers: UAR, WAR, recalls, intervals"),
+    "estimate": ("training.estimate:estimate_command",
+        "say what a training needs here: memory, hours, disk"),
+    "plan": ("training.estimate:plan_command",
+        "project hours on 1-64 GPUs and name the bottleneck"),
+    "reconstruct": ("inference.reconstruct:reconstruct",
+        "find a face in a video, hide most of it, show what a model puts back"),
+    "judge": ("inference.judge:judge",
+        "measure how well a model fills in hidden parts of the faces in a folder"),
+    "predict": ("inference.predict:predict_videos",
+        "say which expression a classifier sees in videos, over time"),
+    "embed": ("inference.embed:embed", "turn the faces in videos into vectors"),
+    "checkpoint": ("checkpoints.saving:checkpoint",
+        "say what a checkpoint holds; write it in another format"),
+    "export": ("checkpoints.export:export",
+        "export a model to ONNX or torch.export, checked against PyTorch"),
+    "explain": ("viewers.explain:explain",
+        "write the page in which a face is hidden and comes back: one file, no server"),
+    "parity": ("checkpoints.parity:parity",
+        "compare our models with archives of inputs and outputs, ours or the official code's"),
+    "doctor": ("data.doctor:doctor",
+        "check a data set: lists, labels, folds, people, and every clip"),
+    "prepare": ("data.prepare:prepare_command",
+        "cut the faces out of a data set once, into shards that are quick to read"),
+    "flops": ("cost.tables:flops_command",
+        "count parameters and multiply-adds of LGI-Former and ViT, three ways"),
+    "bench": ("bench.bench:bench_command",
+        "measure models, data, evaluation and waits beside a floor and a plain version"),
+    "claims": ("paper.ledger:claims_command",
+        "check every number of the paper that can be checked"),
+    "figures": ("figures:draw_figures", "draw figures/*.png again from figures/*.json"),
+}  # fmt: skip
+VERBS = {verb: (f"maedfer_lab.{place}", line) for verb, (place, line) in VERBS.items()}
 
 # What a verb writes where nothing is said; the same functions write nothing in a notebook.
 FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz"}
@@ -132,10 +96,18 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"maedfer {version('maedfer-lab')}")
         return 0
     if verb not in VERBS:
-        print(f"maedfer: {unknown_verb(verb)}", file=sys.stderr)
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(VERBS)
+        print(f"maedfer: {verb!r} is not a verb; known are {known}{hint}", file=sys.stderr)
         return 2
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        print(f"maedfer {verb}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
     try:
-        with warnings_in_one_line(verb):
+        with warnings.catch_warnings():  # each in one line, without the source it is from
+            warnings.showwarning = show
             result = run_verb(verb, rest)
     except BrokenPipeError:
         raise
@@ -150,31 +122,12 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    if result is not None and is_main_process():
+    config = importlib.import_module("maedfer_lab.config")
+    if result is not None and config.is_main_process():  # of the many that torchrun starts
         print(result)
         for problem in getattr(result, "refused", ()):
             print(f"maedfer {verb}: {problem}", file=sys.stderr)
     return int(getattr(result, "exit_status", 0))
-
-
-@contextmanager
-def warnings_in_one_line(verb: str) -> Iterator[None]:
-    """Show warnings as `maedfer VERB: warning: ...`, without the line of source they are from."""
-
-    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        print(f"maedfer {verb}: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    before = warnings.showwarning
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
-
-
-def is_main_process() -> bool:
-    """Whether this is the one of many processes (torchrun) that tells the result."""
-    return importlib.import_module("maedfer_lab.config").is_main_process()
 
 
 def run_verb(verb: str, args: Sequence[str]) -> object:
@@ -246,10 +199,3 @@ def usage() -> str:
         "  maedfer --version     the installed version\n"
         "  maedfer --debug ...   show the traceback of an error"
     )
-
-
-def unknown_verb(verb: str) -> str:
-    """Return the sentence that refuses `verb`, lists the known ones and suggests the nearest."""
-    near = difflib.get_close_matches(verb, VERBS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{verb!r} is not a verb; known are {', '.join(VERBS)}{hint}"

@@ -69,15 +69,10 @@ def war(confusion: Int[np.ndarray, "k k"]) -> float:
 
 
 def bootstrap(
-    labels: Int[np.ndarray, " n"],
-    guesses: Int[np.ndarray, " n"],
-    num_classes: int,
-    subjects: Sequence[str] | None = None,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
+    labels: Int[np.ndarray, " n"], guesses: Int[np.ndarray, " n"], num_classes: int,
+    subjects: Sequence[str] | None = None, *, resamples: int = 2000, level: float = 0.95,
     seed: int = 0,
-) -> Intervals:
+) -> Intervals:  # fmt: skip
     """Percentile intervals of the SCORES over resampled test sets.
 
     Clips are drawn with replacement, or with `subjects` (one name per clip) whole people: clips of
@@ -102,14 +97,9 @@ def bootstrap(
 
 
 def resampled(
-    of: Callable[[Int[np.ndarray, "m n"]], dict[str, np.ndarray]],
-    shares: Float[np.ndarray, " n"],
-    number: int,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Intervals:
+    of: Callable[[Int[np.ndarray, "m n"]], dict[str, np.ndarray]], shares: Float[np.ndarray, " n"],
+    number: int, *, resamples: int = 2000, level: float = 0.95, seed: int = 0,
+) -> Intervals:  # fmt: skip
     """Percentile bootstrap of any statistics.
 
     of: the statistics, (m,) each, of `resamples` draws: how often each of n units was drawn.

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.loading import fitting_regions, fitting_sizes, load_checkpoint
 from maedfer_lab.checkpoints.official import to_official
-from maedfer_lab.checkpoints.reading import recognise
+from maedfer_lab.checkpoints.reading import facts_of, recognise
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
-from maedfer_lab.checkpoints.told import facts_of
 from maedfer_lab.config import EncoderKind, TargetConfig, base, tiny
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import region_tube_mask
@@ -247,13 +246,9 @@ def test_structure_is_read_from_names_and_shapes_without_args():
         loaded = load_checkpoint(recognise(state), **{**OWN, "region": config.region})
         decoder = {"decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6}  # not in the file
         assert loaded.model.config == replace(config, **decoder)
-
-
-def test_first_token_pooling_is_read_from_the_name_of_the_norm():
     state = to_official(build_classifier(TINY, 7, pooling="first"))
     assert "norm.weight" in state and "fc_norm.weight" not in state
-    loaded = load_checkpoint(recognise(state), **OWN)
-    assert loaded.model.pooling == "first"
+    assert load_checkpoint(recognise(state), **OWN).model.pooling == "first"
 
 
 # --- other sizes ------------------------------------------------------------------------------
@@ -324,16 +319,10 @@ def test_one_wrong_entry_is_named_with_the_nearest_preset(fault, part, tmp_path)
         said = str(error.value)
         assert name in said or name.endswith("lg_region_tokens")
         assert "nearest preset" in said or "patch_embed" in said or "region" in said
-
-
-def test_an_error_of_fit_says_shapes_and_preset():
-    state = finetuned_state()
-    state["blocks.1.mlp.fc1.weight"] = torch.zeros(127, 32)
-    with pytest.raises(ValueError) as error:
-        load_checkpoint(recognise(state), **OWN)
-    said = str(error.value)
-    assert "blocks.1.mlp.fc1.weight: (127, 32) in the file; the model has (128, 32)" in said
-    assert f"tiny (lgi): {len(state) - 1} of its {len(state)} fit" in said
+        if fault == "shape" and "blocks." in name:
+            want = tuple(sound[name].shape)
+            assert f"{name}: (3, 1, 2) in the file; the model has {want}" in said
+            assert f"tiny (lgi): {len(state) - 1} of its {len(state)} fit" in said
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -432,14 +421,6 @@ def test_the_command_prints_the_report_and_converts(tmp_path, capsys):
     ]  # fmt: skip
     a, b = load_checkpoint(official).model, load_checkpoint(folder).model
     assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
-
-
-def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path, capsys):
-    path = tmp_path / "a.pth"
-    path.write_text("hello")
-    assert cli.main(["checkpoint", str(path), "--to-folder", str(tmp_path / "folder")]) == 2
-    assert "a.pth" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
 # --- what the version before wrote, and what others hand around -------------------------------

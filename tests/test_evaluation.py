@@ -114,14 +114,13 @@ def test_a_video_is_read_once_and_only_what_is_shown():
 
 def test_one_segment_and_one_crop_are_the_middle():
     """B9: the official code divides by zero."""
-    views = Views(16, 16, stride=1, segments=1, crops=1, short_px=20)
-    assert dict(views.windows(26)) == {5: 1} and dict(views.corners()) == {2: 1}
-    assert dict(replace(views, crops=3).corners()) == {0: 1, 2: 1, 4: 1}
+    views = Views(16, 16, stride=1, segments=1, crops=1)
+    assert dict(views.windows(26)) == {5: 1}
     shown, weights, _ = views.read(Shown(moving_frames(26, 20, 20)))
     assert shown.shape == (1, 16, 16, 16, 3) and weights.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("odd", [{"segments": 0}, {"short_px": 8}])
+@pytest.mark.parametrize("odd", [{"segments": 0}, {"crops": 0}])
 def test_impossible_views_are_refused(odd):
     with pytest.raises(ValueError, match=next(iter(odd))):
         Views(16, 16, **odd)

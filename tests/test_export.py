@@ -45,7 +45,7 @@ for name, model in models.items():
                     mask = torch.ones(1, model.grid.n, dtype=torch.bool)
                     mask[0, inputs[1].long()] = False
                     want = model(inputs[0], mask).prediction
-                got = _run(suffix, path.read_bytes(), inputs)
+                got = _run(suffix, path.read_bytes(), inputs)[0]
                 assert got.shape == want.shape and torch.allclose(got, want, atol=1e-4), name
     content = onnx.load(path.with_suffix(".onnx"))
     found[name] = sorted({node.op_type for node in content.graph.node})
@@ -80,7 +80,7 @@ def test_what_is_not_offered_is_refused(options, message, capsys, monkeypatch, t
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_run", lambda suffix, content, inputs: inputs[0].new_zeros(3, 7))
+    monkeypatch.setattr(export, "_run", lambda suffix, content, inputs: [inputs[0].new_zeros(3, 7)])
     monkeypatch.setattr(export, "_onnx", lambda *arguments: b"")
     monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: None)
     monkeypatch.setattr(export, "_example", lambda model, few: (torch.rand(3, 3, 8, 32, 32),))

@@ -9,7 +9,7 @@ from making_videos import moving_frames, write_video
 from test_loop import full_for
 
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
-from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
+from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.metrics import uar, war
@@ -100,37 +100,6 @@ def test_a_replaced_checkpoint_does_not_load_the_old_run(tmp_path, official):
     put(4)
     with pytest.raises(ValueError, match=r"holds other weights than when .* began"):
         finetune(config, output=tmp_path)
-
-
-def test_a_stopped_finetuning_ends_bit_for_bit_as_an_unbroken_one(tmp_path, monkeypatch):
-    config = replace(
-        SHORT,
-        augment=Augment(),
-        layer_decay=0.75,
-        holdout=0.4,
-        optim=replace(SHORT.optim, steps=6, batch_size=4),
-        eval_every=2,
-        save_every=2,
-    )
-    whole = finetune(config, output=tmp_path / "a")
-    loss = loop.FinetuneTask.loss
-    with monkeypatch.context() as patch:
-
-        def break_off(self, network, batch, step, places):
-            if step == 4:
-                raise RuntimeError("power cut")
-            return loss(self, network, batch, step, places)
-
-        patch.setattr(loop.FinetuneTask, "loss", break_off)
-        with pytest.raises(RuntimeError, match="power cut"):
-            finetune(config, output=tmp_path / "b")
-    again = finetune(config, output=tmp_path / "b")
-    for name in ("loss", "validation", "confusion", "best"):
-        assert again.result[name] == whole.result[name], name
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
-    loaded = loop.load_finetuned(whole.folder)
-    assert loaded.config == config and loaded.result == whole.result
 
 
 def test_a_disk_that_is_full_at_the_best_epoch_is_told(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from test_loop import in_child
 
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.runs import Run
-from maedfer_lab.training.finetune import finetune
+from maedfer_lab.training.finetune import finetune, load_finetuned
 
 TINY = FinetuneConfig(
     model=replace(tiny().model, drop_path=0.1),
@@ -86,6 +86,8 @@ def test_a_finetuning_killed_at_three_points_ends_with_the_same_bits(clips, tmp_
     for name in ("confusion", "best", "validation", "loss"):
         assert resumed.result[name] == whole.result[name]
     assert {p.name for p in folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
+    loaded = load_finetuned(whole.folder)
+    assert loaded.config == config and loaded.result == whole.result
 
 
 def test_two_processes_finetune_as_one(clips, tmp_path):

@@ -16,8 +16,8 @@ from maedfer_lab.cost.formula import macs
 from maedfer_lab.cost.plan import CARDS as SHEETS
 from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, usual_inputs
 from maedfer_lab.data.prepare import prepare_command
+from maedfer_lab.training.estimate import measure_reading, plan_command
 from maedfer_lab.training.loop import own_share
-from maedfer_lab.training.plan_command import measure_reading, plan_command
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 CARDS: tuple[CardName, ...] = get_args(CardName)
@@ -183,7 +183,7 @@ def test_reading_is_measured_with_a_worker(people, monkeypatch):
         if form == "mp4":
             sizes = [path.stat().st_size for path in (people / form).rglob("*.mp4")]
             assert size.value == pytest.approx(sum(sizes) / 2e6, abs=1e-3)
-    monkeypatch.setattr("maedfer_lab.training.plan_command.SECONDS", 0.2)
+    monkeypatch.setattr("maedfer_lab.training.estimate.SECONDS", 0.2)
     found = plan_command(data=people / "shards", storage=3.0)
     assert found.inputs.clips_per_core.origin == "measured"
     assert found.inputs.storage.value == 3 and math.isfinite(found.rows[0].hours)

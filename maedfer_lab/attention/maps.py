@@ -57,16 +57,6 @@ class TokenMap:
     rep: Float[np.ndarray, " r"]
     query: int
 
-    @property
-    def is_empty(self) -> bool:
-        """Does the query not attend at all at this stage?"""
-        return bool(np.isnan(self.tokens).all() and np.isnan(self.rep).all())
-
-    @property
-    def rep_share(self) -> float:
-        """The part of the attention that goes to representative tokens."""
-        return float(np.nansum(self.rep))
-
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
@@ -137,12 +127,6 @@ class AttentionMaps:
             return np.zeros((0, 3))
         return self.places[:, 1:].reshape(self.num_regions, -1, 3).mean(1)
 
-    @cached_property
-    def _ranks(self) -> dict[int, int]:
-        ranks = {token: rank for rank, token in enumerate(self.index.tolist())}
-        reps = {self.grid.n + j: self.num_visible + j for j in range(self.num_regions)}
-        return ranks | reps
-
     def token(self, t: int, y: int, x: int) -> int:
         """Number of the token at a place of the grid."""
         if not all(0 <= i < side for i, side in zip((t, y, x), self.grid.shape, strict=True)):
@@ -151,12 +135,10 @@ class AttentionMaps:
 
     def rep_token(self, region: int) -> int:
         """Number of the representative token of a region."""
+        if not self.num_regions:
+            raise ValueError("a ViT has no representative tokens; ask for a token of the grid")
         if not 0 <= region < self.num_regions:
-            raise ValueError(
-                f"region={region} must lie in 0..{self.num_regions - 1}"
-                if self.num_regions
-                else "a ViT has no representative tokens; ask for a token of the grid"
-            )
+            raise ValueError(f"region={region} must lie in 0..{self.num_regions - 1}")
         return self.grid.n + region
 
     def region_of(self, token: int) -> int:
@@ -166,18 +148,19 @@ class AttentionMaps:
 
     def rank(self, query: int) -> int:
         """Where a token or representative token stands among the encoder's v + r."""
-        if query in self._ranks:
-            return self._ranks[query]
+        ranks = {token: rank for rank, token in enumerate(self.index.tolist())}
+        ranks |= {self.grid.n + j: self.num_visible + j for j in range(self.num_regions)}
+        if query in ranks:
+            return ranks[query]
         if 0 <= query < self.grid.n:
             raise ValueError(
                 f"query={query} is hidden by the mask, so that the encoder never saw it; visible "
                 f"are {', '.join(map(str, self.index[:4].tolist()))}, ..."
             )
         raise ValueError(
-            f"query={query} is no token: 0..{self.grid.n - 1} are tokens of the grid"
-            + (f", {self.grid.n}..{self.grid.n + self.num_regions - 1} representative tokens"
-               if self.num_regions else "")
-        )  # fmt: skip
+            f"query={query} is no token: 0..{self.grid.n - 1} are tokens of the grid, then come "
+            f"{self.num_regions} representative tokens"
+        )
 
     def weights(self, stage: str, layer: int, head: int | None = None) -> Tensor:
         """Weights of a stage in float32 without the head axis; rows sum to 1.
@@ -203,11 +186,8 @@ class AttentionMaps:
 
         Rows and columns are tokens in the encoder's order, then representative tokens.
         """
-        weights, visible, regions = (
-            self.weights(stage, layer, head),
-            self.num_visible,
-            self.num_regions,
-        )
+        weights = self.weights(stage, layer, head)
+        visible, regions = self.num_visible, self.num_regions
         if stage == "joint":
             return weights
         whole = torch.full((visible + regions, visible + regions), torch.nan)
@@ -285,15 +265,11 @@ def attention_bytes(
 
 @torch.no_grad()
 def capture_attention(
-    model: MaskedAutoencoder | Classifier | Encoder,
-    clip: Float[Tensor, "3 T H W"],
-    *,
-    layers: Sequence[int] | None = None,
-    heads: Heads = None,
-    index: Int[Tensor, " v"] | None = None,
-    max_bytes: int = MAX_BYTES,
+    model: MaskedAutoencoder | Classifier | Encoder, clip: Float[Tensor, "3 T H W"], *,
+    layers: Sequence[int] | None = None, heads: Heads = None,
+    index: Int[Tensor, " v"] | None = None, max_bytes: int = MAX_BYTES,
     dtype: torch.dtype = torch.float16,
-) -> AttentionMaps:
+) -> AttentionMaps:  # fmt: skip
     """The attention weights with which the model's encoder reads one clip.
 
     The model's own blocks return them: in the chosen layers the softmax is written out, the

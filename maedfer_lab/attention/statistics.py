@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,7 @@ def _distance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _reach(maps: AttentionMaps, weights: Tensor, t: Tensor, yx: Tensor) -> Reach:
     frames, pixels, _ = maps.config.tubelet
     return Reach(
-        float((weights * t).sum(-1).mean()) * frames,
-        float((weights * yx).sum(-1).mean()) * pixels,
+        float((weights * t).sum(-1).mean()) * frames, float((weights * yx).sum(-1).mean()) * pixels
     )
 
 
@@ -190,19 +190,9 @@ def region_names(config: ModelConfig) -> list[RegionName]:
     whole = (config.frames, config.size_px, config.size_px)
     steps, tall, wide = (total // span for total, span in zip(whole, spans, strict=True))
 
-    def label(*place: int) -> str:
-        parts = [
-            f"{name} {i * span}-{(i + 1) * span - 1}"
-            for name, i, span, count in zip(
-                ("frames", "y", "x"), place, spans, (2, tall, wide), strict=True
-            )
-            if count > 1
-        ]
-        return ", ".join(parts)
-
-    return [
-        RegionName(t, y * wide + x, label(t, y, x))
-        for t in range(steps)
-        for y in range(tall)
-        for x in range(wide)
-    ]
+    found = []
+    for t, y, x in itertools.product(range(steps), range(tall), range(wide)):
+        axes = zip(("frames", "y", "x"), (t, y, x), spans, (2, tall, wide), strict=True)
+        parts = [f"{name} {i * span}-{(i + 1) * span - 1}" for name, i, span, n in axes if n > 1]
+        found.append(RegionName(t, y * wide + x, ", ".join(parts)))
+    return found

@@ -1,4 +1,4 @@
-"""Attention followed back through stages and layers: composition, rollout, what a classifier reads.
+"""Attention followed back through stages and layers: composition and rollout.
 
 Everything here is one operation. A row is a distribution over the *augmented* tokens, v tokens
 in the encoder's order and then r representative tokens; it says how much of a quantity after a
@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions
-from maedfer_lab.method.models import Classifier, Encoder
+from maedfer_lab.method.models import Encoder
 
 STAGES = {
     "local": "1 local: inside a region",
@@ -88,12 +88,6 @@ def _through(maps: AttentionMaps, rows: Tensor, stage: str, layer: int) -> Tenso
     return torch.cat([both[:, :, 1:].flatten(1), both[:, :, 0]], 1)
 
 
-def _one_row(maps: AttentionMaps, query: int) -> Tensor:
-    row = torch.zeros(1, maps.num_visible + maps.num_regions)
-    row[0, maps.rank(query)] = 1
-    return row
-
-
 def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
     """Where `query` looks through all stages of one block, following attention alone.
 
@@ -102,8 +96,9 @@ def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
     whole clip. A representative token looks through stages 2 and 1. Heads of different stages
     have nothing to do with each other, so their mean is taken.
     """
-    row = trace_back(maps, _one_row(maps, query), layers=[layer], residual=0.0)
-    return maps.to_map(row[0], query)
+    row = torch.zeros(1, maps.num_visible + maps.num_regions)
+    row[0, maps.rank(query)] = 1
+    return maps.to_map(trace_back(maps, row, layers=[layer], residual=0.0)[0], query)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,24 +125,6 @@ def rollout(maps: AttentionMaps, residual: float = 0.5) -> Rollout:
     """
     count = maps.num_visible + maps.num_regions
     return Rollout(trace_back(maps, torch.eye(count), residual=residual), maps)
-
-
-def classifier_looks_at(
-    maps: AttentionMaps, classifier: Classifier, residual: float = 0.5
-) -> TokenMap:
-    """Where the tokens that a classifier pools draw from, by rollout (query -1).
-
-    Tokens that are pooled by their mean count equally; with pooling="first" the first alone. It
-    says what can reach the class scores, not which class it speaks for.
-    """
-    visible, regions = maps.num_visible, maps.num_regions
-    row = torch.zeros(1, visible + regions)
-    reps, tokens = torch.arange(visible, visible + regions), torch.arange(visible)
-    read = {"rep": reps, "tokens": tokens, "all": torch.cat([reps, tokens])}[classifier.tokens]
-    if classifier.pooling == "first":
-        read = read[:1]
-    row[0, read] = 1 / len(read)
-    return maps.to_map(trace_back(maps, row, residual=residual)[0], -1)
 
 
 def stages_to_ask(encoder: Encoder) -> dict[str, str]:

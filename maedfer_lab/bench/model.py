@@ -14,8 +14,7 @@ from maedfer_lab.bench import plain
 from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.operators import Operators
-from maedfer_lab.checkpoints.official import official_arguments
-from maedfer_lab.checkpoints.parity import recipe_parameters
+from maedfer_lab.checkpoints.official import arguments_of, to_official
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
 from maedfer_lab.cost.formula import Task, macs
 from maedfer_lab.fast import speed_up
@@ -53,10 +52,13 @@ class Pair(NamedTuple):
 
 def make_pair(model: models.Classifier | models.MaskedAutoencoder, device: torch.device) -> Pair:
     """Fill a model with random parameters, by which logits come to about 2, and copy them."""
-    kind = "finetune" if isinstance(model, models.Classifier) else "pretrain"
-    drawn = recipe_parameters(model, kind, 0.02)
-    state = {name: x.to(device, copy=True).requires_grad_() for name, x in drawn.items()}
-    arguments = official_arguments(model.config, kind)
+    generator = torch.Generator().manual_seed(0)
+    for name, x in model.named_parameters():
+        is_scale = x.ndim == 1 and name.endswith("weight")  # of a LayerNorm
+        nn.init.normal_(x, float(is_scale), 0.1 if is_scale else 0.02, generator=generator)
+    official = to_official(model)
+    state = {name: x.to(device, copy=True).requires_grad_() for name, x in official.items()}
+    arguments = arguments_of(model)
     if isinstance(model, models.Classifier):
         arguments["lg_classify_token_type"] = "region"
     return Pair(speed_up(model).eval().to(device), state, arguments)

@@ -6,15 +6,18 @@ import io
 import json
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maedfer_lab.checkpoints.loading import Model, load_checkpoint
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.saving import settings_of
 from maedfer_lab.files import write_aside
+from maedfer_lab.method.attention import Weights
 from maedfer_lab.method.grid import patchify
 from maedfer_lab.method.masking import mask_ratios
 from maedfer_lab.method.models import Classifier, Encoder, model_mask
@@ -23,6 +26,7 @@ from maedfer_lab.method.targets import normalise_cube_pixels
 OPSET = 20
 TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 2e-2  # of the largest output
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+STAGES = ("local", "inter", "interact")  # of an LGI block; a ViT's has one, "joint"
 SMALL = 1024  # numbers of a tensor that stays float32: norms and biases
 
 
@@ -57,25 +61,31 @@ def export(
     )
 
 
-def export_model(model: Model, path: Path, *, float16: bool = False) -> tuple[float, float, int]:
+def export_model(
+    model: Model, path: Path, *, float16: bool = False, attention: bool = False
+) -> tuple[float, float, int]:
     """Write `model` as .onnx or .pt2; (largest relative difference to PyTorch, allowed, bytes).
+
+    attention: an autoencoder's encoder also gives the weights of every block's stages, such as
+        `local_0` (1 r a k k), `inter_0` (1 a r r) and `interact_0` (1 a v r) of the first block.
 
     Raises ValueError, and writes nothing, where the two differ by more than is allowed.
     """
-    module = Exported(model).eval()
+    module = Exported(model, attention).eval()
     example, *others = [_example(model, few) for few in (True, False)]
     program = torch.export.export(module, example, dynamic_shapes=_dynamic(model))
     if path.suffix == ".pt2":
         file = io.BytesIO()
         torch.export.save(program, file)
     else:
-        file = io.BytesIO(_onnx(program, example, model, float16))
+        file = io.BytesIO(_onnx(program, example, module, float16))
     tolerance = TOLERANCE_FLOAT16 if float16 else TOLERANCE
     difference = 0.0
     with torch.no_grad():
         for inputs in (example, *others):
-            want, found = module(*inputs), _run(path.suffix, file.getvalue(), inputs)
-            difference = max(difference, float((found - want).abs().max() / want.abs().max()))
+            both = zip(module(*inputs), _run(path.suffix, file.getvalue(), inputs), strict=True)
+            for want, found in both:
+                difference = max(difference, float((found - want).abs().max() / want.abs().max()))
     if not difference <= tolerance:
         raise ValueError(
             f"{path}: outputs differ by {difference:.1e} of the largest one from PyTorch's, more "
@@ -88,22 +98,23 @@ def export_model(model: Model, path: Path, *, float16: bool = False) -> tuple[fl
 class Exported(nn.Module):
     """A model on plain tensors. Tokens are picked by `index_select`: general indexing is slow."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, attention: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.attention = model, attention
 
     def forward(
         self, clip: Tensor, visible: Tensor | None = None, masked: Tensor | None = None
-    ) -> Tensor:
-        """Logits, or the masked tokens' prediction."""
+    ) -> tuple[Tensor, ...]:
+        """Logits, or the masked tokens' prediction; then attention weights, block after block."""
         model = self.model
         if isinstance(model, Classifier):
             rep, tokens = _encode(model.encoder, clip, model.encoder.all_tokens.int(), model.tokens)
             read = [x for x, name in ((rep, "rep"), (tokens, "tokens")) if x is not None
                     and model.tokens in (name, "all")]  # fmt: skip
-            return model.head(model.pool(torch.cat(read, 1)))
+            return (model.head(model.pool(torch.cat(read, 1))),)
         assert visible is not None and masked is not None
-        _, tokens = _encode(model.encoder, clip, visible)
+        weights: list[Weights] = [{} for _ in model.encoder.blocks] if self.attention else []
+        _, tokens = _encode(model.encoder, clip, visible, weights=weights)
         decoder, places = model.decoder, visible
         if model.config.legacy_visible_order:
             places = visible.sort().values
@@ -113,23 +124,29 @@ class Exported(nn.Module):
         for block in decoder.blocks[:-1]:
             x = block(x)
         x = decoder.blocks[-1](x, last=masked.shape[0])
-        return decoder.head(decoder.norm(x))
+        maps = [one for block in weights for one in block.values()]
+        return decoder.head(decoder.norm(x)), *maps
 
 
 def _encode(
-    encoder: Encoder, clip: Tensor, index: Tensor, read: str = "tokens"
-) -> tuple[Tensor | None, Tensor]:
-    """Representative and other tokens of `index`, as `Encoder.forward` gives them."""
+    encoder: Encoder, clip: Tensor, index: Tensor, read: str = "tokens",
+    weights: Sequence[Weights] = (),
+) -> tuple[Tensor | None, Tensor]:  # fmt: skip
+    """Representative and other tokens of `index`, as `Encoder.forward` gives them.
+
+    weights: a dict for each block, to fill with its attention weights; none by default.
+    """
+    blocks = list(zip_longest(encoder.blocks, weights))
     cubes = patchify(clip, encoder.config.tubelet).index_select(1, index)
     x = encoder.embed(normalise_cube_pixels(cubes)) + encoder.positions.index_select(0, index)
     if encoder.rep_tokens is None:
-        for block in encoder.blocks:
-            x = block(x)
+        for block, kept in blocks:
+            x = block(x, weights=kept)
         return None, x
     rep = encoder.rep_tokens.expand(clip.shape[0], -1, -1).unsqueeze(2)
     z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
-    for i, block in enumerate(encoder.blocks):
-        z = block(z, rep_only=read == "rep" and i == len(encoder.blocks) - 1)
+    for i, (block, kept) in enumerate(blocks):
+        z = block(z, rep_only=read == "rep" and i == len(blocks) - 1, weights=kept)
     return z[:, :, 0], z[:, :, 1:].flatten(1, 2)
 
 
@@ -171,9 +188,16 @@ def _need_libraries() -> None:
 
 
 def _onnx(
-    program: torch.export.ExportedProgram, example: Sequence[Tensor], model: Model, float16: bool
-) -> bytes:
-    outputs = ["logits" if isinstance(model, Classifier) else "prediction"]
+    program: torch.export.ExportedProgram, example: Sequence[Tensor], module: Exported,
+    float16: bool,
+) -> bytes:  # fmt: skip
+    model, outputs = module.model, ["prediction"]
+    if isinstance(model, Classifier):
+        outputs = ["logits"]
+    elif module.attention:
+        for i, block in enumerate(model.encoder.blocks):
+            stages = [s for s in STAGES if getattr(block, f"{s}_attn", None) is not None]
+            outputs += [f"{stage}_{i}" for stage in stages or ["joint"]]
     written = torch.onnx.export(
         program, tuple(example), dynamo=True, opset_version=OPSET, verbose=False,
         input_names=list(_inputs(model)), output_names=outputs, external_data=False,
@@ -193,7 +217,8 @@ def _store_in_half(content: Any) -> None:
     casts = []
     for weight in content.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
-        if values.dtype == "float32" and values.size > SMALL:
+        is_table = weight.name.endswith("positions")  # sines, which are no weights
+        if values.dtype == "float32" and values.size > SMALL and not is_table:
             name = weight.name
             half = onnx.numpy_helper.from_array(values.astype("float16"), f"{name}_half")
             weight.CopyFrom(half)
@@ -203,11 +228,11 @@ def _store_in_half(content: Any) -> None:
     content.graph.node.extend(nodes)
 
 
-def _run(suffix: str, content: bytes, inputs: Sequence[Tensor]) -> Tensor:
+def _run(suffix: str, content: bytes, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     if suffix == ".pt2":
         return torch.export.load(io.BytesIO(content)).module()(*inputs)
     runtime = import_module("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    return torch.from_numpy(session.run(None, feed)[0])
+    return [torch.from_numpy(one) for one in session.run(None, feed)]

@@ -15,151 +15,108 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Tokens
 
-Kind = Literal["pretrain", "finetune"]
 State = Mapping[str, Tensor]
+Model = MaskedAutoencoder | Classifier
 
-# Parts of names, ours -> official, of a block of LGI-Former.
-LGI_PARTS = {
-    "local_norm": "first_attn_norm0",
-    "local_context_norm": "first_attn_norm1",
-    "local_attn": "first_attn",
-    "inter_norm": "second_attn_norm0",
-    "inter_attn": "second_attn",
-    "interact_norm": "third_attn_norm0",
-    "interact_context_norm": "third_attn_norm1",
+# Parts of encoder names, ours -> official; whole names of the decoder.
+PARTS = {
+    "embed": "patch_embed", "rep_tokens": "lg_region_tokens",
+    "local_norm": "first_attn_norm0", "local_context_norm": "first_attn_norm1",
+    "local_attn": "first_attn", "inter_norm": "second_attn_norm0", "inter_attn": "second_attn",
+    "interact_norm": "third_attn_norm0", "interact_context_norm": "third_attn_norm1",
     "interact_attn": "third_attn",
-}
+}  # fmt: skip
+DECODER = {"decoder.mask_token": "mask_token", "decoder.embed.weight": "encoder_to_decoder.weight"}
+OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, DECODER))
+# In which order the official code lists modules, and an attention's parameters.
+ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
+         "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
+ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
 # Parameters of a block with as many rows as the model is wide, and as its FFN is.
 OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
-OFFICIAL_PARTS = {official: ours for ours, official in LGI_PARTS.items()}
 
 
-def kind_of(state: State) -> Kind:
-    """Whether a state dict with official names is of pre-training or of a classifier."""
-    return "pretrain" if any(name.startswith(("decoder.", "encoder.")) for name in state) else (
-        "finetune"
-    )  # fmt: skip
-
-
-def our_name(official: str, kind: Kind) -> str:
+def our_name(official: str, is_pretraining: bool) -> str:
     """Our name of an official parameter; `q` and `kv` are both named `qkv`."""
     name = official
-    if kind == "pretrain":
-        if name == "mask_token":
-            return "decoder.mask_token"
-        if name == "encoder_to_decoder.weight":
-            return "decoder.embed.weight"
-        if name.startswith("decoder."):
-            return name
-        if name.startswith("encoder.norm."):
-            return name.removeprefix("encoder.")
+    if is_pretraining:
+        if name in OUR_DECODER or name.startswith("decoder."):
+            return OUR_DECODER.get(name, name)
         name = name.removeprefix("encoder.")
+        if name.startswith("norm."):
+            return name
     elif name.startswith(("fc_norm.", "head.")):
         return name
     elif name.startswith("norm."):
         return f"fc_{name}"  # pooling of the first token: a LayerNorm called norm
-    if name == "lg_region_tokens":
-        return "encoder.rep_tokens"
-    if name.startswith("patch_embed."):
-        return "encoder.embed." + name.removeprefix("patch_embed.")
-    parts = [OFFICIAL_PARTS.get(part, part) for part in name.split(".")]
-    return "encoder." + re.sub(r"\.(q|kv)\.weight$", ".qkv.weight", ".".join(parts))
+    name = ".".join(OUR_PARTS.get(part, part) for part in name.split("."))
+    return "encoder." + re.sub(r"\.(q|kv)\.weight$", ".qkv.weight", name)
 
 
-def from_official(state: State, kind: Kind) -> dict[str, Tensor]:
+def _official_name(name: str, model: Model) -> str:
+    if name in DECODER:
+        return DECODER[name]
+    if name.startswith("fc_norm.") and getattr(model, "pooling", "") == "first":
+        return name.removeprefix("fc_")
+    if name.startswith(("decoder.", "fc_norm.", "head.")):
+        return name
+    name = ".".join(PARTS.get(part, part) for part in name.removeprefix("encoder.").split("."))
+    return f"encoder.{name}" if isinstance(model, MaskedAutoencoder) else name
+
+
+def from_official(state: State, is_pretraining: bool) -> dict[str, Tensor]:
     """Parameters under our names; query and key-value matrices joined."""
     ours: dict[str, Tensor] = {}
     for official, value in state.items():
-        name = our_name(official, kind)
         if official.endswith(".kv.weight") and official.replace(".kv.", ".q.") in state:
             continue
         if official.endswith(".q.weight") and official.replace(".q.", ".kv.") in state:
             value = torch.cat([value, state[official.replace(".q.", ".kv.")]])
-        ours[name] = value
+        ours[our_name(official, is_pretraining)] = value
     return ours
 
 
-def to_official(model: MaskedAutoencoder | Classifier) -> dict[str, Tensor]:
+def to_official(model: Model) -> dict[str, Tensor]:
     """State dict in the official names, shapes and order; values bit for bit ours."""
-    kind: Kind = "pretrain" if isinstance(model, MaskedAutoencoder) else "finetune"
     state = {name: x.detach() for name, x in model.state_dict().items()}
+    starts: dict[str, int] = {}
+    places: dict[str, tuple[int, int, int, int]] = {}
+    for index, name in enumerate(state):
+        module, _, rest = name.partition(".")
+        group = ORDER.get(f"{module}.{rest.partition('.')[0]}", ORDER.get(module, 8))
+        attention, found, part = name.rpartition("attn.")
+        start = starts.setdefault(attention, index) if found else index
+        part = ATTENTION_ORDER[part.partition(".")[0]] if found else 0
+        places[name] = (group, start, part, index)
     official: dict[str, Tensor] = {}
-    for name in _official_order(model):
-        for part, value in _official_entries(name, state[name], kind, model):
-            official[part] = value
+    for name in sorted(places, key=places.__getitem__):
+        theirs, value = _official_name(name, model), state[name]
+        stem = theirs.removesuffix("qkv.weight")
+        if stem != theirs and re.search(r"(first|second|third)_attn\.$", stem):
+            width = value.shape[1]
+            official[f"{stem}q.weight"] = value[:width]
+            official[f"{stem}kv.weight"] = value[width:]
+        else:
+            official[theirs] = value
     return official
 
 
-def _official_entries(
-    name: str, value: Tensor, kind: Kind, model: nn.Module
-) -> list[tuple[str, Tensor]]:
-    prefix = "encoder." if kind == "pretrain" else ""
-    if name == "decoder.mask_token":
-        return [("mask_token", value)]
-    if name == "decoder.embed.weight":
-        return [("encoder_to_decoder.weight", value)]
-    if name.startswith("norm."):
-        return [(f"encoder.{name}", value)]
-    if name.startswith("fc_norm.") and getattr(model, "pooling", "mean") == "first":
-        return [(name.removeprefix("fc_"), value)]
-    if name.startswith(("decoder.", "fc_norm.", "head.")):
-        return [(name, value)]
-    name = name.removeprefix("encoder.")
-    if name == "rep_tokens":
-        return [(f"{prefix}lg_region_tokens", value)]
-    if name.startswith("embed."):
-        return [(f"{prefix}patch_embed." + name.removeprefix("embed."), value)]
-    parts = name.split(".")
-    official = prefix + ".".join(LGI_PARTS.get(part, part) for part in parts)
-    if name.endswith(".qkv.weight") and parts[2] != "attn":
-        width = value.shape[1]
-        stem = official.removesuffix("qkv.weight")
-        return [(f"{stem}q.weight", value[:width]), (f"{stem}kv.weight", value[width:])]
-    return [(official, value)]
-
-
-def _official_order(model: MaskedAutoencoder | Classifier) -> list[str]:
-    """Our names in the order in which the official code lists the same parameters."""
-    groups = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2,
-              "encoder.blocks": 3, "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7,
-              "decoder.embed": 9}  # fmt: skip
-    # Within an attention the official code lists q_bias and v_bias before the matrices.
-    parts = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
-    starts: dict[str, int] = {}
-    keys: dict[str, tuple[int, int, int, int]] = {}
-    for index, name in enumerate(model.state_dict()):
-        module, _, rest = name.partition(".")
-        group = groups.get(f"{module}.{rest.partition('.')[0]}", groups.get(module, 8))
-        attention, found, part = name.rpartition("attn.")
-        start = starts.setdefault(attention, index) if found else index
-        keys[name] = (group, start, parts[part.partition(".")[0]] if found else 0, index)
-    return sorted(keys, key=keys.__getitem__)
-
-
-def infer_model(
-    state: State,
-    *,
-    frames: int = 16,
-    size_px: int = 160,
-    region: tuple[int, int, int] = (2, 5, 10),
-    num_heads: int | None = None,
-    decoder_heads: int | None = None,
-) -> ModelConfig:
+def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig:
     """The model whose parameters these are, as far as names and shapes tell.
 
-    What they do not tell is given: clip size, region shape, numbers of heads (by default heads
-    of 64 channels, as in all published models). Decoder fields keep their defaults for classifiers.
+    given: what they do not tell: clip, region, heads (by default of 64 channels, as in all
+        published models). Decoder fields keep their defaults for classifiers.
+
     Sizes are those of most blocks, so that a single entry that is missing or has a wrong shape is
     found by comparing with the model, not taken for another model. ValueError without blocks or
     tubelet embedding.
     """
-    kind = kind_of(state)
-    prefix = "encoder." if kind == "pretrain" else ""
+    prefix = "encoder." if is_pretraining else ""
     width, hidden = _usual_rows(state, prefix, OF_WIDTH), _usual_rows(state, prefix, OF_HIDDEN)
     if not width or not hidden:
         raise ValueError(
@@ -173,38 +130,28 @@ def infer_model(
             f"{prefix}patch_embed.proj.weight: {has}; a model has ({width}, 3, t, h, w), and its "
             "cubes cannot be known otherwise"
         )
-    tubelet = embed.shape[2:]
     names = {n.split(".", 2 + bool(prefix))[-1] for n in state if n.startswith(f"{prefix}blocks.")}
     is_lgi = "first_attn.proj.weight" in names
-    has_third = "third_attn_norm0.weight" in names
-    third = "cross" if "third_attn_norm1.weight" in names else "self"
-    decoder: dict[str, Any] = {}
-    if kind == "pretrain":
-        decoder_width = _usual_rows(state, "decoder.", OF_WIDTH) or ModelConfig().decoder_width
-        decoder = {
-            "decoder_width": decoder_width,
-            "decoder_depth": _count_blocks(state, "decoder."),
-            "decoder_heads": decoder_heads or max(1, decoder_width // 64),
-        }
+    found: dict[str, Any] = {"encoder": "vit", "qkv_bias": "attn.q_bias" in names}
     depth = _count_blocks(state, prefix)
-    return ModelConfig(
-        frames=frames,
-        size_px=size_px,
-        tubelet=(tubelet[0], tubelet[1], tubelet[2]),
-        encoder="lgi" if is_lgi else "vit",
-        region=region,
-        width=width,
-        depth=depth,
-        num_heads=num_heads or max(1, width // 64),
-        mlp_ratio=hidden / width,
-        qkv_bias=("first_attn.q_bias" if is_lgi else "attn.q_bias") in names,
-        local="cross" if "first_attn_norm1.weight" in names else "self",
-        inter=not is_lgi or "second_attn_norm0.weight" in names,
-        interact="cross" if not is_lgi else third if has_third else "none",
-        shared=_shared(state, prefix, depth) if is_lgi else "none",
-        legacy_visible_order=kind == "pretrain" and is_lgi,
-        **decoder,
-    )
+    if is_lgi:
+        third = "cross" if "third_attn_norm1.weight" in names else "self"
+        found = {
+            "encoder": "lgi",
+            "qkv_bias": "first_attn.q_bias" in names,
+            "local": "cross" if "first_attn_norm1.weight" in names else "self",
+            "inter": "second_attn_norm0.weight" in names,
+            "interact": third if "third_attn_norm0.weight" in names else "none",
+            "shared": _shared(state, prefix, depth),
+            "legacy_visible_order": is_pretraining,
+        }
+    if is_pretraining:
+        decoder = _usual_rows(state, "decoder.", OF_WIDTH) or ModelConfig().decoder_width
+        found |= {"decoder_width": decoder, "decoder_heads": max(1, decoder // 64),
+                  "decoder_depth": _count_blocks(state, "decoder.")}  # fmt: skip
+    found |= {"width": width, "depth": depth, "num_heads": max(1, width // 64),
+              "mlp_ratio": hidden / width, "tubelet": tuple(embed.shape[2:])}  # fmt: skip
+    return ModelConfig(**{**found, **given})
 
 
 def _usual_rows(state: State, prefix: str, pattern: str) -> int:
@@ -224,11 +171,10 @@ def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_int
 
     def same(stage: str) -> bool:
         pairs = [
-            (state.get(f"{prefix}blocks.{i}.first_attn.{part}"),
-             state.get(f"{prefix}blocks.{i}.{stage}_attn.{part}"))
+            [state.get(f"{prefix}blocks.{i}.{one}_attn.{part}") for one in ("first", stage)]
             for i in range(depth)
             for part in ("q.weight", "kv.weight", "proj.weight")
-        ]  # fmt: skip
+        ]
         return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
 
     has_second = f"{prefix}blocks.0.second_attn.q.weight" in state
@@ -237,10 +183,10 @@ def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_int
     return "all" if has_second and same("second") else "none"
 
 
-# --- names of transformers' VideoMAE ----------------------------------------------------------
+# --- transformers' VideoMAE: the same architecture under other names --------------------------
 
 # VideoMAEForPreTraining and VideoMAEForVideoClassification (src/transformers/models/videomae):
-# the same architecture, with queries, keys and values apart and biases of either of two spellings.
+# queries, keys and values apart, and biases of either of two spellings.
 HUGGING_FACE = re.compile(r"(videomae\.)?(encoder\.layer\.\d|embeddings\.patch_embeddings\.)")
 HUGGING_PARTS = (
     (r"^videomae\.", ""),
@@ -258,7 +204,10 @@ HUGGING_PARTS = (
     (r"\.attention\.attention\.(value\.bias|v_bias)$", ".attn.v_bias"),
     (r"\.attention\.attention\.", ".attn."),
 )
-OF_ENCODER = ("patch_embed.", "blocks.", "norm.")
+# What VideoMAEConfig takes where its config.json does not say, and under which name.
+VIDEOMAE = {"frames": ("num_frames", 16), "size_px": ("image_size", 224),
+            "num_heads": ("num_attention_heads", 12),
+            "decoder_heads": ("decoder_num_attention_heads", 6)}  # fmt: skip
 
 
 def from_hugging_face(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,7 +228,7 @@ def from_hugging_face(state: Mapping[str, Any]) -> dict[str, Any]:
             if part != "query.weight":
                 continue
             name, value = f"{stem}attn.qkv.weight", torch.cat(matrices)
-        is_encoder = is_pretraining and name.startswith(OF_ENCODER)
+        is_encoder = is_pretraining and name.startswith(("patch_embed.", "blocks.", "norm."))
         found[f"encoder.{name}" if is_encoder else name] = value
     return found
 
@@ -288,23 +237,16 @@ def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json of transformers' VideoMAE tells, in our names."""
     if config.get("model_type") != "videomae":
         raise ValueError(f"model_type={short(config.get('model_type'))} must be 'videomae'")
-    told: dict[str, Any] = {}
-    names = {"frames": "num_frames", "size_px": "image_size", "num_heads": "num_attention_heads",
-             "decoder_heads": "decoder_num_attention_heads"}  # fmt: skip
-    for ours, name in names.items():
-        told[ours] = integer(config.get(name, VIDEOMAE[ours]))
+    told: dict[str, Any] = {
+        ours: integer(config.get(name, default)) for ours, (name, default) in VIDEOMAE.items()
+    }
     units = "cube" if config.get("norm_pix_loss", True) else "pixel"
     return told | {"target": TargetConfig(units=units, motion=False)}
-
-
-# What VideoMAEConfig takes where its config.json does not say.
-VIDEOMAE = {"frames": 16, "size_px": 224, "num_heads": 12, "decoder_heads": 6}
 
 
 # --- arguments --------------------------------------------------------------------------------
 
 CLASSIFIED: dict[str, Tokens] = {"region": "rep", "org": "tokens", "all": "all"}
-
 # Where the official scripts (first) and constructors keep what parameters do not tell.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "frames": ("num_frames", "all_frames"),
@@ -357,69 +299,51 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
         if isinstance(tokens, str) and tokens in CLASSIFIED:
             told["tokens"] = CLASSIFIED[tokens]
         if "use_frame_diff_as_target" in arguments:
-            told["target"] = _target(arguments)
+            group = integer(arguments.get("frame_diff_group_size") or 2)
+            weight = arguments.get("target_diff_weight")
+            told["target"] = TargetConfig(
+                units="cube" if arguments.get("normlize_target", True) else "pixel",
+                motion=bool(arguments["use_frame_diff_as_target"]),
+                motion_group=group,  # without a weight all frames of a group count alike
+                motion_weight=(group - 1) / group if weight is None else float(weight),
+            )
     except (TypeError, ValueError, OverflowError, KeyError) as error:
         raise ValueError(f"{name}: its args do not read as official ones: {error}") from error
     return told
 
 
-def _target(arguments: Mapping[str, Any]) -> TargetConfig:
-    """The official target; without a weight all frames of a group count alike."""
-    group = integer(arguments.get("frame_diff_group_size") or 2)
-    weight = arguments.get("target_diff_weight")
-    return TargetConfig(
-        units="cube" if arguments.get("normlize_target", True) else "pixel",
-        motion=bool(arguments["use_frame_diff_as_target"]),
-        motion_group=group,
-        motion_weight=(group - 1) / group if weight is None else float(weight),
-    )
-
-
-def official_arguments(config: ModelConfig, kind: Kind) -> dict[str, Any]:
-    """Official constructor arguments of our configuration, but drop path.
-
-    A classifier's `num_classes`, `use_mean_pooling` and `lg_classify_token_type` are not part of
-    the configuration.
-    """
-    prefix = "encoder_" if kind == "pretrain" else ""
-    _, *patch = config.tubelet
+def arguments_of(model: Model) -> dict[str, Any]:
+    """Official constructor arguments of a model, but drop path."""
+    c, is_pretraining = model.config, isinstance(model, MaskedAutoencoder)
+    prefix, (_, *patch) = "encoder_" if is_pretraining else "", c.tubelet
     values: dict[str, Any] = {
-        "img_size": config.size_px,
+        "img_size": c.size_px,
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        f"{prefix}embed_dim": config.width,
-        f"{prefix}depth": config.depth,
-        f"{prefix}num_heads": config.num_heads,
-        "mlp_ratio": config.mlp_ratio,
-        "qkv_bias": config.qkv_bias,
-        "tubelet_size": config.tubelet[0],
-        "all_frames": config.frames,
-        "attn_type": "local_global" if config.encoder == "lgi" else "joint",
-        "lg_region_size": list(config.region),
-        "lg_first_attn_type": config.local,
-        "lg_third_attn_type": "self" if config.interact == "self" else "cross",
-        "lg_attn_param_sharing_first_third": config.shared == "local_interact",
-        "lg_attn_param_sharing_all": config.shared == "all",
-        "lg_no_second": not config.inter,
-        "lg_no_third": config.interact == "none",
+        f"{prefix}embed_dim": c.width,
+        f"{prefix}depth": c.depth,
+        f"{prefix}num_heads": c.num_heads,
+        "mlp_ratio": c.mlp_ratio,
+        "qkv_bias": c.qkv_bias,
+        "tubelet_size": c.tubelet[0],
+        "all_frames": c.frames,
+        "attn_type": "local_global" if c.encoder == "lgi" else "joint",
+        "lg_region_size": list(c.region),
+        "lg_first_attn_type": c.local,
+        "lg_third_attn_type": "self" if c.interact == "self" else "cross",
+        "lg_attn_param_sharing_first_third": c.shared == "local_interact",
+        "lg_attn_param_sharing_all": c.shared == "all",
+        "lg_no_second": not c.inter,
+        "lg_no_third": c.interact == "none",
     }
-    if kind == "pretrain":
-        values |= {
-            "decoder_embed_dim": config.decoder_width,
-            "decoder_depth": config.decoder_depth,
-            "decoder_num_heads": config.decoder_heads,
-            "decoder_num_classes": 3 * math.prod(config.tubelet),
-        }
-    return values
-
-
-def arguments_of(model: MaskedAutoencoder | Classifier) -> dict[str, Any]:
-    """Official constructor arguments of a model."""
     if isinstance(model, MaskedAutoencoder):
-        return official_arguments(model.config, "pretrain")
-    official_tokens = {ours: official for official, ours in CLASSIFIED.items()}
-    return {
-        **official_arguments(model.config, "finetune"),
+        return values | {
+            "decoder_embed_dim": c.decoder_width,
+            "decoder_depth": c.decoder_depth,
+            "decoder_num_heads": c.decoder_heads,
+            "decoder_num_classes": 3 * math.prod(c.tubelet),
+        }
+    return values | {
         "num_classes": model.head.out_features,
         "use_mean_pooling": model.pooling == "mean",
-        "lg_classify_token_type": official_tokens[model.tokens],
+        "lg_classify_token_type": {ours: o for o, ours in CLASSIFIED.items()}[model.tokens],
     }

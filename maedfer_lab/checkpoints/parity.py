@@ -12,11 +12,10 @@ import copy
 import json as json_format
 import math
 import re
-import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,27 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer_lab.checkpoints.loading import Model, load_checkpoint
-from maedfer_lab.checkpoints.official import (
-    CLASSIFIED,
-    Kind,
-    arguments_of,
-    from_official,
-    our_name,
-    to_official,
-)
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.official import Model, arguments_of, our_name, to_official
 from maedfer_lab.checkpoints.reading import recognise
-from maedfer_lab.config import TargetConfig, base, choose
-from maedfer_lab.method.grid import Grid, take
-from maedfer_lab.method.models import (
-    Classifier,
-    MaskedAutoencoder,
-    build_autoencoder,
-    build_classifier,
-)
+from maedfer_lab.config import TargetConfig, choose
+from maedfer_lab.method.grid import take
+from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.method.targets import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     make_target,
     motion_frames,
     reconstruction_loss,
@@ -65,80 +50,17 @@ SMALL_GRADIENT = 1e-3
 # softmax over one key, say). Ours may be rounding noise as well: up to 6e-8 of the total was seen.
 ZERO_GRADIENT, ZERO_SCALE = 1e-6, 1e-2
 
-PARAMETER, FULL, EMBED_GRADIENT = "sd::", "full.json", "grad_patch_embed"
-INPUTS = frozenset({"config", "x", "y", "mask"})
-GRADIENTS = frozenset({"grad_names", "grad_norms", EMBED_GRADIENT})
+PARAMETER, EMBED_GRADIENT = "sd::", "grad_patch_embed"
+INPUTS = {"config", "x", "y", "mask"}
+GRADIENTS = {"grad_names", "grad_norms", EMBED_GRADIENT}
 DOUBLE = "64"  # ends the names of outputs that were computed in float64
+HEAD = ("archive", "compared", "largest |diff|", "relative", "tolerance", "verdict", "note")
+OURS = (
+    "\nThese archives hold our own numbers. How to compare with the official code on your own "
+    "machine: docs/official_differences.md"
+)
 
 Verdict = Literal["ok", "differs", "cannot be built", "not compared"]
-
-
-def parity(folder: Path | None = None, /, *, json: Path | None = None, full: bool = False) -> str:
-    """Compare our models with archives of inputs and outputs, number by number.
-
-    Exit status 1 if anything is out of tolerance or cannot be built.
-
-    folder: with archives (*.npz), of the official code say; without one, those that lie with the
-        package are replayed: our own numbers, which this machine should give as well.
-    json: file to write all differences to, as JSON.
-    full: also replay the full-size models of full.json there (two minutes, 2 GB of memory).
-    """
-    if json is not None and not json.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json {json}: there is no folder {json.parent}")
-
-    def tell(name: str) -> None:
-        if full:  # minutes: say what they are spent on
-            print(f"replaying {name}", file=sys.stderr, flush=True)
-
-    report = compare_folder(folder or PARITY, full=full, tell=tell)
-    if json is not None:
-        report.write(json)
-    text = str(report)
-    if folder is None:
-        text += (
-            "\nThese archives hold our own numbers. How to compare with the official code on your "
-            "own machine: docs/official_differences.md"
-        )
-    if not report.is_ok:
-        print(text)
-        raise SystemExit(1)
-    return text
-
-
-def compare_folder(
-    folder: Path, *, full: bool = False, tell: Callable[[str], object] = lambda line: None
-) -> Report:
-    """Compare every archive of a folder, and with `full` the full-size models of its full.json.
-
-    tell: called with the name of each archive before it is replayed.
-
-    Raises FileNotFoundError if there is no folder or no archive in it. Whatever an archive
-    holds, the others go on: one that cannot be built is a row that says why.
-    """
-    archives, digests = sorted(folder.glob("*.npz")), folder / FULL
-    if not archives and not (full and digests.is_file()):
-        raise FileNotFoundError(
-            f"{folder} is no folder with golden archives (*.npz) in it; without one, those that "
-            "lie with the package are replayed"
-        )
-    if full and not digests.is_file():
-        raise FileNotFoundError(f"{folder} has no {FULL}, which --full replays; leave --full out")
-    report = Report()
-    for path in archives:
-        tell(path.name)
-        report.add(path.stem, lambda path=path: compare_archive(read_archive(path)))
-    if full:
-        entries = json_format.loads(digests.read_text())
-        if not isinstance(entries, dict):
-            raise ValueError(f"{digests} must hold one object per model, by name")
-        for key, entry in entries.items():
-            tell(f"{FULL} {key}")
-            report.add(key, lambda key=key, entry=entry: compare_digest(key, entry))
-    elif digests.is_file():
-        report.rows.append(
-            Comparison(FULL, "full-size models", "not compared", note="asked for by --full")
-        )
-    return report
 
 
 # --- comparisons ------------------------------------------------------------------------------
@@ -156,31 +78,30 @@ class Comparison:
     tolerance: float | None = None
     note: str = ""
 
+    @property
+    def badness(self) -> float:
+        """How much of its tolerance it takes."""
+        bad = self.relative is None or math.isnan(self.relative)
+        return math.inf if bad else self.relative / (self.tolerance or FLOAT32)  # type: ignore
+
 
 @dataclass
-class Report:
-    """All rows of a run. seconds: time each archive took."""
+class ParityReport:
+    """All rows of a run. seconds: time each archive took. after: a last line."""
 
     rows: list[Comparison] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, name: str, rows: Callable[[], Iterable[Comparison]]) -> None:
-        """Rows of an archive; an error of whatever kind is a row: a foreign file decides that."""
-        start = time.perf_counter()
-        try:
-            for row in rows():
-                self.rows.append(row)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            self.rows.append(
-                Comparison(name, "model", "cannot be built", note=" ".join(reason.split()))
-            )
-        self.seconds[name] = time.perf_counter() - start
+    after: str = ""
 
     @property
     def is_ok(self) -> bool:
         """Everything that was compared is within tolerance, and everything could be built."""
         return all(row.verdict in ("ok", "not compared") for row in self.rows)
+
+    @property
+    def exit_status(self) -> int:
+        """Of the command."""
+        return int(not self.is_ok)
 
     def summary(self) -> str:
         """How many comparisons of how many archives, how many of them failed, the worst."""
@@ -192,22 +113,19 @@ class Report:
         if num["not compared"]:
             verdict += f", {num['not compared']} not compared"
         text = f"{len(self.seconds)} archives, {len(compared)} comparisons: {verdict}"
-        if compared:
-            worst = max(compared, key=lambda r: _badness(r.relative) / (r.tolerance or FLOAT32))
-            text += (  # tells how much room there is, or which one failed most
-                f"; nearest to its tolerance: {worst.archive} {worst.what}, "
-                f"{worst.relative:.1e} of {worst.tolerance:.0e}"
-            )
+        if compared:  # tells how much room there is, or which one failed most
+            worst = max(compared, key=lambda row: row.badness)
+            text += (f"; nearest to its tolerance: {worst.archive} {worst.what}, "
+                     f"{worst.relative:.1e} of {worst.tolerance:.0e}")  # fmt: skip
         return f"{text}; {sum(self.seconds.values()):.0f} s"
 
     def __str__(self) -> str:
-        """The rows as aligned text, with the summary below."""
-        head = ("archive", "compared", "largest |diff|", "relative", "tolerance", "verdict", "note")
-        numbers = [[row.absolute, row.relative, row.tolerance] for row in self.rows]
-        texts = [["" if x is None else f"{x:.1e}" if x else "0" for x in row] for row in numbers]
-        cells = [(row.archive, row.what, *text, row.verdict, row.note)
-                 for row, text in zip(self.rows, texts, strict=True)]  # fmt: skip
-        return f"{table([head, *cells], range(7))}\n\n{self.summary()}"
+        cells: list[tuple[str, ...]] = [HEAD]
+        for row in self.rows:
+            numbers = ["" if x is None else f"{x:.1e}" if x else "0"
+                       for x in (row.absolute, row.relative, row.tolerance)]  # fmt: skip
+            cells.append((row.archive, row.what, *numbers, row.verdict, row.note))
+        return f"{table(cells, range(7))}\n\n{self.summary()}{self.after}"
 
     def write(self, path: Path) -> None:
         """Write rows and times as JSON; infinities and NaN as text."""
@@ -223,6 +141,39 @@ class Report:
             "comparisons": [{k: finite(v) for k, v in asdict(row).items()} for row in self.rows],
         }
         path.write_text(json_format.dumps(content, indent=1) + "\n")
+
+
+def parity(folder: Path | None = None, /, *, json: Path | None = None) -> ParityReport:
+    """Compare our models with archives of inputs and outputs, number by number.
+
+    Exit status 1 if anything is out of tolerance or cannot be built. Whatever an archive holds, the
+    others go on: one that cannot be built is a row that says why.
+
+    folder: with archives (*.npz), of the official code say; without one, those that lie with the
+        package are replayed: our own numbers, which this machine should give as well.
+    json: file to write all differences to, as JSON.
+    """
+    if json is not None and not json.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json {json}: there is no folder {json.parent}")
+    archives = sorted((folder or PARITY).glob("*.npz"))
+    if not archives:
+        raise FileNotFoundError(
+            f"{folder} is no folder with golden archives (*.npz) in it; without one, those that "
+            "lie with the package are replayed"
+        )
+    report = ParityReport(after=OURS if folder is None else "")
+    for path in archives:
+        start = time.perf_counter()
+        try:
+            for row in compare_archive(read_archive(path)):
+                report.rows.append(row)
+        except Exception as error:  # a foreign file decides which
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            report.rows.append(Comparison(path.stem, "model", "cannot be built", note=reason))
+        report.seconds[path.stem] = time.perf_counter() - start
+    if json is not None:
+        report.write(json)
+    return report
 
 
 def compare(
@@ -263,16 +214,11 @@ def compare_gradients(
         return Comparison(archive, what, "differs", math.inf, math.inf, GRADIENT, note)
     rows = []
     for name, value in theirs.items():
-        scale = max(value, SMALL_GRADIENT * total)
-        if value < ZERO_GRADIENT * total:
-            scale = ZERO_SCALE * total
+        is_zero = value < ZERO_GRADIENT * total
+        scale = ZERO_SCALE * total if is_zero else max(value, SMALL_GRADIENT * total)
         rows.append(compare(archive, name, norm(ours[name]), np.asarray(value), GRADIENT, scale))
-    worst = max(rows, key=lambda row: _badness(row.relative))
+    worst = max(rows, key=lambda row: row.badness)
     return replace(worst, what=what, note=f"worst: {worst.what}")
-
-
-def _badness(relative: float | None) -> float:
-    return math.inf if relative is None or math.isnan(relative) else relative
 
 
 def norm(x: Tensor) -> np.ndarray:
@@ -293,18 +239,6 @@ CLASSES: dict[str, dict[str, Any]] = {
     "PretrainVisionTransformer": {"encoder_num_heads": 12, "decoder_num_heads": 8},
 }
 SHARED_DEFAULTS = {"lg_region_size": (2, 2, 10), "all_frames": 16, "img_size": 224}
-# Arguments that change nothing in what a loaded model computes in eval mode.
-INERT = frozenset({
-    "init_scale", "init_ckpt", "drop_rate", "attn_drop_rate", "drop_path_rate", "pretrained",
-    "pretrained_cfg", "pretrained_cfg_overlay",
-})  # fmt: skip
-# Arguments that are honoured at these values alone.
-FIXED: dict[str, tuple[Any, ...]] = {
-    "in_chans": (3,), "encoder_in_chans": (3,), "encoder_num_classes": (0,),
-    "init_values": (0, None),
-    "use_learnable_pos_emb": (False,), "keep_temporal_dim": (False,), "qk_scale": (None,),
-    "head_activation_func": (None,),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -331,20 +265,18 @@ def read_archive(path: Path) -> Archive:
     if "config" not in arrays:
         raise ValueError(f"{path.name} has no 'config', which names the official class")
     try:
-        spec = json_format.loads(str(arrays["config"]))
+        spec = json_format.loads(str(arrays.pop("config")))
     except json_format.JSONDecodeError as error:
         raise ValueError(f"{path.name}: config is not JSON: {error}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("kwargs", {}), dict):
         raise ValueError(f"{path.name}: config must be {{'class': ..., 'kwargs': {{...}}}}")
-    state, rest = {}, {}
-    for name, value in arrays.items():
-        if name.startswith(PARAMETER):
-            if value.dtype.kind != "f":
-                raise ValueError(f"{name} has dtype {value.dtype}; parameters are floats")
-            state[name.removeprefix(PARAMETER)] = torch.from_numpy(value)
-        elif name != "config":
-            rest[name] = value
-    return Archive(path.stem, spec, state, rest)
+    state = {}
+    for name in [name for name in arrays if name.startswith(PARAMETER)]:
+        value = arrays.pop(name)
+        if value.dtype.kind != "f":
+            raise ValueError(f"{name} has dtype {value.dtype}; parameters are floats")
+        state[name.removeprefix(PARAMETER)] = torch.from_numpy(value)
+    return Archive(path.stem, spec, state, arrays)
 
 
 def load_archive(archive: Archive) -> tuple[Model, str]:
@@ -358,68 +290,43 @@ def load_archive(archive: Archive) -> tuple[Model, str]:
     given = dict(archive.spec.get("kwargs") or {})
     if "num_frames" in given:  # the name that some versions of the class use
         given.setdefault("all_frames", given.pop("num_frames"))
-    for key, value in given.items():
-        width = given.get("embed_dim", given.get("encoder_embed_dim", 768))
-        heads = given.get("num_heads", given.get("encoder_num_heads", 12))
-        if key == "qk_scale" and value and math.isclose(value, (width // heads) ** -0.5):
-            continue
-        if value not in FIXED.get(key, (value,)):
-            raise ValueError(
-                f"constructor argument {key}={value!r} is not something that our models do; only "
-                f"{key}={FIXED[key][0]!r} can be built"
-            )
     clip = {}
     if "x" in archive.arrays:
-        clip = {
-            "all_frames": archive.arrays["x"].shape[2],
-            "img_size": archive.arrays["x"].shape[3],
-        }
+        _, _, frames, side, _ = archive.arrays["x"].shape
+        clip = {"all_frames": frames, "img_size": side}
     arguments = {**SHARED_DEFAULTS, **CLASSES[name], **clip, **given}
     weights = recognise({"model": archive.state, "args": arguments}, archive.name)
-    is_pretraining = name == "PretrainVisionTransformer"
-    pooling = (
-        "mean" if given.get("use_mean_pooling", "norm.weight" not in archive.state) else "first"
-    )
-    model = load_checkpoint(
-        weights,
-        as_="autoencoder" if is_pretraining else "classifier",
-        pooling=None if is_pretraining else pooling,
-    ).model
+    if name == "PretrainVisionTransformer":
+        model = load_checkpoint(weights, as_="autoencoder").model
+    else:
+        is_mean = given.get("use_mean_pooling", "norm.weight" not in archive.state)
+        pooling = "mean" if is_mean else "first"
+        model = load_checkpoint(weights, as_="classifier", pooling=pooling).model
     missing = [n for n in to_official(model) if n not in archive.state]
     if missing:
         raise ValueError(f"{missing[0]} is missing ({len(missing)} of the parameters)")
     found = arguments_of(model)
-    unknown = given.keys() - found.keys() - FIXED.keys() - INERT
-    if unknown:
-        choose("constructor argument", sorted(unknown)[0], tuple(sorted({*found, *FIXED, *INERT})))
     wrong = [f"{key}={value}, but {found[key]}" for key, value in given.items()
              if key in found and not _same(key, value, given, found)]  # fmt: skip
     if wrong:
         raise ValueError(f"arguments and parameters disagree: {'; '.join(wrong)}")
     set_epsilon(model, archive.spec.get("ln_eps"))
-    inferred = [f"{key}={value}" for key, value in found.items() if key not in given]
-    without = [f"{key}={given[key]}" for key in sorted(INERT & given.keys()) if given[key]]
-    note = f"; not given, inferred: {', '.join(inferred)}" if inferred else ""
-    note += f"; without effect in eval mode: {', '.join(without)}" if without else ""
-    return model, note
+    unused = [f"{key}={value}" for key, value in given.items() if key not in found and value]
+    return model, f"; arguments not used: {', '.join(unused)}" if unused else ""
 
 
 def _same(key: str, value: Any, given: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether an argument says what the loaded model is."""
     if key.startswith("lg_"):
-        if found["attn_type"] == "joint":
-            return True
         gone = "lg_third_attn_type", "lg_attn_param_sharing_first_third"
-        if key in gone and (found["lg_no_third"] or given.get("lg_attn_param_sharing_all")):
+        is_gone = found["lg_no_third"] or given.get("lg_attn_param_sharing_all")
+        if found["attn_type"] == "joint" or (key in gone and is_gone):
             return True  # nothing is shared with a stage that is not there
     if key == "mlp_ratio":
         width = found.get("embed_dim", found.get("encoder_embed_dim"))
         return int(width * value) == int(width * found[key])
-
-    def plain(x: Any) -> Any:
-        return tuple(x) if isinstance(x, list | tuple) else (x, x)
-
-    return plain(value) == plain(found[key])
+    plain = [tuple(x) if isinstance(x, list | tuple) else (x, x) for x in (value, found[key])]
+    return plain[0] == plain[1]
 
 
 def set_epsilon(model: nn.Module, epsilon: float | None) -> None:
@@ -435,64 +342,47 @@ def compare_archive(archive: Archive) -> Iterator[Comparison]:
     Raises ValueError if the model cannot be built or the archive holds nothing to compare.
     """
     model, note = load_archive(archive)
+    name, arrays = archive.name, archive.arrays
     back = to_official(model)  # official parameters into our model and out again: bit for bit
-    rows = [compare(archive.name, name, back[name].numpy(), value.numpy(), 0.0)
-            for name, value in archive.state.items()]  # fmt: skip
+    rows = [compare(name, n, back[n].numpy(), x.numpy(), 0.0) for n, x in archive.state.items()]
     worst = max(rows, key=lambda row: row.absolute or 0)
     note = f"{len(back)} parameters in and out again{note}"
     yield replace(worst, what="parameters", note=note)
-    answers = answer(model, archive.arrays, archive.arrays)
-    rest = []
-    for name, theirs in archive.arrays.items():
-        if name in answers.outputs:
-            tolerance = FLOAT64 if name.endswith(DOUBLE) else FLOAT32
-            ours = answers.outputs[name]
-            if name.startswith("labels_") and theirs.ndim == ours.ndim:
-                ours = ours[:, : theirs.shape[1]]  # some archives hold the first tokens alone
-            yield compare(archive.name, name, ours, theirs, tolerance)
-        elif name not in INPUTS | GRADIENTS:
-            rest.append(name)
-    kind: Kind = "finetune" if isinstance(model, Classifier) else "pretrain"
-    if EMBED_GRADIENT in archive.arrays:
-        prefix = "encoder." if kind == "pretrain" else ""
-        ours = answers.gradients[f"{prefix}patch_embed.proj.weight"].numpy()
-        theirs = archive.arrays[EMBED_GRADIENT]
-        yield compare(archive.name, EMBED_GRADIENT, ours, theirs, GRADIENT)
-    if "grad_norms" in archive.arrays and "grad_names" in archive.arrays:
-        names = [str(name) for name in archive.arrays["grad_names"]]
-        theirs = dict(zip(names, archive.arrays["grad_norms"].tolist(), strict=True))
-        total = total_norm(answers.gradients[name] for name in own_names(model, kind))
-        yield compare_gradients(archive.name, answers.gradients, theirs, total)
+    outputs, gradients = answer(model, arrays, arrays)
+    for what in [what for what in arrays if what in outputs]:
+        ours, theirs = outputs[what], arrays[what]
+        if what.startswith("labels_") and theirs.ndim == ours.ndim:
+            ours = ours[:, : theirs.shape[1]]  # some archives hold the first tokens alone
+        yield compare(name, what, ours, theirs, FLOAT64 if what.endswith(DOUBLE) else FLOAT32)
+    rest = arrays.keys() - INPUTS - outputs.keys() - GRADIENTS
+    if EMBED_GRADIENT in arrays:
+        (embed,) = (n for n in gradients if n.endswith("patch_embed.proj.weight"))
+        ours, theirs = gradients[embed].numpy(), arrays[EMBED_GRADIENT]
+        yield compare(name, EMBED_GRADIENT, ours, theirs, GRADIENT)
+    if {"grad_norms", "grad_names"} <= arrays.keys():
+        names = [str(one) for one in arrays["grad_names"]]
+        theirs = dict(zip(names, arrays["grad_norms"].tolist(), strict=True))
+        total = total_norm(gradients[one] for one in own_names(model))
+        yield compare_gradients(name, gradients, theirs, total)
     else:
-        rest += [name for name in ("grad_names", "grad_norms") if name in archive.arrays]
-    if not (GRADIENTS | set(answers.outputs)) & set(archive.arrays):
-        raise ValueError(f"{archive.name} holds no output that could be compared")
-    for name in rest:
-        yield Comparison(archive.name, name, "not compared", note="not an output we know")
+        rest |= {"grad_names", "grad_norms"} & arrays.keys()
+    if not (GRADIENTS | outputs.keys()) & arrays.keys():
+        raise ValueError(f"{name} holds no output that could be compared")
+    for what in sorted(rest):
+        yield Comparison(name, what, "not compared", note="not an output we know")
 
 
 # --- what our models answer -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Outputs under the names of an archive, and gradients under official parameter names.
-
-    gradients: of the loss; for shared parameters the same one under every name; zero where the
-    loss does not depend on a parameter.
-    """
-
-    outputs: dict[str, np.ndarray]
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-
-
-def own_names(model: Model, kind: Kind) -> list[str]:
+def own_names(model: Model) -> list[str]:
     """Official names of all parameters, shared ones once, in the official order."""
     own = {name for name, _ in model.named_parameters()}
-    return [name for name in to_official(model) if our_name(name, kind) in own]
+    is_pretraining = isinstance(model, MaskedAutoencoder)
+    return [name for name in to_official(model) if our_name(name, is_pretraining) in own]
 
 
-def gradients(model: Model) -> dict[str, Tensor]:
+def gradients_of(model: Model) -> dict[str, Tensor]:
     """Gradients under the official names: query and key-value parts apart."""
     shell = copy.deepcopy(model)  # holds gradients in place of parameters; sharing is kept
     with torch.no_grad():
@@ -501,8 +391,13 @@ def gradients(model: Model) -> dict[str, Tensor]:
     return to_official(shell)
 
 
-def answer(model: Model, arrays: Mapping[str, np.ndarray], wanted: Iterable[str] = ()) -> Answers:
+def answer(
+    model: Model, arrays: Mapping[str, np.ndarray], wanted: Iterable[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
     """What our model gives for an archive's input, in eval mode, and its gradients.
+
+    Outputs go by the names of an archive, gradients by those of official parameters: for shared
+    parameters the same one under every name, zero where the loss does not depend on one.
 
     arrays: x, ImageNet-normalised clips (b, 3, T, H, W), with y, the class of each (b,), or mask
         (b, n), True = masked. ValueError naming an input that lacks.
@@ -513,65 +408,44 @@ def answer(model: Model, arrays: Mapping[str, np.ndarray], wanted: Iterable[str]
         if name not in arrays:
             raise ValueError(f"{name!r} is missing: the model's input is x with y or mask")
     model.eval().zero_grad()
-    exact, wanted = unnormalise_pixels(torch.from_numpy(arrays["x"]).double()), set(wanted)
+    clip, wanted = unnormalise_pixels(torch.from_numpy(arrays["x"]).double()), set(wanted)
+    outputs = _run(model, clip.float(), arrays)
+    if isinstance(model, MaskedAutoencoder):
+        split = model.split(torch.from_numpy(arrays["mask"]))
+        kinds = {name.partition("_")[2] for name in wanted if name.startswith(("loss_", "labels_"))}
+        for kind in sorted({"diff", *kinds}):
+            if (parsed := parse_kind(kind)) is None:
+                continue
+            target, weight = parsed
+            tubelet = model.config.tubelet
+            labels = take(make_target(clip.float(), tubelet, target), split.masked)
+            if weight is None:  # one mean over all outputs: motion weighs by its share of frames
+                moving = motion_frames(model.grid, tubelet, target.motion_group)[split.masked]
+                weight = float(moving.float().mean())
+            outputs[f"labels_{kind}"] = labels
+            outputs[f"loss_{kind}"] = reconstruction_loss(
+                outputs["pred"], labels, split.masked, model.grid, tubelet,
+                replace(target, motion_weight=weight),
+            ).total  # fmt: skip
+    outputs["loss" if isinstance(model, Classifier) else "loss_diff"].backward()
+    found = {name: x.detach().numpy() for name, x in outputs.items()}
+    if any(name.endswith(DOUBLE) for name in wanted):
+        with torch.no_grad():
+            exact = _run(copy.deepcopy(model).double(), clip, arrays)
+        found |= {f"{name}{DOUBLE}": x.numpy() for name, x in exact.items()}
+    return found, gradients_of(model)
+
+
+def _run(model: Model, clip: Tensor, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     if isinstance(model, Classifier):
-        return _answer_classifier(model, exact, torch.from_numpy(arrays["y"]).long(), wanted)
-    return _answer_autoencoder(model, exact, torch.from_numpy(arrays["mask"]), wanted)
-
-
-def _answer_classifier(model: Classifier, clip: Tensor, y: Tensor, wanted: set[str]) -> Answers:
-    def run(model: Classifier, clip: Tensor) -> dict[str, Tensor]:
         feature = model.features(clip)
         logits = model.head(feature)
-        return {"logits": logits, "feature": feature, "loss": F.cross_entropy(logits, y)}
-
-    outputs = run(model, clip.float())
-    outputs["loss"].backward()
-    found = Answers({k: v.detach().numpy() for k, v in outputs.items()}, gradients(model))
-    if {f"{name}{DOUBLE}" for name in outputs} & wanted:
-        with torch.no_grad():
-            double = run(copy.deepcopy(model).double(), clip)
-        found.outputs.update({f"{k}{DOUBLE}": v.numpy() for k, v in double.items()})
-    return found
-
-
-def _answer_autoencoder(
-    model: MaskedAutoencoder, clip: Tensor, mask: Tensor, wanted: set[str]
-) -> Answers:
-    split = model.split(mask)
-
-    def run(model: MaskedAutoencoder, clip: Tensor) -> dict[str, Tensor]:
-        encoded = model.norm(model.encoder(clip, split.visible).tokens)
-        prediction = model.decoder(encoded, split.decoder_positions, split.masked)
-        return {"encoder_out": encoded, "pred": prediction}
-
-    outputs = run(model, clip.float())
-    found = Answers({k: v.detach().numpy() for k, v in outputs.items()})
-    kinds = {name.partition("_")[2] for name in wanted if name.startswith(("loss_", "labels_"))}
-    for kind in sorted({"diff", *kinds}):
-        parsed = parse_kind(kind)
-        if parsed is None:
-            continue
-        target, weight = parsed
-        tubelet = model.config.tubelet
-        labels = take(make_target(clip.float(), tubelet, target), split.masked)
-        if weight is None:  # one mean over all outputs: motion weighs by its share of the frames
-            moving = motion_frames(model.grid, tubelet, target.motion_group)[split.masked]
-            weight = float(moving.float().mean())
-        target = replace(target, motion_weight=weight)
-        loss = reconstruction_loss(
-            outputs["pred"], labels, split.masked, model.grid, tubelet, target
-        ).total
-        found.outputs[f"labels_{kind}"] = labels.numpy()
-        found.outputs[f"loss_{kind}"] = loss.detach().numpy()
-        if kind == "diff":
-            loss.backward(retain_graph=True)
-            found.gradients.update(gradients(model))
-    if {f"{name}{DOUBLE}" for name in outputs} & wanted:
-        with torch.no_grad():
-            double = run(copy.deepcopy(model).double(), clip)
-        found.outputs.update({f"{k}{DOUBLE}": v.numpy() for k, v in double.items()})
-    return found
+        loss = F.cross_entropy(logits, torch.from_numpy(arrays["y"]).long())
+        return {"logits": logits, "feature": feature, "loss": loss}
+    split = model.split(torch.from_numpy(arrays["mask"]))
+    encoded = model.norm(model.encoder(clip, split.visible).tokens)
+    prediction = model.decoder(encoded, split.decoder_positions, split.masked)
+    return {"encoder_out": encoded, "pred": prediction}
 
 
 def parse_kind(name: str) -> tuple[TargetConfig, float | None] | None:
@@ -598,130 +472,3 @@ def parse_kind(name: str) -> tuple[TargetConfig, float | None] | None:
         return None  # the official code weighs groups of two frames alone
     units = "pixel" if "_raw" in name else "cube"
     return TargetConfig(units=units, motion=read[1] == "diff", motion_group=group), weight
-
-
-# --- models of full size: the recipe that fills them, and a few of their numbers ---------------
-
-SELECTED = "grad_sel"
-# A mean near zero has no magnitude of its own: its difference is relative to the deviation.
-SCALES = {"feature_mean": "feature_std", "pred_mean": "pred_std", "label_mean": "label_std"}
-
-
-def recipe_parameters(model: Model, kind: Kind, std: float, seed: int = 0) -> dict[str, Tensor]:
-    """Official parameters drawn by the recipe of the golden archives, shared ones once.
-
-    Names in sorted order draw z from one legacy NumPy generator: LayerNorm weights are 1 + 0.1 z,
-    all others std z. Shared parameters get their value under every name.
-    """
-    random = np.random.RandomState(seed)
-    shapes = {name: tuple(x.shape) for name, x in to_official(model).items()}
-    drawn: dict[str, Tensor] = {}
-    for name in sorted(own_names(model, kind)):
-        z = random.standard_normal(shapes[name]).astype(np.float32)
-        *_, layer, part = ["", *name.split(".")]
-        is_scale = "norm" in layer and part == "weight"
-        drawn[name] = torch.from_numpy(1 + np.float32(0.1) * z if is_scale else np.float32(std) * z)
-    model.load_state_dict(from_official(drawn, kind), strict=False)
-    return to_official(model)
-
-
-def recipe_clips(num: int, frames: int, size_px: int, seed: int = 1) -> np.ndarray:
-    """ImageNet-normalised clips (num, 3, frames, size_px, size_px) of uniform noise."""
-    pixels = np.random.RandomState(seed).rand(num, 3, frames, size_px, size_px).astype(np.float32)
-    mean, std = (np.asarray(x, "f4").reshape(1, 3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pixels - mean) / std
-
-
-def recipe_mask(
-    num: int, grid: Grid, window: tuple[int, int], ratio: float, seed: int = 2
-) -> np.ndarray:
-    """Masks (num, n), True = masked: the same number visible in each window, all times alike."""
-    random = np.random.RandomState(seed)
-    (h, w), places = window, window[0] * window[1]
-    visible = places - round(ratio * places)
-    masks = np.ones((num, grid.h, grid.w), bool)
-    for mask in masks:
-        for top in range(0, grid.h, h):
-            for left in range(0, grid.w, w):
-                shown = random.permutation(places)[:visible]
-                mask[top + shown // w, left + shown % w] = False
-    return np.tile(masks.reshape(num, -1), grid.t)
-
-
-def compare_digest(key: str, entry: Mapping[str, Any]) -> Iterator[Comparison]:
-    """Compare an entry of full.json with the full-size model that `key` names, filled anew.
-
-    key: such as "ft_region_std0.05", "vit" or "pt_vit".
-    """
-    read = re.fullmatch(r"(ft_(?P<tokens>\w+?)|vit|pt|pt_vit)(_std(?P<std>[\d.]+))?", key)
-    if read is None or read["tokens"] not in (None, *CLASSIFIED):
-        raise ValueError(
-            f"{key!r} is not a full-size model; known are ft_region, ft_org, ft_all, vit, pt and "
-            "pt_vit, followed by _std0.02 or the like"
-        )
-    config, num = base("vit" if "vit" in key else "lgi").model, len(entry.get("logits", "ab"))
-    inputs = {"x": recipe_clips(num, config.frames, config.size_px)}
-    if key.startswith("pt"):
-        config = replace(config, legacy_visible_order="vit" not in key)
-        model, kind = build_autoencoder(config), "pretrain"
-        inputs["mask"] = recipe_mask(num, model.grid, config.region[1:], 0.9)
-    else:
-        tokens = CLASSIFIED[read["tokens"]] if read["tokens"] else None
-        model, kind = build_classifier(config, 7, tokens), "finetune"
-        inputs["y"] = np.arange(1, num + 1)
-    recipe_parameters(model, kind, float(read["std"] or 0.02))
-    yield from compare_numbers(key, digest(model, kind, inputs), entry)
-
-
-@dataclass(frozen=True)
-class Digest:
-    """A few numbers of a model: outputs by name, gradients by official name, their norm."""
-
-    numbers: dict[str, np.ndarray]
-    gradients: dict[str, Tensor]
-    total: float
-
-
-def digest(model: Model, kind: Kind, inputs: Mapping[str, np.ndarray]) -> Digest:
-    """The numbers that full.json has of a model; it runs once forward and backward."""
-    answers = answer(model, inputs, ["loss_diff", "labels_diff"])
-    out, numbers = answers.outputs, {}
-    if "logits" in out:
-        numbers |= {
-            "logits": out["logits"],
-            "loss": out["loss"],
-            "feature16": out["feature"][0, :16],
-        }
-        spread = {"feature": out["feature"]}
-    else:
-        pred, labels, mask = out["pred"], out["labels_diff"], inputs["mask"]
-        half = labels.shape[-1] // 2
-        spread = {"pred": pred, "label": labels}
-        numbers |= {
-            "loss_diff": out["loss_diff"],
-            "pred_0_0_16": pred[0, 0, :16],
-            "pred_1_last_16": pred[-1, -1, -16:],
-            "label_0_0_16": labels[0, 0, :16],
-            f"label_0_0_{half}_16": labels[0, 0, half : half + 16],
-            "mask_sum": np.asarray(mask.sum()),
-            "mask_first_visible": np.flatnonzero(~mask[0])[:10],
-        }
-    for name, x in spread.items():
-        x = x.astype(np.float64)
-        numbers |= {f"{name}_mean": np.asarray(x.mean()), f"{name}_std": np.asarray(x.std(ddof=1))}
-    total = total_norm(answers.gradients[name] for name in own_names(model, kind))
-    return Digest(numbers | {"grad_total": np.asarray(total)}, answers.gradients, total)
-
-
-def compare_numbers(name: str, ours: Digest, entry: Mapping[str, Any]) -> Iterator[Comparison]:
-    """Compare with an entry of a JSON file; what it holds beyond our numbers is named."""
-    for key, value in entry.items():
-        if key == SELECTED:
-            yield compare_gradients(name, ours.gradients, value, ours.total)
-        elif key in ours.numbers:
-            theirs = np.asarray(value, np.float64)
-            tolerance = GRADIENT if key == "grad_total" else FLOAT32
-            scale = entry.get(SCALES.get(key, ""))
-            yield compare(name, key, ours.numbers[key], theirs, tolerance, scale)
-        elif key not in ("config", "num"):
-            yield Comparison(name, key, "not compared", note="not a name we know")

@@ -8,7 +8,6 @@ Wrappers (`{"model": ...}`) and prefixes (`module.`, `net.`, `encoder.`) are tak
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
@@ -20,6 +19,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, cast, get_args
@@ -41,19 +41,19 @@ from maedfer_lab.checkpoints.official import (
 from maedfer_lab.config import ModelConfig, TargetConfig, choose
 from maedfer_lab.files import file_sha256
 from maedfer_lab.method.models import Pooling, Tokens
+from maedfer_lab.runs import Run
 from maedfer_lab.weights import NAMES, shipped
 
-Layout = Literal["official", "own"]
 Part = Literal["autoencoder", "classifier", "encoder"]
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before zip files
 SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
-SCALAR_KINDS = "biuf"  # NumPy's booleans, integers and floats: nothing that could hold an object
 CHOICES = {"tokens": get_args(Tokens), "pooling": get_args(Pooling)}
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
 MOST_IN_TUPLE = 10**6  # values in a tuple, with those of tuples in it
 MAX_JSON = 2**20  # bytes of a config.json
+OFFICIAL_STRIDE = 4
 
 CONFIG_FILE, WEIGHTS_FILE, RESUME_FILE = "config.json", "model.safetensors", "checkpoint.pt"
 WEIGHTS_FILES = (WEIGHTS_FILE, RESUME_FILE, "pytorch_model.bin")
@@ -63,6 +63,9 @@ WRAPPERS = ("model", "module", "state_dict")
 OUTER = re.compile(r"(?:(?:module|backbone|_orig_mod|model|net)\.)+")
 DECODING = ("decoder.", "encoder_to_decoder.", "mask_token")
 OWN = re.compile(r"encoder\.(embed\.|rep_tokens$|blocks\.\d+\.(local|inter|interact)_)")
+# What stands in the place of the weights after a download that went wrong.
+POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/(?:.*size (\d{1,20}))?", re.S)
+WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|script)", re.I)
 
 
 # --- a file -----------------------------------------------------------------------------------
@@ -98,15 +101,30 @@ def read_file(path: Path) -> FileContent:
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(1024)
-    if what := _other_file(start):
-        raise ValueError(f"{path} {what}")
+    if not start:
+        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
+    if pointer := POINTER.match(start):
+        held = f" of {int(pointer[1]):,} bytes" if pointer[1] else ""
+        raise ValueError(
+            f"{path} is a Git LFS pointer, not the file{held} that it stands for; fetch that with "
+            "`git lfs pull`, or download it from the repository's page"
+        )
+    if WEB_PAGE.match(start):
+        raise ValueError(
+            f"{path} is a saved web page (HTML), not weights: a login, an error or a confirmation "
+            "came in their place; download it again in a browser"
+        )
     if start.startswith(b"PK\x03\x04"):
         _check_zip(path, num_bytes)
         content, form = _load_pickle(path, mmap=True), "PyTorch zip"
     elif start.startswith(LEGACY_MAGIC) and not _is_tar(path):
         content, form = _load_pickle(path, mmap=False), "legacy PyTorch pickle"
     elif start[8:9] == b"{":
-        content, form = _load_safetensors(path), "safetensors"
+        form = "safetensors"
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise _damaged(path, error) from error
     elif refused := _refused_types(path):
         raise ValueError(f"{path} is a pickle, but no PyTorch checkpoint; {_refusal(refused[0])}")
     else:
@@ -118,26 +136,6 @@ def read_file(path: Path) -> FileContent:
     return FileContent(content, form, num_bytes)
 
 
-def _other_file(start: bytes) -> str | None:
-    """What stands in the place of the weights after a download that went wrong."""
-    if not start:
-        return "is empty (0 bytes); copy or download it again"
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
-        size = re.search(rb"size (\d+)", start)
-        held = f" of {int(size[1]):,} bytes" if size and len(size[1]) < 20 else ""
-        return (
-            f"is a Git LFS pointer, not the file{held} that it stands for; fetch that with "
-            "`git lfs pull`, or download it from the repository's page"
-        )
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<script")):
-        return (
-            "is a saved web page (HTML), not weights: a login, an error or a confirmation came in "
-            "their place; download it again in a browser"
-        )
-    return None
-
-
 def _check_zip(path: Path, num_bytes: int) -> None:
     """Refuse a zip whose members declare more than the file can hold; PyTorch stores unpacked."""
     try:
@@ -146,8 +144,7 @@ def _check_zip(path: Path, num_bytes: int) -> None:
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise _damaged(path, error) from error
     declared = sum(member.file_size for member in members)
-    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-    if declared > num_bytes or packed:
+    if declared > num_bytes or any(m.compress_type != zipfile.ZIP_STORED for m in members):
         raise ValueError(
             f"{path}: its members claim to unpack to {declared:,} bytes from a file of "
             f"{num_bytes:,}; PyTorch stores weights uncompressed, so this is no checkpoint"
@@ -158,10 +155,9 @@ def _check_zip(path: Path, num_bytes: int) -> None:
 
 def _is_tar(path: Path) -> bool:
     # PyTorch would unpack a tar archive into a temporary folder: nothing is to be written.
-    try:
+    with suppress(Exception):  # hostile bytes raise whatever they like
         return tarfile.is_tarfile(path)
-    except Exception:  # hostile bytes raise whatever they like
-        return False
+    return False
 
 
 def _load_pickle(path: Path, *, mmap: bool) -> Any:
@@ -203,13 +199,6 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from error
-
-
 # --- the allow-list ---------------------------------------------------------------------------
 
 
@@ -217,14 +206,13 @@ class _NumpyType:
     """Stands in for numpy.dtype while unpickling: no code of NumPy meets bytes of the file."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
-        if not re.fullmatch(rf"[{SCALAR_KINDS}]\d{{1,2}}", code):
+        if not re.fullmatch(r"[biuf]\d{1,2}", code):  # nothing that could hold an object
             raise ValueError(f"NumPy type {code!r} is not a number's")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
-        order = state[1]
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(cast(Literal["<", ">"], state[1]))
 
 
 def _numpy_scalar(kind: _NumpyType, data: bytes) -> bool | int | float:
@@ -233,22 +221,21 @@ def _numpy_scalar(kind: _NumpyType, data: bytes) -> bool | int | float:
     return np.frombuffer(data, kind.dtype, count=1)[0].item()
 
 
+def _path(*parts: object) -> str:
+    return "/".join(part for part in parts if isinstance(part, str))
+
+
 def _under_name(name: str, stand_in: Callable[..., object]) -> Callable[..., object]:
     """`stand_in`, known to the unpickler as `name`: its list goes by module and qualified name."""
-    module, _, short = name.rpartition(".")
-    namespace = {"__module__": module, "__qualname__": short}
+    module, _, short_name = name.rpartition(".")
     if isinstance(stand_in, type):
-        return type(short, (stand_in,), namespace)
+        return type(short_name, (stand_in,), {"__module__": module, "__qualname__": short_name})
 
     def function(*args: object) -> object:
         return stand_in(*args)
 
-    function.__module__, function.__qualname__, function.__name__ = module, short, short
+    function.__module__, function.__qualname__, function.__name__ = module, short_name, short_name
     return function
-
-
-def _path(*parts: object) -> str:
-    return "/".join(str(part) for part in parts if isinstance(part, str))
 
 
 def _allowed() -> list[Any]:
@@ -257,18 +244,15 @@ def _allowed() -> list[Any]:
     return [
         argparse.Namespace,
         _under_name("numpy.dtype", _NumpyType),
-        _under_name("numpy.core.multiarray.scalar", _numpy_scalar),
-        _under_name("numpy._core.multiarray.scalar", _numpy_scalar),
+        *(_under_name(f"numpy.{core}.multiarray.scalar", _numpy_scalar)
+          for core in ("core", "_core")),
         *(_under_name(f"{at}.{name}", _path)
           for at in ("pathlib", "pathlib._local") for name in paths),
     ]  # fmt: skip
 
 
-# --- naming what was refused ------------------------------------------------------------------
-
-
 def _refused_types(path: Path) -> list[str]:
-    """Types that PyTorch's unpickler does not name: those of newer pickle protocols."""
+    """Types that PyTorch's unpickler does not name, parsed without executing them."""
     harmless = ("torch", "collections", "argparse", "numpy", "_codecs", "pathlib")
     found = dict.fromkeys(_of_pickles(path, _globals_of))
     return [name for name in found if name.partition(".")[0] not in harmless]
@@ -276,7 +260,7 @@ def _refused_types(path: Path) -> list[str]:
 
 def _of_pickles(path: Path, parse: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
     """What `parse` finds in each of the file's pickles, none of which is executed."""
-    with contextlib.suppress(Exception):  # a pickle cut short: what was found so far can be said
+    with suppress(Exception):  # a pickle cut short: what was found so far is what can be said
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
@@ -371,7 +355,7 @@ def _key(key: object) -> str:
 class Weights:
     """Weights out of a file, with all that the file says of them.
 
-    state: parameters under their plain names, of the `layout`'s kind.
+    state: parameters under their plain names, which are ours (`is_own`) or the official ones.
     told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
     config: the model's configuration, if we wrote the file.
     file: format and size, precision, wrapper and prefixes, in words.
@@ -380,7 +364,7 @@ class Weights:
 
     name: str
     state: dict[str, Tensor]
-    layout: Layout
+    is_own: bool
     part: Part
     told: dict[str, Any] = field(default_factory=dict)
     told_by: str = ""
@@ -399,9 +383,19 @@ def open_weights(source: Path | str) -> Weights:
     """
     path = locate(source)
     folder = path if path.is_dir() else path.parent
-    if path.is_dir():
-        path = _file_of(folder)
     beside = folder / CONFIG_FILE
+    if path.is_dir():
+        if not beside.is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {CONFIG_FILE}; give a run's folder, a folder written by "
+                "save_pretrained, or a checkpoint file itself"
+            )
+        files = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
+        if not files:
+            raise FileNotFoundError(
+                f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
+            )
+        path = files[0]
     if path.suffix == ".safetensors":
         _check_digest(path)
     read = read_file(path)
@@ -413,7 +407,7 @@ def open_weights(source: Path | str) -> Weights:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{beside} is not that of a VideoMAE: {error}") from error
         return dataclasses.replace(weights, told=told, told_by=beside.name)
-    if weights.layout == "official":
+    if not weights.is_own:
         return weights
     if not beside.is_file():
         raise FileNotFoundError(
@@ -424,26 +418,38 @@ def open_weights(source: Path | str) -> Weights:
     return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
 
 
-def _file_of(folder: Path) -> Path:
-    files = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {CONFIG_FILE}; give a run's folder, a folder written by "
-            "save_pretrained, or a checkpoint file itself"
-        )
-    if not files:
-        raise FileNotFoundError(
-            f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
-        )
-    return files[0]
+def facts_of(source: Path | str) -> dict[str, Any]:
+    """What is told of a checkpoint: name, stride, classes, kind, training, whether synthetic.
+
+    source: a folder with a card.json, a run's folder (then `config`, `data` and `folder` are told
+        as well), or the weights in one of them; {} for any other file.
+    """
+    source = locate(source)
+    folder = source.parent if source.name in (WEIGHTS_FILE, "best.safetensors") else source
+    if (folder / "card.json").is_file():
+        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    if not (folder / "result.json").is_file():
+        return {}
+    result, config = (Run(folder).read(name) for name in ("result.json", CONFIG_FILE))
+    data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
+    kind = "fine-tuned" if "classes" in result else "pre-trained"
+    return {
+        "name": folder.name,
+        "stride": config.get("stride", OFFICIAL_STRIDE),
+        "classes": result.get("classes"),
+        "synthetic": data.startswith("synthetic"),
+        "kind": kind,
+        "training": f"{kind} for {result['steps']} steps on {data}",
+        "data": data,
+        "config": config,
+        "folder": folder,
+    }
 
 
 def _check_digest(path: Path) -> None:
     """Compare with the SHA-256 that we recorded when we wrote the weights."""
     for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
-        if not beside.is_file():
-            continue
-        recorded = _read_json(beside).get("sha256")
+        recorded = _read_json(beside).get("sha256") if beside.is_file() else None
         recorded = recorded.get(path.name) if isinstance(recorded, dict) else None
         if isinstance(recorded, str) and recorded != file_sha256(path):
             raise ValueError(
@@ -475,13 +481,11 @@ def recognise(content: Any, name: str = "the state dict", form: str = "in memory
         if not isinstance(x, Tensor) or x.dtype not in PRECISIONS:
             kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"{name}: {key} is {kind}; parameters are floating-point tensors")
-    layout: Layout = "own" if any(OWN.match(n) for n in state) else "official"
-    is_pretraining = any(n.startswith(DECODING) for n in state)
-    has_head = any(n.startswith("head.") for n in state)
-    part: Part = "autoencoder" if is_pretraining else "classifier" if has_head else "encoder"
+    part: Part = "classifier" if any(n.startswith("head.") for n in state) else "encoder"
+    part = "autoencoder" if any(n.startswith(DECODING) for n in state) else part
     file = [form, " and ".join({str(x.dtype).removeprefix("torch."): 0 for x in state.values()})]
-    file += [f"weights under {wrapper!r}"] if wrapper else []
-    file += [f"prefix {' and '.join(map(repr, prefixes))}"] if prefixes else []
+    file += [f"weights under {wrapper!r}"] * bool(wrapper)
+    file += [f"prefix {' and '.join(map(repr, prefixes))}"] * bool(prefixes)
     told, config = {}, None
     if isinstance(arguments := around.get("args"), argparse.Namespace):
         arguments = vars(arguments)
@@ -492,8 +496,9 @@ def recognise(content: Any, name: str = "the state dict", form: str = "in memory
             told = read_arguments(arguments, name)
     epoch = next((around[key] for key in ("epoch", "step") if key in around), None)
     return Weights(
-        name, state, layout, part, told, "the file's args", config, ", ".join(file),
-        tuple(around), None if epoch is None else short(epoch).strip("'"), hugging_face,
+        name, state, any(OWN.match(n) for n in state), part, told, "the file's args", config,
+        ", ".join(file), tuple(around), None if epoch is None else short(epoch).strip("'"),
+        hugging_face,
     )  # fmt: skip
 
 
@@ -525,23 +530,18 @@ def _strip(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[
     """The state dict without prefixes, and the prefixes."""
     prefixes: dict[str, None] = {}
 
-    def without(pattern: re.Pattern[str], names: dict[str, str]) -> dict[str, str]:
-        plain = {}
-        for full, short_name in names.items():
-            if match := pattern.match(short_name):
-                prefixes[match[0]] = None
-            plain[full] = short_name[match.end() if match else 0 :]
-        return plain
+    def without(pattern: str, names: list[str]) -> list[str]:
+        found = [re.match(pattern, n) for n in names]
+        prefixes.update({match[0]: None for match in found if match})
+        return [n[match.end() if match else 0 :] for n, match in zip(names, found, strict=True)]
 
-    names = without(OUTER, {full: full for full in values})
-    is_known = any(n.startswith(DECODING) or OWN.match(n) or HUGGING_FACE.match(n)
-                   for n in names.values())  # fmt: skip
-    if not is_known:
-        names = without(re.compile(rf"encoder\.(?:{OUTER.pattern})?"), names)
-    if len(set(names.values())) < len(names):
-        twice = next(n for n, count in Counter(names.values()).items() if count > 1)
-        raise ValueError(f"{name}: {twice} stands there twice, under different prefixes")
-    return {names[full]: x for full, x in values.items()}, tuple(prefixes)
+    names = without(OUTER.pattern, list(values))
+    if not any(n.startswith(DECODING) or OWN.match(n) or HUGGING_FACE.match(n) for n in names):
+        names = without(rf"encoder\.(?:{OUTER.pattern})?", names)
+    twice = [n for n, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{name}: {twice[0]} stands there twice, under different prefixes")
+    return dict(zip(names, values.values(), strict=True)), tuple(prefixes)
 
 
 def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
@@ -565,15 +565,15 @@ def _plain(values: Mapping[str, Any], kind: type[ModelConfig] | type[TargetConfi
     found = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
     for default in dataclasses.fields(kind):
         value, wanted = found.get(default.name, default.default), type(default.default)
-        fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+        fits = isinstance(value, (int, float) if wanted is float else wanted)
         fits &= isinstance(value, bool) is (wanted is bool)
         if isinstance(value, tuple):
             fits &= all(type(number) is int for number in value)
         if not fits:
             raise TypeError(f"{default.name}={short(value)} should be {wanted.__name__}")
-        if wanted is float and isinstance(value, int):
-            found[default.name] = float(value)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
                 integer(number)
+        if wanted is float:
+            found[default.name] = float(cast(float, value))
     return found

@@ -48,18 +48,11 @@ class TimmClassifier(Classifier):
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        num_classes: int = 7,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        tokens: Tokens | None = None,
-        num_frames: int | None = None,
-        img_size: int | tuple[int, int] | None = None,
-        region: Shape3 | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ) -> None:
+        self, config: ModelConfig, num_classes: int = 7, in_chans: int = 3,
+        global_pool: str = "avg", tokens: Tokens | None = None, num_frames: int | None = None,
+        img_size: int | tuple[int, int] | None = None, region: Shape3 | None = None,
+        drop_rate: float = 0.0, drop_path_rate: float = 0.0,
+    ) -> None:  # fmt: skip
         if in_chans != 3:
             raise ValueError(f"in_chans={in_chans} must be 3: clips have three colours")
         height, width = (img_size, img_size) if not isinstance(img_size, tuple) else img_size
@@ -123,10 +116,7 @@ class TimmClassifier(Classifier):
         What is not named, representative tokens among it, learns at the head's rate, as in official
         fine-tuning (reference B6).
         """
-        return {
-            "stem": r"^encoder\.embed",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
-        }
+        return {"stem": r"^encoder\.embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Not offered; an error says so."""

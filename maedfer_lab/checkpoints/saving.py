@@ -12,12 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from accelerate import init_empty_weights
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from maedfer_lab.checkpoints.loading import ENCODERS, Model, load_checkpoint, preset_of
-from maedfer_lab.checkpoints.official import arguments_of, to_official
+from maedfer_lab.checkpoints.loading import ENCODERS, load_checkpoint, preset_of
+from maedfer_lab.checkpoints.official import Model, arguments_of, to_official
 from maedfer_lab.checkpoints.reading import CONFIG_FILE, PACKAGE, WEIGHTS_FILE, locate
 from maedfer_lab.config import Shape3
 from maedfer_lab.files import file_sha256, write_aside
@@ -25,25 +24,15 @@ from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Pooling, To
 from maedfer_lab.runs import unique_state, write_state, write_weights
 
 Hub = TypeVar("Hub", bound="HubModel")
-Same = TypeVar("Same", bound=torch.nn.Module)
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def checkpoint(
-    file: Path,
-    /,
-    *,
-    num_classes: int | None = None,
-    frames: int | None = None,
-    size_px: int | None = None,
-    region: Shape3 | None = None,
-    num_heads: int | None = None,
-    decoder_heads: int | None = None,
-    tokens: Tokens | None = None,
-    pooling: Pooling | None = None,
-    to_official: Path | None = None,
-    to_folder: Path | None = None,
-) -> str:
+    file: Path, /, *, num_classes: int | None = None, frames: int | None = None,
+    size_px: int | None = None, region: Shape3 | None = None, num_heads: int | None = None,
+    decoder_heads: int | None = None, tokens: Tokens | None = None, pooling: Pooling | None = None,
+    to_official: Path | None = None, to_folder: Path | None = None,
+) -> str:  # fmt: skip
     """Say what a checkpoint is and what of it is used; nothing in it is executed.
 
     file: a .pth, .pt, .bin or .safetensors file, a run's folder, one of save_pretrained (ours or
@@ -60,17 +49,10 @@ def checkpoint(
     to_folder: write the model into this folder: model.safetensors, config.json, a model card.
     """
     loaded = load_checkpoint(
-        file,
-        as_="auto" if num_classes is None else "classifier",
-        num_classes=num_classes,
-        frames=frames,
-        size_px=size_px,
-        region=region,
-        num_heads=num_heads,
-        decoder_heads=decoder_heads,
-        tokens=tokens,
-        pooling=pooling,
-    )
+        file, as_="auto" if num_classes is None else "classifier", num_classes=num_classes,
+        frames=frames, size_px=size_px, region=region, num_heads=num_heads,
+        decoder_heads=decoder_heads, tokens=tokens, pooling=pooling,
+    )  # fmt: skip
     lines = [str(loaded.report)]
     if to_official is not None:
         save_official(loaded.model, to_official.expanduser())
@@ -114,12 +96,8 @@ def settings_of(model: Model) -> dict[str, Any]:
     """What config.json holds."""
     if isinstance(model, MaskedAutoencoder):
         return {"model": asdict(model.config), "target": asdict(model.target)}
-    return {
-        "model": asdict(model.config),
-        "num_classes": model.head.out_features,
-        "tokens": model.tokens,
-        "pooling": model.pooling,
-    }
+    return {"model": asdict(model.config), "num_classes": model.head.out_features,
+            "tokens": model.tokens, "pooling": model.pooling}  # fmt: skip
 
 
 def model_card(model: Model) -> str:
@@ -160,11 +138,6 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for the two models below."""
 
     @classmethod
-    def of(cls: type[Hub], model: Model) -> Hub:
-        """The same model (the parameters are shared, not copied) with the hub's methods."""
-        raise NotImplementedError
-
-    @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls: type[Hub], pretrained_model_name_or_path: str | Path, **options: Any
     ) -> Hub:
@@ -174,57 +147,39 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
         options: revision, cache_dir, token, force_download, local_files_only for the hub; the
             rest goes to `load_checkpoint` (num_classes, frames, drop_path, ...).
         """
-        return cls.of(_load(pretrained_model_name_or_path, options))
+        found = from_pretrained(pretrained_model_name_or_path, **options)
+        if isinstance(found, cls):
+            return found
+        if isinstance(found, Classifier):
+            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
+        raise ValueError(
+            "an autoencoder is no classifier; use PretrainedAutoencoder, or make a classifier "
+            "with load_checkpoint(folder, as_='classifier', num_classes=7)"
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        if not isinstance(self, MaskedAutoencoder | Classifier):
-            raise TypeError(f"{type(self).__name__} is no model of maedfer_lab")
+        assert isinstance(self, MaskedAutoencoder | Classifier)
         write_folder(self, save_directory)
 
 
 class PretrainedAutoencoder(MaskedAutoencoder, HubModel):
     """`MaskedAutoencoder` with the hub's methods."""
 
-    @classmethod
-    def of(cls, model: Model) -> PretrainedAutoencoder:
-        """The same model, its parameters shared, with the hub's methods."""
-        if not isinstance(model, MaskedAutoencoder):
-            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
-        with init_empty_weights():
-            empty = cls(model.config, model.target)
-        return _share(model, empty)
-
 
 class PretrainedClassifier(Classifier, HubModel):
     """`Classifier` with the hub's methods."""
 
-    @classmethod
-    def of(cls, model: Model) -> PretrainedClassifier:
-        """The same model, its parameters shared, with the hub's methods."""
-        if not isinstance(model, Classifier):
-            raise ValueError(
-                "an autoencoder is no classifier; use PretrainedAutoencoder, or make a classifier "
-                "with load_checkpoint(folder, as_='classifier', num_classes=7)"
-            )
-        with init_empty_weights():
-            empty = cls(
-                model.config,
-                model.head.out_features,
-                cast(Tokens, model.tokens),
-                cast(Pooling, model.pooling),
-            )
-        return _share(model, empty)
-
-
-def _share(model: Model, empty: Same) -> Same:
-    empty.load_state_dict(model.state_dict(keep_vars=True), assign=True)
-    return empty.to(next(model.parameters()).device).train(model.training)
-
 
 def with_hub(model: Model) -> PretrainedAutoencoder | PretrainedClassifier:
-    """`model` with the hub's methods; the parameters are shared."""
-    is_classifier = isinstance(model, Classifier)
-    return PretrainedClassifier.of(model) if is_classifier else PretrainedAutoencoder.of(model)
+    """`model` with the hub's methods; the parameters are shared, not copied."""
+    with init_empty_weights():
+        if isinstance(model, MaskedAutoencoder):
+            empty = PretrainedAutoencoder(model.config, model.target)
+        else:
+            tokens, pooling = cast(Tokens, model.tokens), cast(Pooling, model.pooling)
+            empty = PretrainedClassifier(model.config, model.head.out_features, tokens, pooling)
+    empty.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    return empty.to(next(model.parameters()).device).train(model.training)
 
 
 def save_pretrained(model: Model, folder: Path | str) -> Path:
@@ -237,10 +192,6 @@ def from_pretrained(
     name: Path | str, **options: Any
 ) -> PretrainedAutoencoder | PretrainedClassifier:
     """Load a folder of `save_pretrained` (or a hub repository) as whatever it holds."""
-    return with_hub(_load(name, options))
-
-
-def _load(name: Path | str, options: dict[str, Any]) -> Model:
     hub = {"revision", "cache_dir", "token", "force_download", "local_files_only"}
     folder = locate(name)
     if not folder.is_dir():
@@ -256,4 +207,5 @@ def _load(name: Path | str, options: dict[str, Any]) -> Model:
                 f"{name} is not a folder here, and could not be had from the hub "
                 f"({type(error).__name__})"
             ) from error
-    return load_checkpoint(folder, **{k: v for k, v in options.items() if k not in hub}).model
+    rest = {k: v for k, v in options.items() if k not in hub}
+    return with_hub(load_checkpoint(folder, **rest).model)

@@ -11,7 +11,7 @@ from maedfer_lab.config.model import (
     ModelConfig,
     check_choices,
     check_counts,
-    check_range,
+    check_within,
     choose_framing,
 )
 from maedfer_lab.config.recipe import (
@@ -65,10 +65,8 @@ class Augment:
                 f"crop_ratio={self.crop_ratio} must be two rising ratios in [0.01, 100]; published "
                 "are (0.75, 1.33)"
             )
-        for name in ("flip", "erase", "switch", "smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]; try 0.25")
-        check_range(0, 1000, mixup=self.mixup, cutmix=self.cutmix)  # 0 is off
+        shares = dict.fromkeys(("flip", "erase", "switch", "smoothing"), "[0, 1]; try 0.25")
+        check_within(self, **shares, mixup="[0, 1000]; 0 is off", cutmix="[0, 1000]; 0 is off")
 
     @property
     def mixes(self) -> bool:
@@ -119,9 +117,7 @@ class FinetuneConfig:
     checkpoint: Path | None = None
     mode: Mode = "finetune"
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            steps=400, batch_size=16, lr=0.016, warmup_steps=40, betas=(0.9, 0.999)
-        )
+        default_factory=lambda: OptimConfig(400, 16, 0.016, warmup_steps=40, betas=(0.9, 0.999))
     )
     pooling: Pooling = "mean"
     layer_decay: float = 1.0
@@ -156,15 +152,8 @@ class FinetuneConfig:
         names = ("stride", "fold", "save_every", "log_every")
         check_counts(**{name: getattr(self, name) for name in names})
         check_counts(eval_every=1 if self.eval_every is None else self.eval_every)
-        check_range(0, MOST_SEED, seed=self.seed)
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(
-                f"layer_decay={self.layer_decay} must lie in (0, 1]; published is 0.75"
-            )
-        if self.holdout is not None and not 0 < self.holdout < 1:
-            raise ValueError(
-                f"holdout={self.holdout} must be a share in (0, 1), such as 0.1, or None"
-            )
+        check_within(self, layer_decay="(0, 1]; published is 0.75", holdout="(0, 1); such as 0.1",
+                     seed=f"[0, {MOST_SEED}]")  # fmt: skip
         if self.optim.optimiser != "adamw":
             raise ValueError(
                 f"optimiser={self.optim.optimiser!r} is for pre-training; fine-tuning takes 'adamw'"
@@ -226,14 +215,7 @@ def finetune_recipe(
     config = FinetuneConfig(
         name=f"finetune-{dataset}",
         model=ModelConfig(drop_path=0.1),
-        optim=OptimConfig(
-            steps=1,
-            batch_size=batch_size or published_batch,
-            lr=1e-3,
-            min_lr=1e-6,
-            warmup_steps=0,
-            betas=(0.9, 0.999),
-        ),
+        optim=OptimConfig(1, batch_size or published_batch, 1e-3, 1e-6, 0, betas=(0.9, 0.999)),
         layer_decay=0.75,
         dataset=dataset,
         framing=framing_of(dataset),
@@ -263,14 +245,7 @@ def finetune_demo(
     config = FinetuneConfig(
         name=f"finetune-demo-{dataset}",
         model=replace(demo().model, drop_path=0.1),
-        optim=OptimConfig(
-            steps=1,
-            batch_size=batch_size or 8,
-            lr=0.016,
-            min_lr=1e-3,
-            warmup_steps=0,
-            betas=(0.9, 0.999),
-        ),
+        optim=OptimConfig(1, batch_size or 8, 0.016, 1e-3, 0, betas=(0.9, 0.999)),
         layer_decay=0.75,
         dataset=dataset,
         framing=framing_of(dataset),

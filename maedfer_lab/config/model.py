@@ -33,11 +33,15 @@ def check_counts(most: int = MOST, /, **counts: int) -> None:
             raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
-def check_range(low: float, high: float, /, **values: float) -> None:
-    """Raise, with its name, for what is no number in [low, high]."""
-    for name, value in values.items():
-        if not isinstance(value, Real) or not low <= value <= high:
-            raise ValueError(f"{name}={value} must lie in [{low:g}, {high:g}]")
+def check_within(config: object, **ranges: str) -> None:
+    """Check numbers among the fields (None aside): "(0, 1]; published is 0.75"."""
+    for name, told in ranges.items():
+        value, (interval, _, hint) = getattr(config, name), told.partition("; ")
+        low, high = map(float, interval[1:-1].split(", "))
+        inside = isinstance(value, Real) and low <= value <= high
+        inside &= value not in [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")
+        if value is not None and not inside:
+            raise ValueError(f"{name}={value} must lie in {interval}{hint and f'; {hint}'}")
 
 
 def check_workers(workers: int) -> None:
@@ -137,16 +141,10 @@ class ModelConfig:
                 raise ValueError(f"{width}={w} must be a multiple of {heads}={h}, such as {good}")
         check_triple("tubelet", self.tubelet)
         check_triple("region", self.region)
-        check_range(0.01, 64, mlp_ratio=self.mlp_ratio)
-        for name in ("depth", "decoder_depth"):
-            if not 0 <= getattr(self, name) <= DEEPEST:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must lie in [0, {DEEPEST}]; the paper has 16 "
-                    "and 4"
-                )
+        deep = f"[0, {DEEPEST}]; the paper has 16 and 4"
+        check_within(self, mlp_ratio="[0.01, 64]", depth=deep, decoder_depth=deep,
+                     drop_path="[0, 1); the paper uses 0.1")  # fmt: skip
         self._check_memory()
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1); the paper uses 0.1")
 
     def _check_memory(self) -> None:
         """Refuse, before anything is allocated, what no machine would bear."""
@@ -210,8 +208,7 @@ class TargetConfig:
         if self.function:  # it has no frames of motion
             object.__setattr__(self, "motion", False)
         check_counts(LARGEST, motion_group=self.motion_group)
-        if self.motion_group < 2:
-            raise ValueError(f"motion_group={self.motion_group} must be at least 2; the paper's 2")
-        if not 0 <= self.motion_weight <= 1:
-            raise ValueError(f"motion_weight={self.motion_weight} must lie in [0, 1]; try 0.5")
-        check_range(1e-6, 1e6, motion_scale=self.motion_scale)
+        check_within(
+            self, motion_group="[2, inf]; the paper's is 2", motion_weight="[0, 1]; try 0.5",
+            motion_scale="[1e-06, 1e6]; the paper's is 1",
+        )  # fmt: skip

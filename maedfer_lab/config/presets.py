@@ -28,17 +28,9 @@ def base(encoder: EncoderKind = "lgi") -> PretrainConfig:
     if encoder == "vit":
         model = replace(model, encoder="vit", width=768, depth=12, num_heads=12)
     epochs, epoch = 100, 6823
-    optim = OptimConfig(
-        steps=epochs * epoch, warmup_steps=5 * epoch, stop_after=50 * epoch, batch_size=160
-    )
-    return PretrainConfig(
-        name=f"base-{encoder}",
-        model=model,
-        optim=optim,
-        framing="voxceleb2",
-        held_out=0.001,
-        log_every=50,
-    )
+    optim = OptimConfig(epochs * epoch, 160, warmup_steps=5 * epoch, stop_after=50 * epoch)
+    return PretrainConfig(f"base-{encoder}", model, optim=optim, framing="voxceleb2",
+                          held_out=0.001, log_every=50)  # fmt: skip
 
 
 def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
@@ -53,16 +45,9 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
     cubes on synthetic faces, 31 % on real ones of 41 people; motion at its zero line.
     """
     model = ModelConfig(
-        size_px=80,
-        tubelet=(2, 8, 8),
-        width=192,
-        depth=4,
-        num_heads=3,
-        decoder_width=96,
-        decoder_depth=2,
-        decoder_heads=3,
-        positions="grid",
-    )
+        size_px=80, tubelet=(2, 8, 8), width=192, depth=4, num_heads=3, decoder_width=96,
+        decoder_depth=2, decoder_heads=3, positions="grid",
+    )  # fmt: skip
     if encoder == "vit":  # wider and shallower by the ratio that makes ViT-B and LGI-B alike
         model = replace(model, encoder="vit", width=288, depth=3, num_heads=6)
     return PretrainConfig(
@@ -70,15 +55,9 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
         model=model,
         target=TargetConfig(units="imagenet", motion_scale=4.0),
         optim=OptimConfig(steps=2000, batch_size=8, lr=0.064, min_lr=1e-3, warmup_steps=100),
-        difficulty=0.1,
-        stride=2,
-        min_crop=0.875,
-        mirror=True,
-        jitter=0.4,
-        max_clips=4,
-        eval_every=200,
-        save_every=200,
-    )
+        difficulty=0.1, stride=2, min_crop=0.875, mirror=True, jitter=0.4, max_clips=4,
+        eval_every=200, save_every=200,
+    )  # fmt: skip
 
 
 def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
@@ -100,29 +79,11 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         start,
         name=f"faces-still-{encoder}",
         model=model,
-        optim=OptimConfig(
-            steps=6000,
-            batch_size=64,
-            lr=0.012,
-            min_lr=0.001,
-            warmup_steps=100,
-            weight_decay=0.1,
-            optimiser="muon",
-        ),
+        optim=OptimConfig(6000, 64, 0.012, 0.001, 100, weight_decay=0.1, optimiser="muon"),
         mask_ratio=(0.9, 0.9, 0.8, 0.7, 0.5),
-        stride=3,
-        min_crop=0.75,
-        tilt=8.0,
-        warp=0.07,
-        jitter=0.5,
-        blend=0.6,
-        synthetic=0.1,
-        difficulty=0.2,
-        max_clips=24,
-        eval_every=500,
-        save_every=250,
-        log_every=50,
-    )
+        stride=3, min_crop=0.75, tilt=8.0, warp=0.07, jitter=0.5, blend=0.6, synthetic=0.1,
+        difficulty=0.2, max_clips=24, eval_every=500, save_every=250, log_every=50,
+    )  # fmt: skip
 
 
 def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
@@ -146,31 +107,17 @@ def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
 def tiny(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """Seconds on a CPU, for tests: 4 x 4 x 4 tokens, two blocks of width 32."""
     model = ModelConfig(
-        frames=8,
-        size_px=32,
-        tubelet=(2, 8, 8),
-        encoder=encoder,
-        region=(2, 2, 4),
-        width=32,
-        depth=2,
-        num_heads=2,
-        decoder_width=24,
-        decoder_depth=1,
-        decoder_heads=2,
-    )
+        frames=8, size_px=32, tubelet=(2, 8, 8), encoder=encoder, region=(2, 2, 4), width=32,
+        depth=2, num_heads=2, decoder_width=24, decoder_depth=1, decoder_heads=2,
+    )  # fmt: skip
     return PretrainConfig(
         name=f"tiny-{encoder}",
         model=model,
         target=TargetConfig(units="imagenet", motion_scale=4.0),
         optim=OptimConfig(steps=12, batch_size=4, lr=0.064, warmup_steps=2),
-        num_clips=16,
-        mask_ratio=(0.75,),
-        num_held_out=8,
-        stride=2,
-        precision="float32",
-        eval_every=6,
-        save_every=4,
-    )
+        num_clips=16, mask_ratio=(0.75,), num_held_out=8, stride=2, precision="float32",
+        eval_every=6, save_every=4,
+    )  # fmt: skip
 
 
 PresetName = Literal["base", "demo", "faces-still", "faces", "tiny"]

@@ -13,7 +13,7 @@ from maedfer_lab.config.model import (
     TargetConfig,
     check_choices,
     check_counts,
-    check_range,
+    check_within,
     choose_framing,
 )
 
@@ -55,21 +55,16 @@ class OptimConfig:
         check_choices(self, optimiser=Optimiser)
         check_counts(steps=self.steps)
         check_counts(MOST_CLIPS, batch_size=self.batch_size, accumulate=self.accumulate)
-        check_range(0, 100, lr=self.lr, min_lr=self.min_lr, weight_decay=self.weight_decay)
+        check_within(self, lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "
                 f"use accumulate={math.gcd(self.batch_size, self.accumulate)}"
             )
-        if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
-            raise ValueError(
-                f"stop_after={self.stop_after} must lie in [1, steps={self.steps}]; None runs all"
-            )
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} must lie in [0, steps={self.steps}]; "
-                f"try {self.steps // 20}"
-            )
+        check_within(
+            self, stop_after=f"[1, {self.steps}]; its steps, or None runs all",
+            warmup_steps=f"[0, {self.steps}]; its steps; try {self.steps // 20}",
+        )  # fmt: skip
 
     @property
     def last_step(self) -> int:
@@ -146,20 +141,15 @@ class PretrainConfig:
             raise ValueError(
                 f"mask_ratio={ratios} must be a tuple of ratios between 0 and 1, such as (0.9,)"
             )
-        for name, good in (("difficulty", 0.3), ("synthetic", 0.2), ("blend", 0.5)):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]; try {good}")
-        if not 0 <= self.tilt <= 45:
-            raise ValueError(f"tilt={self.tilt} must lie in [0, 45] degrees; try 10.0")
-        if not 0 <= self.warp <= 0.1:
-            raise ValueError(f"warp={self.warp} must lie in [0, 0.1], or pictures fold; try 0.05")
+        check_within(
+            self, difficulty="[0, 1]; try 0.3", synthetic="[0, 1]; try 0.2",
+            blend="[0, 1]; try 0.5", tilt="[0, 45]; degrees, try 10.0",
+            warp="[0, 0.1]; or pictures fold; try 0.05", seed=f"[0, {MOST_SEED}]",
+            min_crop="[0.01, 1]", held_out="[0, 1]", jitter="[0, 10]",
+        )  # fmt: skip
         names = ("stride", "eval_every", "save_every", "log_every", "max_clips", "num_held_out")
         check_counts(10**7, num_clips=self.num_clips)
         check_counts(**{name: getattr(self, name) for name in names})
-        check_range(0, MOST_SEED, seed=self.seed)
-        check_range(0.01, 1, min_crop=self.min_crop)
-        check_range(0, 1, held_out=self.held_out)
-        check_range(0, 10, jitter=self.jitter)
 
 
 def pretrain_config(values: dict[str, Any]) -> PretrainConfig:

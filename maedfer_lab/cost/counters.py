@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import jaxtyping
@@ -24,33 +23,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from maedfer_lab.config import ModelConfig, TargetConfig
 from maedfer_lab.cost.formula import Task, Work
 from maedfer_lab.method.grid import patchify, take
-from maedfer_lab.method.masking import TokenSplit, region_tube_mask, tube_mask
+from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import (
     Classifier,
     MaskedAutoencoder,
     build_autoencoder,
     build_classifier,
+    model_mask,
 )
 from maedfer_lab.method.targets import normalise_pixels
 
 STAGES = {  # the last part of a module's name -> the formula's name
-    "embed": "embedding",
-    "local_norm": "local",
-    "local_context_norm": "local",
-    "local_attn": "local",
-    "inter_norm": "inter",
-    "inter_attn": "inter",
-    "interact_norm": "interact",
-    "interact_context_norm": "interact",
-    "interact_attn": "interact",
-    "norm1": "joint",
-    "attn": "joint",
-    "norm2": "feed_forward",
-    "mlp": "feed_forward",
-    "norm": "norm",
-    "fc_norm": "norm",
-    "head": "head",
-}
+    part: stage for stage, parts in {
+        "embedding": "embed", "local": "local_norm local_context_norm local_attn",
+        "inter": "inter_norm inter_attn", "joint": "norm1 attn", "feed_forward": "norm2 mlp",
+        "interact": "interact_norm interact_context_norm interact_attn", "norm": "norm fc_norm",
+        "head": "head",
+    }.items() for part in parts.split()
+}  # fmt: skip
 ATTENTION = "attention"  # what the handler below calls its count
 PRODUCTS = ("bmm", "matmul", "attention")  # operators that multiply activations with each other
 
@@ -107,14 +97,9 @@ class PublishedClassifier(nn.Module):
 
 
 def model_for_counting(
-    config: ModelConfig,
-    task: Task = "classify",
-    *,
-    num_classes: int = 7,
-    mask_ratio: float = 0.9,
-    as_published: bool = False,
-    target: TargetConfig | None = None,
-) -> tuple[nn.Module, torch.Tensor]:
+    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7, mask_ratio: float = 0.9,
+    as_published: bool = False, target: TargetConfig | None = None,
+) -> tuple[nn.Module, torch.Tensor]:  # fmt: skip
     """A model on the meta device and a clip for it; arguments as in `formula.work`.
 
     Its parameters take no memory, whatever its size.
@@ -126,10 +111,7 @@ def model_for_counting(
         return (PublishedClassifier(model) if as_published else model).to("meta").eval(), clip
     with init_empty_weights():
         model = build_autoencoder(config, target)
-    if config.has_regions:
-        mask = region_tube_mask(model.grid, config.region, mask_ratio)
-    else:
-        mask = tube_mask(model.grid, mask_ratio)
+    mask = model_mask(model, mask_ratio, 1, torch.Generator())
     split = model.split(mask).to(clip.device)
     predict = PublishedPredict if as_published else Predict
     return predict(model, split).to("meta").eval(), clip
@@ -151,11 +133,9 @@ def count_with_torch(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work]
         )
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
-    root = f"{type(model).__name__}."
-    found = {
-        name.removeprefix(root): {str(op): n // 2 for op, n in ops.items()}
-        for name, ops in counter.get_flop_counts().items()
-    }
+    root, counts = f"{type(model).__name__}.", counter.get_flop_counts()
+    found = {name.removeprefix(root): {str(op): n // 2 for op, n in ops.items()}
+             for name, ops in counts.items()}  # fmt: skip
     return _by_stage(found, counter.get_total_flops() // 2)
 
 
@@ -171,24 +151,18 @@ def count_with_fvcore(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work
     analysis.set_op_handle("aten::scaled_dot_product_attention", _fused_attention)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
-    with warnings.catch_warnings(), torch.no_grad(), _without_shape_checks():
-        warnings.simplefilter("ignore")
-        found = {
-            name: {op: round(n) for op, n in ops.items()}
-            for name, ops in analysis.by_module_and_operator().items()
-        }
-        return _by_stage(found, round(analysis.total()))
-
-
-@contextmanager
-def _without_shape_checks() -> Iterator[None]:
-    """While traced, sizes are tensors: jaxtyping's checks, where they are on, would refuse them."""
+    # While traced, sizes are tensors: jaxtyping's checks, where they are on, would refuse them.
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        yield
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            counts, total = analysis.by_module_and_operator(), round(analysis.total())
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+    return _by_stage(
+        {name: {op: round(n) for op, n in ops.items()} for name, ops in counts.items()}, total
+    )
 
 
 def _fused_attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
@@ -205,13 +179,9 @@ def _by_stage(found: dict[str, dict[str, int]], total: int) -> dict[str, Work]:
         if last not in STAGES or any(part in STAGES for part in above):
             continue
         stage = f"decoder_{STAGES[last]}" if "decoder" in above else STAGES[last]
-        parts[stage] = parts.get(stage, Work()).plus(_work(ops))
+        norm = sum(n for op, n in ops.items() if op.endswith("layer_norm"))
+        attention = sum(n for op, n in ops.items() if any(product in op for product in PRODUCTS))
+        own = Work(sum(ops.values()) - norm - attention, attention, norm)
+        parts[stage] = parts.get(stage, Work()).plus(own)
     parts["other"] = Work(linear=total - sum(sum(part) for part in parts.values()))
     return {stage: part for stage, part in parts.items() if any(part)}
-
-
-def _work(ops: dict[str, int]) -> Work:
-    """Sort a module's operators into multiply-adds with weights, between tokens, and LayerNorm."""
-    norm = sum(n for op, n in ops.items() if op.endswith("layer_norm"))
-    attention = sum(n for op, n in ops.items() if any(product in op for product in PRODUCTS))
-    return Work(sum(ops.values()) - norm - attention, attention, norm)

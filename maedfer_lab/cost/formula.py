@@ -15,7 +15,7 @@ paper calls 50G and 81G FLOPs are these. GFLOPs, as two operations each, are twi
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from maedfer_lab.config import BUILT_IN, ModelConfig, Shape3, choose
 
@@ -46,21 +46,12 @@ class Work(NamedTuple):
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def macs(
-    config: ModelConfig,
-    task: Task = "classify",
-    *,
-    num_classes: int = 7,
-    mask_ratio: float = 0.9,
-    as_published: bool = False,
-) -> dict[str, int]:
+def macs(config: ModelConfig, task: Task = "classify", **options: Any) -> dict[str, int]:
     """Multiply-adds of one clip's forward pass by module and stage; their sum is the total.
 
-    49.65e9 in sum for the paper's classifier as published. See `work` for the arguments.
+    49.65e9 in sum for the paper's classifier as published. options: those of `work`.
     """
-    parts = work(
-        config, task, num_classes=num_classes, mask_ratio=mask_ratio, as_published=as_published
-    )
+    parts = work(config, task, **options)
     return {name: part.macs for name, part in parts.items() if part.macs}
 
 

@@ -67,10 +67,7 @@ def of_clip(config: ModelConfig, frames: int, size_px: int) -> ModelConfig:
 def block_cost(config: ModelConfig) -> dict[str, int]:
     """One encoder block's multiply-adds: "attention" among tokens, and "all" of it."""
     parts = encoder_block(config).values()
-    return {
-        "attention": sum(part.attention for part in parts),
-        "all": sum(part.macs for part in parts),
-    }
+    return {"attention": sum(p.attention for p in parts), "all": sum(p.macs for p in parts)}
 
 
 def cheapest_region(config: ModelConfig, cost: str = "all") -> Shape3:
@@ -80,11 +77,8 @@ def cheapest_region(config: ModelConfig, cost: str = "all") -> Shape3:
         counts the linear layers too, which each representative token also goes through, and
         N = sqrt(K + 9 C) are (width C, MLP ratio 4).
     """
-    grid = Grid(*token_grid(config))
-    return min(
-        region_shapes(grid),
-        key=lambda s: (block_cost(replace(config, region=s))[cost], -s[2], -s[1]),
-    )
+    shapes = region_shapes(Grid(*token_grid(config)))
+    return min(shapes, key=lambda s: (block_cost(replace(config, region=s))[cost], -s[2], -s[1]))
 
 
 def counted_crossing(width: int) -> float | None:
@@ -132,20 +126,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     "crossings" are numbers of tokens, None where LGI is cheaper (or dearer) all along.
     """
     tokens = [row["tokens"] for row in rows]
-    curves = {
-        what: {name: [row[what][name] for row in rows] for name in rows[0][what]}
-        for what in ("attention", "all", "attention_seconds", "seconds", "peak_bytes")
-    }
-    return {
-        "exponents": {
-            what: {name: exponent(tokens, values) for name, values in by_name.items()}
-            for what, by_name in curves.items()
-        },
-        "crossings": {
-            what: crossing(tokens, by_name["lgi"], by_name["vit"])
-            for what, by_name in curves.items()
-        },
-    }
+    found: dict[str, dict[str, Any]] = {"exponents": {}, "crossings": {}}
+    for what in ("attention", "all", "attention_seconds", "seconds", "peak_bytes"):
+        curves = {name: [row[what][name] for row in rows] for name in rows[0][what]}
+        found["exponents"][what] = {name: exponent(tokens, x) for name, x in curves.items()}
+        found["crossings"][what] = crossing(tokens, curves["lgi"], curves["vit"])
+    return found
 
 
 def exponent(tokens: Sequence[float], values: Sequence[float]) -> float:
@@ -242,31 +228,25 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
     rows = []
     for i, config in enumerate(configs):
         tokens = math.prod(token_grid(config))
-        counted = {kind: _counted_attention(models[i, kind]) for kind in KINDS}
-        rows.append(
-            {
-                "frames": config.frames,
-                "size_px": config.size_px,
-                "tokens": tokens,
-                "region": config.region,
-                "share": {
-                    "theory": theoretical_share(tokens, num_regions(config)),
-                    "counted": counted["lgi"] / counted["vit"],
-                    "time": attention_seconds[i, "lgi"] / attention_seconds[i, "vit"],
-                },
-                "attention": counted,
-                "all": {kind: block_cost(models[i, kind])["all"] for kind in KINDS},
-                "seconds": {kind: seconds[i, kind] for kind in KINDS},
-                "attention_seconds": {kind: attention_seconds[i, kind] for kind in KINDS},
-                "peak_bytes": {kind: n for (at, kind), n in peaks.items() if at == i},
-            }
-        )
+        counted = {}
+        for kind in KINDS:
+            found = count_with_torch(*model_for_counting(models[i, kind], as_published=True))
+            counted[kind] = sum(part.attention for part in found.values())
+        rows.append({
+            "frames": config.frames, "size_px": config.size_px, "tokens": tokens,
+            "region": config.region,
+            "share": {
+                "theory": theoretical_share(tokens, num_regions(config)),
+                "counted": counted["lgi"] / counted["vit"],
+                "time": attention_seconds[i, "lgi"] / attention_seconds[i, "vit"],
+            },
+            "attention": counted,
+            "all": {kind: block_cost(models[i, kind])["all"] for kind in KINDS},
+            "seconds": {kind: seconds[i, kind] for kind in KINDS},
+            "attention_seconds": {kind: attention_seconds[i, kind] for kind in KINDS},
+            "peak_bytes": {kind: n for (at, kind), n in peaks.items() if at == i},
+        })  # fmt: skip
     return rows
-
-
-def _counted_attention(config: ModelConfig) -> int:
-    model, clip = model_for_counting(config, as_published=True)
-    return sum(part.attention for part in count_with_torch(model, clip).values())
 
 
 def block_step(
@@ -284,8 +264,8 @@ def block_step(
     x = _random(shape, device).requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vit, lgi = (kind(width, config.num_heads).to(device) for kind in (ViTBlock, LGIBlock))
-    block = vit if config.encoder == "vit" else lgi
+        kind = ViTBlock if config.encoder == "vit" else LGIBlock
+        block = kind(width, config.num_heads).to(device)
 
     def step() -> None:
         for leaf in (x, *block.parameters()):

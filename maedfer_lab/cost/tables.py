@@ -24,6 +24,7 @@ from maedfer_lab.method.grid import Grid, region_shapes
 NAMED_REGIONS: tuple[Shape3, ...] = (
     (1, 5, 10), (2, 2, 10), (2, 5, 5), (2, 5, 10), (4, 5, 10), (4, 10, 10), (8, 10, 10)
 )  # fmt: skip
+TOTALS = ("macs", "macs_fvcore", "macs_torch")
 ONCE = ("embedding", "norm", "head")  # of a classifier: what its blocks do not repeat
 
 
@@ -65,14 +66,11 @@ class Count:
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, with totals."""
-        macs, by_fvcore, by_torch = self.totals
         return {
             **asdict(self),
-            "macs": macs,
-            "macs_fvcore": by_fvcore,
-            "macs_torch": by_torch,
-            "macs_with_layer_norm": by_fvcore + self.layer_norm,
-            "flops": 2 * macs,
+            **dict(zip(TOTALS, self.totals, strict=True)),
+            "macs_with_layer_norm": self.totals[1] + self.layer_norm,
+            "flops": 2 * self.macs,
             "disagreement": self.disagreement,
         }
 
@@ -106,17 +104,10 @@ def count(
     own = _macs(work(config, task, as_published=as_published))
     published = _macs(work(config, task, as_published=True))
     return Count(
-        name=name,
-        task=task,
-        config=config,
-        as_published=as_published,
-        parameters=sum(parameters(config, task).values()),
-        formula=own,
-        fvcore=_macs(by_fvcore),
-        torch=_macs(by_torch),
-        layer_norm=sum(part.layer_norm for part in by_fvcore.values()),
-        skipped={s: n - own.get(s, 0) for s, n in published.items() if n != own.get(s, 0)},
-    )
+        name, task, config, as_published, sum(parameters(config, task).values()), own,
+        _macs(by_fvcore), _macs(by_torch), sum(part.layer_norm for part in by_fvcore.values()),
+        {s: n - own.get(s, 0) for s, n in published.items() if n != own.get(s, 0)},
+    )  # fmt: skip
 
 
 def _macs(parts: dict[str, Work]) -> dict[str, int]:
@@ -150,12 +141,11 @@ def count_regions(regions: Sequence[Shape3] | None = None) -> list[Count]:
     """LGI-B's classifier for each region, by default for every shape that divides the grid."""
     lgi = base().model
     shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
-    return [
-        count(
-            f"region {' x '.join(map(str, shape))}", replace(lgi, region=shape), by_one_block=True
-        )
-        for shape in tqdm(shapes, "count", leave=False, unit="region")
-    ]
+    found = []
+    for shape in tqdm(shapes, "count", leave=False, unit="region"):
+        name = f"region {' x '.join(map(str, shape))}"
+        found.append(count(name, replace(lgi, region=shape), by_one_block=True))
+    return found
 
 
 def saving(lgi: Count, vit: Count) -> float:
@@ -177,15 +167,9 @@ def to_data(models: Sequence[Count], regions: Sequence[Count]) -> dict[str, Any]
         "region": lgi.config.region,
         "named_regions": NAMED_REGIONS,
         "models": [found.to_json() for found in models],
-        "regions": [
-            {
-                "region": found.config.region,
-                "parameters": found.parameters,
-                **dict(zip(("macs", "macs_fvcore", "macs_torch"), found.totals, strict=True)),
-            }
-            for found in regions
-        ],
-    }
+        "regions": [{"region": found.config.region, "parameters": found.parameters,
+                     **dict(zip(TOTALS, found.totals, strict=True))} for found in regions],
+    }  # fmt: skip
 
 
 def flops_command(*, json: Path | None = None) -> str:
@@ -237,10 +221,8 @@ def region_table(found: Sequence[Count]) -> str:
         by_size.setdefault(math.prod(row.config.region), []).append(row)
     lines = [["tokens N", "regions M", "GMACs", "regions (t x h x w)"]]
     for size, rows in by_size.items():
-        shapes = [
-            row.name.removeprefix("region ") + " *" * (row.config.region in NAMED_REGIONS)
-            for row in rows
-        ]
+        shapes = [row.name.removeprefix("region ") + " *" * (row.config.region in NAMED_REGIONS)
+                  for row in rows]  # fmt: skip
         regions = math.prod(token_grid(rows[0].config)) // size
         lines.append([str(size), str(regions), f"{rows[0].macs / 1e9:.2f}", ", ".join(shapes)])
     return text.table(lines, (3,))

@@ -15,16 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from maedfer_lab.checkpoints.loading import Model
+from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.config import Framing, choose
 from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.files import check_writable, provenance, write_aside
-from maedfer_lab.inference.faces import (
-    Faces,
-    open_faces,
-    over_videos,
-    steps_for,
-)
+from maedfer_lab.inference.faces import open_faces, over_videos, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.models import Classifier
 
@@ -55,27 +50,18 @@ class Embeddings:
         return 2 if self.refused else 0
 
     def __str__(self) -> str:
-        shapes = ", ".join(
-            f"{name} {' x '.join(map(str, x.shape))}" for name, x in self.arrays.items()
-        )
+        sizes = ((name, " x ".join(map(str, x.shape))) for name, x in self.arrays.items())
+        shapes = ", ".join(f"{name} {size}" for name, size in sizes)
         where = f"{self.path}: " if self.path else ""
         return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.known}"
 
 
 def embed(
-    videos: Sequence[Path | str],
-    /,
-    checkpoint: Path | str | None = None,
-    *,
-    out: Path | str | None = None,
-    levels: Sequence[Level] = ("clip", "rep"),
-    face: str | int = "largest",
-    framing: Framing = "wide",
-    stride: int | None = None,
-    hop: int | None = None,
-    detect: Detector = detect_faces,
-    progress: bool = True,
-) -> Embeddings:
+    videos: Sequence[Path | str], /, checkpoint: Path | str | None = None, *,
+    out: Path | str | None = None, levels: Sequence[Level] = ("clip", "rep"),
+    face: str | int = "largest", framing: Framing = "wide", stride: int | None = None,
+    hop: int | None = None, detect: Detector = detect_faces, progress: bool = True,
+) -> Embeddings:  # fmt: skip
     """Turn the faces in videos into vectors, one row per window of the video.
 
     Which model and how it was trained is said with the result and inside the file. Without a
@@ -110,12 +96,19 @@ def embed(
     found: list[tuple[str, float, float]] = []
 
     def one(path: Path, name: str) -> None:
-        faces = open_faces(path, known.model.config.size_px, face=face, framing=framing,
-                           detect=detect, progress=progress)  # fmt: skip
-        for window, values in list(_windows(faces, known, levels, stride, hop, progress)):
-            found.append((given[str(path)], *window))
+        config = known.model.config
+        faces = open_faces(path, config.size_px, face=face, framing=framing, detect=detect,
+                           progress=progress)  # fmt: skip
+        windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
+        done = []
+        with tqdm(total=len(windows), desc=path.name, unit="clip", disable=not progress) as bar:
+            for part, clips in faces.clips(windows):
+                done.append((part, encode(known.model, clips, levels)))
+                bar.update(len(part))
+        for part, values in done:  # all of a video, or nothing
+            found.extend((given[str(path)], round(w.start_s, 4), round(w.end_s, 4)) for w in part)
             for level, value in values.items():
-                rows[level].append(value)
+                rows[level].extend(value.numpy())
 
     refused = over_videos(videos, Path() if out is None else out.parent, one)[1]
     if refused and out is None:
@@ -126,28 +119,6 @@ def embed(
     if out is not None:
         write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
     return result
-
-
-def _windows(
-    faces: Faces,
-    known: KnownModel,
-    levels: Sequence[Level],
-    stride: int | None,
-    hop: int | None,
-    progress: bool,
-):  # type: ignore
-    config = known.model.config
-    windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
-    bar = tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress)
-    with bar:
-        for part, clips in faces.clips(windows):
-            values = encode(known.model, clips, levels)
-            bar.update(len(part))
-            for i, window in enumerate(part):
-                yield (
-                    (round(window.start_s, 4), round(window.end_s, 4)),
-                    {level: value[i].numpy() for level, value in values.items()},
-                )
 
 
 @torch.no_grad()
@@ -162,45 +133,35 @@ def encode(
     if "rep" in levels and encoder.rep_tokens is None:
         raise ValueError("a ViT has no representative tokens; use an encoder='lgi'")
     weight = encoder.embed.proj.weight
-    rep_only = tuple(levels) == ("rep",)
     model.eval()
     found: dict[str, list[Tensor]] = {level: [] for level in levels}
     for part in clips.split(batch):
         part = part.to(weight.device, weight.dtype)
-        encoded = encoder(part, rep_only=rep_only)
-        rep, tokens = encoded.rep_tokens, encoded.tokens
+        encoded = encoder(part, rep_only=tuple(levels) == ("rep",))
+        tokens = encoded.tokens
+        rep = tokens if encoded.rep_tokens is None else encoded.rep_tokens
         for level in levels:
             if level == "token":
                 value = tokens[:, encoded.index[0].argsort()]
-            elif level == "rep":
-                assert rep is not None
-                value = rep
-            elif isinstance(model, Classifier):
-                value = model.features(part)
+            elif level == "clip":
+                value = model.features(part) if isinstance(model, Classifier) else rep.mean(1)
             else:
-                value = (tokens if rep is None else rep).mean(1)
+                value = rep
             found[level].append(value.float().cpu())
     model.train(was_training)
     return {level: torch.cat(values) for level, values in found.items()}
 
 
 def _about(result: Embeddings) -> dict[str, Any]:
-    return {
-        "model": str(result.known),
-        **provenance(profile="none", seed=0, device="cpu", data=sorted(set(result.video))),
-    }
+    source = provenance(profile="none", seed=0, device="cpu", data=sorted(set(result.video)))
+    return {"model": str(result.known), **source}
 
 
 def _npz(result: Embeddings) -> bytes:
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {
-        **result.arrays,
-        "video": np.array(result.video),
-        "start_s": np.array(result.start_s),
-        "end_s": np.array(result.end_s),
-        "about": np.array(json.dumps(_about(result))),
-    }
-    np.savez_compressed(file, **arrays)
+    file, about = io.BytesIO(), json.dumps(_about(result))
+    arrays: dict[str, Any] = dict(video=np.array(result.video), start_s=np.array(result.start_s),
+                                  end_s=np.array(result.end_s), about=np.array(about))  # fmt: skip
+    np.savez_compressed(file, **result.arrays, **arrays)
     return file.getvalue()
 
 
@@ -213,14 +174,12 @@ def _parquet(result: Embeddings) -> bytes:
             "a .parquet file needs pyarrow (pip install pyarrow); or write a .npz"
         ) from error
     columns: dict[str, Any] = {
-        "video": result.video,
-        "start_s": result.start_s,
-        "end_s": result.end_s,
+        name: getattr(result, name) for name in ("video", "start_s", "end_s")
     }
     for level, array in result.arrays.items():  # rows of flat lists; shapes in the metadata
         columns[level] = list(array.reshape(len(array), -1))
-    table = pa.table(columns)
     about = _about(result) | {"shapes": {k: list(v.shape[1:]) for k, v in result.arrays.items()}}
+    table = pa.table(columns).replace_schema_metadata({"maedfer_lab": json.dumps(about)})
     file = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"maedfer_lab": json.dumps(about)}), file)
+    pq.write_table(table, file)
     return file.getvalue()

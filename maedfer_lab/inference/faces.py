@@ -6,7 +6,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,14 +138,9 @@ def _starts(last: int, hop: int) -> list[int]:
 
 
 def open_faces(
-    path: Path | str,
-    size_px: int,
-    *,
-    face: str | int = "largest",
-    framing: Framing = "wide",
-    detect: Detector = detect_faces,
-    progress: bool = True,
-) -> Faces:
+    path: Path | str, size_px: int, *, face: str | int = "largest", framing: Framing = "wide",
+    detect: Detector = detect_faces, progress: bool = True,
+) -> Faces:  # fmt: skip
     """Follow one person's face through a video and crop it.
 
     path: a video file, a folder of images, or an image (a still clip).
@@ -215,11 +210,8 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for path in paths:
         stem = path.stem or path.resolve().name
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
+        numbered = chain([stem], (f"{stem}-{i}" for i in count(2)))
+        names.append(next(name for name in numbered if name not in names))
     return names
 
 

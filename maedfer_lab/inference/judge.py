@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from maedfer_lab.checkpoints.told import facts_of
+from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.data.folder import check_videos, find_videos, load_clips
 from maedfer_lab.data.table import people_in, split_people, split_videos
 from maedfer_lab.data.transforms import to_tensor
@@ -97,16 +97,10 @@ class Judgement:
 
 
 def judge(
-    folder: Path | str,
-    /,
-    checkpoint: Path | str | None = None,
-    *,
-    mask_ratios: tuple[float, ...] = (),
-    held_out: float = 0.0,
-    seed: int = 0,
-    stride: int | None = None,
-    picture: Path | str | None = None,
-) -> Judgement:
+    folder: Path | str, /, checkpoint: Path | str | None = None, *,
+    mask_ratios: tuple[float, ...] = (), held_out: float = 0.0, seed: int = 0,
+    stride: int | None = None, picture: Path | str | None = None,
+) -> Judgement:  # fmt: skip
     """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
 
     It judges the model, not the people. Which model and how it was trained is said with the

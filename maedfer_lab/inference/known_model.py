@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from maedfer_lab.checkpoints.loading import Model, load_checkpoint
-from maedfer_lab.checkpoints.reading import locate
-from maedfer_lab.checkpoints.told import OFFICIAL_STRIDE, facts_of
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.official import Model
+from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
@@ -64,22 +64,22 @@ def known_model(
     loaded = load_checkpoint(source)
     model = speed_up(loaded.model).eval()
     facts = facts_of(source)
-    synthetic = bool(facts.get("synthetic", False))
-    training = facts.get("training")
-    if training is None:
-        training = "how it was trained is not told by the file"
-    classes: tuple[str, ...] = ()
-    if isinstance(model, Classifier):
-        classes = _classes(model.head.out_features, facts.get("classes"), labels)
+    num = model.head.out_features if isinstance(model, Classifier) else 0
+    classes = facts.get("classes") or [f"class {i}" for i in range(num)]
+    if num and labels is not None:
+        table = published_labels(labels)
+        classes = table.classes if table is not None else ()
+        if len(classes) != num:
+            raise ValueError(
+                f"labels={labels!r} has {len(classes)} classes, the model {num}; use a data set of "
+                f"{', '.join(DATASETS)} with as many, or leave labels out"
+            )
     return KnownModel(
-        model,
-        source,
-        facts.get("name", source.name),
-        int(facts.get("stride", OFFICIAL_STRIDE)),
-        classes,
-        training,
-        synthetic,
-    )
+        model, source, facts.get("name", source.name), int(facts.get("stride", OFFICIAL_STRIDE)),
+        tuple(classes) if num else (),
+        facts.get("training") or "how it was trained is not told by the file",
+        bool(facts.get("synthetic", False)),
+    )  # fmt: skip
 
 
 def need_autoencoder(known: KnownModel, use: str) -> MaskedAutoencoder:
@@ -100,16 +100,3 @@ def need_classifier(known: KnownModel, use: str) -> Classifier:
             "give a fine-tuned checkpoint (`maedfer finetune` makes one), or none for our own model"
         )
     return known.model
-
-
-def _classes(num: int, told: list[str] | None, labels: str | None) -> tuple[str, ...]:
-    if labels is not None:
-        table = published_labels(labels)
-        names = table.classes if table is not None else ()
-        if len(names) != num:
-            raise ValueError(
-                f"labels={labels!r} has {len(names)} classes, the model {num}; use a data set of "
-                f"{', '.join(DATASETS)} with as many, or leave labels out"
-            )
-        return tuple(names)
-    return tuple(told) if told is not None else tuple(f"class {i}" for i in range(num))

@@ -7,9 +7,10 @@ import io
 import textwrap
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,7 @@ from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.figures import draw_timeline
 from maedfer_lab.files import check_writable, pack_picture, provenance, text_bytes, write_aside
-from maedfer_lab.inference.faces import (
-    Faces,
-    Window,
-    open_faces,
-    over_videos,
-    steps_for,
-)
+from maedfer_lab.inference.faces import Faces, Window, open_faces, over_videos, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_classifier
 
 DEFAULT = "demo-expressions"
@@ -62,29 +57,22 @@ class Prediction:
 
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
-        second = self.faces.tracks.second(frame)
-        starts, ends = self._bounds
-        inside = slice(bisect_right(ends, second), bisect_right(starts, second))
-        return self.probabilities[inside].mean(0) if inside.start < inside.stop else None
-
-    @cached_property
-    def _bounds(self) -> tuple[list[float], list[float]]:
-        """Starts and ends of the windows, both rising: they are asked for at every frame."""
-        return [w.start_s for w in self.windows], [w.end_s for w in self.windows]
+        second = self.faces.tracks.second(frame)  # starts and ends both rise
+        first, stop = (bisect_right(self.windows, second, key=key)
+                       for key in (attrgetter("end_s"), attrgetter("start_s")))  # fmt: skip
+        return self.probabilities[first:stop].mean(0) if first < stop else None
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per window: face piece, start and end in seconds, guess, probabilities."""
-        return [
-            {
-                "video": self.faces.path.name,
-                "piece": window.face,
-                "start_s": round(window.start_s, 3),
-                "end_s": round(window.end_s, 3),
-                "guess": self.known.classes[int(p.argmax())],
-                **dict(zip(self.known.classes, np.round(p.astype(float), 6).tolist(), strict=True)),
-            }
-            for window, p in zip(self.windows, self.probabilities, strict=True)
-        ]
+        names, rows = self.known.classes, []
+        for window, p in zip(self.windows, self.probabilities, strict=True):
+            rows.append({
+                "video": self.faces.path.name, "piece": window.face,
+                "start_s": round(window.start_s, 3), "end_s": round(window.end_s, 3),
+                "guess": names[int(p.argmax())],
+                **dict(zip(names, np.round(p.astype(float), 6).tolist(), strict=True)),
+            })  # fmt: skip
+        return rows
 
     def timeline(self) -> dict[str, Any]:
         """What `figures.draw_timeline` draws."""
@@ -110,18 +98,11 @@ class Prediction:
 
 @torch.no_grad()
 def predict(
-    video: Path | str,
-    checkpoint: Path | str | KnownModel | None = None,
-    *,
-    labels: str | None = None,
-    face: str | int = "largest",
-    framing: Framing = "wide",
-    stride: int | None = None,
-    hop: int | None = None,
-    drawn_model: bool = False,
-    detect: Detector = detect_faces,
-    progress: bool = True,
-) -> Prediction:
+    video: Path | str, checkpoint: Path | str | KnownModel | None = None, *,
+    labels: str | None = None, face: str | int = "largest", framing: Framing = "wide",
+    stride: int | None = None, hop: int | None = None, drawn_model: bool = False,
+    detect: Detector = detect_faces, progress: bool = True,
+) -> Prediction:  # fmt: skip
     """Classify every window of one person's face.
 
     checkpoint: fine-tuned; without one our own small model of drawn expressions, which is not for
@@ -167,9 +148,7 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
         files.append(out / f"{name}.mp4")
         source = result.faces.tracks.video
         write_video(files[-1], annotated_frames(result), result.faces.fps, source.times)
-    return Prediction(
-        result.known, result.faces, result.windows, result.probabilities, tuple(files)
-    )
+    return replace(result, files=tuple(files))
 
 
 def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
@@ -181,8 +160,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
     piece = max(1, 64_000_000 // (source.height * source.width * 3))
     total = len(source)
     bar = tqdm(total=total, desc="annotated video", unit="frame", leave=False)
-    for start in range(0, total, piece):
-        numbers = range(start, min(start + piece, total))
+    for numbers in (range(total)[at : at + piece] for at in range(0, total, piece)):
         for number, frame in zip(numbers, source.read(numbers), strict=True):
             picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
             draw = ImageDraw.Draw(picture)
@@ -235,19 +213,11 @@ class Predictions:
 
 
 def predict_videos(
-    videos: tuple[Path, ...],
-    /,
-    *,
-    checkpoint: Path | None = None,
-    out: Path = Path("predictions"),
-    labels: str | None = None,
-    face: str = "largest",
-    framing: Framing = "wide",
-    stride: int | None = None,
-    hop: int | None = None,
-    annotate: bool = True,
-    drawn_model: bool = False,
-) -> Predictions:
+    videos: tuple[Path, ...], /, *, checkpoint: Path | None = None,
+    out: Path = Path("predictions"), labels: str | None = None, face: str = "largest",
+    framing: Framing = "wide", stride: int | None = None, hop: int | None = None,
+    annotate: bool = True, drawn_model: bool = False,
+) -> Predictions:  # fmt: skip
     """Say which expression a classifier sees in videos, over time.
 
     For each video: NAME.csv (probabilities per window), NAME.png (a timeline under the face's

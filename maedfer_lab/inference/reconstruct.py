@@ -74,22 +74,12 @@ def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[
 
 
 def reconstruct(
-    video: Path | str,
-    /,
-    out: Path | str | None = None,
-    *,
-    checkpoint: Path | str | None = None,
-    mask_ratio: float | None = None,
-    mask_seed: int = 0,
-    statistics: Statistics = "visible",
-    token_order: TokenOrder = "model",
-    face: str | int = "largest",
-    framing: Framing = "wide",
-    at_s: float | None = None,
-    stride: int | None = None,
-    detect: Detector = detect_faces,
+    video: Path | str, /, out: Path | str | None = None, *, checkpoint: Path | str | None = None,
+    mask_ratio: float | None = None, mask_seed: int = 0, statistics: Statistics = "visible",
+    token_order: TokenOrder = "model", face: str | int = "largest", framing: Framing = "wide",
+    at_s: float | None = None, stride: int | None = None, detect: Detector = detect_faces,
     progress: bool = True,
-) -> FaceReconstruction:
+) -> FaceReconstruction:  # fmt: skip
     """Find a face in a video, hide most of it, and show what a model puts back.
 
     Which model and how it was trained is said with the result. Without a checkpoint it is `demo`,

@@ -1,6 +1,7 @@
 """Claims that follow from other published numbers, or are contradicted by them.
 
-A claim is one printed number with one way to check it; two ways to check it are two claims.
+A claim is one printed number with one way to check it; two ways to check it are two claims. Checks
+are data: each function below yields `Check`s, and `recomputed` settles them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,21 +17,9 @@ from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, preset
 from maedfer_lab.config.schedule import learning_rate
 from maedfer_lab.cost.formula import Task, macs, parameters
 from maedfer_lab.metrics import f1, recalls, scores
-from maedfer_lab.paper.tables import Cell, Matrix, Paper, SplitCount, Table, class_clips
+from maedfer_lab.paper.tables import Cell, Matrix, Paper, SplitCount, class_clips
 
 Status = Literal["recomputed", "contradicted", "needs data", "measured", "not found"]
-Kind = Literal[
-    "class columns",
-    "means over folds",
-    "confusion matrices",
-    "margins",
-    "printed otherwise",
-    "parameters, FLOPs",
-    "training recipe",
-    "data sets",
-    "to be measured",
-    "ablations",
-]
 WILD = ("dfew", "ferv39k", "mafw")
 OURS = "MAE-DFER"
 NAMES = {"uar": "UAR", "war": "WAR", "flops": "FLOPs"}
@@ -55,7 +44,7 @@ class Claim:
     """
 
     id: str
-    kind: Kind
+    kind: str
     source: str
     statement: str
     value: float | None
@@ -75,31 +64,26 @@ class Claim:
         return abs(self.found - self.value) <= self.tolerance + TINY
 
 
-def compare(
-    kind: Kind,
-    id: str,
-    source: str,
-    statement: str,
-    *,
-    value: float,
-    unit: str,
-    found: float,
-    formula: str,
-    tolerance: float = 0,
-    because: str = "rounding",
-) -> Claim:
-    """A claim that recomputes from other numbers, or is contradicted by them.
+class Check(NamedTuple):
+    """A printed number, and what it should be by others.
 
-    formula: how `found` comes about, with its numbers. because: what the tolerance allows for.
+    formula: how `found` comes about, with its numbers. tolerance: by default the cell's rounding.
+    because: what it allows for.
     """
-    agrees = abs(found - value) <= tolerance + TINY
-    printed, recomputed, apart = (digits(x, tolerance) for x in (value, found, abs(found - value)))
-    evidence = f"{formula} = {recomputed}; claimed {printed}; difference {apart}"
-    if tolerance:
-        evidence += f", allowed {tolerance:.2g} ({because})"
-    status: Status = "recomputed" if agrees else "contradicted"
-    numbers = float(found), float(tolerance)
-    return Claim(id, kind, source, statement, float(value), unit, status, evidence, *numbers)
+
+    kind: str
+    id: str
+    cell: Cell
+    statement: str
+    found: float
+    formula: str
+    tolerance: float | None = None
+    because: str = "rounding"
+
+
+def exact(value: float, unit: str, *sources: str) -> Cell:
+    """A number that is not in a table."""
+    return Cell(float(value), unit, 0, sources)
 
 
 def digits(value: float, tolerance: float) -> str:
@@ -110,25 +94,6 @@ def digits(value: float, tolerance: float) -> str:
         return f"{value:,.0f}"
     places = 0 if not tolerance else max(0, math.ceil(0.5 - math.log10(tolerance)))
     return f"{value:,.{max(places, 2)}f}"
-
-
-def check(
-    paper: Paper,
-    kind: Kind,
-    id: str,
-    cell: Cell,
-    statement: str,
-    found: float,
-    formula: str,
-    tolerance: float | None = None,
-    because: str = "rounding",
-) -> Claim:
-    """`compare` with the number of a cell; its own rounding is allowed by default."""
-    tolerance = cell.rounding if tolerance is None else tolerance
-    return compare(
-        kind, id, paper.cite(cell.sources), statement, value=cell.number, unit=cell.unit,
-        found=found, formula=formula, tolerance=tolerance, because=because,
-    )  # fmt: skip
 
 
 def slug(*parts: str) -> str:
@@ -145,51 +110,51 @@ def mean_of(cells: Sequence[Cell]) -> tuple[float, str]:
 
 def recomputed(paper: Paper) -> Iterator[Claim]:
     """All claims that published numbers and closed formulas settle."""
-    for name in WILD:
-        yield from class_columns(paper, paper.table(name))
-    yield from fold_means(paper)
-    yield from matrices(paper)
-    yield from margins(paper)
-    yield from printed_otherwise(paper)
-    yield from table_costs(paper)
-    yield from exact_parameters(paper)
-    yield from recipe(paper)
-    yield from learning_rates(paper)
-    yield from log_constants(paper)
-    yield from sizes(paper)
-    yield from class_counts(paper)
+    for check in (check for group in CHECKS for check in group(paper)):
+        value, found = check.cell.number, float(check.found)
+        tolerance = check.cell.rounding if check.tolerance is None else check.tolerance
+        agrees = abs(found - value) <= tolerance + TINY
+        printed, ours, apart = (digits(x, tolerance) for x in (value, found, abs(found - value)))
+        evidence = f"{check.formula} = {ours}; claimed {printed}; difference {apart}"
+        if tolerance:
+            evidence += f", allowed {tolerance:.2g} ({check.because})"
+        yield Claim(
+            check.id, check.kind, paper.cite(check.cell.sources), check.statement, value,
+            check.cell.unit, "recomputed" if agrees else "contradicted", evidence, found,
+            float(tolerance),
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- scores
 
 
-def class_columns(paper: Paper, table: Table) -> Iterator[Claim]:
+def class_columns(paper: Paper) -> Iterator[Check]:
     """UAR is the mean of the printed class columns; WAR their mean weighted by clips."""
-    labels = paper.labels[str(table.dataset)]
-    splits = list(paper.splits(str(table.dataset)).values())
-    clips, slack = class_clips(splits), 100 * fold_slack(splits)
-    shares = [n / sum(clips) for n in clips]
-    hidden = f", and {slack:.2g} for what means over folds may hide" if slack else ""
-    for row in table.rows:
-        cells = [row[label] for label in labels]
-        if any(cell.value is None for cell in cells):
-            continue
-        name, of = slug(table.id, row["method"].text), f"{table.dataset}, {row['method'].text}"
-        rounding = sum(cell.rounding for cell in cells) / len(cells)
-        yield check(
-            paper, "class columns", f"{name}/uar/from-classes", row["uar"],
-            f"{of}: UAR is the mean of its {len(cells)} class columns", *mean_of(cells),
-            row["uar"].rounding + rounding,
-        )  # fmt: skip
-        rounding = sum(s * cell.rounding for s, cell in zip(shares, cells, strict=True))
-        products = [f"{n} x {c.value:.2f}" for n, c in zip(clips, cells, strict=True)]
-        yield check(
-            paper, "class columns", f"{name}/war/from-classes", row["war"],
-            f"{of}: WAR is the mean of its class columns, weighted by the clips of the split lists",
-            sum(s * cell.number for s, cell in zip(shares, cells, strict=True)),
-            f"({' + '.join(products)}) / {sum(clips)}", row["war"].rounding + rounding + slack,
-            f"rounding{hidden}",
-        )  # fmt: skip
+    for table in map(paper.table, WILD):
+        labels = paper.labels[str(table.dataset)]
+        splits = list(paper.splits(str(table.dataset)).values())
+        clips, slack = class_clips(splits), 100 * fold_slack(splits)
+        shares = [n / sum(clips) for n in clips]
+        hidden = f", and {slack:.2g} for what means over folds may hide" if slack else ""
+        for row in table.rows:
+            cells, uar, war = [row[label] for label in labels], row["uar"], row["war"]
+            if any(cell.value is None for cell in cells):
+                continue
+            name, of = slug(table.id, row["method"].text), f"{table.dataset}, {row['method'].text}"
+            yield Check(
+                "class columns", f"{name}/uar/from-classes", uar,
+                f"{of}: UAR is the mean of its {len(cells)} class columns", *mean_of(cells),
+                uar.rounding + sum(cell.rounding for cell in cells) / len(cells),
+            )  # fmt: skip
+            rounding = sum(s * cell.rounding for s, cell in zip(shares, cells, strict=True))
+            products = [f"{n} x {c.value:.2f}" for n, c in zip(clips, cells, strict=True)]
+            yield Check(
+                "class columns", f"{name}/war/from-classes", war, f"{of}: WAR is the mean of its "
+                "class columns, weighted by the clips of the split lists",
+                sum(s * cell.number for s, cell in zip(shares, cells, strict=True)),
+                f"({' + '.join(products)}) / {sum(clips)}", war.rounding + rounding + slack,
+                f"rounding{hidden}",
+            )  # fmt: skip
 
 
 def fold_slack(splits: Sequence[SplitCount]) -> float:
@@ -200,20 +165,15 @@ def fold_slack(splits: Sequence[SplitCount]) -> float:
     {s_c / k, n_cf / N} (recalls times shares); recalls lie in [0, 1], so the difference is at most
     the sum of the positive (or of the negative) parts of w - e. 0 for a single split.
     """
-    total = sum(split.clips for split in splits)
-    per_class, k = class_clips(splits), len(splits)
-    pooled = [n / total for s in splits for n in s.clips_per_class]
-    of_folds = [n / s.clips / k for s in splits for n in s.clips_per_class]
-    shares = [n / total / k for _ in splits for n in per_class]
-    gaps = [
-        [w - e for w, e in zip(war, estimate, strict=True)]
-        for war in (pooled, of_folds)
-        for estimate in (pooled, shares)
-    ]
-    return max(abs(sum(x for x in gap if sign * x > 0) + 0.0) for gap in gaps for sign in (1, -1))
+    clips = np.array([split.clips_per_class for split in splits])
+    pooled = clips / clips.sum()
+    of_folds = clips / clips.sum(1, keepdims=True) / len(clips)
+    shares = np.broadcast_to(clips.sum(0) / clips.sum() / len(clips), clips.shape)
+    gaps = [w - e for w in (pooled, of_folds) for e in (pooled, shares)]
+    return max(float(np.clip(s * gap, 0, None).sum()) for gap in gaps for s in (1, -1))
 
 
-def fold_means(paper: Paper) -> Iterator[Claim]:
+def fold_means(paper: Paper) -> Iterator[Check]:
     """The totals over folds are plain means of the folds."""
     for name, whose in (("folds", "run"), ("reproductions", "by")):
         rows = paper.table(name).rows
@@ -225,15 +185,14 @@ def fold_means(paper: Paper) -> Iterator[Claim]:
                 continue
             for score in ("uar", "war"):
                 cells = [r[score] for r in folds]
-                yield check(
-                    paper, "means over folds", f"{name}/{slug(by, dataset)}/{score}/mean",
-                    row[score], f"{dataset}, {by}: {NAMES[score]} over all is the plain mean of "
-                    f"{len(cells)} folds", *mean_of(cells),
-                    row[score].rounding + max(c.rounding for c in cells),
+                yield Check(
+                    "means over folds", f"{name}/{slug(by, dataset)}/{score}/mean", row[score],
+                    f"{dataset}, {by}: {NAMES[score]} over all is the plain mean of {len(cells)} "
+                    "folds", *mean_of(cells), row[score].rounding + max(c.rounding for c in cells),
                 )  # fmt: skip
 
 
-def matrices(paper: Paper) -> Iterator[Claim]:
+def matrices(paper: Paper) -> Iterator[Check]:
     """Everything printed beside, or instead of, the published confusion matrices."""
     for matrix in paper.matrices:
         labels, counts = paper.labels[matrix.dataset], np.array(matrix.clips)
@@ -244,8 +203,7 @@ def matrices(paper: Paper) -> Iterator[Claim]:
         each = [f"{value:.4f}" for value in f1(counts)]
         weighted = " + ".join(f"{n} x {value}" for n, value in zip(rows, each, strict=True))
         explained = "F1 being 2 right / (in class + called so),"
-        formulas = {name: f"{sum(right)} right of {sum(rows):,}" for name in found}
-        formulas |= {
+        formulas = dict.fromkeys(found, f"{sum(right)} right of {sum(rows):,}") | {
             "uar": f"mean of {', '.join(f'{r:.2%}' for r in per_class)}",
             "weighted_f1": f"({weighted}) / {sum(rows):,}, {explained}",
             "macro_f1": f"mean of {', '.join(each)}, {explained}",
@@ -253,12 +211,11 @@ def matrices(paper: Paper) -> Iterator[Claim]:
         formulas |= {name: f"{right[i]} right of {rows[i]:,}" for i, name in enumerate(labels)}
         for document, name, cell in printed_scores(paper, matrix):
             if cell.value is not None:
-                scale = 100 if cell.unit == "percent" else 1
-                yield check(
-                    paper, "confusion matrices",
-                    f"{slug(*matrix.name)}/{document}/{name}/from-matrix", cell,
-                    f"{matrix.dataset} fold {matrix.fold}, {matrix.by}: {name} in the {document} "
-                    "follows from the confusion matrix", found[name] * scale, formulas[name],
+                yield Check(
+                    "confusion matrices", f"{slug(*matrix.name)}/{document}/{name}/from-matrix",
+                    cell, f"{matrix.dataset} fold {matrix.fold}, {matrix.by}: {name} in the "
+                    f"{document} follows from the confusion matrix",
+                    found[name] * (100 if cell.unit == "percent" else 1), formulas[name],
                 )  # fmt: skip
 
 
@@ -282,13 +239,13 @@ def printed_scores(paper: Paper, matrix: Matrix) -> Iterator[tuple[str, str, Cel
         yield "log", label, Cell(value, "percent", 2, matrix.sources)
 
 
-def margins(paper: Paper) -> Iterator[Claim]:
+def margins(paper: Paper) -> Iterator[Check]:
     """The headline: points over the best supervised method that sees frames only."""
     for row in paper.table("headlines").rows:
         name, dataset, column = (row[c].text for c in ("table", "dataset", "column"))
         ours, best, best_name = ours_and_best(paper, name, dataset, column)
-        yield check(
-            paper, "margins", f"headline/{slug(dataset)}/{column}/margin", row["margin"],
+        yield Check(
+            "margins", f"headline/{slug(dataset)}/{column}/margin", row["margin"],
             f"{dataset}: {NAMES[column]} of MAE-DFER over the best supervised method",
             ours.number - best.number, f"{ours.value:.2f} - {best.value:.2f} ({best_name})",
             row["margin"].rounding + ours.rounding + best.rounding,
@@ -298,8 +255,8 @@ def margins(paper: Paper) -> Iterator[Claim]:
     pick: Callable[[list[float]], float]
     for quantity, pick in (("least", min), ("largest", max)):
         cell = paper.table("summaries").row(f"{quantity} UAR margin in the wild")["value"]
-        yield check(
-            paper, "margins", f"headline/in-the-wild/uar/{quantity}-margin", cell,
+        yield Check(
+            "margins", f"headline/in-the-wild/uar/{quantity}-margin", cell,
             f"{quantity} UAR margin over DFEW, FERV39k and MAFW, in whole points", pick(gaps),
             f"{quantity} of {', '.join(f'{gap:.2f}' for gap in gaps)}", cell.rounding + 0.01,
         )  # fmt: skip
@@ -310,17 +267,16 @@ def ours_and_best(paper: Paper, name: str, dataset: str, column: str) -> tuple[C
     rows = [r for r in paper.table(name).rows if "dataset" not in r or r["dataset"].text == dataset]
     ours = next(row for row in rows if row["method"].text == OURS)[column]
     others = [
-        row
-        for row in rows
+        row for row in rows
         if row["method"].text != OURS and row[column].value is not None
         if row.get("modality", row["method"]).text != "A+V"
         if "pretraining" not in row or row["pretraining"].text == "supervised"
-    ]
+    ]  # fmt: skip
     best = max(others, key=lambda row: row[column].number)
     return ours, best[column], best["method"].text
 
 
-def printed_otherwise(paper: Paper) -> Iterator[Claim]:
+def printed_otherwise(paper: Paper) -> Iterator[Check]:
     """Cells that another document prints otherwise: which of the two recomputes?"""
     for row in paper.table("variants").rows:
         name, method, column = (row[c].text for c in ("table", "method", "column"))
@@ -331,10 +287,10 @@ def printed_otherwise(paper: Paper) -> Iterator[Claim]:
             cells = [there[label] for label in paper.labels[str(table.dataset)]]
             found, formula = mean_of(cells)
             tolerance += sum(cell.rounding for cell in cells) / len(cells)
-        yield check(
-            paper, "printed otherwise", f"{slug(name, method)}/{column}/printed-otherwise",
-            row["value"], f"{table.dataset}, {method}: {NAMES[column]} as printed elsewhere "
-            f"(the table: {there[column].number:g})", found, formula, tolerance,
+        yield Check(
+            "printed otherwise", f"{slug(name, method)}/{column}/printed-otherwise", row["value"],
+            f"{table.dataset}, {method}: {NAMES[column]} as printed elsewhere (the table: "
+            f"{there[column].number:g})", found, formula, tolerance,
         )  # fmt: skip
 
 
@@ -351,10 +307,9 @@ def in_parts(parts: dict[str, int]) -> str:
     return " + ".join(f"{name} {count:,}" for name, count in parts.items())
 
 
-def table_costs(paper: Paper) -> Iterator[Claim]:
+def table_costs(paper: Paper) -> Iterator[Check]:
     """The columns of parameters and FLOPs of MAE-DFER and VideoMAE in every table."""
-    for name in (*WILD, "later"):
-        table = paper.table(name)
+    for table in map(paper.table, (*WILD, "later")):
         classes = len(paper.labels[table.dataset]) if table.dataset else 7
         for row in table.rows:
             method = row["method"].text
@@ -365,49 +320,47 @@ def table_costs(paper: Paper) -> Iterator[Claim]:
                 ("params", "parameters", parameters(model, num_classes=classes), 1e6),
                 ("flops", "FLOPs", macs(model, num_classes=classes, as_published=True), 1e9),
             ):
-                yield check(
-                    paper, "parameters, FLOPs", f"{slug(name, method)}/{column}/formula",
-                    row[column], f"{table.id}, {method}: {what}, {classes} classes, a clip of "
-                    "16 x 160 x 160", sum(parts.values()) / scale,
-                    f"({in_parts(parts)}) in {row[column].unit}",
+                yield Check(
+                    "parameters, FLOPs", f"{slug(table.id, method)}/{column}/formula", row[column],
+                    f"{table.id}, {method}: {what}, {classes} classes, a clip of 16 x 160 x 160",
+                    sum(parts.values()) / scale, f"({in_parts(parts)}) in {row[column].unit}",
                 )  # fmt: skip
 
 
-def exact_parameters(paper: Paper) -> Iterator[Claim]:
+def exact_parameters(paper: Paper) -> Iterator[Check]:
     """The number of parameters that the logs print to the last digit."""
-    found: list[tuple[str, tuple[str, ...], float, Task, int]] = []
+    printed: list[tuple[str, Cell, Task, int]] = []
     for row in paper.table("evaluations").rows:
-        cell, dataset, fold = row["parameters"], row["dataset"].text, row["fold"].text
+        cell, dataset = row["parameters"], row["dataset"].text
         if cell.value is not None:
-            classes = len(paper.labels[dataset])
-            name = f"{slug(dataset, fold)}/log"
-            found.append((name, cell.sources, cell.number, "classify", classes))
+            name = f"{slug(dataset, row['fold'].text)}/log"
+            printed.append((name, cell, "classify", len(paper.labels[dataset])))
     for i, count in enumerate(sorted({epoch.parameters for epoch in paper.pretrain_log})):
-        found.append((f"pretraining/log{i or ''}", LOG, count, "pretrain", 7))
-    for name, sources, count, task, classes in found:
+        printed.append((f"pretraining/log{i or ''}", exact(count, "", *LOG), "pretrain", 7))
+    for name, cell, task, classes in printed:
         parts = parameters(ModelConfig(), task, num_classes=classes)
         what = f"classifier of {classes} classes" if task == "classify" else "encoder and decoder"
-        yield compare(
-            "parameters, FLOPs", f"{name}/parameters/formula", paper.cite(sources),
-            f"LGI-Former, {what}: number of parameters", value=count, unit="parameters",
-            found=sum(parts.values()), formula=in_parts(parts),
+        yield Check(
+            "parameters, FLOPs", f"{name}/parameters/formula",
+            exact(cell.number, "parameters", *cell.sources),
+            f"LGI-Former, {what}: number of parameters", sum(parts.values()), in_parts(parts), 0,
         )  # fmt: skip
 
 
-def recipe(paper: Paper) -> Iterator[Claim]:
+def recipe(paper: Paper) -> Iterator[Check]:
     """FLOPs saved, from the counts and not from 50 and 81; lambda as the code weighs the losses."""
     summary, config = paper.table("summaries"), PretrainConfig()
     lgi, vit = (sum(macs(model_of(m), as_published=True).values()) for m in (OURS, "VideoMAE"))
-    yield check(
-        paper, "parameters, FLOPs", "headline/flops/saving",
+    yield Check(
+        "parameters, FLOPs", "headline/flops/saving",
         summary.row("FLOPs saved against VideoMAE")["value"],
         "FLOPs that MAE-DFER saves against VideoMAE, in whole percent", 100 * (1 - lgi / vit),
         f"100 x (1 - {lgi:,} / {vit:,} multiply-adds)",
     )  # fmt: skip
     outputs = 3 * math.prod(config.model.tubelet)
     appearance = outputs // config.target.motion_group
-    yield check(
-        paper, "training recipe", "loss/lambda/equivalence",
+    yield Check(
+        "training recipe", "loss/lambda/equivalence",
         summary.row("motion and appearance share the loss: lambda")["value"],
         "lambda: weight of the appearance loss; the code takes one mean over all outputs instead",
         appearance / outputs,
@@ -420,7 +373,7 @@ def pretraining(paper: Paper, quantity: str) -> int:
     return int(paper.table("pretraining").row(quantity)["value"].number)
 
 
-def learning_rates(paper: Paper) -> Iterator[Claim]:
+def learning_rates(paper: Paper) -> Iterator[Check]:
     """The mean learning rate of every logged epoch follows from the schedule, to 1e-8."""
     steps, batch = (pretraining(paper, q) for q in ("steps of an epoch", "clips in a batch"))
     epochs = pretraining(paper, "epochs of the schedule")
@@ -430,32 +383,29 @@ def learning_rates(paper: Paper) -> Iterator[Claim]:
         first = log.epoch * steps
         rates = [learning_rate(step, optim) for step in range(first, first + steps)]
         phase = "linear warm-up to" if first < optim.warmup_steps else "cosine decay from"
-        yield compare(
+        yield Check(
             "training recipe", f"pretraining/epoch-{log.epoch:02}/learning-rate/schedule",
-            paper.cite(LOG), f"mean learning rate of epoch {log.epoch}", value=log.learning_rate,
-            unit="per step", found=sum(rates) / steps,
-            formula=f"{phase} {peak}, mean over steps {first:,} to {first + steps - 1:,} "
-            f"({rates[0]:.5g} to {rates[-1]:.5g})", tolerance=1e-8,
-            because="the accuracy asked for",
+            exact(log.learning_rate, "per step", *LOG), f"mean learning rate of epoch {log.epoch}",
+            sum(rates) / steps, f"{phase} {peak}, mean over steps {first:,} to "
+            f"{first + steps - 1:,} ({rates[0]:.5g} to {rates[-1]:.5g})", 1e-8,
+            "the accuracy asked for",
         )  # fmt: skip
 
 
-def log_constants(paper: Paper) -> Iterator[Claim]:
+def log_constants(paper: Paper) -> Iterator[Check]:
     """What the log says once or in every line."""
     log = paper.pretrain_log
     decays = sorted({epoch.weight_decay for epoch in log})
-    yield compare(
-        "training recipe", "pretraining/weight-decay/constant", paper.cite(LOG),
-        f"weight decay of all {len(log)} epochs", value=decays[0], unit="per step",
-        found=OptimConfig().weight_decay, tolerance=5e-6 if len(decays) == 1 else 0,
-        formula=f"the recipe's constant; {len(decays)} value in the log,",
+    yield Check(
+        "training recipe", "pretraining/weight-decay/constant", exact(decays[0], "per step", *LOG),
+        f"weight decay of all {len(log)} epochs", OptimConfig().weight_decay,
+        f"the recipe's constant; {len(decays)} value in the log,", 5e-6 * (len(decays) == 1),
     )  # fmt: skip
-    epochs = paper.table("pretraining").row("epochs run")["value"]
-    yield compare(
-        "training recipe", "pretraining/epochs/run", paper.cite(epochs.sources),
-        "epochs of pre-training behind the published weights", value=epochs.number,
-        unit=epochs.unit, found=len(log),
-        formula=f"lines of the log, epoch {log[0].epoch} to {log[-1].epoch},",
+    yield Check(
+        "training recipe", "pretraining/epochs/run",
+        paper.table("pretraining").row("epochs run")["value"],
+        "epochs of pre-training behind the published weights", len(log),
+        f"lines of the log, epoch {log[0].epoch} to {log[-1].epoch},", 0,
     )  # fmt: skip
     steps, batch, broken = (
         pretraining(paper, quantity)
@@ -463,19 +413,19 @@ def log_constants(paper: Paper) -> Iterator[Claim]:
     )
     clips = paper.table("datasets").row("VoxCeleb2 dev")["clips"]
     left = clips.number - broken
-    yield compare(
+    yield Check(
         "training recipe", "pretraining/steps/from-voxceleb2",
-        paper.cite((*LOG, *clips.sources, "preprocess")),
+        exact(steps, "steps", *LOG, *clips.sources, "preprocess"),
         f"steps of an epoch that shows once each clip of VoxCeleb2 but {broken} broken ones",
-        value=steps, unit="steps", found=left // batch,
-        formula=f"({clips.number:,.0f} - {broken} = {left:,.0f} clips) // {batch} a batch",
+        left // batch, f"({clips.number:,.0f} - {broken} = {left:,.0f} clips) // {batch} a batch",
+        0,
     )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- data
 
 
-def sizes(paper: Paper) -> Iterator[Claim]:
+def sizes(paper: Paper) -> Iterator[Check]:
     """Published sizes of data sets and of training and test parts, from the split lists."""
     for dataset in paper.labels:
         cell = paper.table("datasets").row(dataset)["clips"]
@@ -483,49 +433,50 @@ def sizes(paper: Paper) -> Iterator[Claim]:
             continue
         train, test = (paper.splits(dataset, part) for part in ("train", "test"))
         of_folds = [train[f].clips + test[f].clips for f in test]
-        yield compare(
-            "data sets", f"datasets/{slug(dataset)}/clips/from-splits", paper.cite(cell.sources),
-            f"{dataset}: number of clips", value=cell.number, unit="clips",
-            found=next((n for n in of_folds if n != cell.number), cell.number),
-            formula=" = ".join(f"{train[f].clips:,} + {test[f].clips:,}" for f in test),
+        yield Check(
+            "data sets", f"datasets/{slug(dataset)}/clips/from-splits",
+            exact(cell.number, "clips", *cell.sources), f"{dataset}: number of clips",
+            next((n for n in of_folds if n != cell.number), cell.number),
+            " = ".join(f"{train[f].clips:,} + {test[f].clips:,}" for f in test), 0,
         )  # fmt: skip
     for row in paper.table("evaluations").rows:
         dataset, fold = row["dataset"].text, row["fold"].text
         for part in ("train", "test"):
             if row[part].value is not None:
                 split = paper.splits(dataset, part)[fold]
-                yield compare(
+                yield Check(
                     "data sets", f"{slug(dataset, fold)}/log/{part}-clips/from-splits",
-                    paper.cite(row[part].sources),
-                    f"{dataset}: clips in the {part} part of fold {fold}", value=row[part].number,
-                    unit="clips", found=split.clips,
-                    formula=" + ".join(map(str, split.clips_per_class)),
+                    exact(row[part].number, "clips", *row[part].sources),
+                    f"{dataset}: clips in the {part} part of fold {fold}", split.clips,
+                    " + ".join(map(str, split.clips_per_class)), 0,
                 )  # fmt: skip
 
 
-def class_counts(paper: Paper) -> Iterator[Claim]:
+def class_counts(paper: Paper) -> Iterator[Check]:
     """Rows of published matrices against the split lists; test folds against the whole set."""
     for matrix in paper.matrices:
         split = paper.splits(matrix.dataset)[matrix.fold]
         for i, label in enumerate(paper.labels[matrix.dataset]):
-            yield compare(
+            row = matrix.clips[i]
+            yield Check(
                 "data sets", f"{slug(*matrix.name)}/matrix/{label}-clips/from-splits",
-                paper.cite(matrix.sources),
-                f"{matrix.dataset} fold {matrix.fold}: test clips of class {label} in the matrix",
-                value=sum(matrix.clips[i]), unit="clips", found=split.clips_per_class[i],
-                formula=f"label {i} of the test list (matrix row "
-                f"{' + '.join(map(str, matrix.clips[i]))})",
+                exact(sum(row), "clips", *matrix.sources), f"{matrix.dataset} fold {matrix.fold}: "
+                f"test clips of class {label} in the matrix", split.clips_per_class[i],
+                f"label {i} of the test list (matrix row {' + '.join(map(str, row))})", 0,
             )  # fmt: skip
     for dataset, labels in paper.labels.items():
         train, test = (paper.splits(dataset, part) for part in ("train", "test"))
         first = next(iter(test))
         for i, label in enumerate(labels if len(test) > 1 else ()):
             parts = [split.clips_per_class[i] for split in test.values()]
-            yield compare(
+            both = train[first].clips_per_class[i] + test[first].clips_per_class[i]
+            yield Check(
                 "data sets", f"datasets/{slug(dataset)}/{label}-clips/over-folds",
-                paper.cite(("lists",)),
-                f"{dataset}: clips of class {label} (both parts of fold {first}); every clip is "
-                "tested in one fold", unit="clips",
-                value=train[first].clips_per_class[i] + test[first].clips_per_class[i],
-                found=sum(parts), formula=" + ".join(map(str, parts)),
+                exact(both, "clips", "lists"), f"{dataset}: clips of class {label} (both parts of "
+                f"fold {first}); every clip is tested in one fold", sum(parts),
+                " + ".join(map(str, parts)), 0,
             )  # fmt: skip
+
+
+CHECKS = (class_columns, fold_means, matrices, margins, printed_otherwise, table_costs,
+          exact_parameters, recipe, learning_rates, log_constants, sizes, class_counts)  # fmt: skip

@@ -20,61 +20,46 @@ from maedfer_lab.paper.tables import Cell, Paper, class_clips, paper
 
 def accuracy_flops(paper: Paper) -> dict[str, Any]:
     """UAR on DFEW, GMACs and millions of parameters of the paper's rows and of later methods."""
-    table, later = paper.table("dfew"), paper.table("later")
-    then = [_point(row, row["uar"]) for row in table.rows]
-    now = [
-        {**_point(row, row["dfew_uar"]), "tunable": row["params_note"].value == "tunable"}
-        for row in later.rows
-        if row["dfew_uar"].value is not None
-    ]
+
+    def point(row: dict[str, Cell], score: str) -> dict[str, Any]:
+        shown = {key: row[key].value for key in ("method", "params", "flops")}
+        return shown | {"uar": row[score].value}
+
+    now = [{**point(row, "dfew_uar"), "tunable": row["params_note"].value == "tunable"}
+           for row in paper.table("later").rows if row["dfew_uar"].value is not None]  # fmt: skip
+    then = [point(row, "uar") for row in paper.table("dfew").rows]
     return {"then": then, "now": now, "dataset": "DFEW"}
-
-
-def _point(row: dict[str, Cell], score: Cell) -> dict[str, Any]:
-    return {key: row[key].value for key in ("method", "params", "flops")} | {"uar": score.value}
 
 
 def class_recalls(paper: Paper) -> dict[str, Any]:
     """Recall per class of MAE-DFER, both VideoMAE and the best supervised method with classes."""
     panels = []
-    for name in WILD:
-        table = paper.table(name)
-        labels = paper.labels[str(table.dataset)]
+    for table in map(paper.table, WILD):
+        labels, splits = paper.labels[str(table.dataset)], paper.splits(str(table.dataset))
         rows = [row for row in table.rows if row[labels[0]].value is not None]
         supervised = [row for row in rows if row["pretraining"].value == "supervised"]
-        chosen = [
-            max(supervised, key=lambda row: row["uar"].number),
-            *(row for row in rows if row["pretraining"].value != "supervised"),
-        ]
-        panels.append(
-            {
-                "dataset": table.dataset,
-                "labels": labels,
-                "clips": class_clips(list(paper.splits(str(table.dataset)).values())),
-                "methods": [
-                    {"method": row["method"].value, "recalls": [row[c].number for c in labels]}
-                    for row in chosen
-                ],
-            }
-        )
+        chosen = [max(supervised, key=lambda row: row["uar"].number)]
+        chosen += [row for row in rows if row["pretraining"].value != "supervised"]
+        methods = [{"method": row["method"].value, "recalls": [row[c].number for c in labels]}
+                   for row in chosen]  # fmt: skip
+        panels.append({"dataset": table.dataset, "labels": labels,
+                       "clips": class_clips([*splits.values()]), "methods": methods})  # fmt: skip
     return {"panels": panels}
 
 
 def confusion(paper: Paper) -> dict[str, Any]:
     """The authors' confusion matrices as shares of each class, with UAR and WAR."""
-    return {
-        "matrices": [
-            {
-                "title": matrix.dataset + ("" if matrix.fold == "all" else f", fold {matrix.fold}"),
-                "labels": paper.labels[matrix.dataset],
-                "clips": [sum(row) for row in matrix.clips],
-                "shares": [[n / sum(row) for n in row] for row in matrix.clips],
-                **{k: float(scores(np.array(matrix.clips))[k]) for k in ("uar", "war")},
-            }
-            for matrix in paper.matrices
-            if matrix.by == "authors"
-        ]
-    }
+    found = []
+    for matrix in (matrix for matrix in paper.matrices if matrix.by == "authors"):
+        own, sums = scores(np.array(matrix.clips)), [sum(row) for row in matrix.clips]
+        found.append({
+            "title": matrix.dataset + ("" if matrix.fold == "all" else f", fold {matrix.fold}"),
+            "labels": paper.labels[matrix.dataset],
+            "clips": sums,
+            "shares": [[n / sum(row) for n in row] for row in matrix.clips],
+            **{k: float(own[k]) for k in ("uar", "war")},
+        })  # fmt: skip
+    return {"matrices": found}
 
 
 def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
@@ -95,17 +80,13 @@ def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
         splits = paper.splits(dataset)
         clips = class_clips([s for f, s in splits.items() if fold in (f, "all")])
         expected = expected_recalls(paper, OURS, dataset) or []
-        rows.append(
-            {
-                "dataset": dataset,
-                "fold": "mean" if fold == "all" and len(splits) > 1 else fold,
-                "by": by,
-                "uar": uar,
-                "war": war,
-                "uar_interval": round(100 * uar_tolerance(expected, clips), 3),
-                "war_interval": round(100 * war_tolerance(war / 100, sum(clips)), 3),
-            }
-        )
+        rows.append({
+            "dataset": dataset,
+            "fold": "mean" if fold == "all" and len(splits) > 1 else fold,
+            "by": by, "uar": uar, "war": war,
+            "uar_interval": round(100 * uar_tolerance(expected, clips), 3),
+            "war_interval": round(100 * war_tolerance(war / 100, sum(clips)), 3),
+        })  # fmt: skip
     return {"rows": rows}
 
 
@@ -150,13 +131,9 @@ def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
             log = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
         size = max(1, len(log) // points)
         parts = [log[i : i + size] for i in range(0, len(log), size)]
-        found.append(
-            {
-                "name": config["name"],
-                "clips": [part[-1][0] * config["optim"]["batch_size"] for part in parts],
-                "loss": [sum(loss for _, loss in part) / len(part) for part in parts],
-            }
-        )
+        clips = [part[-1][0] * config["optim"]["batch_size"] for part in parts]
+        loss = [sum(loss for _, loss in part) / len(part) for part in parts]
+        found.append({"name": config["name"], "clips": clips, "loss": loss})
     return found
 
 
@@ -167,12 +144,6 @@ def ledger_totals(claims: Sequence[Claim]) -> dict[str, Any]:
     for claim in claims:
         counts = kinds.setdefault(claim.kind, {})
         counts[claim.status] = counts.get(claim.status, 0) + 1
-    return {
-        "totals": totals(claims),
-        "kinds": kinds,
-        "contradicted": [
-            {key: getattr(claim, key) for key in shown}
-            for claim in claims
-            if claim.status == "contradicted"
-        ],
-    }
+    wrong = [{key: getattr(claim, key) for key in shown} for claim in claims
+             if claim.status == "contradicted"]  # fmt: skip
+    return {"totals": totals(claims), "kinds": kinds, "contradicted": wrong}

@@ -73,27 +73,22 @@ def _result(path: Path, raw: dict[str, Any], paper: Paper) -> Result:
     absent = [name for name in needed if not raw.get(name) and raw.get(name) != 0]
     if absent:
         raise ValueError(f"{path.name} lacks {', '.join(absent)}; an evaluation has {needed}")
-    dataset, fold = raw["dataset"], str(raw["fold"])
+    dataset, fold, recalls = raw["dataset"], str(raw["fold"]), raw.get("recalls", [])
     splits, labels = paper.splits(dataset), paper.labels[dataset]
-    if fold not in splits:
-        raise ValueError(
-            f"{path.name}: fold={fold!r} of {dataset} must be one of {', '.join(splits)}"
-        )
-    if raw["n"] != splits[fold].clips:
-        raise ValueError(
-            f"{path.name}: n={raw['n']}, but fold {fold} of {dataset} tests {splits[fold].clips} "
-            "clips; a result counts when all of them were tested"
-        )
-    recalls = raw.get("recalls", [])
-    if recalls and len(recalls) != len(labels):
-        raise ValueError(
-            f"{path.name}: recalls has {len(recalls)} entries; {dataset} {len(labels)}"
-        )
     scores = {name: raw[name] for name in SCORES if name in raw}
     scores |= dict(zip(labels, recalls, strict=False))
     outside = [f"{k}={v}" for k, v in scores.items() if not 0 <= v <= 1 and "loss" not in k]
-    if outside:
-        raise ValueError(f"{path.name}: {', '.join(outside)} must lie in [0, 1], such as 0.62")
+    clips = splits[fold].clips if fold in splits else 0
+    for is_wrong, why in (
+        (not clips, f"fold={fold!r} of {dataset} must be one of {', '.join(splits)}"),
+        (raw["n"] != clips, f"n={raw['n']}, but fold {fold} of {dataset} tests {clips} clips; a "
+         "result counts when all of them were tested"),
+        (recalls and len(recalls) != len(labels),
+         f"recalls has {len(recalls)} entries; {dataset} {len(labels)}"),
+        (outside, f"{', '.join(outside)} must lie in [0, 1], such as 0.62"),
+    ):  # fmt: skip
+        if is_wrong:
+            raise ValueError(f"{path.name}: {why}")
     method = raw.get("method", OURS)
     return Result(path.name, dataset, fold, method, raw["n"], scores, raw["provenance"])
 
@@ -107,13 +102,10 @@ class Evaluation(NamedTuple):
 
     def results(self, score: str, results: Sequence[Result]) -> list[Result]:
         """Its results that hold `score`, in the order of the folds; none until all are there."""
-        of_fold = {
-            r.fold: r
-            for r in results
-            if (r.method, r.dataset) == (self.method, self.dataset) and score in r.scores
-        }
-        found = [of_fold[fold] for fold in self.folds if fold in of_fold]
-        return found if len(found) == len(self.folds) else []
+        name = (self.method, self.dataset)
+        found = {r.fold: r for r in results
+                 if (r.method, r.dataset) == name and score in r.scores}  # fmt: skip
+        return [found[fold] for fold in self.folds] if found.keys() >= {*self.folds} else []
 
     def mean(self, score: str, results: Sequence[Result]) -> float | None:
         """Mean of the score over the folds, a fraction; None until all of them are there."""
@@ -229,7 +221,7 @@ def scored(
 
 def expected_recalls(paper: Paper, method: str, dataset: str) -> list[float] | None:
     """Recall of each class as the table prints it, as fractions; None without class columns."""
-    if dataset not in (paper.table(name).dataset for name in WILD):
+    if dataset.lower() not in WILD:
         return None
     row = paper.table(dataset.lower()).row(method)
     return [row[label].number / 100 for label in paper.labels[dataset]]

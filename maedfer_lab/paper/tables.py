@@ -182,26 +182,22 @@ def _table(raw: dict[str, Any]) -> Table:
         row = {}
         for (name, unit, *decimals), value in zip(columns, values, strict=True):
             value = float(value) if isinstance(value, int) else value
-            row[name] = Cell(value, unit, _digits(value, *decimals), tuple(sources.split()))
+            after = repr(value).partition(".")[2] if isinstance(value, float) else ""
+            # the column's digits, or more where the value has more
+            shown = max(len(after.rstrip("0")), *decimals, 0)
+            row[name] = Cell(value, unit, shown, tuple(sources.split()))
         if "unit" in row:  # columns of mixed units name them row by row
             named = row["unit"].text
             row = {k: replace(c, unit=named) if c.unit == "as named" else c for k, c in row.items()}
         rows.append(row)
     table = Table(raw["id"], raw["title"], key, tuple(names), tuple(rows), raw.get("dataset"))
     for change in raw.get("overrides", []):
-        row = table.row(*change["row"])
-        for name in change["columns"]:
-            known = {k: v for k, v in change.items() if k not in ("row", "columns")}
-            if "sources" in known:
-                known["sources"] = tuple(known["sources"])
-            row[name] = replace(row[name], **known)
+        row = table.row(*change.pop("row"))
+        names = change.pop("columns")
+        if "sources" in change:
+            change["sources"] = tuple(change["sources"])
+        row.update({name: replace(row[name], **change) for name in names})
     return table
-
-
-def _digits(value: object, decimals: int = 0) -> int:
-    """The column's digits, or more where the value has more."""
-    _, _, after = repr(value).partition(".") if isinstance(value, float) else ("", "", "")
-    return max(decimals, len(after.rstrip("0")))
 
 
 def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
@@ -220,21 +216,19 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
     def tuples(values: Any) -> Any:
         return tuple(map(tuples, values)) if isinstance(values, list) else values
 
+    def of_row(values: dict[str, Any], change: Any) -> dict[str, Any]:
+        return {k: change(v) for k, v in values.items()}
+
     tables = [_table(raw) for name in TABLES for raw in read(name)]
+    counts = [{**r, "clips_per_class": tuple(map(int, r["clips_per_class"].split()))}
+              for r in rows("split_counts", splits)]  # fmt: skip
     return Paper(
         sources={key: (document, place) for key, (document, place) in read("sources").items()},
         tables={table.id: table for table in tables},
-        matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
-        pretrain_log=tuple(
-            EpochLog(**{k: number(v) for k, v in r.items()}) for r in rows("pretrain_log")
-        ),
+        matrices=tuple(Matrix(**of_row(m, tuples)) for m in read("matrices")),
+        pretrain_log=tuple(EpochLog(**of_row(r, number)) for r in rows("pretrain_log")),
         labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
-        split_counts=tuple(
-            SplitCount(
-                r["dataset"], r["fold"], r["part"], tuple(map(int, r["clips_per_class"].split()))
-            )
-            for r in rows("split_counts", splits)
-        ),
+        split_counts=tuple(SplitCount(**r) for r in counts),
         missing=tuple(Missing(**item) for item in read("missing")),
     )
 

@@ -38,30 +38,26 @@ def show(
 def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequence[str]) -> str:
     names = [c for c in table.columns if not columns or c in (*table.key, *columns)]
     head = "".join(
-        f"<th>{escape(HEADINGS.get(n, n.replace('_', ' ')))}</th>"
-        + ("<th>ours</th>" if n in SCORES else "")
+        f"<th>{escape(HEADINGS.get(n, n.replace('_', ' ')))}</th>{'<th>ours</th>' * (n in SCORES)}"
         for n in names
     )
     body = ""
     for row in table.rows:
-        cells = ""
+        body += "<tr>"
         for name in names:
-            text, tag = _text(row[name]), _mark(table, row, name)
-            cells += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
+            cell, tag = row[name], _mark(table, row, name)
+            text = "" if cell.value is None else escape(cell.text)
+            if isinstance(cell.value, float):
+                text = f"{cell.value:.{cell.decimals}f}"
+            body += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
             if name in SCORES:
-                cells += f"<td>{_ours(paper, table, row, name, results)}</td>"
-        body += f"<tr>{cells}</tr>"
+                body += f"<td>{_ours(paper, table, row, name, results)}</td>"
+        body += "</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
     return (
         f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table><p><small>{escape(paper.cite(tuple(keys)))}</small></p>"
     )
-
-
-def _text(cell: Cell) -> str:
-    if isinstance(cell.value, float):
-        return f"{cell.value:.{cell.decimals}f}"
-    return "" if cell.value is None else escape(cell.text)
 
 
 def _mark(table: Table, row: dict[str, Cell], name: str) -> str:

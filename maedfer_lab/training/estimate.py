@@ -1,8 +1,9 @@
-"""What a training will need on this machine: memory, hours and disk, from a few measured steps."""
+"""What a training needs here, from a few measured steps; and projected to other machines."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import shutil
@@ -16,28 +17,41 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import (
     PRESETS,
+    EncoderKind,
     FinetuneConfig,
+    PresetName,
     PretrainConfig,
     finetune_config,
     output_folder,
-    preset,
     pretrain_config,
 )
+from maedfer_lab.config import preset as named_preset
 from maedfer_lab.cost.memory import METHODS, peak_bytes
-from maedfer_lab.training.estimate_tasks import RandomFinetuning, RandomPretraining
+from maedfer_lab.cost.plan import CardName, Form, Input, Inputs, Plan, plan, usual_inputs
+from maedfer_lab.data.folder import find_videos
+from maedfer_lab.data.shard_format import is_prepared, open_index, place
+from maedfer_lab.data.transforms import to_floats
+from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
+from maedfer_lab.text import table
 from maedfer_lab.training.loop import Stepper, Task, own_share
-from maedfer_lab.training.optim import amp_dtype, device_name, mixed_precision
+from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser, mixed_precision
+from maedfer_lab.training.stream import pretraining_data, read_batches
 
 WARM_UP = 1  # steps before the first that counts
 STATES = 3  # checkpoints on the disk at most: the last, the one before, and one being written
 BYTES = 4 * 3  # of a parameter: its value and AdamW's two moments
+CLASSES = 7  # of a classifier that is estimated; a few more change nothing
+STARTING = 2  # clips before the clock starts: worker and decoder come up
+SECONDS = 10.0  # of reading
+HEAD = ("clips at once", "accumulate", "memory", "s/step (fastest-slowest)", "clips/s", "whole run")
 MANY = (
-    "Clips at once and memory are those of each process. Efficiency (weak scaling): the time of "
+    "\nClips at once and memory are those of each process. Efficiency (weak scaling): the time of "
     "one alone, while the others wait, over the time of all together."
 )
 
@@ -55,9 +69,9 @@ class Measured:
     batch_size: int
     memory_bytes: int
     step_s: float
-    fastest_s: float
-    slowest_s: float
-    steps: int
+    fastest_s: float = math.nan
+    slowest_s: float = math.nan
+    steps: int = 0
     alone_s: float = math.nan
 
     @property
@@ -103,39 +117,34 @@ class Estimate:
     def __str__(self) -> str:
         optim, many = self.config.optim, self.processes > 1
         each = f"{self.processes} processes, each {self.device}" if many else self.device
-        lines = [
-            f"{self.config.name}: {self.parameters / 1e6:.1f}M parameters; {optim.last_step:,} "
-            f"steps of {optim.batch_size} clips; {each}, {self.precision}",
-            f"{'clips at once':>13} {'accumulate':>10} {'memory':>9} "
-            f"{'s/step (fastest-slowest)':>27} {'clips/s':>8} {'whole run':>10}"
-            + f" {'one alone':>10} {'efficiency':>10}"
-            * many,
-        ]
+        cells: list[tuple[str, ...]] = [HEAD + ("one alone", "efficiency") * many]
         for row in self.rows:
-            spread = f"{row.step_s:.3g}"
-            spread += f" ({row.fastest_s:.3g}-{row.slowest_s:.3g})" if row.steps else " projected"
-            share = row.batch_size * self.processes
-            lines.append(
-                f"{row.batch_size:>13} {optim.batch_size / share:>10g} "
-                f"{_size(row.memory_bytes):>9} {spread:>27} "
-                f"{share / row.step_s:>8.3g} {_duration(self.hours(row)):>10}"
-                + f" {row.alone_s:>8.3g} s {row.efficiency:>10.0%}"
-                * (many and row.steps > 0)
-            )
+            spread = f"{row.step_s:.3g} projected"
+            if row.steps:
+                spread = f"{row.step_s:.3g} ({row.fastest_s:.3g}-{row.slowest_s:.3g})"
+            share, hours = row.batch_size * self.processes, self.hours(row)
+            alone = (f"{row.alone_s:.3g} s", f"{row.efficiency:.0%}") if row.steps else ("", "")
+            time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.2g} min"
+            cells.append((
+                f"{row.batch_size}", f"{optim.batch_size / share:g}", _size(row.memory_bytes),
+                spread, f"{share / row.step_s:.3g}", time, *(alone if many else ()),
+            ))  # fmt: skip
         timed = max(row.steps for row in self.rows)
-        return "\n".join(
-            [
-                *lines,
-                f"Measured on random clips: medians of {timed} step{'s' * (timed > 1)} after "
-                f"{WARM_UP}; projected rows are straight lines through the measured ones.",
-                f"The time is that of {'all processes' if many else 'this one device'}, without "
-                f"evaluation and without waiting for data. Memory: {self.method}.",
-                *[MANY] * many,
-                f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
-                f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
-                f"{_size(self.free_bytes)} are free in {output_folder()}.",
-            ]
+        return (
+            f"{self.config.name}: {self.parameters / 1e6:.1f}M parameters; {optim.last_step:,} "
+            f"steps of {optim.batch_size} clips; {each}, {self.precision}\n{table(cells, ())}\n"
+            f"Measured on random clips: medians of {timed} step{'s' * (timed > 1)} after "
+            f"{WARM_UP}; projected rows are straight lines through the measured ones.\n"
+            f"The time is that of {'all processes' if many else 'this one device'}, without "
+            f"evaluation and without waiting for data. Memory: {self.method}.{MANY * many}\n"
+            f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
+            f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
+            f"{_size(self.free_bytes)} are free in {output_folder()}."
         )
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def estimate(
@@ -153,10 +162,10 @@ def estimate(
         if value <= 0:
             raise ValueError(f"{name}={value} must be positive; try 5 steps in 60 seconds")
     began = time.monotonic()
-    stepper, rows = Stepper(_task(config)), []
+    stepper, rows = Stepper(RandomTask(config)), []
     state, alone = stepper.accelerator, None
     if state.num_processes > 1 and state.is_main_process:
-        alone = _task(config)
+        alone = RandomTask(config)
         alone.model.to(stepper.device)
     total = len(own_share(config.optim.batch_size, state.num_processes, 0))
     sizes = sorted({*(2**power for power in range(total.bit_length()) if 2**power <= total), total})
@@ -203,41 +212,61 @@ def estimate_command(
     seconds: larger batch sizes are tried as long as they would end in this time.
     batch_size: in place of the configuration's own.
     """
-    chosen = _configuration(config)
+    if config in PRESETS:
+        chosen = named_preset(config)
+    else:
+        path = Path(config).expanduser()
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"config={config!r} must be one of {', '.join(PRESETS)}, or the config.json of a "
+                "run"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); put a copy back") from error
+        chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
     if batch_size is not None:
         optim = replace(chosen.optim, batch_size=batch_size, accumulate=1)
         chosen = replace(chosen, optim=optim)
     return estimate(chosen, steps=steps, seconds=seconds)
 
 
-def _size(number: int) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+class RandomTask(Task):
+    """A training without its data: the same steps on clips of random numbers."""
 
+    def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:
+        self.config = config
+        if isinstance(config, PretrainConfig):
+            self.model = build_autoencoder(config.model, config.target, seed=config.seed)
+        else:
+            self.model = build_classifier(config.model, CLASSES, seed=config.seed)
 
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.2g} min"
+    def optimiser(self) -> torch.optim.Optimizer:
+        """As in pre-training; layer decay changes neither memory nor time."""
+        return make_optimiser(self.model, self.config.optim)
 
+    def loss(
+        self, network: nn.Module, batch: Tensor, step: int, places: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """The loss, with the mask ratio that leaves most to do."""
+        clips = to_floats(batch)
+        if isinstance(self.config, PretrainConfig):
+            generator = torch.Generator().manual_seed(step)
+            model: Any = self.model
+            mask = model_mask(model, min(self.config.mask_ratio), len(batch), generator)
+            return {"loss": network(clips, mask).loss.total}
+        labels = torch.zeros(len(batch), dtype=torch.long, device=batch.device)
+        return {"loss": functional.cross_entropy(network(clips).float(), labels)}
 
-def _configuration(name: str) -> PretrainConfig | FinetuneConfig:
-    if name in PRESETS:
-        return preset(name)
-    path = Path(name).expanduser()
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"config={name!r} must be one of {', '.join(PRESETS)}, or the config.json of a run"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); put a copy back") from error
-    return pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """Random clips have no names."""
+        return [f"random clip {index}" for index in indices]
 
-
-def _task(config: PretrainConfig | FinetuneConfig) -> Task:
-    if isinstance(config, PretrainConfig):
-        return RandomPretraining(config)
-    return RandomFinetuning(config)
+    def judge(self) -> dict[str, float]:
+        """Nothing to judge."""
+        return {}
 
 
 def _measure(stepper: Stepper, alone: Task | None, size: int, steps: int) -> Measured:
@@ -246,18 +275,32 @@ def _measure(stepper: Stepper, alone: Task | None, size: int, steps: int) -> Mea
     sides = model.config.size_px, model.config.size_px
     clips = torch.randint(256, (size, model.config.frames, *sides, 3), dtype=torch.uint8)
     batches, places = repeat(clips), [list(range(size))]
+    optimiser = None if alone is None else alone.optimiser()
 
     def step() -> None:
         stepper.step(0, batches, places)
-        _finish(stepper.device)
 
-    by_itself = None if alone is None else _step_alone(alone, clips, stepper.device)
+    def step_alone() -> None:  # joined parameters would wait for the other processes
+        assert alone is not None and optimiser is not None
+        with mixed_precision(alone.config.precision, stepper.device):
+            losses = alone.loss(alone.model, clips.to(stepper.device), 0, places[0])
+        losses["loss"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def seconds(step: Callable[[], None]) -> float:
+        before = time.perf_counter()
+        step()
+        if stepper.device.type == "cuda":
+            torch.cuda.synchronize(stepper.device)
+        return time.perf_counter() - before
+
     times, times_alone = [], []
     for _ in range(WARM_UP + steps):
-        if by_itself is not None:
-            times_alone.append(_seconds(by_itself))
+        if alone is not None:
+            times_alone.append(seconds(step_alone))
         stepper.accelerator.wait_for_everyone()
-        times.append(_seconds(step))
+        times.append(seconds(step))
     parameters = sum(p.numel() for p in model.parameters())
     gc.collect()  # what earlier steps left in cycles would be counted, or freed meanwhile
     memory = BYTES * parameters + peak_bytes(step, stepper.device)
@@ -267,32 +310,6 @@ def _measure(stepper: Stepper, alone: Task | None, size: int, steps: int) -> Mea
     return Measured(size, memory, middle, min(times), max(times), len(times), one)
 
 
-def _step_alone(task: Task, clips: Tensor, device: torch.device) -> Callable[[], None]:
-    """The same step without other processes: joined parameters would wait for them."""
-    optimiser, places = task.optimiser(), range(len(clips))
-
-    def step() -> None:
-        with mixed_precision(task.config.precision, device):
-            losses = task.loss(task.model, clips.to(device), 0, places)
-        losses["loss"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        _finish(device)
-
-    return step
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    before = time.perf_counter()
-    step()
-    return time.perf_counter() - before
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _projected(rows: Sequence[Measured], size: int) -> Measured:
     """Straight lines through all batches measured."""
     sizes = [row.batch_size for row in rows]
@@ -300,5 +317,90 @@ def _projected(rows: Sequence[Measured], size: int) -> Measured:
     def at(values: list[float] | list[int]) -> float:
         return max(float(np.polyval(np.polyfit(sizes, values, 1), size)), values[-1])
 
-    memory = round(at([row.memory_bytes for row in rows]))
-    return Measured(size, memory, at([row.step_s for row in rows]), math.nan, math.nan, 0)
+    return Measured(
+        size, round(at([row.memory_bytes for row in rows])), at([row.step_s for row in rows])
+    )
+
+
+# --- other machines ---------------------------------------------------------------------------
+
+
+def plan_command(
+    preset: PresetName = "base", /, *, encoder: EncoderKind = "lgi",
+    gpus: tuple[int, ...] = (1, 4, 8, 64), clips_per_gpu: int | None = None,
+    card: CardName = "A100", form: Form = "shards", data: Path | None = None,
+    utilisation: float | None = None, issue: float | None = None,
+    cores_per_gpu: float | None = None, clips_per_core: float | None = None,
+    mb_per_clip: float | None = None, storage: float | None = None,
+    gpus_per_machine: int | None = None, network: float | None = None,
+    overlap: float | None = None, reached: float | None = None,
+) -> Plan:  # fmt: skip
+    """Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck.
+
+    Arithmetic on counts, measurements and data sheets; each number says where it comes from.
+
+    preset: the recipe to project; base is the paper's.
+    encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
+    gpus: numbers of GPUs, one row each.
+    clips_per_gpu: batch per GPU; without it the recipe's batch is shared by all.
+    card: the GPU, by its data sheet.
+    form: what clips are read from: mp4, or shards of maedfer prepare.
+    data: a folder of such clips, to measure how many a core of this machine reads.
+    utilisation: achieved / data-sheet FLOP/s.
+    issue: seconds to launch the operators of a step; torch.compile and CUDA graphs shorten it.
+    cores_per_gpu: CPU cores for reading, per GPU.
+    clips_per_core: clips that one core reads in a second.
+    mb_per_clip: megabytes that are read for a clip.
+    storage: read bandwidth of all processes together, in GB/s.
+    gpus_per_machine: GPUs joined by the card's own links.
+    network: bandwidth of each GPU to other machines, in GB/s.
+    overlap: share of the backward pass that overlaps with the all-reduce.
+    reached: achieved / data-sheet bandwidth.
+    """
+    given = dict(utilisation=utilisation, issue=issue, cores_per_gpu=cores_per_gpu,
+                 clips_per_core=clips_per_core, mb_per_clip=mb_per_clip, storage=storage,
+                 gpus_per_machine=gpus_per_machine, network=network, overlap=overlap,
+                 reached=reached)  # fmt: skip
+    config = named_preset(preset, encoder)
+    if data is not None:
+        data = data.expanduser()
+        form = "shards" if is_prepared(data) else "mp4"
+    inputs = usual_inputs(card, form)
+    if data is not None:
+        inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
+    return plan(config, gpus, inputs.given(**given), clips_per_gpu=clips_per_gpu)
+
+
+def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -> Inputs:
+    """The inputs with what one worker process reads here of the clips at `config.data`.
+
+    As in training: decoded, cropped and handed over by a worker. Bytes are those of whole files
+    of videos, and of a clip's frames of shards.
+    """
+    data, frames = config.data, config.model.frames
+    assert data is not None
+    source: Any = pretraining_data(config).stream
+    batches = ([index] for index in itertools.count())
+    began, read = 0.0, -STARTING
+    for _ in tqdm(read_batches(source, batches, 1, source.name), "reading", leave=False):
+        read += 1
+        if read == 0:
+            began = time.perf_counter()
+        if read > 0 and time.perf_counter() - began > seconds:
+            break
+    taken = time.perf_counter() - began
+    where = f"one worker process here: {read} clips of {data.name}"
+    if is_prepared(data):
+        index = open_index(place(data))
+        number = int(index["frames"].sum())
+        size = sum(index.about["bytes"]) / number * frames
+        what = f"{frames} JPEGs, mean of {number:,}"
+    else:
+        videos = find_videos(data)
+        size = sum(path.stat().st_size for path in videos) / len(videos)
+        what = f"a whole video, mean of {len(videos):,}"
+    return replace(
+        inputs,
+        clips_per_core=Input(round(read / taken, 1), "clips/s", "measured", where),
+        mb_per_clip=Input(round(size / 1e6, 3), "MB", "measured", f"{what} of {data.name}"),
+    )

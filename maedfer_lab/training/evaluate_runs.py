@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
-from maedfer_lab.checkpoints.told import facts_of
+from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.config import (
     FinetuneConfig,
     Framing,
@@ -90,14 +90,17 @@ class Candidate:
 class EvaluationReport:
     """The evaluations of the verb, best epochs beside them, and the files that hold them."""
 
-    folds: list[Evaluation]
-    best: list[Evaluation | None]
-    notes: list[list[str]]
-    files: list[Path]
+    tests: list[tuple[Evaluation, Evaluation | None, list[str]]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def folds(self) -> list[Evaluation]:
+        """The evaluations."""
+        return [found for found, *_ in self.tests]
 
     def __str__(self) -> str:
         lines = []
-        for found, best, notes in zip(self.folds, self.best, self.notes, strict=True):
+        for found, best, notes in self.tests:
             lines.append(str(found))
             if best is not None:
                 lines.append("  last epoch (above) and best epoch side by side")
@@ -113,25 +116,12 @@ class EvaluationReport:
 
 
 def evaluate_runs(
-    sources: tuple[Path, ...],
-    /,
-    *,
-    dataset: str | None = None,
-    root: Path | None = None,
-    lists: Path | None = None,
-    fold: tuple[int, ...] = (),
-    labels: tuple[str, ...] = (),
-    map: Path | None = None,
-    segments: int = 2,
-    crops: int = 2,
-    stride: int | None = None,
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "float32",
-    skip_broken: bool = False,
-    method: str | None = None,
-    out: Path | None = None,
-) -> EvaluationReport:
+    sources: tuple[Path, ...], /, *, dataset: str | None = None, root: Path | None = None,
+    lists: Path | None = None, fold: tuple[int, ...] = (), labels: tuple[str, ...] = (),
+    map: Path | None = None, segments: int = 2, crops: int = 2, stride: int | None = None,
+    batch_size: int = 8, workers: int = 0, precision: Precision = "float32",
+    skip_broken: bool = False, method: str | None = None, out: Path | None = None,
+) -> EvaluationReport:  # fmt: skip
     """Test fine-tuned classifiers on their test folds: UAR, WAR, recalls, confusion, intervals.
 
     Several sources, one for each fold, are also averaged and pooled. Classes are matched by name.
@@ -167,16 +157,17 @@ def evaluate_runs(
     options: dict[str, Any] = {"segments": segments, "crops": crops, "batch_size": batch_size,
                                "workers": workers, "precision": precision,
                                "skip_broken": skip_broken}  # fmt: skip
-    report, folder = EvaluationReport([], [], [], []), out or output_folder() / "results"
+    report, folder = EvaluationReport(), out or output_folder() / "results"
     written = PartialState().is_main_process
     for number, source in enumerate(sources):
         if source.suffix == ".json":
-            report.folds.append(read_evaluation(source))
-            report.best.append(None)
-            report.notes.append([])
+            report.tests.append((read_evaluation(source), None, []))
             continue
         one = _open(source.expanduser(), dataset, root, lists, fold[number] if fold else None)
-        table = _read_table(one)
+        if one.dataset == "shards" and one.root is not None:
+            table: Annotations = open_shards(one.root)
+        else:
+            table = read_annotations(one.dataset, one.root, one.lists)
         tested = 1 if table.num_folds == 1 else one.fold
         if one.trained_on == table.dataset and one.config and tested != one.config.fold:
             raise ValueError(
@@ -184,22 +175,28 @@ def evaluate_runs(
                 f"on fold {one.config.fold}; leave --fold out, or give the run of fold {tested}"
             )
         clips = table.split(tested)[1]
-        names = _names(labels) if labels and one.names is None else one.names
+        names = one.names
+        if labels and names is None:
+            published = published_labels(labels[0]) if len(labels) == 1 else None
+            names = published.classes if published else labels
         matched = match_classes(
             one.model.head.out_features, names, table.classes, table.dataset, map
         )
-        named = _method(one, table.dataset, method, mapped=map is not None)
+        named = method or OWN
+        if one.is_published(table.dataset) and map is None:
+            named = method or METHOD
+        elif method == METHOD:
+            raise ValueError(
+                f"method={method!r} is kept to the published model and recipe, which "
+                f"{one.source.name} is not; leave it out"
+            )
         options |= {"stride": stride or one.stride, "framing": one.framing, "matched": matched}
         run = one.source.name, weights_digest(one.model)
-        found = evaluate(one.model.to(device), table, clips, **options)
-        found = replace(found, run=run)
+        found = replace(evaluate(one.model.to(device), table, clips, **options), run=run)
         best = one.best and evaluate(one.best.to(device), table, clips, **options)
-        notes = [
-            note for note in (one.note, matched.note, *_since_training(one, table, clips)) if note
-        ]
-        report.folds.append(found)
-        report.best.append(best)
-        report.notes.append(notes)
+        said = (one.note, matched.note, *_since_training(one, table, clips))
+        notes = [note for note in said if note]
+        report.tests.append((found, best, notes))
         if written:
             shown = {name: options[name] for name in ("segments", "crops", "stride", "framing")}
             seed = one.config.seed if one.config else 0
@@ -248,6 +245,7 @@ def _open(
         return Candidate(source, model, kind, root, lists, fold or 1, stride, framing_of(kind),
                          names, note=note)  # fmt: skip
     config = finetune_config(told["config"])
+    trained_on = str(told["data"]).partition(",")[0]
     if config.data is None and root is None:
         raise ValueError(
             f"{source} was trained on synthetic faces, whose scores are in its result.json; to "
@@ -257,22 +255,12 @@ def _open(
     if weights.exists():
         best = copy.deepcopy(model)
         best.load_state_dict(load_file(weights), strict=False)
-    trained_on = str(told["data"]).partition(",")[0]
     return Candidate(
-        source,
-        model,
-        dataset or config.dataset,
-        root or config.data,
-        lists or (config.lists if dataset is None else None),
-        fold or config.fold,
-        config.stride,
-        config.framing,
-        names,
-        trained_on,
-        config,
-        best,
+        source, model, dataset or config.dataset, root or config.data,
+        lists or (config.lists if dataset is None else None), fold or config.fold, config.stride,
+        config.framing, names, trained_on, config, best,
         ON_TEST * (best is not None and config.holdout is None),
-    )
+    )  # fmt: skip
 
 
 def is_published(config: FinetuneConfig, dataset: str) -> bool:
@@ -284,69 +272,35 @@ def is_published(config: FinetuneConfig, dataset: str) -> bool:
         config.checkpoint is not None
         and config.optim == optim
         and all(
-            getattr(config, field.name) == getattr(planned, field.name)
-            for field in fields(config)
-            if field.name not in FREE
+            getattr(config, one.name) == getattr(planned, one.name)
+            for one in fields(config)
+            if one.name not in FREE
         )
     )
 
 
-def _method(one: Candidate, dataset: str, asked: str | None, mapped: bool) -> str:
-    if one.is_published(dataset) and not mapped:
-        return asked or METHOD
-    if asked == METHOD:
-        raise ValueError(
-            f"method={asked!r} is kept to the published model and recipe, which {one.source.name} "
-            "is not; leave it out"
-        )
-    return asked or OWN
-
-
-def _names(labels: Sequence[str]) -> tuple[str, ...]:
-    if len(labels) > 1:
-        return tuple(labels)
-    published = published_labels(labels[0])
-    if published is None:
-        raise ValueError(
-            f"labels={labels[0]!r} has no published classes; give their names in order"
-        )
-    return published.classes
-
-
-def _read_table(one: Candidate) -> Annotations:
-    if one.dataset == "shards" and one.root is not None:
-        return open_shards(one.root)
-    return read_annotations(one.dataset, one.root, one.lists)
-
-
 def _since_training(one: Candidate, table: Annotations, clips: Sequence[Clip]) -> list[str]:
     """What changed in the data of a run, and which tested people it was trained on."""
-    file = one.source / "data.json"
+    file, notes = one.source / "data.json", []
     if one.config is None or not file.is_file():
         return []
     try:
-        return _changes(one, one.config.fold, json.loads(file.read_bytes()), table, clips)
+        kept = json.loads(file.read_bytes())
+        trained = [row for row in kept["each"] if row[2] != one.config.fold]
+        if one.trained_on == table.dataset:
+            what, both = "people", {row[3] or row[0] for row in trained} & set(table.people(clips))
+            changes = explain_change(kept, table.summary())
+            notes = [f"since the training: {change}" for change in changes]
+        else:  # its clips may still be the same files, listed anew
+            size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
+            same = {row[0] for row in trained if size.get(row[0]) == row[4]}
+            what, both = "clips", same & set(map(table.name, clips))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error}); put a copy back") from error
-
-
-def _changes(
-    one: Candidate, fold: int, kept: dict[str, Any], table: Annotations, clips: Sequence[Clip]
-) -> list[str]:
-    if one.trained_on != table.dataset:  # its clips may still be the same files, listed anew
-        size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
-        same = {row[0] for row in kept["each"] if row[2] != fold and size.get(row[0]) == row[4]}
-        both = sorted(same & {table.name(clip) for clip in clips})
-        return [
-            f"{len(both)} of the tested clips were trained on, so the scores are too good: "
-            f"{', '.join(both[:5])}{', ...' if len(both) > 5 else ''}"
-        ] * bool(both)
-    notes = [f"since the training: {change}" for change in explain_change(kept, table.summary())]
-    trained = {row[3] or row[0] for row in kept["each"] if row[2] != fold}
-    if both := sorted(trained & set(table.people(clips))):
+    if both:
         notes.append(
-            f"{len(both)} of the tested people were trained on, so the scores are too good: "
-            f"{', '.join(both[:5])}{', ...' if len(both) > 5 else ''}"
+            f"{len(both)} of the tested {what} were trained on, so the scores are too good: "
+            f"{', '.join(sorted(both)[:5])}{', ...' if len(both) > 5 else ''}"
         )
     return notes
 

@@ -15,7 +15,8 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,13 +56,10 @@ POOLED = "pooled"
 class Views:
     """Which views of a video are tested.
 
-    num_frames: frames of a view.
-    size_px: side of a view.
+    num_frames, size_px: frames of a view and its side.
     stride: frames of the video per frame of a view (published: 4, for FERV39k 1).
     segments: windows in time, spread from the first frame to the last; one is the middle.
-    crops: places of the crop, along the diagonal from the top left; one is the middle.
-    short_px: the side to which frames are resized, whatever their shape; None is `size_px`, as
-        published, which makes all crops the same.
+    crops: of the resized frames; as these have the crop's own size, all crops are one picture.
     framing: what of the picture is resized: the "whole" (published), or a square around the "face".
     """
 
@@ -70,32 +68,21 @@ class Views:
     stride: int = 4
     segments: int = 2
     crops: int = 2
-    short_px: int | None = None
     framing: Framing = "whole"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
         names = ("num_frames", "size_px", "stride", "segments", "crops")
         check_counts(**{name: getattr(self, name) for name in names})
-        if self.side_px < self.size_px:
-            raise ValueError(
-                f"short_px={self.short_px} must be at least size_px={self.size_px}, such as "
-                f"{self.size_px}"
-            )
-
-    @property
-    def side_px(self) -> int:
-        """Side of the resized frames."""
-        return self.size_px if self.short_px is None else self.short_px
 
     def windows(self, num_video_frames: int) -> Counter[int]:
         """First frame of each window, counted in strides, with how often it occurs."""
-        strided = -(-num_video_frames // self.stride)
-        return _places(max(strided - self.num_frames, 0), self.segments)
-
-    def corners(self) -> Counter[int]:
-        """Top and left of each crop in pixels, with how often it occurs."""
-        return _places(self.side_px - self.size_px, self.crops)
+        strided, num = -(-num_video_frames // self.stride), self.segments
+        room = max(strided - self.num_frames, 0)
+        if num == 1:
+            return Counter([room // 2])
+        # parity: a step in floating point, times k, cut off, as in the official code
+        return Counter(int(k * (room / (num - 1))) for k in range(num))
 
     def frames(self, start: int, num_video_frames: int) -> Int[np.ndarray, " T"]:
         """Frames of the window at `start`; beyond the last strided frame that one is repeated."""
@@ -109,30 +96,15 @@ class Views:
 
         box: as an earlier reading of the same video gave it, which saves looking for the face.
         """
-        windows, corners = self.windows(len(reader)), self.corners()
+        windows = self.windows(len(reader))
         chosen = [self.frames(start, len(reader)) for start in windows]
         needed = np.unique(np.concatenate(chosen))
         if self.framing == "whole":
             box = Box(0, 0, reader.height, reader.width)
         box = face_square(reader) if box is None else box
-        side = self.side_px
-        frames = crop_and_resize(reader.read(needed), box, side, side, exact=True)
-        squares = [slice(at, at + self.size_px) for at in corners]
-        views = [
-            frames[np.searchsorted(needed, indices)][:, square, square]
-            for indices in chosen
-            for square in squares
-        ]
-        weights = np.outer(list(windows.values()), list(corners.values())).ravel()
-        return np.stack(views), weights / weights.sum(), box
-
-
-def _places(room: int, num: int) -> Counter[int]:
-    """`num` starts from 0 to `room`, rounded down; a single one in the middle."""
-    if num == 1:
-        return Counter([room // 2])
-    # parity: a step in floating point, times k, cut off, as in the official code
-    return Counter(int(k * (room / (num - 1))) for k in range(num))
+        frames = crop_and_resize(reader.read(needed), box, self.size_px, self.size_px, exact=True)
+        views = np.stack([frames[np.searchsorted(needed, indices)] for indices in chosen])
+        return views, np.array([*windows.values()]) / windows.total(), box
 
 
 @dataclass(frozen=True)
@@ -147,7 +119,7 @@ class ReadClip:
 
 
 class ClipViews(Dataset):
-    """Reads the views of clips, for a data loader."""
+    """Reads the views of clips, for a data loader; a clip that cannot be read says why."""
 
     def __init__(
         self,
@@ -164,33 +136,23 @@ class ClipViews(Dataset):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> ReadClip:
-        """One clip; one that cannot be read says why."""
+        """One clip."""
         clip = self.clips[index]
         try:
             reader = self.annotations.open(clip)
             return ReadClip(index, *self.views.read(reader, self.boxes.get(clip)))
         except (VideoError, OSError) as error:
-            reason = error.reason if isinstance(error, VideoError) else str(error)
-            none = np.empty((0, 1, 1, 1, 3), np.uint8), np.empty(0), None
-            return ReadClip(index, *none, reason or type(error).__name__)
+            reason = getattr(error, "reason", "") or str(error) or type(error).__name__
+            return ReadClip(index, np.empty((0, 1, 1, 1, 3), np.uint8), np.empty(0), None, reason)
 
 
 def evaluate(
-    model: Classifier,
-    annotations: Annotations,
-    clips: Sequence[Clip],
-    *,
-    matched: Matched | None = None,
-    stride: int = 4,
-    segments: int = 2,
-    crops: int = 2,
-    framing: str = "whole",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "float32",
-    skip_broken: bool = False,
+    model: Classifier, annotations: Annotations, clips: Sequence[Clip], *,
+    matched: Matched | None = None, stride: int = 4, segments: int = 2, crops: int = 2,
+    framing: str = "whole", batch_size: int = 8, workers: int = 0,
+    precision: Precision = "float32", skip_broken: bool = False,
     boxes: dict[Clip, Box] | None = None,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Class probabilities of `clips`: softmax, then the mean over the test views (`Views`).
 
     Called by all processes, each with the whole model on its device; all get the whole result.
@@ -213,34 +175,32 @@ def evaluate(
     if not clips or batch_size < 1:
         raise ValueError(f"{len(clips)} clips in batches of {batch_size}: both must be at least 1")
     keep_freed_memory()
-    config, state = model.config, PartialState()
+    config, state, names = model.config, PartialState(), list(map(annotations.name, clips))
     views = Views(config.frames, config.size_px, stride, segments, crops, framing=framing)  # type: ignore
-    batches = [
-        range(at, min(at + batch_size, len(clips))) for at in range(0, len(clips), batch_size)
-    ]
+    batches = [range(len(clips))[at : at + batch_size] for at in range(0, len(clips), batch_size)]
     own_batches = batches[state.process_index :: state.num_processes]
-    loaded = read_batches(
-        ClipViews(annotations, clips, views, boxes),
-        own_batches,
-        workers,
-        lambda index: annotations.name(clips[index]),
-        collate=list,
-    )
+    source = ClipViews(annotations, clips, views, boxes)
+    loaded = read_batches(source, own_batches, workers, names.__getitem__, collate=list)
     shown = tqdm(loaded, "evaluate", len(own_batches), unit="batch", leave=False,
                  disable=not state.is_local_main_process)  # fmt: skip
-    was_training = model.training
-    found: dict[int, Box] = {}
-    own = list(_answers(speed_up(model).eval(), iter(shown), precision, matched, found))
-    if boxes is not None:
-        boxes.update({clips[index]: box for index, box in found.items()})
+    was_training, own = model.training, []
+    model = speed_up(model).eval()
+    for batch in shown:
+        own += [(clip.index, clip.reason) for clip in batch if clip.reason]
+        good = [clip for clip in batch if not clip.reason]
+        if boxes is not None:
+            boxes.update({clips[clip.index]: clip.box for clip in good if clip.box is not None})
+        if good:
+            pixels = torch.from_numpy(np.concatenate([clip.views for clip in good]))
+            found = matched.gather(view_probabilities(model, pixels, precision).numpy())
+            ends = np.cumsum([len(clip.views) for clip in good])
+            for clip, part in zip(good, np.split(found, ends[:-1]), strict=True):
+                own.append((clip.index, np.round(clip.weights @ part, DIGITS)))
     model.train(was_training)
     # A process without a batch takes part as well; gather_object joins the lists.
     answers: dict[int, Any] = dict(own if state.num_processes == 1 else gather_object(own))
-    skipped = [
-        (annotations.name(clip), answers[index])
-        for index, clip in enumerate(clips)
-        if isinstance(answers[index], str)
-    ]
+    kept = [i for i in range(len(clips)) if not isinstance(answers[i], str)]
+    skipped = [(name, answers[i]) for i, name in enumerate(names) if isinstance(answers[i], str)]
     if skipped and (not skip_broken or len(skipped) == len(clips)):
         some = "; ".join(f"{path} ({reason})" for path, reason in skipped[:SHOWN])
         raise ValueError(
@@ -248,40 +208,19 @@ def evaluate(
             f"{'; ...' if len(skipped) > SHOWN else ''}. Mend them, or leave them out with "
             "--skip-broken (the scores are then no longer of the whole test set)"
         )
-    kept = [i for i in range(len(clips)) if not isinstance(answers[i], str)]
     tested = sorted({clip.fold for clip in clips})
     fold = "all" if annotations.num_folds == 1 else str(tested[0]) if len(tested) == 1 else POOLED
     return Evaluation(
         annotations.dataset,
         fold,
         matched.classes,
-        tuple(annotations.name(clips[i]) for i in kept),
+        tuple(names[i] for i in kept),
         np.array([matched.labels[clips[i].label] for i in kept]),
         np.stack([answers[i] for i in kept]),
         tuple(clips[i].fold for i in kept),
         tuple(clips[i].subject for i in kept),
         tuple(skipped),
     )
-
-
-def _answers(
-    model: Classifier,
-    batches: Iterator[list[ReadClip]],
-    precision: Precision,
-    matched: Matched,
-    boxes: dict[int, Box],
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Index and probabilities of every clip, or the reason why there are none; notes its box."""
-    for batch in batches:
-        boxes.update({clip.index: clip.box for clip in batch if clip.box is not None})
-        good = [clip for clip in batch if not clip.reason]
-        yield from ((clip.index, clip.reason) for clip in batch if clip.reason)
-        if good:
-            views = torch.from_numpy(np.concatenate([clip.views for clip in good]))
-            found = matched.gather(view_probabilities(model, views, precision).numpy())
-            ends = np.cumsum([len(clip.views) for clip in good])
-            for clip, own in zip(good, np.split(found, ends[:-1]), strict=True):
-                yield clip.index, np.round(clip.weights @ own, DIGITS)
 
 
 @torch.no_grad()
@@ -349,12 +288,9 @@ class Evaluation:
             f"{len(self.classes)} classes; in brackets 95 % intervals over {' and '.join(known)}"
         ]
         for name in SCORES:
-            ranges = [
-                f"[{100 * a:.2f}, {100 * b:.2f}]" for a, b in (k[name] for k in known.values())
-            ]
-            lines.append(
-                f"  {TITLES[name]:<13}{100 * self.scores[name]:6.2f} %  {'  '.join(ranges)}"
-            )
+            ends = (found[name] for found in known.values())
+            ranges = "  ".join(f"[{100 * a:.2f}, {100 * b:.2f}]" for a, b in ends)
+            lines.append(f"  {TITLES[name]:<13}{100 * self.scores[name]:6.2f} %  {ranges}")
         lines.append("  recall of each class")
         counts = self.confusion.sum(1)
         for name, recall, count in zip(self.classes, recalls(self.confusion), counts, strict=True):
@@ -379,23 +315,18 @@ def combine(folds: Sequence[Evaluation]) -> tuple[dict[str, float], Evaluation]:
         if (one.dataset, one.classes) != (first.dataset, first.classes):
             raise ValueError(f"{one.dataset} {one.classes} is not {first.dataset} {first.classes}")
     mean = {name: float(np.mean([one.scores[name] for one in folds])) for name in SCORES}
-    joined: dict[str, Any] = {
-        name: sum((getattr(one, name) for one in folds), ())
-        for name in ("paths", "folds", "subjects", "skipped", "run")
-    } | {name: np.concatenate([getattr(one, name) for one in folds])
-         for name in ("labels", "probabilities")}  # fmt: skip
+    joined: dict[str, Any] = {}
+    for name in ("paths", "folds", "subjects", "skipped", "run"):
+        joined[name] = sum((getattr(one, name) for one in folds), ())
+    for name in ("labels", "probabilities"):
+        joined[name] = np.concatenate([getattr(one, name) for one in folds])
     return mean, replace(first, fold=POOLED, **joined)
 
 
 def save_evaluation(
-    found: Evaluation,
-    folder: Path,
-    source: dict[str, Any],
-    *,
-    method: str,
-    name: str | None = None,
-    **more: Any,
-) -> list[Path]:
+    found: Evaluation, folder: Path, source: dict[str, Any], *, method: str,
+    name: str | None = None, **more: Any,
+) -> list[Path]:  # fmt: skip
     """Write a fold as NAME.csv, a row per clip, and NAME.json, in the schema of `maedfer claims`.
 
     Only the test of all clips of a published list is of the kind "evaluation"; of something smaller
@@ -408,7 +339,14 @@ def save_evaluation(
     more: further entries of the JSON file.
     """
     path = _free_path(found, folder / f"{name or f'{found.dataset}_fold{found.fold}'}.json")
-    write_aside(path.with_suffix(".csv"), text_bytes(_rows(found), exact=True))
+    file, names = io.StringIO(), found.classes
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"p {name}" for name in names)])
+    columns = (found.paths, found.labels, found.guesses, found.folds, found.subjects)
+    for clip, label, guess, fold, who, row in zip(*columns, found.probabilities, strict=True):
+        chances = (f"{p:.{DIGITS}f}" for p in row)
+        writer.writerow([clip, names[label], names[guess], fold, who or "", *chances])
+    write_aside(path.with_suffix(".csv"), text_bytes(file.getvalue(), exact=True))
     labels = published_labels(found.dataset) if found.dataset in DATASETS else None
     whole = found.fold != POOLED and not found.skipped
     if labels is not None and whole:  # as many clips as the published list holds
@@ -440,25 +378,22 @@ def save_evaluation(
 def _free_path(found: Evaluation, path: Path) -> Path:
     """`path`, or where it holds another test a name that does not."""
     run = f"{path.stem}_{Path(found.run[0]).stem if found.run else 'other'}"
-    for name in itertools.chain([path.stem, run], (f"{run}-{i}" for i in itertools.count(2))):
-        here = path.with_name(f"{name}.json")
+    names = itertools.chain([path.stem, run], (f"{run}-{i}" for i in itertools.count(2)))
+    for here in (path.with_name(f"{name}.json") for name in names):
         if not here.exists() and not here.with_suffix(".csv").exists():
             return here
-        try:
+        with suppress(OSError, ValueError, KeyError):  # another file, or half: not ours to replace
             other = read_evaluation(here)
-        except (OSError, ValueError, KeyError):  # another file, or half of one: not ours to replace
-            continue
-        if (other.run, other.paths, other.fold) == (found.run, found.paths, found.fold):
-            return here
+            if (other.run, other.paths, other.fold) == (found.run, found.paths, found.fold):
+                return here
     raise AssertionError
 
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read what `save_evaluation` wrote, from either file's path."""
     told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with path.with_suffix(".csv").open(
-        encoding="utf-8", errors="surrogateescape", newline=""
-    ) as file:
+    table = path.with_suffix(".csv")
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
     classes = tuple(told["classes"])
     return Evaluation(
@@ -473,14 +408,3 @@ def read_evaluation(path: Path) -> Evaluation:
         skipped=tuple((path, reason) for path, reason in told["skipped"]),
         run=tuple(told.get("run", ())),
     )
-
-
-def _rows(found: Evaluation) -> str:
-    file, names = io.StringIO(), found.classes
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"p {name}" for name in names)])
-    columns = (found.paths, found.labels, found.guesses, found.folds, found.subjects)
-    for path, label, guess, fold, subject, row in zip(*columns, found.probabilities, strict=True):
-        told = path, names[label], names[guess], fold, subject or ""
-        writer.writerow([*told, *(f"{p:.{DIGITS}f}" for p in row)])
-    return file.getvalue()

@@ -35,14 +35,7 @@ from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
-from maedfer_lab.training.pretrain import (
-    absolute,
-    facts,
-    finish,
-    is_gone,
-    pretrain,
-    set_fields,
-)
+from maedfer_lab.training.pretrain import absolute, facts, finish, is_gone, pretrain, set_fields
 from maedfer_lab.training.stream import (
     ERASE,
     MIX,
@@ -57,6 +50,11 @@ from maedfer_lab.training.stream import (
 Epoch = Literal["last", "best"]
 SYNTHETIC = "synthetic"
 RECIPES = {"base": finetune_recipe, "demo": finetune_demo}
+# What a classifier does not use of a model's configuration, at its defaults.
+UNUSED: dict[str, Any] = {
+    name: getattr(ModelConfig, name)
+    for name in ("decoder_width", "decoder_depth", "decoder_heads", "legacy_visible_order")
+}
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,11 @@ class FinetunedRun:
 
 
 def finetune(
-    config: FinetuneConfig,
-    *,
-    output: Path | None = None,
-    profile: str = "none",
-    data: RunData | None = None,
-    workers: int = 0,
-    on_log: Callable[[list[LogRow]], None] | None = None,
-    tensorboard: bool = False,
+    config: FinetuneConfig, *, output: Path | None = None, profile: str = "none",
+    data: RunData | None = None, workers: int = 0,
+    on_log: Callable[[list[LogRow]], None] | None = None, tensorboard: bool = False,
     compile: Compile | bool = "auto",
-) -> FinetunedRun:
+) -> FinetunedRun:  # fmt: skip
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
     A finished run is loaded, a partial one resumed (bit for bit on one CPU machine). The run of
@@ -170,46 +163,27 @@ def starting_model(
 ) -> tuple[Classifier, dict[str, Any] | None]:
     """The classifier before the first step, and what is to be told of its pre-training."""
     told = None
+    model = build_classifier(config.model, num_classes, pooling=config.pooling, seed=config.seed)
     if config.checkpoint is not None:
-        model, told = _from_checkpoint(config, num_classes)
-    else:
-        options = {"pooling": config.pooling, "seed": config.seed}
-        model = build_classifier(config.model, num_classes, **options)
+        wanted = config.model
+        loaded = load_checkpoint(
+            config.checkpoint, as_="classifier", num_classes=num_classes, pooling=config.pooling,
+            frames=wanted.frames, size_px=wanted.size_px, drop_path=wanted.drop_path,
+            seed=config.seed,
+        )  # fmt: skip
+        model = cast(Classifier, loaded.model)
+        if replace(model.config, **UNUSED) != replace(wanted, **UNUSED):
+            raise ValueError(
+                f"model={wanted} is not the model of checkpoint {config.checkpoint}, "
+                f"{model.config}; use the latter"
+            )
+        told = {"checkpoint": loaded.report.name, "report": str(loaded.report)}
     if config.init is not None:
         start = pretrain(config.init, output=output, profile=profile)
         model.encoder.load_state_dict(start.model.encoder.state_dict())
         told = {name: start.result[name] for name in ("steps", "seconds", "held_out", "baselines")}
     model.encoder.requires_grad_(config.mode != "linear")
     return model, told
-
-
-def _from_checkpoint(config: FinetuneConfig, num_classes: int) -> tuple[Classifier, dict[str, Any]]:
-    wanted = config.model
-    loaded = load_checkpoint(
-        config.checkpoint,  # type: ignore
-        as_="classifier",
-        num_classes=num_classes,
-        pooling=config.pooling,
-        frames=wanted.frames,
-        size_px=wanted.size_px,
-        drop_path=wanted.drop_path,
-        seed=config.seed,
-    )
-    model = loaded.model
-    assert isinstance(model, Classifier)
-    if _without_decoder(model.config) != _without_decoder(wanted):
-        raise ValueError(
-            f"model={wanted} is not the model of checkpoint {config.checkpoint}, {model.config}; "
-            "use the latter"
-        )
-    return model, {"checkpoint": loaded.report.name, "report": str(loaded.report)}
-
-
-def _without_decoder(config: ModelConfig) -> ModelConfig:
-    unused = {
-        f: getattr(ModelConfig, f) for f in ("decoder_width", "decoder_depth", "decoder_heads")
-    }
-    return replace(config, **unused, legacy_visible_order=False)
 
 
 class FinetuneTask(Task):
@@ -270,7 +244,7 @@ class FinetuneTask(Task):
                 self.best["sha256"] = self.run.save_weights(self.model, BEST)
         return {"validation_uar": uar(confusion), "validation_war": war(confusion)}
 
-    def test_scores(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def test_scores(self) -> list[dict[str, Any]]:
         """UAR, WAR and confusion on the test clips: of the last epoch and of the best one."""
         is_last = self.best["step"] == self.config.optim.last_step
         if self.data.validates_on_test:
@@ -283,23 +257,19 @@ class FinetuneTask(Task):
                 best = self._confusion(kept, self.data.test).tolist()
         if is_last and PartialState().is_main_process:
             (self.run.folder / BEST).unlink(missing_ok=True)
-        return _scores(last), _scores(best)
+        return [
+            {"uar": uar(found), "war": war(found), "confusion": found.tolist()}
+            for found in (np.array(last), np.array(best))
+        ]
 
     def _confusion(self, model: Classifier, clips: Sequence[Clip]) -> np.ndarray:
         """Rows are true classes: one middle view of each clip, of which every process does some."""
         window = cast(FinetuneClip, self.stream.transform)
         return evaluate(
-            model,
-            self.data.table,
-            clips,
-            stride=window.stride,
-            segments=1,
-            crops=1,
-            framing=window.framing,
-            boxes=self._boxes,
-            workers=self.workers,
+            model, self.data.table, clips, stride=window.stride, segments=1, crops=1,
+            framing=window.framing, boxes=self._boxes, workers=self.workers,
             precision=self.config.precision,
-        ).confusion
+        ).confusion  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Last and best look at the validation clips."""
@@ -310,36 +280,15 @@ class FinetuneTask(Task):
         self.step, self.last, self.best = state["step"], state["last"], state["best"]
 
 
-def _scores(matrix: list[list[int]]) -> dict[str, Any]:
-    """UAR, WAR and the confusion matrix itself."""
-    confusion = np.array(matrix)
-    return {"uar": uar(confusion), "war": war(confusion), "confusion": matrix}
-
-
 def finetune_command(
-    dataset: str,
-    /,
-    *,
-    root: Path | None = None,
-    lists: Path | None = None,
-    layout: str | None = None,
-    fold: int = 1,
-    checkpoint: Path | None = None,
-    mode: Mode = "finetune",
-    preset: Literal["base", "demo"] = "demo",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    holdout: float | None = None,
-    framing: Framing | None = None,
-    skip_broken: bool = False,
-    seed: int = 0,
-    workers: int = 0,
-    tensorboard: bool = False,
-    compile: Compile = "auto",
-    out: Path | None = None,
+    dataset: str, /, *, root: Path | None = None, lists: Path | None = None,
+    layout: str | None = None, fold: int = 1, checkpoint: Path | None = None,
+    mode: Mode = "finetune", preset: Literal["base", "demo"] = "demo", epochs: int | None = None,
+    batch_size: int | None = None, accumulate: int = 1, holdout: float | None = None,
+    framing: Framing | None = None, skip_broken: bool = False, seed: int = 0, workers: int = 0,
+    tensorboard: bool = False, compile: Compile = "auto", out: Path | None = None,
     fields: Sequence[str] = (),
-) -> FinetunedRun:
+) -> FinetunedRun:  # fmt: skip
     """Fine-tune a classifier on labelled clips; finished runs load, partial ones go on.
 
     Every field of the preset can be set too, such as `--optim.lr 1e-3 --augment.erase 0`;
@@ -377,18 +326,12 @@ def finetune_command(
         from maedfer_lab.data.shards import open_shards
 
         kind = open_shards(root).dataset
-    changes: dict[str, Any] = {
-        "dataset": f"{dataset}:{layout}" if layout else dataset,
-        "data": absolute(root),
-        "lists": absolute(lists),
-        "fold": fold,
-        "checkpoint": absolute(checkpoint and locate(checkpoint)),
-        "mode": mode,
-        "holdout": holdout,
-        "framing": framing or framing_of(dataset),
-        "skip_broken": skip_broken,
-        "seed": seed,
-    }
+    changes: dict[str, Any] = dict(
+        dataset=f"{dataset}:{layout}" if layout else dataset, data=absolute(root),
+        lists=absolute(lists), fold=fold, checkpoint=absolute(checkpoint and locate(checkpoint)),
+        mode=mode, holdout=holdout, framing=framing or framing_of(dataset),
+        skip_broken=skip_broken, seed=seed,
+    )  # fmt: skip
 
     def planned(num_clips: int) -> FinetuneConfig:
         batch = batch_size
@@ -400,19 +343,13 @@ def finetune_command(
         return plan
 
     if checkpoint is not None:
-        changes["model"] = _model_of(planned(1))
+        start = planned(1)
+        loaded = load_checkpoint(
+            cast(Path, start.checkpoint), as_="classifier", num_classes=1,
+            drop_path=start.model.drop_path,
+        )  # fmt: skip
+        changes["model"] = loaded.model.config
     data = labelled_data(planned(1), workers)
     config = planned(len(data.stream))
     return finetune(config, output=out, profile=f"preset {preset}", data=data, workers=workers,
                     tensorboard=tensorboard, compile=compile)  # fmt: skip
-
-
-def _model_of(config: FinetuneConfig) -> ModelConfig:
-    """The model of the checkpoint, with the recipe's drop path."""
-    loaded = load_checkpoint(
-        cast(Path, config.checkpoint),
-        as_="classifier",
-        num_classes=1,
-        drop_path=config.model.drop_path,
-    )
-    return loaded.model.config

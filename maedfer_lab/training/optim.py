@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,25 +37,20 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
     singular values are all alike), scaled to be about as long as AdamW's, so that rates compare.
     """
     muon = optim.optimiser == "muon"
-    groups: dict[tuple[float, bool], list[Tensor]] = {
-        (optim.weight_decay, False): [],
-        (0.0, False): [],
-    }
-    for name, parameter in model.named_parameters():
+
+    def options(name: str, parameter: Tensor) -> dict[str, Any]:
         # parity: the representative tokens decay here, as in the official pre-training (B5)
         spared = parameter.ndim < 2 or name.endswith("mask_token")
         is_matrix = muon and parameter.ndim == 2 and ".blocks." in name
-        decay = 0.0 if spared else optim.weight_decay
-        groups.setdefault((decay, is_matrix), []).append(parameter)
-    parts: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay} for (decay, _), params in groups.items()
-    ]
+        decay = {"weight_decay": 0.0 if spared else optim.weight_decay}
+        # Muon without it is AdamW
+        return decay | {"use_muon": is_matrix, "nesterov": is_matrix} if muon else decay
+
+    parts = _groups(model, options)
     if not muon:
         return _adamw(parts, optim.betas)
     from timm.optim.muon import Muon
 
-    for part, (_, is_matrix) in zip(parts, groups, strict=True):
-        part |= {"use_muon": is_matrix, "nesterov": is_matrix}  # without it, the rest is AdamW
     return Muon(parts, lr=0.0, betas=optim.betas)
 
 
@@ -68,20 +64,28 @@ def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim
     parameters are left out.
     """
     top = model.config.depth + 1
-    groups: dict[tuple[int, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+
+    def options(name: str, parameter: Tensor) -> dict[str, Any]:
         is_rep = name == "encoder.rep_tokens"
         spared = parameter.ndim < 2 or (is_rep and not config.decay_rep_tokens)
         layer = 0 if is_rep and config.rep_tokens_layer == "first" else layer_of(name, top)
-        decay = 0.0 if spared else config.optim.weight_decay
-        groups.setdefault((layer, decay), []).append(parameter)
-    parts: list[dict[str, Any]] = [
-        {"params": params, "weight_decay": decay, "lr_scale": config.layer_decay ** (top - layer)}
-        for (layer, decay), params in groups.items()
-    ]
-    return _adamw(parts, config.optim.betas)
+        return {"weight_decay": 0.0 if spared else config.optim.weight_decay,
+                "lr_scale": config.layer_decay ** (top - layer)}  # fmt: skip
+
+    return _adamw(_groups(model, options), config.optim.betas)
+
+
+def _groups(
+    model: nn.Module, options: Callable[[str, Tensor], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Trainable parameters that share their options, in the order of the model."""
+    groups: dict[tuple, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = options(name, parameter)
+            group = groups.setdefault(tuple(own.values()), {"params": [], **own})
+            group["params"].append(parameter)
+    return list(groups.values())
 
 
 def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.AdamW:

