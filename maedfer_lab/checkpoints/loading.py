@@ -249,12 +249,15 @@ def _file_classifier(weights: Weights, config: ModelConfig) -> Settled:
     """The classifier that the file holds: its classes, as published where it does not say."""
     head = weights.state.get("head.weight", weights.state.get("head.bias"))
     is_first = "fc_norm.weight" not in weights.state and "norm.weight" in weights.state
+    pooling = "first" if is_first and weights.part == "classifier" else "mean"
+    if "fc_norm.0.running_mean" in weights.state:
+        pooling = "regions"
     return Settled(
         config,
         weights.told.get("target", TargetConfig(motion=config.has_regions)),
         _rows(head) if head is not None else 0,
         "rep" if config.has_regions else "tokens",
-        "first" if is_first and weights.part == "classifier" else "mean",
+        pooling,
     )
 
 
