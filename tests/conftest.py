@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from making_datasets import MAKERS, make_dataset
 from making_videos import moving_frames, write_video
 
 # Tiny tensors: a second thread only makes them wait, for minutes on a busy machine.
@@ -17,3 +18,10 @@ def video_folder(tmp_path_factory) -> Path:
     for i in range(5):
         write_video(folder / f"clip {i}.mp4", moving_frames(40, seed=i))
     return folder
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory) -> dict[str, Path]:
+    """The six data sets as their authors ship them, in small; nobody changes them."""
+    base = tmp_path_factory.mktemp("sets with a space")
+    return {name: make_dataset(name, base / name) for name in MAKERS}

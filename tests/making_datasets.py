@@ -23,14 +23,7 @@ MAKERS = ("dfew", "ferv39k", "mafw", "cremad", "ravdess", "enterface")
 def make_dataset(name: str, root: Path) -> Path:
     """Make the folder of one of `MAKERS`; each class has a clip in every fold."""
     root.mkdir(parents=True)
-    {
-        "dfew": make_dfew,
-        "ferv39k": make_ferv39k,
-        "mafw": make_mafw,
-        "cremad": make_cremad,
-        "ravdess": make_ravdess,
-        "enterface": make_enterface,
-    }[name](root)
+    globals()[f"make_{name}"](root)
     return root
 
 

@@ -29,16 +29,27 @@ def write_video(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     hide_first: int = 0,
+    times_ms: list[int] | None = None,
+    aspect: Fraction | None = None,
 ) -> Path:
-    """Encode frames at 25 per second, a key frame every 8; `hide_first` frames by an edit list."""
+    """Encode frames at 25 per second, a key frame every 8; `hide_first` frames by an edit list.
+
+    times_ms: when each frame is shown, for a variable frame rate. aspect: of a pixel.
+    """
     if hide_first:
         container_options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pix_fmt
-        stream.gop_size = 8
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        if times_ms:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        else:
+            stream.gop_size = 8
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+        for picture, time in zip(pictures, times_ms or (), strict=False):
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
         for picture in [*pictures, None]:
             for packet in stream.encode(picture):
                 if hide_first:
@@ -52,36 +63,20 @@ def write_growing(path: Path, frames: np.ndarray) -> Path:
     """Encode frames, then go on in the same stream with pictures of twice the height and width."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
         larger: Any = av.CodecContext.create("libx264", "w")
-        larger.height, larger.width = 2 * stream.height, 2 * stream.width
-        stream.pix_fmt = larger.pix_fmt = "yuv420p"
-        larger.time_base = Fraction(1, 25)
-        twice = frames.repeat(2, axis=1).repeat(2, axis=2)
-        for coder, shift, pictures in ((stream, 0, frames), (larger, len(frames), twice)):
+        larger.time_base = tick = Fraction(1, 25)
+        for coder, scale in ((stream, 1), (larger, 2)):
+            pictures = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+            coder.height, coder.width, coder.pix_fmt = *pictures.shape[1:3], "yuv420p"
             for i, frame in enumerate([*pictures, None]):
                 picture = None if frame is None else av.VideoFrame.from_ndarray(frame)
                 if picture is not None:
-                    picture.pts, picture.time_base = i, Fraction(1, 25)
+                    picture.pts, picture.time_base = i, tick
                 for packet in coder.encode(picture):
-                    packet.stream = stream
-                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-                    packet.time_base = Fraction(1, 25)
+                    packet.stream, packet.time_base = stream, tick
+                    packet.pts += (scale - 1) * len(frames)
+                    packet.dts += (scale - 1) * len(frames)
                     container.mux(packet)
-    return path
-
-
-def write_uneven(path: Path, frames: np.ndarray, times_ms: list[int]) -> Path:
-    """Encode frames that are shown at the given times: a variable frame rate."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
-        for frame, time in zip(frames, times_ms, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame)
-            picture.pts, picture.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
     return path
 
 

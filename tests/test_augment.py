@@ -119,13 +119,10 @@ def test_the_crop_box_has_the_published_area_and_ratio():
     from torchvision.transforms import RandomResizedCrop
 
     area, ratio, picture = (0.08, 1.0), (0.75, 4 / 3), torch.empty(3, 160, 160)
-    rng = np.random.default_rng(0)
+    rng, params = np.random.default_rng(0), RandomResizedCrop.get_params
     ours = np.array([crop_box(160, 160, area, ratio, rng) for _ in range(1500)])
     torch.manual_seed(0)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(picture, [*area], [*ratio]) for _ in range(1500)]
-    )
-    theirs = theirs[:, [0, 1, 2, 3]]  # top, left, height, width
+    theirs = np.array([params(picture, [*area], [*ratio]) for _ in range(1500)])
     for name, measure in {
         "area": lambda boxes: boxes[:, 2] * boxes[:, 3],
         "ratio": lambda boxes: boxes[:, 3] / boxes[:, 2],

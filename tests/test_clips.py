@@ -60,11 +60,10 @@ def test_every_start_is_drawn_and_the_middle_is_fixed():
     assert clip_indices(70).tolist() == list(range(3, 67, 4))
 
 
-def test_impossible_clips_are_refused():
-    with pytest.raises(ValueError, match="num_video_frames=0 must be at least 1"):
-        clip_indices(0)
-    with pytest.raises(ValueError, match="stride=0"):
-        clip_indices(10, stride=0)
+@pytest.mark.parametrize("wrong", [{"num_video_frames": 0}, {"stride": 0}, {"num_frames": 0}])
+def test_impossible_clips_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=0 must be at least 1"):
+        clip_indices(**{"num_video_frames": 10, **wrong})
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10_000))
@@ -82,16 +81,15 @@ def test_crops_take_neighbouring_scales_and_all_13_places():
     small = {(box.top, box.left) for box in boxes if (box.height, box.width) == (264, 264)}
     assert small == {(136 // 4 * down, 336 // 4 * right) for down, right in CROP_PLACES}
     assert len(CROP_PLACES) == 13
+    tops = {multi_scale_box(160, 160, 160, rng(seed)) for seed in range(2000)}
+    assert {box.top for box in tops if box.height == 105} == {0, 13, 26, 39, 52}, "not 13.75"
 
 
-def test_crops_lie_at_whole_quarters_and_have_the_clips_size_where_they_nearly_do():
-    boxes = {multi_scale_box(160, 160, 160, rng(seed)) for seed in range(2000)}
-    assert {box.top for box in boxes if box.height == 105} == {0, 13, 26, 39, 52}, "not 13.75"
-    sides = {multi_scale_box(182, 182, 160, rng(seed)).height for seed in range(300)}
-    assert sides == {182, 160, 136, 120}, "159 is nearly 160"
-    assert {multi_scale_box(159, 159, 160, rng(seed)).height for seed in range(300)} == {
-        *(159, 139, 119, 104)
-    }, "no larger than the picture"
+@pytest.mark.parametrize(
+    ("short", "sides"), [(182, {182, 160, 136, 120}), (159, {159, 139, 119, 104})]
+)
+def test_crops_have_the_clips_size_where_they_nearly_do_and_fit(short, sides):
+    assert {multi_scale_box(short, short, 160, rng(seed)).height for seed in range(300)} == sides
 
 
 def test_portrait_squares_lie_above_the_middle():

@@ -199,7 +199,6 @@ SMOOTH_S = 0.25  # deviation of the Gaussian that smooths a track
 REACH = 1.0  # of its own size a face may move away from where it was expected
 GROWTH = 1.6  # factor by which its size may differ
 CROSSING = 0.25  # overlap at which two faces can no longer be told apart
-CHUNK_BYTES = 64_000_000  # frames in memory at a time
 
 Ending = Literal["end of the video", "face lost", "scene cut", "another face crosses"]
 Pick = Literal["largest", "longest", "left", "right"]
@@ -209,13 +208,11 @@ class NoFaceError(ValueError):
     """No face was found. `looked`: frame numbers; `pictures`: three of those frames."""
 
     def __init__(self, name: str, looked: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
-        shown = [str(frame) for frame in looked[:8]]
-        if len(looked) > len(shown):
-            shown += ["...", str(looked[-1])]
+        shown = [*looked[:8], *(["...", looked[-1]] if len(looked) > 8 else [])]
         super().__init__(
             f"{name}: no face was found in the {len(looked)} frame(s) looked at "
-            f"({', '.join(shown)}); faces must be photographed (not drawn), from the front or half "
-            "to the side, and at least about a tenth of the picture high"
+            f"({', '.join(map(str, shown))}); faces must be photographed (not drawn), from the "
+            "front or half to the side, and at least about a tenth of the picture high"
         )
         self.looked, self.pictures = tuple(looked), tuple(pictures)
 
@@ -295,16 +292,13 @@ class FaceTracks:
         return float(times[-1] + last)
 
     def __str__(self) -> str:
+        many = f"{len(self.tracks)} face track(s) in {len(self.video)} frames"
         lines = [
-            f"{self.video.path.name}: {len(self.tracks)} face track(s) in {len(self.video)} frames"
+            f"  {i}: {self.second(track.first):6.2f} to {self.second(track.stop):6.2f} s, face "
+            f"{track.size_px:.0f} px high, {track.ending}"
+            for i, track in enumerate(self.tracks)
         ]
-        for i, track in enumerate(self.tracks):
-            start, end = self.second(track.first), self.second(track.stop)
-            lines.append(
-                f"  {i}: {start:6.2f} to {end:6.2f} s, face {track.size_px:.0f} px high, "
-                f"{track.ending}"
-            )
-        return "\n".join(lines)
+        return "\n".join([f"{self.video.path.name}: {many}", *lines])
 
     def pick(self, which: Pick | str | int = "largest") -> tuple[FaceTrack, ...]:
         """Tracks of one person at most at a time, in order of time.
@@ -378,18 +372,15 @@ def track_faces(
     found: dict[int, list[FaceBox]] = {look: [] for look in looks}
     pictures: list[np.ndarray] = []
     scene = SceneChanges()
-    step = max(1, CHUNK_BYTES // (video.height * video.width * 3))
     with tqdm(total=len(looks), desc="looking for faces", unit="look", disable=not progress) as bar:
-        for start in range(0, len(video), step):
-            part = range(start, min(start + step, len(video)))
-            for number, frame in zip(part, video.read(part), strict=True):
+        for place, frames in video.in_pieces(range(len(video))):
+            for number, frame in enumerate(frames, place.start):
                 scene.add(frame)
-                if number not in found:
-                    continue
-                found[number] = detect(frame)
-                if number in (looks[0], looks[len(looks) // 2], looks[-1]):
-                    pictures.append(_small(frame))
-                bar.update()
+                if number in found:
+                    found[number] = detect(frame)
+                    if number in (looks[0], looks[len(looks) // 2], looks[-1]):
+                        pictures.append(_small(frame))
+                    bar.update()
     cuts, past = scene.cuts(fps), 0
     for look, faces in found.items():
         if past != (past := bisect_right(cuts, look)):
@@ -471,11 +462,7 @@ class FaceVideo(VideoReader):
     backend = "face"
 
     def __init__(
-        self,
-        tracks: FaceTracks,
-        track: FaceTrack,
-        size_px: int,
-        framing: Square = FRAMINGS["wide"],
+        self, tracks: FaceTracks, track: FaceTrack, size_px: int, framing: Square = FRAMINGS["wide"]
     ) -> None:
         video = tracks.video
         self.video, self.first = video, track.first
@@ -491,20 +478,12 @@ class FaceVideo(VideoReader):
 
     def _read(self, indices: list[int]) -> np.ndarray:
         crops = np.empty((len(indices), self.height, self.width, 3), np.uint8)
-        step = max(1, CHUNK_BYTES // (self.video.height * self.video.width * 3))
-        for start in range(0, len(indices), step):
-            part = indices[start : start + step]
-            frames = self.video.read([self.first + i for i in part])
-            for crop, frame, square in zip(
-                crops[start : start + step], frames, self.squares[part], strict=True
-            ):
+        size, bilinear = (self.width, self.height), Image.Resampling.BILINEAR
+        for place, frames in self.video.in_pieces([self.first + i for i in indices]):
+            squares = self.squares[indices[place]]
+            for crop, frame, square in zip(crops[place], frames, squares, strict=True):
                 top, left, side = square
                 # Pillow takes parts of pixels, so that a slow drift of the square does not tremble.
-                crop[:] = np.asarray(
-                    Image.fromarray(frame).resize(
-                        (self.width, self.height),
-                        Image.Resampling.BILINEAR,
-                        box=(left, top, left + side, top + side),
-                    )
-                )
+                part = (left, top, left + side, top + side)
+                crop[:] = np.asarray(Image.fromarray(frame).resize(size, bilinear, box=part))
         return crops

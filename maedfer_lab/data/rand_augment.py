@@ -63,14 +63,9 @@ def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
     drawn = timms(description)
     words = np.random.SeedSequence(key).generate_state(6)
     rng = random.Random(words[:2].tobytes())
-    legacy = _chooser()
+    legacy, shares = _chooser(), drawn.choice_weights
     legacy.seed(words[2:4])
-    numbers = legacy.choice(
-        len(drawn.ops),
-        drawn.num_layers,
-        replace=drawn.choice_weights is None,
-        p=drawn.choice_weights,
-    )
+    numbers = legacy.choice(len(drawn.ops), drawn.num_layers, replace=shares is None, p=shares)
     operations = []
     for op in (drawn.ops[number] for number in numbers):
         if op.prob < 1 and rng.random() > op.prob:
@@ -79,8 +74,8 @@ def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
         if spread > 0:
             level = rng.uniform(0, level) if math.isinf(spread) else rng.gauss(level, spread)
         level = max(0.0, min(level, op.magnitude_max or FULL)) / FULL
-        name = op.name.removesuffix("Increasing")
-        operations.append(Operation(name, float(_argument(op, level, rng))))
+        argument = float(_argument(op, level, rng))
+        operations.append(Operation(op.name.removesuffix("Increasing"), argument))
     return tuple(operations)
 
 
@@ -102,8 +97,7 @@ def timms(description: str) -> Any:
         raise ValueError(
             f"rand_augment={description!r} is no RandAugment; use 'rand-m7-n4-mstd0.5-inc1'"
         ) from error
-    unknown = {op.name for op in found.ops} - KNOWN
-    if unknown:
+    if unknown := {op.name.removesuffix("Increasing") for op in found.ops} - KNOWN:
         raise ValueError(
             f"rand_augment={description!r} asks for {', '.join(sorted(unknown))}; leave out the "
             "part that begins with t, as in 'rand-m7-n4-mstd0.5-inc1'"
@@ -113,27 +107,20 @@ def timms(description: str) -> Any:
 
 def _argument(op: Any, level: float, rng: random.Random) -> float | int:
     """The strength of an operation at `level` in [0, 1]; half of those with a sign lose it."""
-
-    def signed(value: float) -> float:
-        return -value if rng.random() > 0.5 else value
-
     name = op.name.removesuffix("Increasing")
     rises = name != op.name
-    if name == "Rotate":
-        return signed(level * 30)
-    if name in ("ShearX", "ShearY"):
-        return signed(level * 0.3)
-    if name in ("TranslateXRel", "TranslateYRel"):
-        return signed(level * op.hparams["translate_pct"])
-    if name == "Posterize":
-        return 4 - int(level * 4) if rises else int(level * 4)
-    if name == "Solarize":
-        return 256 - min(256, int(level * 256)) if rises else min(256, int(level * 256))
-    if name == "SolarizeAdd":
-        return min(128, int(level * 110))
     if name in ("AutoContrast", "Equalize", "Invert"):
         return 0
-    return max(0.1, 1 + signed(level * 0.9)) if rises else level * 1.8 + 0.1
+    if name in STEPS:
+        strength, most, top = STEPS[name]
+        value = min(most, int(level * strength))
+        return top - value if rises else value
+    reach = MOVES.get(name)
+    if reach is None and not rises:
+        return level * 1.8 + 0.1
+    value = level * (reach or 0.9)
+    value = -value if rng.random() > 0.5 else value
+    return value if reach else max(0.1, 1 + value)
 
 
 def apply_operations(
@@ -292,14 +279,14 @@ def _contrast(clip: np.ndarray, factor: float) -> np.ndarray:
 def _matrix(operation: Operation, height: int, width: int) -> tuple[float, ...]:
     """(a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
     name, by = operation
-    if name == "ShearX":
-        return 1.0, by, 0.0, 0.0, 1.0, 0.0
-    if name == "ShearY":
-        return 1.0, 0.0, 0.0, by, 1.0, 0.0
-    if name == "TranslateXRel":
-        return 1.0, 0.0, by * width, 0.0, 1.0, 0.0
-    if name == "TranslateYRel":
-        return 1.0, 0.0, 0.0, 0.0, 1.0, by * height
+    if name != "Rotate":
+        across, down = (by * width, by * height)
+        return {
+            "ShearX": (1.0, by, 0.0, 0.0, 1.0, 0.0),
+            "ShearY": (1.0, 0.0, 0.0, by, 1.0, 0.0),
+            "TranslateXRel": (1.0, 0.0, across, 0.0, 1.0, 0.0),
+            "TranslateYRel": (1.0, 0.0, 0.0, 0.0, 1.0, down),
+        }[name]
     angle = -math.radians(by % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2  # the middle stays
@@ -317,12 +304,13 @@ def _matrix(operation: Operation, height: int, width: int) -> tuple[float, ...]:
 def source_box(matrix: Sequence[float], want: Box, height: int, width: int) -> Box:
     """The part of a picture of height x width from which `move` takes the part `want`."""
     a, b, c, d, e, f = matrix
-    xs = [x + side for x in (want.left,) for side in (0, want.width)]
-    ys = [y + side for y in (want.top,) for side in (0, want.height)]
-    across = [a * x + b * y + c for x in xs for y in ys]
-    down = [d * x + e * y + f for x in xs for y in ys]
-    left, right = _range(across, width)
-    top, bottom = _range(down, height)
+    corners = [
+        (x, y)
+        for x in (want.left, want.left + want.width)
+        for y in (want.top, want.top + want.height)
+    ]
+    left, right = _range([a * x + b * y + c for x, y in corners], width)
+    top, bottom = _range([d * x + e * y + f for x, y in corners], height)
     return Box(top, left, bottom - top, right - left)
 
 
@@ -332,11 +320,7 @@ def _range(places: Sequence[float], size: int) -> tuple[int, int]:
 
 
 def move(
-    clip: UInt8[np.ndarray, "T h w 3"],
-    matrix: Sequence[float],
-    have: Box,
-    want: Box,
-    whole: Box,
+    clip: UInt8[np.ndarray, "T h w 3"], matrix: Sequence[float], have: Box, want: Box, whole: Box
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """The part `want` of moved pictures, from their part `have`, which must hold `source_box`.
 
@@ -416,10 +400,7 @@ OWN: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Equalize": _equalize,
     "Contrast": _contrast,
 }
-_BOTH = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
-KNOWN = {
-    *("AutoContrast", "Equalize", "Invert", "Rotate", "SolarizeAdd", "ShearX", "ShearY"),
-    *("TranslateXRel", "TranslateYRel"),
-    *_BOTH,
-    *(f"{name}Increasing" for name in _BOTH),
-}
+# Whole numbers: how many at full strength, at most, and from what they are taken where it rises.
+STEPS = {"Posterize": (4, 99, 4), "Solarize": (256, 256, 256), "SolarizeAdd": (110, 128, 0)}
+MOVES = {"Rotate": 30, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": SHIFT, "TranslateYRel": SHIFT}
+KNOWN = {*FIXED, *OWN, *MOVES, "Color", "Sharpness"}

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from maedfer_lab.data.pyav import PyAVReader
 from maedfer_lab.data.shard_format import ShardReader, decode_plain_jpeg, shard_and_name
 from maedfer_lab.data.video import (
     IMAGE_SUFFIXES,
@@ -65,10 +65,16 @@ def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
         raise VideoError(path, f"it is a folder; backend={backend!r} reads files: use 'images'")
     if backend == "decord":
         return DecordReader(path)
-    reader = PyAVReader(path)
+    reader = _pyav(path)
     if reader.damage:
         warnings.warn(f"{path}: {reader.damage}", stacklevel=2)
     return reader
+
+
+def _pyav(path: Path, thorough: bool = False) -> Any:
+    from maedfer_lab.data.pyav import PyAVReader  # the library is loaded with the first video
+
+    return PyAVReader(path, thorough)
 
 
 def _check_regular(path: Path) -> None:
@@ -95,15 +101,18 @@ class ImagesReader(VideoReader):
             dotted = sorted(self.images, key=lambda image: natural_key(image, dotted=True))
         odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted}
         self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
-        self.height, self.width = self._image(0).shape[:2]
+        self.height, self.width = self._frame(0).shape[:2]
+
+    def named(self, index: int) -> str:
+        """Number and name of an image."""
+        return f"frame {index} ({self.images[index].name})"
 
     @contextmanager
     def opened(self, index: int) -> Iterator:
         """An image, not decoded yet; what goes wrong with it is a VideoError that names it."""
         from PIL import Image
 
-        path = self.images[index]
-        named = f"frame {index} ({path.name})"
+        path, named = self.images[index], self.named(index)
         try:
             _check_regular(path)
             with Image.open(path, formats=PICTURES) as image:
@@ -118,7 +127,7 @@ class ImagesReader(VideoReader):
             reason = "is empty (0 bytes)" if empty else f"is broken: {error}"
             raise VideoError(self.path, f"{named} {reason}") from error
 
-    def _image(self, index: int) -> np.ndarray:
+    def _frame(self, index: int) -> np.ndarray:
         from PIL import Image, ImageOps
 
         path = self.images[index]
@@ -131,20 +140,6 @@ class ImagesReader(VideoReader):
             if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
                 upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
             return np.asarray(upright.convert("RGB"))
-
-    def _read(self, indices: list[int]) -> np.ndarray:
-        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
-        for row, index in enumerate(indices):
-            frame = self._image(index)
-            if frame.shape != frames.shape[1:]:
-                raise VideoError(
-                    self.path,
-                    f"frame {index} ({self.images[index].name}) is {frame.shape[1]} x "
-                    f"{frame.shape[0]} pixels, the first is {self.width} x {self.height}; "
-                    "give all images of a folder one size",
-                )
-            frames[row] = frame
-        return frames
 
 
 class DecordReader(VideoReader):
@@ -159,7 +154,7 @@ class DecordReader(VideoReader):
             raise VideoError(
                 self.path, "decord is not installed on this machine; use backend='pyav'"
             )
-        reference = PyAVReader(path, thorough=True)
+        reference = _pyav(path, thorough=True)
         self.fps, self.times, self._length = reference.fps, reference.times, len(reference)
         self.height, self.width = reference.height, reference.width
         self.remarks = reference.remarks
@@ -212,6 +207,11 @@ class Glance:
     remarks: tuple[str, ...] = ()
     damage: str | None = None
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
 
 def glance(path: Path, thorough: bool = True) -> Glance:
     """Look at a video file (every frame is decoded once) or a folder of images.
@@ -227,7 +227,7 @@ def glance(path: Path, thorough: bool = True) -> Glance:
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         reader, size = _glance_images(path)
     else:
-        reader, size = PyAVReader(path, thorough), path.stat().st_size
+        reader, size = _pyav(path, thorough), path.stat().st_size
     return Glance(len(reader), reader.height, reader.width, size, reader.remarks, reader.damage)
 
 
@@ -243,18 +243,13 @@ def _glance_images(path: Path) -> tuple[ImagesReader, int]:
     reader, size = ImagesReader(path), 0
     reader.read(sorted({0, len(reader) // 2, len(reader) - 1}))
     for i, image_path in enumerate(reader.images):
-        named = f"frame {i} ({image_path.name})"
         with reader.opened(i) as image:
             shape, mark = (image.height, image.width), END_MARKS.get(image.format or "", b"")
         with image_path.open("rb") as file:
             size += file.seek(0, 2)
             file.seek(-min(TAIL, file.tell()), 2)
             if mark not in file.read():
-                raise VideoError(path, f"{named} is broken: the file ends early")
+                raise VideoError(path, f"{reader.named(i)} is broken: the file ends early")
         if shape not in ((reader.height, reader.width), (reader.width, reader.height)):
-            raise VideoError(
-                path,
-                f"{named} is {shape[1]} x {shape[0]} pixels, the first is {reader.width} x "
-                f"{reader.height}",
-            )
+            raise reader.unequal(i, *shape)
     return reader, size

@@ -22,7 +22,7 @@ from maedfer_lab.data.shard_format import (
     shard_and_name,
     shard_name,
 )
-from maedfer_lab.data.table import TOLD, Annotations, Clip
+from maedfer_lab.data.table import FIELDS, TOLD, Annotations, Clip
 
 SKIPPED = "skipped.csv"
 
@@ -90,16 +90,9 @@ class ShardedAnnotations(Annotations):
         """The fold that tests each clip, from 1; 0 = never tested."""
         return self.clips.columns["fold"]
 
-    @property
-    def num_folds(self) -> int:
-        """The largest number of a fold; 0 where nothing is tested."""
-        return int(self.folds.max(initial=0))
-
-    def split(self, fold: int) -> tuple[Clips, Clips]:
-        """The clips to train on and those to test on in `fold`, from 1."""
-        self._check(fold)
-        is_tested = self.folds == fold
-        return self.clips[np.flatnonzero(~is_tested)], self.clips[np.flatnonzero(is_tested)]
+    def take(self, places: Int[np.ndarray, " m"]) -> Clips:
+        """The clips at many places."""
+        return self.clips[places]
 
     def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
         """Clips of each class, among `clips` or all."""
@@ -130,20 +123,11 @@ class ShardedAnnotations(Annotations):
         if len(self) <= TOLD:
             return super().summary()
         index = self.clips.columns
-        names = ("name", "label", "fold", "person")
-        columns = {name: index[name].tobytes() for name in names}
-        columns["bytes"] = index.about["shards"].encode()
-        fields = ("names", "labels", "folds", "people", "bytes")
-        return self._summary(
-            {
-                field: hashlib.sha256(content).hexdigest()
-                for field, content in zip(fields, columns.values(), strict=True)
-            },
-            [None] * len(self),
-        )
-
-    def _in_fold(self, fold: int) -> Clips:
-        return self.clips[np.flatnonzero(self.folds == fold)]
+        columns = [index[name].tobytes() for name in ("name", "label", "fold", "person")]
+        digests = [
+            hashlib.sha256(c).hexdigest() for c in (*columns, index.about["shards"].encode())
+        ]
+        return self._summary(dict(zip(FIELDS, digests, strict=True)), [None] * len(self))
 
     def _sizes(self) -> list[int]:
         """Of the tar in which each clip lies."""

@@ -22,25 +22,23 @@ from typing import Any
 
 import numpy as np
 
+from maedfer_lab import text as text_of
 from maedfer_lab.config import data_folder
-from maedfer_lab.data.labels import DATASETS, dataset_name, published_labels
+from maedfer_lab.data.labels import DATASETS, OTHERS, dataset_name, published_labels
 from maedfer_lab.data.layouts import (
     Clip,
-    Finder,
     Found,
     Tree,
-    folds_of,
     people_of,
     read_class_folders,
-    read_fold_lists,
+    read_lists,
     read_named,
     read_unlabelled,
     same_person,
     scan,
     told_by_names,
-    understand,
 )
-from maedfer_lab.data.lists import MARK, Problem, find_lists, read_rows, side_of
+from maedfer_lab.data.lists import MARK, ListFile, Problem, find_lists
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
@@ -63,8 +61,9 @@ TABLE = "annotations.csv"
 COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary keeps each of them
-MOST_FOLDS = 10_000  # each is counted
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
+# What `explain_change` compares of each clip.
+FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Annotations:
     @property
     def num_folds(self) -> int:
         """The largest number of a fold; 0 where nothing is tested."""
-        return max((clip.fold for clip in self.clips), default=0)
+        return int(self.folds.max(initial=0))
 
     def split(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
         """The clips to train on and those to test on in `fold`, from 1.
@@ -106,15 +105,6 @@ class Annotations:
         Raises:
             ValueError: there is no such fold, or a person is on both sides of one.
         """
-        self._check(fold)
-        return self.sides(fold)
-
-    def sides(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
-        """As `split`, without a look at the people."""
-        train = tuple(clip for clip in self.clips if clip.fold != fold)
-        return train, tuple(clip for clip in self.clips if clip.fold == fold)
-
-    def _check(self, fold: int) -> None:
         if not 1 <= fold <= self.num_folds:
             raise ValueError(
                 f"fold={fold} is not in this table, which has folds 1 to {self.num_folds}"
@@ -127,6 +117,16 @@ class Annotations:
                 f"{len(leaks):,} people are on both sides of a fold, first {who!r}: {leaks[who]}; "
                 "give each person one fold (maedfer doctor lists all)"
             )
+        return self.sides(fold)
+
+    def sides(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
+        """As `split`, without a look at the people."""
+        is_tested = self.folds == fold
+        return self.take(np.flatnonzero(~is_tested)), self.take(np.flatnonzero(is_tested))
+
+    def take(self, places: np.ndarray) -> Sequence[Clip]:
+        """The clips at many places."""
+        return tuple(self.clips[place] for place in places.tolist())
 
     def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
         """Clips of each class, among `clips` or all."""
@@ -143,7 +143,7 @@ class Annotations:
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root, with slashes: its name on every machine."""
-        return Tree(self.root, {}, ()).name(clip.path)
+        return Tree(self.root, {}).name(clip.path)
 
     def on_both_sides(self) -> dict[str, str]:
         """People who are tested in a fold and trained on in it, and with which clips, in words."""
@@ -169,15 +169,35 @@ class Annotations:
         """Bytes of each clip's file, or of its images; files are asked, none is read."""
         return tuple(self._sizes())
 
+    def _sizes(self) -> list[int]:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(_bytes, (clip.path for clip in self.clips)))
+
     def copies(self) -> list[list[Clip]]:
         """Groups of clips whose files hold the same bytes; only files of equal size are read."""
         number = Counter(self.sizes)
         alike = [c for c, n in zip(self.clips, self.sizes, strict=True) if n and number[n] > 1]
+        groups: dict[bytes, list[Clip]] = {}
         with ThreadPoolExecutor(8) as pool:
-            groups: dict[bytes, list[Clip]] = {}
             for clip, key in zip(alike, pool.map(_content, alike), strict=True):
                 groups.setdefault(key, []).append(clip)
         return [group for key, group in groups.items() if len(group) > 1 and key]
+
+    def copy_problems(self, copies: Iterable[Sequence[Clip]]) -> list[Problem]:
+        """Copies with two labels or on both sides of a fold."""
+        problems = []
+        for group in copies:
+            numbers = {"with two labels": {c.label for c in group},
+                       "on both sides": {c.fold for c in group}}  # fmt: skip
+            if odd := [what for what, found in numbers.items() if len(found) > 1]:
+                what = f"one file {' and '.join(odd)}: {self.equal(group)}"
+                problems.append(Problem("same content", str(self.root), what))
+        return problems
+
+    def equal(self, group: Iterable[Clip]) -> str:
+        """Copies of one file, in words."""
+        told = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in group)
+        return " = ".join(told)
 
     def summary(self) -> dict[str, Any]:
         """What this table is, small enough to be kept as JSON in every run: see `explain_change`.
@@ -189,26 +209,21 @@ class Annotations:
             [self.name(clip), self.classes[clip.label], clip.fold, clip.subject or "", size]
             for clip, size in zip(self.clips, self.sizes, strict=True)
         )
-        digests = {
-            field: _sha256([(row[0], row[i]) for row in rows])
-            for i, field in enumerate(("names", "labels", "folds", "people", "bytes"))
-        }
+        columns = [[(row[0], row[i]) for row in rows] for i in range(len(FIELDS))]
+        digests = dict(zip(FIELDS, map(_sha256, columns), strict=True))
         return self._summary(digests, rows)
 
     def _summary(self, digests: dict[str, str], rows: list[Any]) -> dict[str, Any]:
         about = {"stream": STREAM_VERSION, "classes": list(self.classes), "digests": digests}
+        per_fold = np.bincount(self.folds, minlength=1).tolist()
         return {
             "digest": _sha256(about),
             **about,
             "clips": len(self),
             "per_class": dict(zip(self.classes, self.counts(), strict=True)),
-            "per_fold": {str(n): len(self._in_fold(n)) for n in range(self.num_folds + 1)},
+            "per_fold": {str(fold): number for fold, number in enumerate(per_fold)},
             "each": rows if len(rows) <= TOLD else [],
         }
-
-    def _sizes(self) -> list[int]:
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(_bytes, (clip.path for clip in self.clips)))
 
     def digest(self) -> str:
         """SHA-256 of all that `summary` tells: equal for equal data on every machine."""
@@ -216,38 +231,33 @@ class Annotations:
 
     def write_csv(self, path: str | Path) -> Path:
         """Write the table as one CSV (paths below the root) that `read_annotations` reads back."""
-        path = Path(path)
-        text = io.StringIO()
+        path, text = Path(path), io.StringIO()
         head = {"dataset": self.dataset, "classes": self.classes, "labels": "names"}
         text.write(f"{MARK}{json.dumps(head, ensure_ascii=False)}\n")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for clip in self.clips:
-            frames = "" if clip.frames is None else clip.frames
-            label, who = self.classes[clip.label], clip.subject or ""
-            writer.writerow((self.name(clip), label, clip.fold, frames, who, clip.source))
+        writer.writerows(
+            (self.name(c), self.classes[c.label], c.fold, c.frames, c.subject, c.source)
+            for c in self.clips
+        )
         write_aside(path, text_bytes(text.getvalue(), exact=True))
         return path
 
     def __str__(self) -> str:
-        """Clips per class and fold, as text."""
-        width = max(map(len, (*self.classes, "class")))
-        folds = [fold for fold in range(self.num_folds + 1) if fold or self._in_fold(0)]
-        heads = ["train only" if fold == 0 else f"test {fold}" for fold in folds]
-        lines = [
-            f"{self.dataset}: {len(self):,} clips of {len(self.classes)} classes in {self.root}",
-            "  ".join([f"{'class':<{width}}", f"{'all':>7}", *(f"{h:>10}" for h in heads)]),
-        ]
-        columns = [self.counts(), *(self.counts(self._in_fold(fold)) for fold in folds)]
-        for name, number, *numbers in zip(
-            (*self.classes, "all"), *((*c, sum(c)) for c in columns), strict=True
-        ):
-            cells = [f"{name:<{width}}", f"{number:>7,}", *(f"{n:>10,}" for n in numbers)]
-            lines.append("  ".join(cells))
-        return "\n".join([*lines, *(f"({note})" for note in self.notes)])
-
-    def _in_fold(self, fold: int) -> Sequence[Clip]:
-        return [clip for clip in self.clips if clip.fold == fold]
+        """Clips per class and fold, beside the published ones, as text."""
+        columns, folds = {"all": self.counts()}, self.folds
+        for fold in range(self.num_folds + 1):
+            if fold or (folds == 0).any():
+                name = f"test {fold}" if fold else "train only"
+                columns[name] = self.counts(self.take(np.flatnonzero(folds == fold)))
+        known = published_labels(self.dataset) if self.dataset in DATASETS else None
+        if known:
+            columns["published"] = known.clips_per_class
+        names = ("class", *self.classes, "all")
+        cells = [[name, *(f"{n:,}" for n in (*c, sum(c)))] for name, c in columns.items()]
+        head = f"{self.dataset}: {len(self):,} clips of {len(self.classes)} classes in {self.root}"
+        rows = text_of.table(zip(names, *cells, strict=True))
+        return "\n".join([head, rows, *(f"({note})" for note in self.notes)])
 
 
 def open_clip(path: Path, as_text: bool) -> VideoReader:
@@ -263,35 +273,31 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
     """What differs between the `summary` of two tables, in sentences; () where nothing does."""
     if old["digest"] == new["digest"]:
         return ()
-    told = []
-    if old["stream"] != new["stream"]:
-        told.append(f"the stream of clips was version {old['stream']} and is {new['stream']}")
-    if old["classes"] != new["classes"]:
-        told.append(f"the classes were {old['classes']} and are {new['classes']}")
     before, after = ({row[0]: row[1:] for row in one["each"]} for one in (old, new))
-    if not before or not after:  # too many to keep each
-        for what in ("clips", "per_class", "per_fold"):
-            if old[what] != new[what]:
-                told.append(f"{what} was {old[what]} and is {new[what]}")
+    every = before and after
+    keys = ("stream", "classes", *(() if every else ("clips", "per_class", "per_fold")))
+    told = [f"{key} was {old[key]} and is {new[key]}" for key in keys if old[key] != new[key]]
+    if not every:  # too many to keep each
         fields = [name for name in new["digests"] if old["digests"][name] != new["digests"][name]]
         return (*told, *([f"the {', '.join(fields)} of the clips differ"] if fields else []))
-    for what, names in (
-        ("new", [name for name in after if name not in before]),
-        ("gone", [name for name in before if name not in after]),
-    ):
-        if names:
-            told.append(f"{_clips(len(names))} {what}, first: {names[0]}")
-    for i, what in enumerate(("label", "fold", "person", "bytes")):
-        names = [name for name in after if name in before and before[name][i] != after[name][i]]
-        if names:
-            first = f"{names[0]} {before[names[0]][i]} -> {after[names[0]][i]}"
-            told.append(f"another {what} of {_clips(len(names), '')}, first: {first}")
-    return tuple(told)
-
-
-def _clips(number: int, verb: str = " is| are") -> str:
-    one, _, many = verb.partition("|")
-    return f"{number:,} clip{'s' * (number != 1)}{many if number != 1 else one}"
+    changed: dict[str, list[str]] = {
+        "{} new": [name for name in after if name not in before],
+        "{} gone": [name for name in before if name not in after],
+    }
+    for i, what in enumerate(filter(None, FIELDS.values())):
+        changed[f"another {what} of {{}}"] = [
+            f"{name} {before[name][i]} -> {after[name][i]}"
+            for name in after
+            if name in before and before[name][i] != after[name][i]
+        ]
+    return (
+        *told,
+        *(
+            f"{what.format(f'{len(clips):,} clip' + 's' * (len(clips) > 1))}, first: {clips[0]}"
+            for what, clips in changed.items()
+            if clips
+        ),
+    )
 
 
 def _sha256(what: object) -> str:
@@ -314,6 +320,9 @@ def _bytes(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     with os.scandir(path) as entries:
         return sum(entry.stat().st_size for entry in entries if entry.is_file())
+
+
+# ---- People --------------------------------------------------------------------------------------
 
 
 def split_people(
@@ -353,24 +362,26 @@ def _split(
     shows = np.zeros((len(names), len(classes)), dtype=np.int64)  # whether a person shows a class
     if labels is not None:
         shows[person, [classes.index(label) for label in labels]] = 1
-    best, least = np.zeros(len(names), dtype=bool), None
-    for i in range(20):
+    best, least = np.zeros(len(names), dtype=bool), np.inf
+    for i in range(20 if classes else 1):
         order = np.random.default_rng(seed + i).permutation(len(names))
         held = np.zeros(len(names), dtype=bool)
         held[order[:num_held]] = True
         held = _mended(held, order, shows) if classes else held
         missing = _missing(held @ shows, shows.sum(0)).sum()
-        if least is None or missing < least:
+        if missing < least:
             best, least = held, missing
         if not least:
             break
-    kept, out = np.flatnonzero(~best[person]).tolist(), np.flatnonzero(best[person]).tolist()
-    sides = (("trained on", ~best @ shows), ("held out", best @ shows))
+    sides = {"trained on": ~best @ shows, "held out": best @ shows}
     gaps = [
-        f"no clip of class {name} is {what}" for what, has in sides
-        for name, number in zip(classes, has, strict=True) if not number
-    ]  # fmt: skip
+        f"no clip of class {name} is {what}"
+        for what, shown in sides.items()
+        for name, number in zip(classes, shown, strict=True)
+        if not number
+    ]
     few = f": it has {len(names)} people, and some classes too few to have one on each side"
+    kept, out = np.flatnonzero(~best[person]).tolist(), np.flatnonzero(best[person]).tolist()
     return kept, out, "; ".join(gaps) + few if gaps else ""
 
 
@@ -385,17 +396,15 @@ def _missing(held: np.ndarray, shown: np.ndarray) -> np.ndarray:
 def _mended(held: np.ndarray, order: np.ndarray, shows: np.ndarray) -> np.ndarray:
     """Move people, one at a time, while fewer classes miss; then back towards the share."""
     number, shown = held.sum(), shows.sum(0)
-    most = max(len(held) // 2, number)
 
     def bad(shown_by_held: np.ndarray, size: Any) -> Any:
-        missing = _missing(shown_by_held, shown).sum(-1)
-        return missing + np.abs(size - number) / (len(held) + 1)
+        return _missing(shown_by_held, shown).sum(-1) + np.abs(size - number) / (len(held) + 1)
 
     while True:
         step = np.where(held, -1, 1)
         size = held.sum() + step
         cost = bad(held @ shows + step[:, None] * shows, size)
-        cost[(size < 1) | (size > most)] = np.inf
+        cost[(size < 1) | (size > max(len(held) // 2, number))] = np.inf
         chosen = order[np.argmin(cost[order])]
         if cost[chosen] >= bad(held @ shows, held.sum()):
             return held
@@ -412,7 +421,7 @@ def people_in(paths: Sequence[Path], root: str | Path) -> list[str]:
     """
     root = Path(root).absolute()
     names = [path.absolute().relative_to(root).as_posix() for path in paths]
-    told = people_of(names, root, found := Found(()))
+    told = people_of(names, root, found := Found())
     if found.problems:
         raise ValueError("\n".join(map(str, found.problems)))
     return [who or name for who, name in zip(told, names, strict=True)]
@@ -424,6 +433,9 @@ def split_videos(
     """Split the videos of a folder into (training, held-out): `split_people` of `people_in`."""
     kept, held = split_people(people_in(paths, root), held_out, seed)
     return [paths[i] for i in kept], [paths[i] for i in held]
+
+
+# ---- Reading a table ----------------------------------------------------------------------------
 
 
 def read_annotations(
@@ -447,13 +459,11 @@ def read_annotations(
     """
     table, problems = find_annotations(dataset, root, lists, layout)
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:5])
-        more = f"\n  and {len(problems) - 5:,} more" if len(problems) > 5 else ""
+        shown = [*map(str, problems[:5])]
+        shown += [f"and {len(problems) - 5:,} more"] * (len(problems) > 5)
         number = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
-        raise ValueError(
-            f"the annotations of {table.dataset} have {number} (maedfer doctor lists all):"
-            f"{shown}{more}"
-        )
+        head = f"the annotations of {table.dataset} have {number} (maedfer doctor lists all):"
+        raise ValueError("\n  ".join([head, *shown]))
     empty = [name for name, n in zip(table.classes, table.counts(), strict=True) if not n]
     if empty:
         warnings.warn(f"{table.dataset}: no clip of class {', '.join(empty)}", stacklevel=2)
@@ -483,12 +493,10 @@ def find_annotations(
             f"no video under root={str(folder)!r}: neither video files nor folders of .jpg or .png"
         )
     labels = published_labels(dataset)
-    if lists is not None and lists.is_dir():
-        files, base = scan(lists).lists, lists
-    else:
-        files, base = tree.lists, tree.root
+    in_lists = lists is not None and lists.is_dir()
+    files, base = (scan(lists).lists, lists) if in_lists and lists else (tree.lists, tree.root)
     if dataset == "csv" and lists is not None and lists.is_file():
-        dataset, found = _read_table(tree, lists)
+        dataset, found = read_lists(tree, None, [ListFile(lists)], lists.parent)
     elif dataset == "folder":
         found = read_class_folders(tree, layout)
     elif dataset == "voxceleb2":
@@ -496,7 +504,7 @@ def find_annotations(
     elif labels is not None and labels.test_fold and lists is None:
         found = read_named(tree, labels)
     elif chosen := find_lists(dataset, files, base):
-        found = read_fold_lists(tree, labels, chosen, base)
+        _, found = read_lists(tree, labels, chosen, base)
     else:
         others = f" (there are {', '.join(path.name for path in files[:5])})" if files else ""
         raise FileNotFoundError(
@@ -517,118 +525,54 @@ def _places(
     if root.is_file():
         root, lists = root.parent, root
     if lists is not None:
-        lists = Path(lists).expanduser()
+        lists = Path(lists).expanduser().absolute()
         if not lists.exists():
             raise FileNotFoundError(f"lists={str(lists)!r} does not exist; give a folder or a file")
         if lists.is_file() and dataset != "csv":
             raise ValueError(f"lists={str(lists)!r} is a file; give its folder, or dataset csv")
     elif dataset == "csv" and (root / TABLE).is_file():
-        lists = root / TABLE
-    return root.absolute(), lists.absolute() if lists is not None else None
-
-
-def _read_table(tree: Tree, path: Path) -> tuple[str, Found]:
-    """A CSV with columns for path and label and, if known, split or fold, frames and subject.
-
-    A column of sides (train, val, test) or of folds is used; without one, fold 1 tests people
-    that the table holds out.
-    """
-    finder = Finder(tree, "csv")
-    read = read_rows(path, knows=finder.knows)
-    labels = published_labels(read.head.get("dataset", "csv"))
-    found = Found(tuple(read.head.get("classes", ())), problems=read.problems, notes=read.notes)
-    rows = read.rows
-    if read.head and read.head.get("labels") != "names":  # tables of versions before hold numbers
-        names = dict(zip(map(str, range(len(found.classes))), found.classes, strict=True))
-        rows = [replace(row, label=names.get(row.label, row.label)) for row in rows]
-    texts = {row.split.strip() for row in rows}
-    are_folds = all(re.fullmatch(r"\d*", text) for text in texts)
-    if "split" in read.roles and not are_folds and not all(map(side_of, texts)):
-        odd = next(t for t in sorted(texts) if not side_of(t))
-        what = (
-            f"column {read.roles['split']} holds {odd!r}: use train, val and test, or folds from 1"
-        )
-        found.problem("format", path.name, what)
-        are_folds, rows = True, [replace(row, split="") for row in rows]
-    seen: dict[Path, str] = {}
-    sides = []
-    for row, meant in zip(rows, understand(rows, finder, labels, found, set()), strict=True):
-        if not re.fullmatch(r"\d{0,9}", row.frames):
-            found.problem("format", row.where, f"frames {row.frames[:20]!r} must be a whole number")
-        elif are_folds and (len(row.split) > 9 or int(row.split or 0) > MOST_FOLDS):
-            found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
-        elif meant and meant[0] in seen:
-            what = f"{row.path!r} stands in {seen[meant[0]]} already"
-            found.problem("duplicate", row.where, what)
-        elif meant:
-            seen[meant[0]] = row.where
-            frames = int(row.frames or 0) or tree.videos.get(meant[0])
-            fold = int(row.split or 0) if are_folds else 0
-            source, who = row.source or row.where, row.subject or None
-            found.clips.append(Clip(*meant, fold, frames, source, who))
-            sides.append(side_of(row.split) or "")
-    found.people_told = "subject" in read.roles
-    found.notes += finder.unread(len(found.clips))
-    if "split" not in read.roles:
-        found.splits = True
-        found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
-    elif not are_folds:
-        folds = folds_of(sides, found)
-        found.clips = [replace(c, fold=fold) for c, fold in zip(found.clips, folds, strict=True)]
-    elif not read.head:
-        never = sum(clip.fold == 0 for clip in found.clips)
-        told = f"each fold of column {read.roles['split']} is tested in turn"
-        found.notes.append(told + f"; {never:,} clips of fold 0 are never tested" * bool(never))
-    return labels.name if labels else read.head.get("dataset", "csv"), found
+        lists = (root / TABLE).absolute()
+    return root.absolute(), lists
 
 
 def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[Problem, ...]]:
     """Sort the clips, name the people, split them where nothing says how, and look for leaks."""
     clips = tuple(sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path)))))
-    labels = published_labels(dataset) if dataset in DATASETS else None
-    is_own = labels is None and dataset != "voxceleb2"
+    is_own = dataset in ("folder", "csv")
     # Of the sets cut from films nobody knows the people, and their folders are scenes.
     unnamed = not found.people_told and not any(clip.subject for clip in clips)
-    if unnamed and dataset != "folder" and (is_own or (labels and labels.test_fold)):
-        clips = _with_people(clips, tree, found, plain=labels is not None)
+    known = None if dataset in OTHERS else published_labels(dataset)
+    if unnamed and (dataset == "csv" or (known and known.test_fold)):
+        clips = _with_people(clips, tree, found, is_known=known is not None)
     clips = _spelled_alike(clips, found)
     unknown = [clip.path.stem for clip in clips if is_own and not clip.subject]
     table = Annotations(dataset, found.classes, clips, tree.root)
     copies = table.copies() if is_own else []
     alike = [group for group in copies if len({clip.fold for clip in group}) == 1]
-    table = replace(table, clips=(clips := _joined(table, alike, found)))
+    table = replace(table, clips=_joined(table, alike, found))
     if found.splits and clips:
         try:
-            names = [table.classes[clip.label] for clip in clips]
+            names = [table.classes[clip.label] for clip in table.clips]
             _, test, gaps = _split(table.people(), _SHARE, 0, names)
             tested = set(test)
-            clips = tuple(replace(clip, fold=int(i in tested)) for i, clip in enumerate(clips))
+            clips = (replace(clip, fold=int(i in tested)) for i, clip in enumerate(table.clips))
+            table = replace(table, clips=tuple(clips))
             found.notes += [gaps] if gaps else []
         except ValueError as error:
-            found.problem("people", str(tree.root), str(error))
-    table = replace(table, clips=clips)
+            found.problem("people", tree.root, str(error))
     for who, where in table.on_both_sides().items():
         what = f"{who!r} is on both sides of a fold: {where}"
         if is_own and not found.people_told:
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
-        found.problem("both sides", str(tree.root), what)
-    for group in copies:
-        if len({clip.label for clip in group}) > 1:
-            places = " = ".join(
-                f"{table.name(clip)} ({table.classes[clip.label]})" for clip in group[:3]
-            )
-            found.problem("two labels", str(tree.root), f"one file with two labels: {places}")
-        if group not in alike:
-            places = " = ".join(f"{table.name(clip)} (fold {clip.fold})" for clip in group[:3])
-            found.problem("same content", str(tree.root), f"one file on both sides: {places}")
+        found.problem("both sides", tree.root, what)
+    found.problems += table.copy_problems(copies)
     if unknown:
         heads = Counter(re.split(r"[ _.-]", stem)[0] for stem in unknown)
         likely = [head for head in heads if head.isalpha()] * (2 * len(heads) <= len(unknown))
+        asked = f" (are {', '.join(likely[:3])}, ... people?)" * (len(likely) > 1)
         found.notes.append(
-            f"nothing tells who is seen in {len(unknown):,} of {len(clips):,} clips: each counts "
-            "as a person of its own; MANIFEST.csv (columns file, identity) tells"
-            + f" (are {', '.join(likely[:3])}, ... people?)"
-            * (len(likely) > 1)
+            f"nothing tells who is seen in {len(unknown):,} of {len(table):,} clips: each counts "
+            f"as a person of its own; MANIFEST.csv (columns file, identity) tells{asked}"
         )
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
 
@@ -655,28 +599,27 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> tuple
 
 
 def _with_people(
-    clips: tuple[Clip, ...], tree: Tree, found: Found, plain: bool
+    clips: tuple[Clip, ...], tree: Tree, found: Found, is_known: bool
 ) -> tuple[Clip, ...]:
     """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
     who = people_of([tree.name(clip.path) for clip in clips], tree.root, found)
     pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
-    if not found.people_told and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
-        who = [None] * len(who)  # these are the folders of classes
-    if not found.people_told and not plain:
-        found.notes += told_by_names(who)
-    if plain:  # the numbers of the published folds
+    if is_known:  # the numbers of the published folds
         who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
+    elif not found.people_told:
+        if len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
+            who = [None] * len(who)  # these are the folders of classes
+        found.notes += told_by_names(who)
     return tuple(replace(clip, subject=person) for clip, person in zip(clips, who, strict=True))
 
 
 def _spelled_alike(clips: tuple[Clip, ...], found: Found) -> tuple[Clip, ...]:
     """One spelling for people whose names differ in case, marks and leading zeros alone."""
-    spelled: dict[tuple[str, ...], list[str]] = {}
-    for person in dict.fromkeys(clip.subject for clip in clips if clip.subject):
-        spelled.setdefault(same_person(person), []).append(person)
-    other = {name: names[0] for names in spelled.values() for name in names[1:]}
-    if not other:
-        return clips
-    pairs = ", ".join(f"{first!r} and {name!r}" for name, first in list(other.items())[:5])
-    found.notes.append(f"suspicious: people spelled in two ways are taken for one: {pairs}")
+    first: dict[tuple[str, ...], str] = {}
+    people = dict.fromkeys(clip.subject for clip in clips if clip.subject)
+    other = {name: first.setdefault(same_person(name), name) for name in people}
+    pairs = [f"{one!r} and {name!r}" for name, one in other.items() if one != name]
+    if pairs:
+        told = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
+        found.notes.append(told)
     return tuple(replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips)

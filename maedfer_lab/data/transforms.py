@@ -134,12 +134,7 @@ def centre_square(height: int, width: int) -> Box:
     and three quarters below, since heads stand above the middle of upright phone videos.
     """
     side = min(height, width)
-    return Box(
-        top=round((height - side) * PORTRAIT_LIFT),
-        left=(width - side) // 2,
-        height=side,
-        width=side,
-    )
+    return Box(round((height - side) * PORTRAIT_LIFT), (width - side) // 2, side, side)
 
 
 def crop_and_resize(
@@ -159,11 +154,9 @@ def crop_and_resize(
     """
     if exact:
         area = (box.left, box.top, box.left + box.width, box.top + box.height)
-        shrunk = np.empty((len(frames), height_px, width_px, 3), np.uint8)
-        for frame, out in zip(frames, shrunk, strict=True):
-            size, bilinear = (width_px, height_px), Image.Resampling.BILINEAR
-            out[:] = np.asarray(Image.fromarray(frame).resize(size, bilinear, box=area))
-        return shrunk
+        size, bilinear = (width_px, height_px), Image.Resampling.BILINEAR
+        pictures = map(Image.fromarray, frames)
+        return np.stack([np.asarray(one.resize(size, bilinear, box=area)) for one in pictures])
     part = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
     return resize(part, height_px, width_px)
 
@@ -240,10 +233,8 @@ def tilt_clip(
     if degrees == 0 and warp == 0:
         return frames
     height, width = frames.shape[1:3]
-    turn = cv2.getRotationMatrix2D(
-        ((width - 1) / 2, (height - 1) / 2), rng.uniform(-degrees, degrees), 1.0
-    )
-    border = cv2.BORDER_REFLECT_101
+    middle, border = ((width - 1) / 2, (height - 1) / 2), cv2.BORDER_REFLECT_101
+    turn = cv2.getRotationMatrix2D(middle, rng.uniform(-degrees, degrees), 1.0)
     if warp == 0:
         turned = [cv2.warpAffine(f, turn, (width, height), borderMode=border) for f in frames]
         return np.stack(turned)
@@ -346,16 +337,31 @@ def crop_box(
     area: as a share of the picture, uniform. ratio: width / height, its logarithm uniform. If ten
     draws do not fit into the picture, its middle of the nearest allowed ratio.
     """
-    low, high = (math.log(limit) for limit in ratio)
-    for _ in range(TRIES):
-        wanted, shape = height * width * rng.uniform(*area), math.exp(rng.uniform(low, high))
-        h, w = round(math.sqrt(wanted / shape)), round(math.sqrt(wanted * shape))
-        if 0 < h <= height and 0 < w <= width:
-            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            return Box(int(top), int(left), h, w)
+    if box := _rectangle(height, width, area, ratio, rng, is_crop=True):
+        return box
     shape = min(max(width / height, ratio[0]), ratio[1])
     h, w = min(height, round(width / shape)), min(width, round(height * shape))
     return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _rectangle(
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    is_crop: bool,
+) -> Box | None:
+    """A rectangle that fits, of ten draws; ratio: of a crop width / height, else height / width."""
+    low, high = (math.log(limit) for limit in ratio)
+    for _ in range(TRIES):
+        wanted, shape = height * width * rng.uniform(*area), math.exp(rng.uniform(low, high))
+        sides = round(math.sqrt(wanted / shape)), round(math.sqrt(wanted * shape))
+        h, w = sides if is_crop else sides[::-1]
+        if 0 < h < height + is_crop and 0 < w < width + is_crop:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return Box(int(top), int(left), h, w)
+    return None
 
 
 def finish_clips(
@@ -375,14 +381,15 @@ def finish_clips(
         rng = np.random.default_rng(key)
         if rng.random() >= augment.erase:
             continue
-        if (box := _erased_box(clip.shape[-2], clip.shape[-1], rng)) is None:
+        height, width = clip.shape[-2:]
+        box = _rectangle(height, width, ERASED_AREA, ERASED_RATIO, rng, is_crop=False)
+        if box is None:
             continue
         generator = torch.Generator(clip.device).manual_seed(int(rng.integers(2**63)))
         size = (3, clip.shape[1], box.height, box.width)
         noise = torch.randn(size, generator=generator, device=clip.device)
-        rows = slice(box.top, box.top + box.height)
-        columns = slice(box.left, box.left + box.width)
-        clip[..., rows, columns] = noise.mul_(std).add_(mean).clamp_(0, 1)
+        part = clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+        part.copy_(noise.mul_(std).add_(mean).clamp_(0, 1))
     return clips
 
 
@@ -391,18 +398,6 @@ def _pixel_units(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation (3 1 1 1); made once, since the host waits while they are sent."""
     mean, std = torch.tensor([PIXEL_MEAN, PIXEL_STD], device=device).view(2, 3, 1, 1, 1)
     return mean, std
-
-
-def _erased_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
-    low, high = (math.log(limit) for limit in ERASED_RATIO)
-    for _ in range(TRIES):
-        wanted = height * width * rng.uniform(*ERASED_AREA)
-        shape = math.exp(rng.uniform(low, high))
-        h, w = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
-        if h < height and w < width:
-            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            return Box(int(top), int(left), h, w)
-    return None
 
 
 def mix_batch(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,8 @@ def natural_key(path: Path, dotted: bool = False) -> list[tuple[int, Any, str]]:
 
 def find_images(folder: Path) -> list[Path]:
     """List the jpg and png files directly in ``folder``, naturally sorted, hidden ones left out."""
-    return sorted(
-        (
-            p
-            for p in folder.iterdir()
-            if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-        ),
-        key=natural_key,
-    )
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
 
 
 class VideoError(ValueError):
@@ -62,7 +55,7 @@ class VideoError(ValueError):
         return type(self), (self.path, self.reason)
 
 
-class VideoReader(ABC):
+class VideoReader:
     """Frames of one video by number; nothing is decoded that was not asked for or lies between.
 
     ``fps`` is None where the source has no clock (images). ``height`` and ``width`` are those of
@@ -109,6 +102,34 @@ class VideoReader(ABC):
         frames = self._read(unique.tolist())
         return frames if np.array_equal(unique, asked) else frames[place]
 
-    @abstractmethod
+    def in_pieces(
+        self, indices: Sequence[int], most_bytes: int = 2**26
+    ) -> Iterator[tuple[slice, UInt8[np.ndarray, "t H W 3"]]]:
+        """Places among `indices`, and their frames, so that few of a long video are in memory."""
+        step = max(1, most_bytes // (self.height * self.width * 3))
+        for start in range(0, len(indices), step):
+            piece = slice(start, start + step)
+            yield piece, self.read(indices[piece])
+
     def _read(self, indices: list[int]) -> np.ndarray:
         """Return frames at sorted, unique, valid indices."""
+        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        for row, index in enumerate(indices):
+            frame = self._frame(index)
+            if frame.shape != frames.shape[1:]:
+                raise self.unequal(index, *frame.shape[:2])
+            frames[row] = frame
+        return frames
+
+    def _frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return one frame."""
+        raise NotImplementedError
+
+    def named(self, index: int) -> str:
+        """What a frame is called in messages."""
+        return f"frame {index}"
+
+    def unequal(self, index: int, height: int, width: int) -> VideoError:
+        """An error for a frame of another size."""
+        reason = f"is {width} x {height} pixels, the first is {self.width} x {self.height}: the "
+        return VideoError(self.path, f"{self.named(index)} {reason}size changes within the video")

@@ -423,7 +423,7 @@ class Player {
   press(event) {
     const at = this.find(event);
     if (!at || event.button > 0) return;
-    this.canvas.focus();
+    this.canvas.focus({ preventScroll: true }); // what a stroke is about to cross must not move
     this.act(at);
     if (this.stroke) this.canvas.setPointerCapture(event.pointerId);
   }

@@ -256,7 +256,7 @@ function compare(kind, losses) {
   const best = names.reduce((a, b) => (losses[b][kind] < losses[a][kind] ? b : a));
   const [label, loss] = [BASELINES[best], losses[best][kind]];
   const beaten = names.filter((name) => model < 0.99 * losses[name][kind]).length;
-  const share = (x) => `${Math.round(100 * x)} %`;
+  const share = (x) => `${Math.round(100 * x)}\u00a0%`;
   if (beaten === names.length) return `${share(1 - model / loss)} lower loss than the best baseline (${label})`;
   if (model > 1.01 * loss) return `${share(model / loss - 1)} higher loss than the best baseline (${label})`;
   return `no better than the best baseline (${label})`;

@@ -216,7 +216,7 @@ function startPlay(kernel, clips, face) {
   });
   kernel.on("result", ({ losses, ms }) => {
     document.body.dataset.first ??= performance.now();
-    byId("verdict").textContent = `Appearance: ${compare("appearance", losses)}. Motion: ${compare("motion", losses)}.`;
+    byId("verdict").textContent = `Appearance: ${compare("appearance", losses)}.\nMotion: ${compare("motion", losses)}.`;
     byId("took").textContent = `The model took ${(ms / 1000).toFixed(2)} s for this, in this tab.`;
     document.body.dataset.passes = Number(document.body.dataset.passes ?? 0) + 1;
   });
