@@ -110,7 +110,10 @@ def ledger(rows: Rows) -> list[Entry]:
         known = [gap for gap in gaps if gap is not None]
         if len(known) == len(gaps):
             verdict = _verdict(known, bound)
-            evidence = "; ".join(f"{gap.text(sign=True)} points" for gap in known)
+            at = [f"with {a['labels']} labels " if len(pairs) > 1 else "" for a, _ in pairs]
+            evidence = "; ".join(
+                f"{w}{gap.text(sign=True)} points" for w, gap in zip(at, known, strict=True)
+            )
             found.append(Entry(id, claim, verdict, evidence, known[-1]))
 
     for name, label, counts in (("a1", "expression", few[1:3]), ("a2", "direction", few[2:3])):
