@@ -75,7 +75,7 @@ BUDGETS = {
     "training": 4175,
     "viewers": 2202,
     "weights": 18,
-    "files at the root": 1513,
+    "files at the root": 1521,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
