@@ -66,7 +66,7 @@ BUDGETS = {
     "checkpoints": 2542,
     "config": 1184,
     "cost": 1414,
-    "data": 6440,
+    "data": 6435,
     "drawn": 1030,
     "figures": 1814,
     "inference": 1160,
