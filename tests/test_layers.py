@@ -66,7 +66,7 @@ BUDGETS = {
     "checkpoints": 2542,
     "config": 1184,
     "cost": 1448,
-    "data": 6420,
+    "data": 6411,
     "drawn": 1030,
     "figures": 1817,
     "inference": 1160,
