@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from maedfer_lab.bench import clips as sections
 from maedfer_lab.bench import model, plain
 from maedfer_lab.bench.bench import bench_command
 from maedfer_lab.bench.floor import Products, products_of, replay
+from maedfer_lab.bench.gpu_check import gpu_check
 from maedfer_lab.bench.measuring import Bench, alternate
-from maedfer_lab.bench.report import LGI, VIT, Row, aims_of
+from maedfer_lab.bench.report import LGI, VIT, Check, Row, aims_of
 from maedfer_lab.config import Augment, EncoderKind, TargetConfig
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.figures import draw
@@ -251,3 +253,26 @@ def test_arguments_out_of_range_are_refused(capsys, tmp_path):
 
 def test_profile_names_operators(bench):
     assert "layer_norm" in model.operator_times(bench)
+
+
+def test_the_section_for_a_gpu_runs_where_there_is_none():
+    """Tiny sizes; what a CPU has not (compiled and captured rows, a profile) is left out."""
+    report = bench_command(smoke=True, threads=1, only=("gpu",), device="cpu")
+    names = [row.name for row in report.rows]
+    for name in ("pre-training step, 4 clips, issued", "pre-training step, 4 clips, products alone",
+                 "pre-training step, 4 clips, written plainly", "evaluation, 4 clips, issued",
+                 "fine-tuning step, 2 clips, issued"):  # fmt: skip
+        assert f"LGI-B {name}" in names
+    assert "LGI-B pre-training step, 2 clips, issued: issued by the host" in names
+    assert any(name.startswith("feed of batches of 4, 1 workers") for name in names)
+    assert all(row.median("ours") > 0 for row in report.rows)
+
+
+def test_a_device_is_compared_with_the_cpu():
+    """Here the CPU with itself; also what is run in processes, killed and resumed."""
+    found = gpu_check("cpu", smoke=True)
+    assert found.exit_status == 0, str(found)
+    told = str(found)
+    assert "lgi: gradients, float32" in told and "a run killed by SIGKILL and resumed" in told
+    wrong = replace(found, checks=(*found.checks, Check("it", float("nan"))))
+    assert wrong.exit_status == 1 and "FAIL  it: nan" in str(wrong)

@@ -319,7 +319,7 @@ def test_a_glance_says_what_reading_says(tmp_path):
     ]
     for path in paths:
         look, reader = glance(path), open_video(path)
-        assert (look.frames, look.height, look.width) == (len(reader), reader.height, reader.width)
+        assert (look.frames, look.sides) == (len(reader), (reader.width, reader.height))
     assert "read upright" in glance(paths[5]).remarks[0]
     assert "sorted as text" in glance(paths[6]).remarks[0]
     assert content_digest(paths[0]) != content_digest(paths[4])

@@ -1,5 +1,6 @@
 """The plan past one machine: arithmetic by hand, and the page that is printed from it."""
 
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -201,6 +202,28 @@ def test_the_verb_prints_a_table_with_origins(capsys):
     ):
         assert cli.main(["plan", *wrong]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_what_a_gpu_measured_takes_the_place_of_assumptions(tmp_path):
+    """Of a card of that kind alone; by hand: 2,000 clips/s of 79.8 GFLOP, 14 workers at 2,800."""
+    step = "LGI-B pre-training step, 160 clips, "
+    rows = {f"{step}issued": 1 / 1000, f"{step}captured": 1 / 2000, f"{step}written plainly": 1e-4,
+            f"{step}captured: issued by the host": 0.002,
+            "feed of batches of 160, 14 workers, shards": 1 / 2800}  # fmt: skip
+    source = {"device": "NVIDIA H200", "profile": "bench", "commit": "abc"}
+    source["versions"] = {"torch": "2.11"}
+    content = {"provenance": source, "rows": [
+        {"name": name, "ours": {"median": seconds}} for name, seconds in rows.items()
+    ]}  # fmt: skip
+    path = tmp_path / "bench_gpu.json"
+    path.write_text(json.dumps(content))
+    found = plan_command(card="H200", measured=path, gpus=(1,)).inputs
+    assert found.utilisation.value == pytest.approx(79.76e9 * 2000 / 989e12, abs=1e-3)
+    assert found.issue.value == 0.002 and found.clips_per_core.value == 200
+    assert {found.utilisation.origin, found.issue.origin, found.clips_per_core.origin} == {
+        "measured"
+    }
+    assert plan_command(card="A100", measured=path, gpus=(1,)).inputs == usual_inputs("A100")
 
 
 def test_other_recipes_are_planned_too():

@@ -23,6 +23,7 @@ from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import Index, Shard, open_index, pack_index
 from maedfer_lab.data.shards import Clips, open_shards
 from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.transforms import Box, crop_and_resize
 from maedfer_lab.training.stream import pretraining_data
 
 
@@ -43,6 +44,24 @@ def table(tmp_path_factory) -> Annotations:
 def prepared(table, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("prepared")
     return prepare(table, out, size_px=32, framing="whole", progress=False).out
+
+
+def test_raw_frames_are_kept_as_they_are(table, prepared, tmp_path):
+    """To the bit, where JPEGs are near; for the disk that pixels take."""
+    raw = prepare(table, tmp_path, size_px=32, framing="whole", store="raw", progress=False)
+    some = [0, 3, 19]
+    for kept, coded in zip(
+        open_shards(raw.out).clips[:3], open_shards(prepared).clips, strict=False
+    ):
+        frames, near = open_video(kept.path).read(some), open_video(coded.path).read(some)
+        assert frames.shape == (3, 32, 32, 3) and np.abs(frames.astype(int) - near).mean() < 5
+        whole = Box(0, 0, 48, 64)
+        source = open_video(table.root / open_shards(raw.out).name(kept)).read(some)
+        assert np.array_equal(frames, crop_and_resize(source, whole, 32, 32))
+    assert open_index(str(raw.out)).about["store"] == "raw"
+    assert raw.bytes > raw.frames * 32 * 32 * 3
+    with pytest.raises(ValueError, match="other clips or settings"):
+        prepare(table, tmp_path, size_px=32, framing="whole", progress=False)
 
 
 def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared):

@@ -323,7 +323,7 @@ GAPS = np.random.default_rng(0).integers(45, 90, 39).tolist()
 TIMES = {  # milliseconds at which frames are shown, the rate in all, and what is remarked
     "plain": ([40 * i for i in range(20)], 25.0, None),
     "uneven": ([40 * i + 13 * (i % 3) + 400 * (i > 9) for i in range(20)], 19 / 1.173, "variable"),
-    "browser": ([sum(GAPS[:i]) for i in range(40)], 39_000 / sum(GAPS), "frame rate is wrong"),
+    "browser": ([sum(GAPS[:i]) for i in range(40)], 39_000 / sum(GAPS), "variable"),
     "jump": ([40 * i + 3_600_000 * (i > 9) for i in range(20)], 25.0, "jump"),
 }
 
@@ -340,6 +340,8 @@ def test_frames_are_counted_and_their_times_and_rate_told(tmp_path, kind, suffix
         np.testing.assert_array_equal(reader.read(indices), expected[list(indices)])
     assert reader.fps == pytest.approx(rate, rel=1e-3) and reader.times is not None
     assert remark in str(reader.remarks) if remark else not reader.remarks
+    if kind == "browser" and suffix == "mkv":  # MP4 states the mean
+        assert "frame rate is wrong" in str(reader.remarks)
     assert glance(path).remarks == reader.remarks
     shown = [40 * i for i in range(20)] if kind == "jump" else times_ms  # a jump is one frame
     np.testing.assert_allclose(reader.times * 1000, shown, atol=1)

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from maedfer_lab.bench.clips import data_pieces, evaluation_pieces
+from maedfer_lab.bench.gpu import gpu_pieces
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.model import model_pieces, operator_times
 from maedfer_lab.bench.report import SECTIONS, BenchReport, Row, Section, aims_of
@@ -156,13 +157,13 @@ def checkpoints(bench: Bench) -> None:
 
 
 PIECES = {"model": model_pieces, "data": data_pieces, "evaluation": evaluation_pieces,
-          "waiting": waiting_pieces}  # fmt: skip
+          "waiting": waiting_pieces, "gpu": gpu_pieces}  # fmt: skip
 
 
 def bench_command(
     *,
     json: Path | None = None,
-    only: tuple[Section, ...] = SECTIONS,
+    only: tuple[Section, ...] = (),
     threads: int | None = None,
     batch: int | None = None,
     device: str | None = None,
@@ -172,15 +173,15 @@ def bench_command(
 ) -> BenchReport:
     """Measure models, data, evaluation and waits beside a floor and a plain version.
 
-    On two CPU cores about 9 minutes. Nothing else should run meanwhile. Raises ValueError where an
-    output of ours differs from the plain version's (nothing is timed then), or an argument is out
-    of range.
+    On two CPU cores about 9 minutes, on a GPU 3. Nothing else should run meanwhile. Raises
+    ValueError where an output of ours differs from the plain version's (nothing is timed then), or
+    an argument is out of range.
 
     json: file for all numbers; its figure is written beside it, as PNG.
-    only: sections to run; all by default.
+    only: sections to run; by default gpu on a GPU, all others on a CPU.
     threads: PyTorch threads; by default one for each usable core.
     batch: clips per forward pass (twice as many in pre-training); by default 1 on a CPU, 16 on a
-        GPU.
+        GPU; section gpu has its own.
     device: such as cpu or cuda; by default the GPU if there is one.
     seed: random seed of weights, clips and augmentation.
     smoke: tiny models and few clips in seconds; the times then say nothing.
@@ -191,11 +192,12 @@ def bench_command(
     for name, value in (("threads", threads), ("batch", 1 if batch is None else batch)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    if not only or set(only) - set(SECTIONS):
+    if set(only) - set(SECTIONS):
         raise ValueError(f"only={tuple(only)} must be some of {', '.join(SECTIONS)}")
     if json is not None:
         check_writable(json)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    only = only or (("gpu",) if place.type == "cuda" else SECTIONS[:-1])
     before, tf32, start = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, time.monotonic()
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32, also in a GPU's convolutions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -171,6 +172,7 @@ def mm_by_onednn(a: Tensor, b: Tensor, out: Tensor) -> object:
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
+@lru_cache(maxsize=4)
 def peak_macs(device: torch.device, dtype: torch.dtype, side: int = PEAK_SIDE) -> float:
     """Multiply-adds a second that the device reaches on one large square product."""
     product = Product(*(contiguous((side, side), dtype, weight) for weight in (0, 1)))

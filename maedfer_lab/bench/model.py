@@ -157,7 +157,7 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
     with Operators() as issued:
         ours(bench.precisions[-1])
     bench.notes.append(f"{NAMES[encoder]} pre-training step, {bench.precisions[-1]}: "
-                       f"{issued.total:,} operators are issued, if it is not captured")  # fmt: skip
+                       f"{issued.total:,} operators are issued, unless captured")  # fmt: skip
     _both_ways(bench, f"{NAMES[encoder]} pre-training step", len(clips),
                _macs(recipe.model, "pretrain", ratio), pair.ours, ours,
                plainly if encoder == "lgi" else None)  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 from maedfer_lab import text
 
 SIDES = ("floor", "ours", "plain")
-Section = Literal["model", "data", "evaluation", "waiting"]
-SECTIONS: tuple[Section, ...] = ("model", "data", "evaluation", "waiting")
+Section = Literal["model", "data", "evaluation", "waiting", "gpu"]
+SECTIONS: tuple[Section, ...] = ("model", "data", "evaluation", "waiting", "gpu")
 TOLERANCE = 1e-5
 
 
@@ -24,7 +24,7 @@ class Row:
     section, name: where it stands; names are unique.
     rounds: by side, seconds of one item in each round. floor: what no code could do without.
         plain: the same written plainly.
-    item: what one item is, "clip", "video", or "" for a whole piece of work.
+    item: what one item is, "clip", "video", "step", or "" for a whole piece of work.
     memory: peak bytes of one run, by side.
     utilisation: achieved / measured peak multiply-adds of a GPU, in [0, 1].
     """
@@ -116,6 +116,11 @@ class Check(NamedTuple):
     name: str
     difference: float
     tolerance: float | None = TOLERANCE  # None: reported, not judged
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether it is below what is required (nan is not)."""
+        return self.tolerance is None or self.difference < self.tolerance
 
     def __str__(self) -> str:
         rule = "" if self.tolerance is None else f" (below {self.tolerance:g} required)"

@@ -19,12 +19,13 @@ again, `READ` and `ISSUE` change here and nowhere else.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from maedfer_lab import text
-from maedfer_lab.config import PretrainConfig, choose
+from maedfer_lab.config import PretrainConfig, base, choose
 from maedfer_lab.cost.formula import macs, parameters
 
 Origin = Literal["measured", "counted", "quoted", "assumed", "given"]
@@ -39,8 +40,8 @@ HEADING = (
     "hours", "GPU-hours", "bottleneck", "cores needed", "GB/s read",
 )  # fmt: skip
 LIMITS = (
-    "Utilisation is the largest unknown: no GPU was at hand. `maedfer estimate base` on one of "
-    "yours, and `--utilisation`, replace the assumption.",
+    "Utilisation is the largest unknown. `maedfer bench --json figures/bench_gpu.json` on a card "
+    "of that kind, or `--utilisation`, replaces the assumption.",
     "Left out: start-up, a pass over the held-out clips per epoch, checkpoints (1.1 GB every "
     "save_every steps), stragglers, failures, and waiting in a queue.",
     "Reads are taken as they come from storage. A set that fits into the machines' memory is read "
@@ -176,6 +177,39 @@ def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
         mb_per_clip=reading[1],
         storage=assumed(2, "GB/s", "one NVMe disk, or a shared file system, for all"),
     )
+
+
+STEP = re.compile(r"LGI-B pre-training step, 160 clips, (issued|compiled|captured)")
+FEED = re.compile(r"feed of batches of \d+, (\d+) workers, shards")
+
+
+def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> Inputs:
+    """The inputs with what `maedfer bench` found on such a card, marked as measured.
+
+    bench: what its JSON holds. Of another card, or without the rows of a whole step, nothing is
+    taken. The utilisation is that of the data sheet's peak, as `usual_inputs` has it.
+    """
+    source = bench["provenance"]
+    if card not in source["device"].replace(" ", "") or source["profile"] == "smoke":
+        return inputs
+    seconds = {row["name"]: row["ours"]["median"] for row in bench["rows"] if row["ours"]}
+    steps = [name for name in seconds if STEP.fullmatch(name)]
+    changes: dict[str, Input] = {}
+    where = f"{source['device']}, torch {source['versions']['torch']}, commit {source['commit']}"
+    if steps:
+        best = min(steps, key=seconds.__getitem__)
+        config = base()
+        forward = sum(macs(config.model, "pretrain", mask_ratio=config.mask_ratio[0]).values())
+        reached = 2 * BACKWARD * forward / seconds[best] / (1e12 * inputs.peak.value)
+        text = f"{where}: {best}"
+        changes["utilisation"] = Input(round(reached, 3), "share", "measured", text)
+        issue = seconds[f"{best}: issued by the host"]
+        changes["issue"] = Input(round(issue, 4), "s", "measured", text)
+    for name in seconds:
+        if found := FEED.fullmatch(name):
+            speed = round(1 / seconds[name] / int(found[1]), 1)
+            changes["clips_per_core"] = Input(speed, "clips/s", "measured", f"{where}: {name}")
+    return replace(inputs, **changes)
 
 
 @dataclass(frozen=True)

@@ -389,7 +389,7 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
         yield Finding("note", "frame counts", message)
     for level, check, what, is_so in _OF_A_CLIP:
         where = tuple(
-            f"{table.name(clip)}: {_many(look.frames, 'frame')}, {look.width} x {look.height}"
+            f"{table.name(clip)}: {_many(look.frames, 'frame')}, {look.sides[0]} x {look.sides[1]}"
             for clip, look in seen.items()
             if is_so(look, recipe.framing)
         )

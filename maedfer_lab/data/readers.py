@@ -15,10 +15,9 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -192,25 +191,17 @@ def _import_decord() -> ModuleType | None:
     return decord
 
 
-@dataclass(frozen=True)
-class Glance:
+class Glance(NamedTuple):
     """What a look tells of one video.
 
-    frames: those that can be asked for, or images of a folder. size: bytes on disk.
+    frames: those that can be asked for, or images of a folder. sides: width and height.
     remarks, damage: as of `VideoReader`.
     """
 
     frames: int
-    height: int
-    width: int
-    size: int
+    sides: tuple[int, int]
     remarks: tuple[str, ...] = ()
     damage: str | None = None
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.width, self.height
 
 
 def glance(path: Path, thorough: bool = True) -> Glance:
@@ -225,10 +216,10 @@ def glance(path: Path, thorough: bool = True) -> Glance:
     """
     _check_regular(path)
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        reader, size = _glance_images(path)
+        reader = _glance_images(path)
     else:
-        reader, size = _pyav(path, thorough), path.stat().st_size
-    return Glance(len(reader), reader.height, reader.width, size, reader.remarks, reader.damage)
+        reader = _pyav(path, thorough)
+    return Glance(len(reader), (reader.width, reader.height), reader.remarks, reader.damage)
 
 
 def content_digest(path: Path) -> bytes:
@@ -239,17 +230,17 @@ def content_digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def _glance_images(path: Path) -> tuple[ImagesReader, int]:
-    reader, size = ImagesReader(path), 0
+def _glance_images(path: Path) -> ImagesReader:
+    reader = ImagesReader(path)
     reader.read(sorted({0, len(reader) // 2, len(reader) - 1}))
     for i, image_path in enumerate(reader.images):
         with reader.opened(i) as image:
             shape, mark = (image.height, image.width), END_MARKS.get(image.format or "", b"")
         with image_path.open("rb") as file:
-            size += file.seek(0, 2)
+            file.seek(0, 2)
             file.seek(-min(TAIL, file.tell()), 2)
             if mark not in file.read():
                 raise VideoError(path, f"{reader.named(i)} is broken: the file ends early")
         if shape not in ((reader.height, reader.width), (reader.width, reader.height)):
             raise reader.unequal(i, *shape)
-    return reader, size
+    return reader

@@ -1,7 +1,8 @@
 """Shards: WebDataset tar files of clips whose frames are JPEGs, read at random; and their index.
 
-A sample is a clip: ``KEY.mjpeg`` (its JPEGs one after the other; FFmpeg plays it), ``KEY.npy``
-(bytes and CRC-32 of each) and ``KEY.json`` (name, label and size). ``shard-00000.json`` beside the
+A sample is a clip: ``KEY.mjpeg`` (its JPEGs one after the other; FFmpeg plays it) or ``KEY.rgb``
+(pixels: `prepare --store raw`), ``KEY.npy`` (bytes and CRC-32 of each frame) and ``KEY.json``
+(name, label and size). ``shard-00000.json`` beside the
 tar says where they lie. ``index.safetensors`` says so for all shards, in columns that are mapped
 into memory: a million clips open at once, and a frame costs one short read.
 
@@ -82,6 +83,7 @@ class Jpegs:
     width: int
     fps: float | None
     box: tuple[int, ...]  # top, left, height, width cut out of the original picture
+    kind: str = "mjpeg"  # or "rgb": bytes of pixels in place of JPEGs
 
 
 @dataclass
@@ -323,7 +325,7 @@ class ShardWriter:
         self._member(f"{key:08d}.json", text_bytes(json.dumps(about, ensure_ascii=False)))
         place = {
             "table": self._member(f"{key:08d}.npy", table.getvalue()),
-            "data": self._member(f"{key:08d}.mjpeg", jpegs.data),
+            "data": self._member(f"{key:08d}.{jpegs.kind}", jpegs.data),
         }
         self.shard.clips.append({**about, **place})
 
@@ -503,9 +505,11 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
 
 def _find_index(folder: str, verify: bool) -> Index:
     listed = _read_listed(folder)
+    raw = {"store": "raw"} if listed.get("store") == "raw" else {}  # of older sets nothing is told
     told = Path(folder, MANIFEST)
     about = {
         **{name: listed[name] for name in ("dataset", "classes", "skipped")},
+        **raw,
         "bytes": [one["bytes"] for one in listed["shards"]],
         "shards": hashlib.sha256(
             "".join(o["sha256"] for o in listed["shards"]).encode()
@@ -649,6 +653,7 @@ class ShardReader(VideoReader):
             int(index[column][row]) for column in ("frames", "height", "width", "table", "data")
         )
         fps = float(index["fps"][row])
+        self._is_raw = index.about.get("store") == "raw"
         self._length, self.fps = frames, None if math.isnan(fps) else fps
         (table,) = self._spans([start], [TABLE_HEAD + 8 * frames])
         try:
@@ -672,5 +677,8 @@ class ShardReader(VideoReader):
             if not data or zlib.crc32(data) != checksum:
                 reason = f"frame {index}: the shard {self._file} is damaged; {AGAIN}"
                 raise VideoError(self.path, reason)
-            decode_jpeg(data, frame)
+            if self._is_raw:
+                frame.reshape(-1)[:] = np.frombuffer(data, np.uint8)
+            else:
+                decode_jpeg(data, frame)
         return frames

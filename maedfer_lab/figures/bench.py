@@ -20,18 +20,21 @@ TITLES = {
     "data": "clips for training: one core's time for each",
     "evaluation": "test set: time per video",
     "waiting": "what people wait for",
+    "gpu": "on a GPU: time per clip",
 }
 AXES = {
     "model": "time / time of the products alone (floor)",
     "data": "milliseconds",
     "evaluation": "seconds",
     "waiting": "seconds",
+    "gpu": "milliseconds",
 }
-UNITS = {"model": 1.0, "data": 1e3, "evaluation": 1.0, "waiting": 1.0}
+UNITS = {"model": 1.0, "data": 1e3, "evaluation": 1.0, "waiting": 1.0, "gpu": 1e3}
 BAR = 0.27  # of the room of a row
 ROW, HEAD, FOOT = 0.42, 0.75, 0.95  # inches
 
 
+@drawing("bench_gpu", quoted=True)
 @drawing("bench", quoted=True)
 def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     """Bars of every section that was measured; the length of a text tells its seconds."""
@@ -40,7 +43,7 @@ def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     sections = {name: rows for name, rows in sections.items() if rows}
     longer = _ratios(data["rows"])
     columns = [[n for n in ("model",) if n in sections],
-               [n for n in ("data", "evaluation", "waiting") if n in sections]]  # fmt: skip
+               [n for n in ("data", "evaluation", "waiting", "gpu") if n in sections]]  # fmt: skip
     columns = [column for column in columns if column]
     heights = [[HEAD + ROW * len(sections[name]) for name in column] for column in columns]
     if longer and columns and columns[0] == ["model"]:
@@ -76,8 +79,8 @@ def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
 
 def _has_bar(row: dict[str, Any]) -> bool:
     """Rows without a floor or a plain way have a bar among the waits alone."""
-    if row["section"] == "waiting":
-        return row["name"] != "import torch"  # it would dwarf the others
+    if row["section"] in ("waiting", "gpu"):  # others would dwarf what people look at
+        return row["name"] != "import torch" and row["item"] != "step"
     return row["floor"] is not None or row["plain"] is not None
 
 

@@ -31,6 +31,7 @@ class Attention(nn.Module):
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
+    few = 0  # keys up to which the softmax is written out, where fused kernels have tiles of 64
 
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -44,6 +45,8 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b k d"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """Fused attention; equal to `with_weights` up to rounding."""
+        if (x if context is None else context).shape[1] <= self.few:
+            return self.with_weights(x, context)[0]
         q, k, v = self.project(x, context)
         return self.merge(F.scaled_dot_product_attention(q, k, v))
 
@@ -93,12 +96,17 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.is_on = rate, rate > 0
+        self.register_buffer("kept", torch.tensor(1 - rate), persistent=False)
+
+    kept: Tensor
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Rows that stay are divided by the share that stays."""
-        if not self.training or self.rate == 0:
+        if not self.training or not self.is_on:
             return x
+        if torch.compiler.is_compiling():  # then blocks of all rates share what is compiled
+            return x * (torch.rand_like(x[:, :1, :1], dtype=torch.float32) < self.kept) / self.kept
         keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
         return x * keep.div_(1 - self.rate)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,12 +33,29 @@ from maedfer_lab.config import (
 )
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.cost.memory import METHODS, peak_bytes
-from maedfer_lab.cost.plan import CardName, Form, Input, Inputs, Plan, plan, usual_inputs
+from maedfer_lab.cost.plan import (
+    CardName,
+    Form,
+    Input,
+    Inputs,
+    Plan,
+    measured_inputs,
+    plan,
+    usual_inputs,
+)
 from maedfer_lab.data.folder import find_videos
 from maedfer_lab.data.shard_format import is_prepared, open_index, place
 from maedfer_lab.data.transforms import to_floats
-from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
+from maedfer_lab.files import figures_folder, load
+from maedfer_lab.method.masking import TokenSplit
+from maedfer_lab.method.models import (
+    MaskedAutoencoder,
+    build_autoencoder,
+    build_classifier,
+    model_mask,
+)
 from maedfer_lab.text import table
+from maedfer_lab.training.device import moved
 from maedfer_lab.training.loop import Stepper, Task, own_share
 from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser, mixed_precision
 from maedfer_lab.training.stream import pretraining_data, read_batches
@@ -247,18 +264,30 @@ class RandomTask(Task):
         """As in pre-training; layer decay changes neither memory nor time."""
         return make_optimiser(self.model, self.config.optim)
 
+    @property
+    def is_static(self) -> bool:
+        """As in pre-training."""
+        return isinstance(self.config, PretrainConfig)
+
+    def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
+        """Frames, and in pre-training masks of the ratio that leaves most to do."""
+        if not isinstance(self.config, PretrainConfig):
+            return (batch,)
+        model, generator = cast(MaskedAutoencoder, self.model), torch.Generator().manual_seed(step)
+        split = model.split(model_mask(model, min(self.config.mask_ratio), len(batch), generator))
+        return batch, split.visible, split.masked, split.decoder_positions
+
     def loss(
-        self, network: nn.Module, batch: Tensor, step: int, places: Sequence[int]
+        self, network: nn.Module, batch: Any, step: int, places: Sequence[int]
     ) -> dict[str, Tensor]:
-        """The loss, with the mask ratio that leaves most to do."""
-        clips = to_floats(batch)
-        if isinstance(self.config, PretrainConfig):
-            generator = torch.Generator().manual_seed(step)
-            model: Any = self.model
-            mask = model_mask(model, min(self.config.mask_ratio), len(batch), generator)
-            return {"loss": network(clips, mask).loss.total}
-        labels = torch.zeros(len(batch), dtype=torch.long, device=batch.device)
-        return {"loss": functional.cross_entropy(network(clips).float(), labels)}
+        """The loss of frames (b T H W 3), prepared or not."""
+        if isinstance(batch, Tensor):
+            batch = moved(self.prepare(batch, step, places), batch.device)
+        frames, *indices = batch
+        if indices:
+            return {"loss": network(to_floats(frames), TokenSplit(*indices)).loss.total}
+        labels = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
+        return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Random clips have no names."""
@@ -329,6 +358,7 @@ def plan_command(
     preset: PresetName = "base", /, *, encoder: EncoderKind = "lgi",
     gpus: tuple[int, ...] = (1, 4, 8, 64), clips_per_gpu: int | None = None,
     card: CardName = "A100", form: Form = "shards", data: Path | None = None,
+    measured: Path | None = None,
     utilisation: float | None = None, issue: float | None = None,
     cores_per_gpu: float | None = None, clips_per_core: float | None = None,
     mb_per_clip: float | None = None, storage: float | None = None,
@@ -346,6 +376,8 @@ def plan_command(
     card: the GPU, by its data sheet.
     form: what clips are read from: mp4, or shards of maedfer prepare.
     data: a folder of such clips, to measure how many a core of this machine reads.
+    measured: JSON of `maedfer bench` on a GPU of that kind, for what it measured in place of what
+        is assumed; by default bench_gpu.json among the figures, where there is one.
     utilisation: achieved / data-sheet FLOP/s.
     issue: seconds to launch the operators of a step; torch.compile and CUDA graphs shorten it.
     cores_per_gpu: CPU cores for reading, per GPU.
@@ -366,6 +398,9 @@ def plan_command(
         data = data.expanduser()
         form = "shards" if is_prepared(data) else "mp4"
     inputs = usual_inputs(card, form)
+    measured = measured or figures_folder("full") / "bench_gpu.json"
+    if measured.is_file() and form == "shards":
+        inputs = measured_inputs(inputs, card, load(measured))
     if data is not None:
         inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
     return plan(config, gpus, inputs.given(**given), clips_per_gpu=clips_per_gpu)

@@ -1,0 +1,309 @@
+"""Section "gpu": whole steps on a GPU, issued, compiled and captured; and what feeds them.
+
+Each row is a step as training takes it (`Stepper`), on bytes that lie on the device. Beside them:
+the same written plainly, the products alone as a captured graph, the seconds in which the host
+issues a step, and the clips that worker processes bring to the device.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maedfer_lab.bench.floor import peak_macs, products_of, replay
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.model import make_pair
+from maedfer_lab.bench.report import Row
+from maedfer_lab.config import FinetuneConfig, PretrainConfig, finetune_recipe
+from maedfer_lab.cost.formula import macs
+from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.table import read_annotations
+from maedfer_lab.data.writing import write_video
+from maedfer_lab.drawn.faces import SyntheticFaces
+from maedfer_lab.method import models
+from maedfer_lab.method.attention import Attention
+from maedfer_lab.training.device import (
+    Compile,
+    choose_compile,
+    compile_blocks,
+    moved,
+    one_ahead,
+    synchronize,
+)
+from maedfer_lab.training.estimate import RandomTask
+from maedfer_lab.training.loop import Stepper
+from maedfer_lab.training.optim import mixed_precision
+from maedfer_lab.training.stream import pretraining_data, read_batches
+
+ROUNDS = 8  # of each row, after three to warm up
+LONG_S = 150.0  # after which no piece is begun: the whole is to take three minutes
+FEED_S = 8.0  # of reading
+FEW = 16  # keys, for the row of regions as dense products
+Config = PretrainConfig | FinetuneConfig
+
+
+def gpu_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """Pre-training at three batches, fine-tuning at two, evaluation, and the loader's feed."""
+    began = time.monotonic()
+    small, usual = (2, 4) if bench.smoke else (20, 160)
+
+    def piece(name: str, work: Callable[..., None], *arguments: Any) -> tuple[str, Work]:
+        def run() -> None:
+            if time.monotonic() - began > LONG_S and not bench.smoke:
+                bench.notes.append(f"gpu: {name} was left out after {LONG_S:.0f} s")
+                return
+            work(bench, *arguments)
+            gc.collect()
+            if bench.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+        return name, run
+
+    ways = choose_compile("auto", bench.device, True)
+    compiled: tuple[Compile, ...] = () if ways == "no" else ("block", "graph")
+    for way in ("no", *reversed(compiled)):
+        yield piece(f"pre-training, {usual} clips, {way}", pretraining, usual, way)
+    yield piece("written plainly and products alone", beside, usual)
+    for way in ("no", *compiled[1:]):
+        yield piece(f"pre-training, {small} clips, {way}", pretraining, small, way)
+    yield piece("regions as dense products", dense, usual)
+    yield piece("feed", feed)
+    for way in ("no", *compiled[:1]):
+        yield piece(f"evaluation, {way}", evaluation, 4 if bench.smoke else 128, way)
+        yield piece(f"fine-tuning, {way}", finetuning, 2 if bench.smoke else 48, way)
+    yield piece("fine-tuning, twice the clips", finetuning, 4 if bench.smoke else 96, "no")
+    yield piece("pre-training, the largest batch", largest, usual)
+
+
+def title_of(work: str, num: int, way: str) -> str:
+    """Name of a row."""
+    how = {"no": "issued", "block": "compiled", "graph": "captured"}.get(way, way)
+    return f"LGI-B {work}, {num} clips, {how}"
+
+
+def pretraining(bench: Bench, num: int, way: Compile, more: str = "") -> None:
+    """A whole step of the recipe, without its reading."""
+    recipe = replace(bench.recipe("lgi"), precision=bench.precisions[-1])
+    recipe = replace(recipe, optim=replace(recipe.optim, batch_size=num, accumulate=1))
+    forward = macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0])
+    title = title_of("pre-training step", num, way) + more
+    steps(bench, title, RandomTask(recipe), num, way, 3 * sum(forward.values()))
+
+
+def finetuning(bench: Bench, num: int, way: Compile) -> None:
+    """A whole step of the published fine-tuning, without its reading and mixing."""
+    recipe = finetune_recipe("dfew", num, batch_size=num)
+    model = replace(bench.model(), drop_path=0.1, legacy_visible_order=False)
+    recipe = replace(recipe, model=model, precision=bench.precisions[-1], mix_group=None)
+    forward = sum(macs(model, "classify", num_classes=NUM_CLASSES).values())
+    title = title_of("fine-tuning step", num, way)
+    steps(bench, title, RandomTask(recipe), num, way, 3 * forward)
+
+
+def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs: int) -> None:
+    """Add the rows of a step and of its issuing; of a pre-training also what the device ran."""
+    stepper, model = Stepper(task, way), task.model.config
+    shape = num, model.frames, model.size_px, model.size_px, 3
+    frames = torch.randint(256, shape, dtype=torch.uint8)
+    batch = moved(task.prepare(frames, 0, range(num)), bench.device)
+    issued: list[float] = []
+
+    def step() -> None:
+        began = time.perf_counter()
+        stepper.step(0, iter([batch]), stepper.shares)
+        issued.append(time.perf_counter() - began)
+        synchronize(bench.device)
+
+    try:
+        taken, memory = timed(bench, step)
+        add(bench, title, taken, num, memory, work_macs)
+        if stepper.captured is not None and stepper.captured.failed:
+            bench.notes.append(f"{title}: COULD NOT be captured, so it was issued")
+        kept = issued[-len(taken) :]
+        bench.rows.append(Row("gpu", f"{title}: issued by the host", {"ours": kept}, "step"))
+        if way == "graph" or (way == "no" and task.is_static):
+            bench.notes.append(f"{title}\n{device_profile(step, bench.device)}")
+    finally:
+        stepper.close()
+
+
+def timed(bench: Bench, step: Work) -> tuple[list[float], int]:
+    """Seconds of each round, and the most bytes that were held."""
+    is_cuda = bench.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    for _ in range(1 if bench.smoke else 3):
+        step()
+    taken = []
+    for _ in range(1 if bench.smoke else ROUNDS):
+        before = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - before)
+    return taken, torch.cuda.max_memory_allocated(bench.device) if is_cuda else 0
+
+
+def add(
+    bench: Bench, title: str, taken: list[float], num: int, memory: int, work_macs: int
+) -> None:
+    """Add a row with its share of the peak."""
+    row = Row("gpu", title, {"ours": [seconds / num for seconds in taken]}, "clip",
+              {"ours": memory} if memory else {})  # fmt: skip
+    if bench.device.type == "cuda":
+        dtype = torch.bfloat16 if bench.precisions[-1] == "bf16" else torch.float32
+        reached = work_macs / row.median("ours")
+        row = replace(row, utilisation=reached / peak_macs(bench.device, dtype))
+    bench.rows.append(row)
+
+
+def beside(bench: Bench, num: int) -> None:
+    """Forward and backward written plainly, and the products of ours alone."""
+    recipe = bench.recipe("lgi")
+    pair = make_pair(models.build_autoencoder(recipe.model), bench.device)
+    clips = torch.rand(num, 3, recipe.model.frames, *2 * (recipe.model.size_px,))
+    clips, generator = clips.to(bench.device), torch.Generator().manual_seed(0)
+    mask = models.model_mask(pair.ours, recipe.mask_ratio[0], num, generator)
+    work_macs = 3 * sum(macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0]).values())
+
+    def pass_of(loss: Callable[[], Tensor]) -> None:
+        with mixed_precision(bench.precisions[-1], bench.device):
+            value = loss()
+        value.backward()
+        pair.clear()
+        synchronize(bench.device)
+
+    plainly = partial(pass_of, lambda: pair.reconstruct(clips, mask)[1])
+    ours = partial(pass_of, lambda: pair.ours(clips, mask).loss.total)
+    alone = captured(replay(products_of(ours, pair.ours), bench.device), bench.device)
+    for way, work in (("written plainly", plainly), ("products alone", alone)):
+        taken, memory = timed(bench, work)
+        add(bench, title_of("pre-training step", num, way), taken, num, memory, work_macs)
+
+
+def captured(work: Work, device: torch.device) -> Work:
+    """The same work as a CUDA graph, where there is one."""
+    work()
+    if device.type != "cuda":
+        return work
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+
+    def run() -> None:
+        graph.replay()
+        torch.cuda.synchronize(device)
+
+    return run
+
+
+def dense(bench: Bench, num: int) -> None:
+    """The step with the attention of regions as dense products, not in tiles."""
+    way = choose_compile("auto", bench.device, True)
+    Attention.few = FEW
+    try:
+        pretraining(bench, num, way, ", regions as dense products")
+    finally:
+        Attention.few = 0
+
+
+def largest(bench: Bench, usual: int) -> None:
+    """A step of the largest batch, by what the usual one took."""
+    named = {row.name: row for row in bench.rows}
+    row = named.get(title_of("pre-training step", usual, "no"))
+    if row is None or not row.memory:
+        return
+    free = torch.cuda.mem_get_info(bench.device)[0]
+    num = int(0.8 * free / row.memory["ours"] * usual) // 80 * 80
+    pretraining(bench, max(num, usual), "no")
+
+
+def evaluation(bench: Bench, num: int, way: Compile) -> None:
+    """Logits."""
+    model: nn.Module = models.build_classifier(bench.model(), NUM_CLASSES).eval().to(bench.device)
+    if way != "no":
+        compile_blocks(model)
+    clips = bench.noise(num)
+
+    def run() -> None:
+        with torch.no_grad(), mixed_precision(bench.precisions[-1], bench.device):
+            model(clips)
+        synchronize(bench.device)
+
+    taken, memory = timed(bench, run)
+    forward = macs(bench.model(), "classify", num_classes=NUM_CLASSES)
+    add(bench, title_of("evaluation", num, way), taken, num, memory, sum(forward.values()))
+
+
+def feed(bench: Bench) -> None:
+    """Clips a second that workers bring from shards to the device, and nothing else is done."""
+    workers = 1 if bench.smoke else reading_workers()
+    shards = draw_shards(bench.folder / "drawn", 4 if bench.smoke else 24)
+    framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
+    config = replace(bench.recipe("lgi"), data=shards, framing=framing)
+    stream = pretraining_data(config).stream
+    size = 4 if bench.smoke else 160
+    numbers = ([*range(first, first + size)] for first in itertools.count(0, size))
+    loaded = read_batches(stream, numbers, workers, stream.name,
+                          pin_memory=bench.device.type == "cuda")  # fmt: skip
+    taken, began = [], time.perf_counter()
+    for number, _ in enumerate(one_ahead(loaded, bench.device)):
+        synchronize(bench.device)
+        now = time.perf_counter()
+        if number > workers:  # each has brought one
+            taken.append((now - began) / size)
+        began = now
+        if sum(taken) * size > (0.1 if bench.smoke else FEED_S):
+            break
+    title = f"feed of batches of {size}, {workers} workers, shards"
+    bench.rows.append(Row("gpu", title, {"ours": [sum(taken) / len(taken)]}, "clip"))
+
+
+def reading_workers() -> int:
+    """All cores but two."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, (len(affinity(0)) if affinity else os.cpu_count() or 1) - 2)
+
+
+def draw_shards(folder: Path, clips: int, frames: int = 64) -> Path:
+    """Drawn faces of 224 px under VoxCeleb2's names, prepared as its shards."""
+    for number in range(clips):
+        place = folder / "videos" / f"id{number:05d}" / "drawn"
+        place.mkdir(parents=True)
+        drawn = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224)[number].frames
+        grain = np.random.default_rng(number).normal(0, 3.0, drawn.shape)  # as cameras have
+        pictures = (drawn + grain).round().clip(0, 255).astype(np.uint8)
+        write_video(place / "00001.mp4", list(pictures), 25)
+    table = read_annotations("voxceleb2", folder / "videos")
+    prepare(table, folder / "shards", framing="whole", margin=1.4, progress=False)
+    return folder / "shards"
+
+
+def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:
+    """What the device ran in one step: launches, copies, and the kernels that took longest."""
+    if device.type != "cuda":
+        return "(no device of its own to profile)"
+    from torch.autograd import DeviceType
+
+    with torch.profiler.profile() as seen:
+        step()
+    events = [event for event in seen.events() if event.device_type == DeviceType.CUDA]
+    times: dict[str, list[float]] = {}
+    for event in events:
+        times.setdefault(event.name[:70], []).append(event.time_range.elapsed_us())
+    total = sum(map(sum, times.values()))
+    calls = sum("Launch" in event.name for event in seen.events())
+    lines = [f"{len(events):,} kernels and copies of {total / 1e3:.1f} ms, by {calls:,} launches"]
+    for name, each in sorted(times.items(), key=lambda item: -sum(item[1]))[:rows]:
+        lines.append(f"{sum(each) / total:6.1%} {len(each):5,} x {name}")
+    return "\n".join(lines)

@@ -1,0 +1,236 @@
+"""`python -m maedfer_lab.bench.gpu_check`: does a GPU compute what the CPU does? About two minutes.
+
+Each check has a bound, and all are made before any is judged. The exit status is 1 if one fails.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from maedfer_lab.bench.report import Check
+from maedfer_lab.config import EncoderKind, ModelConfig, base, finetune_demo, tiny
+from maedfer_lab.files import file_sha256
+from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
+from maedfer_lab.runs import WEIGHTS
+from maedfer_lab.training.device import choose_compile, compile_blocks, uncompiled
+from maedfer_lab.training.optim import device_name, has_bf16, mixed_precision
+
+EXACT, HALF = 1e-5, 0.03  # of the largest value: float32, and bf16 beside float32
+STEPS, KILLED_AT = 16, 9  # of the run that is killed
+
+# Runs of their own process, in folders; they may be killed before a step.
+RUN = f"""
+import os, signal, sys
+device, kill, exact, precision, *folders = sys.argv[1:]
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without which products are not reproducible
+if device == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+from dataclasses import replace
+from pathlib import Path
+import torch
+from maedfer_lab.config import tiny
+from maedfer_lab.training import pretrain as module
+
+if device == "cpu":
+    torch.set_num_threads(1)
+torch.use_deterministic_algorithms(exact == "exact")
+if precision == "fp16":  # a scale at which gradients overflow at once
+    scaler = torch.amp.GradScaler
+    torch.amp.GradScaler = lambda *a, **k: scaler(*a, init_scale=2.0**40, **k)
+prepare = module.PretrainTask.prepare
+def killed(task, batch, step, places):
+    if step == int(kill):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return prepare(task, batch, step, places)
+module.PretrainTask.prepare = killed
+config = tiny()
+config = replace(config, optim=replace(config.optim, steps={STEPS}), save_every=4,
+                 eval_every={STEPS}, precision=precision)
+for folder in folders:
+    run = module.pretrain(config, output=Path(folder))
+    print(run.folder, run.result["skipped_steps"], run.result["provenance"]["compiled"],
+          run.result["seconds"], run.log[-1]["loss"], sep="|")
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was compared; printed as a table."""
+
+    checks: tuple[Check, ...]
+    device: str
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """1 if a check failed."""
+        return int(any(not check.is_passed for check in self.checks))
+
+    def __str__(self) -> str:
+        lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in self.checks]
+        end = "a check failed" if self.exit_status else "all passed"
+        return "\n".join([self.device, *lines, f"{end}, {self.seconds:.0f} s"])
+
+
+def gpu_check(device: str | None = None, *, smoke: bool = False) -> Found:
+    """Compare a device with the CPU, and run what users run on it.
+
+    device: such as cuda, mps or cpu; by default the accelerator that there is.
+    smoke: the tiny model in place of the paper's.
+    """
+    began = time.monotonic()
+    found = device or str(torch.accelerator.current_accelerator() or "cpu")
+    place = torch.device(found)
+    checks = [*equal_passes(place, smoke), *runs(place, smoke), *uses(place)]
+    return Found(tuple(checks), device_name(place), time.monotonic() - began)
+
+
+def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
+    """Logits, losses and gradients in float32, on the device and on the CPU; compiled; in bf16."""
+    encoders: tuple[EncoderKind, ...] = ("lgi", "vit")
+    torch.backends.cudnn.allow_tf32 = False  # of this process; it ends with the check
+    for encoder in encoders:
+        recipe = (tiny if smoke else base)(encoder)
+        clips = _noise(recipe.model, 2)
+        classifier = build_classifier(recipe.model, 7).eval()
+        model = build_autoencoder(recipe.model, recipe.target)
+        mask = model_mask(model, recipe.mask_ratio[0], 2, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            wanted = classifier(clips)
+        loss, *grads = _loss_and_gradients(model, clips, mask)
+        model, classifier, clips = model.to(device), classifier.to(device), clips.to(device)
+        with torch.no_grad():
+            logits = classifier(clips)
+        yield Check(f"{encoder}: logits, float32", _apart(logits, wanted), EXACT)
+        ours, *theirs = _loss_and_gradients(model, clips, mask)
+        yield Check(f"{encoder}: loss, float32", _apart(ours, loss), EXACT)
+        yield Check(f"{encoder}: gradients, float32", _most(theirs, grads), EXACT)
+        if choose_compile("auto", device, can_capture=False) == "block":
+            compile_blocks(model)
+            compiled, *theirs = _loss_and_gradients(model, clips, mask)
+            yield Check(f"{encoder}: loss of compiled blocks", _apart(compiled, ours), EXACT)
+            yield Check(f"{encoder}: gradients of compiled blocks", _most(theirs, grads), EXACT)
+        if has_bf16(device):
+            with uncompiled(model), torch.no_grad(), mixed_precision("bf16", device):
+                half, at_half = classifier(clips), model(clips, mask).loss.total
+            yield Check(f"{encoder}: logits, bf16 beside float32", _apart(half, logits), HALF)
+            yield Check(f"{encoder}: loss, bf16 beside float32", _apart(at_half, ours), HALF)
+
+
+def _noise(config: ModelConfig, num: int) -> Tensor:
+    shape = num, 3, config.frames, config.size_px, config.size_px
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _loss_and_gradients(model: Any, clips: Tensor, mask: Tensor) -> list[Tensor]:
+    loss = model(clips, mask).loss.total
+    found = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+    return [tensor.cpu() for tensor in found]
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """Largest difference, of the largest value."""
+    a, b = a.detach().double().cpu(), b.detach().double().cpu()
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+
+
+def _most(ours: list[Tensor], wanted: list[Tensor]) -> float:
+    """Largest difference of all gradients, of the largest value of all."""
+    largest = max(float(grad.abs().max()) for grad in wanted)
+    return max(float((a - b).abs().max()) for a, b in zip(ours, wanted, strict=True)) / largest
+
+
+def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
+    """Two runs alike; one killed and resumed; what exactness costs; overflow in fp16."""
+    with tempfile.TemporaryDirectory(prefix="maedfer-check-") as where:
+        whole, again = _runs(device, where, "whole", "again")
+        if _runs(device, where, "killed", kill=KILLED_AT):
+            raise RuntimeError("the run that was to be killed came to its end")
+        (resumed,) = _runs(device, where, "killed")
+        for name, other in (("two runs", again), ("a run killed by SIGKILL and resumed", resumed)):
+            first, second = (file_sha256(Path(run[0], WEIGHTS)) for run in (whole, other))
+            title = f"{name}: weights differ (deterministic algorithms, {other[2]})"
+            yield Check(title, float(first != second), EXACT)
+        if not smoke:
+            (free,) = _runs(device, where, "free", exact=False)
+            cost = float(again[3]) / max(float(free[3]), 0.1)
+            yield Check("seconds with deterministic algorithms, over those without", cost, None)
+        if device.type == "cuda":
+            (half,) = _runs(device, where, "fp16", exact=False, precision="fp16")
+            kept = 0 < int(half[1]) < STEPS and math.isfinite(float(half[4]))
+            title = f"fp16: overflow not skipped ({half[1]} of {STEPS} steps were), loss {half[4]}"
+            yield Check(title, float(not kept), EXACT)
+
+
+def _runs(
+    device: torch.device,
+    where: str,
+    *names: str,
+    kill: int = -1,
+    exact: bool = True,
+    precision: str = "float32",
+) -> list[list[str]]:
+    """Pre-train in a process of its own; what it printed of each run, nothing if it was killed."""
+    how = "exact" if exact else "free"
+    folders = [f"{where}/{name}" for name in names]
+    command = [sys.executable, "-c", RUN, device.type, str(kill), how, precision, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == -signal.SIGKILL and kill >= 0:
+        return []
+    if done.returncode:
+        raise RuntimeError(f"a run of its own process failed:\n{done.stderr[-3000:]}")
+    return [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 4]
+
+
+def uses(device: torch.device) -> Iterator[Check]:
+    """Fine-tuning, evaluation, a reconstruction and viewers with a model on the device."""
+    from maedfer_lab.method.reconstruction import reconstruct_clip
+    from maedfer_lab.training.evaluation import evaluate
+    from maedfer_lab.training.finetune import finetune
+    from maedfer_lab.training.stream import labelled_data
+
+    config, short = tiny(), finetune_demo("synthetic", 8)
+    optim = replace(short.optim, steps=2, warmup_steps=0, batch_size=4)
+    short = replace(short, model=config.model, optim=optim, precision="float32", eval_every=None,
+                    num_clips=8, num_test=7)  # fmt: skip
+    data = labelled_data(short)
+    with tempfile.TemporaryDirectory(prefix="maedfer-check-") as where:
+        model = finetune(short, output=Path(where), data=data).model
+    scores = [
+        evaluate(model.to(place), data.table, data.test, stride=1, segments=1, crops=1)
+        for place in (device, torch.device("cpu"))
+    ]
+    apart = abs(scores[0].probabilities - scores[1].probabilities).max()
+    yield Check("finetune, evaluate: probabilities, float32", float(apart), EXACT)
+    clip = _noise(config.model, 1)[0]
+    autoencoder = build_autoencoder(config.model, config.target).eval()
+    mask = model_mask(autoencoder, config.mask_ratio[0], 1, torch.Generator().manual_seed(0))[0]
+    shown = [reconstruct_clip(autoencoder.to(place), clip, mask).reconstruction
+             for place in (device, torch.device("cpu"))]  # fmt: skip
+    yield Check("reconstruct: pixels, float32", float(abs(shown[0] - shown[1]).max()), 10 * EXACT)
+    try:
+        from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
+    except ImportError:
+        return
+    for viewer in (ReconstructionViewer, AttentionViewer):
+        viewer(autoencoder.to(device), clip[None])
+        yield Check(f"{viewer.__name__} opens", 0.0)
+
+
+if __name__ == "__main__":
+    report = tyro.cli(gpu_check)
+    print(report)
+    sys.exit(report.exit_status)

@@ -1,0 +1,94 @@
+"""`python -m maedfer_lab.bench.gpu_run OUT`: all that is to be known of a GPU, in 8 minutes.
+
+Three pieces, each in a process of its own, so that one that fails leaves the others: `gpu_check`,
+`maedfer bench`, and a minute of the paper's pre-training from shards. OUT gets what they print,
+and the bench's JSON.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+
+from maedfer_lab.bench.gpu import draw_shards, reading_workers
+
+CHECK_S, BENCH_S, START_S = 120, 200, 60  # at most; START_S: until steps follow each other
+BAR = re.compile(r"clips/s=[\d.e+]+.*?waiting=\d+%")
+
+
+class Report(NamedTuple):
+    """What each piece came to."""
+
+    lines: tuple[str, ...]
+    exit_status: int
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def gpu_run(
+    out: tyro.conf.Positional[Path],
+    *,
+    device: str | None = None,
+    seconds: float = 60.0,
+    workers: int | None = None,
+    smoke: bool = False,
+) -> Report:
+    """Check, measure and train on a device.
+
+    out: folder for what is found.
+    device: of the check and the bench, such as cuda or cpu; by default the GPU if there is one.
+    seconds: of pre-training.
+    workers: processes that read clips; by default all cores but two.
+    smoke: tiny models, and ten times the time; what is measured then says nothing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    more = (["--device", device] if device else []) + ["--smoke"] * smoke
+    slow = 10 if smoke else 1
+    with tempfile.TemporaryDirectory(prefix="maedfer-gpu-") as folder:
+        shards = draw_shards(Path(folder), 4 if smoke else 24)
+        check = ["maedfer_lab.bench.gpu_check", *more]
+        bench = ["maedfer_lab", "bench", "--only", "gpu", "--json", f"{out}/bench_gpu.json", *more]
+        train = ["maedfer_lab", "pretrain", "--preset", "base", "--data", f"{shards}", "--workers",
+                 f"{workers or reading_workers()}", "--out", f"{folder}/run"]  # fmt: skip
+        if smoke:
+            train += ["--model.depth", "1", "--model.width", "48", "--model.decoder-depth", "1",
+                      "--model.decoder-width", "48", "--batch-size", "4"]  # fmt: skip
+        lines = [
+            _run(out / "gpu_check.txt", check, CHECK_S * slow),
+            _run(out / "bench.txt", bench, BENCH_S * slow),
+            _run(out / "pretrain.txt", train, (START_S + seconds) * slow, is_endless=True),
+        ]
+    told = BAR.findall((out / "pretrain.txt").read_text(errors="replace"))
+    lines.append(f"the loop: {told[-1] if told else 'NO step was told'}")
+    return Report(tuple(lines), int(any("NO" in line for line in lines)))
+
+
+def _run(log: Path, arguments: list[str], most_s: float, is_endless: bool = False) -> str:
+    """Run a module, with what it prints in `log`; one that is endless is asked to stop in time."""
+    began = time.monotonic()
+    with log.open("w") as file:
+        command = [sys.executable, "-m", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            status = process.wait(most_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM if is_endless else signal.SIGKILL)
+            status = process.wait()
+    good = status == (130 if is_endless else 0)
+    told = "ended" if good else f"NO end, status {status}"
+    return f"{log.stem}: {told}, {time.monotonic() - began:.0f} s"
+
+
+if __name__ == "__main__":
+    report = tyro.cli(gpu_run)
+    print(report)
+    sys.exit(report.exit_status)
