@@ -7,6 +7,7 @@ before it is used.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -284,6 +285,10 @@ class Run:
             except OSError:  # a file system without locks
                 yield
                 return
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError(
+                    errno.EAGAIN, f"another process left {self.folder} just now; start again"
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

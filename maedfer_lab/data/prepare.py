@@ -58,7 +58,7 @@ from maedfer_lab.data.table import (
     open_clip,
 )
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
-from maedfer_lab.data.video import VideoError
+from maedfer_lab.data.video import VideoError, is_starved
 from maedfer_lab.files import check_writable, provenance, text_bytes
 
 Store = Literal["jpeg", "raw"]
@@ -254,6 +254,8 @@ def prepare(
                         bar.step(0 if isinstance(result, str) else len(result.data))
                     finished[number] = _done(writer.finish())
             except OSError as error:
+                if error.errno is None:  # of reading, told already
+                    raise
                 why = error.strerror or error
                 raise OSError(
                     error.errno,
@@ -486,10 +488,15 @@ def encode(job: Job) -> Jpegs | str:
             for _, frames in reader.in_pieces(range(len(reader)))
             for frame in crop_and_resize(frames, box, height, width)
         ]
-    except VideoError as error:
-        return error.reason
-    except (OSError, MemoryError, cv2.error) as error:
-        return f"{type(error).__name__}: {error}"
+    except (VideoError, OSError, MemoryError, cv2.error) as error:
+        if is_starved(error):  # or good clips would be skipped for ever
+            raise OSError(
+                f"{job.path} could not be read now ({error or 'no memory'}): the machine lacks "
+                "memory, files or processes (ulimit -a); nothing is lost, run the same command "
+                "again, with fewer workers"
+            ) from error
+        name = f"{type(error).__name__}: {error}"
+        return error.reason if isinstance(error, VideoError) else name
     except Exception as error:
         raise RuntimeError(f"{job.path}: {error!r}") from error
     table = np.array([(len(jpeg), zlib.crc32(jpeg)) for jpeg in jpegs], np.uint32)
