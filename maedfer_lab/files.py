@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ def text_bytes(text: str, exact: bool = False) -> bytes:
         else they become \\udcXX, which JSON reads back and every program shows.
     """
     return text.encode(errors="surrogateescape" if exact else "backslashreplace")
+
+
+def csv_line(row: Iterable[object]) -> str:
+    """A line of CSV that ends in a line feed; a name with a carriage return in it is quoted too."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # quotes what the end is made of
+    return text.getvalue()[:-2] + "\n"
 
 
 def file_sha256(path: Path) -> str:

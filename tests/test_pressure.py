@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,3 +167,35 @@ def test_whatever_is_killed_at_any_moment_ends_with_the_same_bytes(first, last, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith(f"{last - first} cases"), done.stdout[:4000]
+
+
+def starved(folder: Path, *cases: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    program = str(Path(__file__).with_name("killed.py"))
+    done = subprocess.run(
+        [*before, sys.executable, program, str(folder), *cases],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"verb"')]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after importing torch")
+def test_little_memory_few_files_and_killed_workers_end_in_an_answer(tmp_path):
+    told = starved(tmp_path, "files-1", "memory-0", "memory-1", "killed-1", "killed-3")
+    assert len(told) == 15
+    for one in told:
+        assert one["status"] in (0, 2), one
+        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
+        if one["verb"] == "prepare":  # nothing is skipped that could be read
+            assert "0 clips" not in one["said"] and "cannot write" not in one["said"], one
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts")
+def test_without_room_in_dev_shm_there_is_an_answer(tmp_path):
+    mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
+    before = ("unshare", "-m", "sh", "-c", mount, "sh")
+    if not shutil.which("unshare") or subprocess.run([*before, "true"]).returncode:
+        pytest.skip("no right to mount")
+    for one in starved(tmp_path, "plain-1", before=before):
+        assert one["status"] in (0, 2), one
+        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one

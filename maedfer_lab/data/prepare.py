@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -59,7 +58,7 @@ from maedfer_lab.data.table import (
 )
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, is_starved
-from maedfer_lab.files import check_writable, provenance, text_bytes
+from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
 
 Store = Literal["jpeg", "raw"]
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
@@ -389,18 +388,18 @@ def _conclude(
 ) -> None:
     """Write MANIFEST.csv (people may be mended there), skipped.csv, index.json and the index."""
     classes, shards = annotations.classes, [finished[number] for number in range(len(files))]
-    with _table(out / MANIFEST, HEADS) as table:
+    with _table(out / MANIFEST, HEADS) as write:
         for file in files:
-            table.writerows(
+            write(
                 (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
                  classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
                  c["fold"], c["frames"], c["height"], c["width"], c["source"])
                 for c in read_shard(file).clips
             )  # fmt: skip
-    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as table:
+    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as write:
         for file, done in zip(files, shards, strict=True):
-            table.writerows((*one, file.name) for one in done.skipped)
-        table.writerows((problem.where, problem.what, "") for problem in problems)
+            write((*one, file.name) for one in done.skipped)
+        write((problem.where, problem.what, "") for problem in problems)
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
@@ -427,9 +426,8 @@ def _conclude(
 def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
     how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with aside(path) as part, part.open("w", **how) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(heads)
-        yield writer
+        file.write(csv_line(heads))
+        yield lambda rows: file.writelines(map(csv_line, rows))
 
 
 class _Bar(tqdm):
