@@ -375,6 +375,8 @@ def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
     assert path.parent.stat().st_mode & 0o777 == 0o700
     upload.button.value = ({**upload.button.value[0], "name": "a/.."},)
     assert upload.path == path.parent / "video"
+    upload.button.value = ({**upload.button.value[0], "name": "\u9854" * 200 + ".mp4"},)
+    assert upload.path.is_file()  # a name of 600 bytes is too long for a file
     monkeypatch.setattr(player, "MAX_UPLOAD_BYTES", 2)
     with pytest.raises(ValueError, match="3 bytes must have at most 2"):
         upload.path  # noqa: B018

@@ -254,6 +254,7 @@ def prepare(
                     finished[number] = _done(writer.finish())
             except OSError as error:
                 if error.errno is None:  # of reading, told already
+                    _forget_deaths(files, finished, missing)
                     raise
                 why = error.strerror or error
                 raise OSError(
@@ -371,6 +372,14 @@ def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
             "give another folder, or delete that one"
         )
     return _done(shard)
+
+
+def _forget_deaths(files: Sequence[Path], finished: dict[int, Done], own: Sequence[int]) -> None:
+    """Remove what was finished just now without clips over which processes died: it was no clip."""
+    for number in own:
+        if number in finished and any(why == DIED for _, why in finished[number].skipped):
+            for path in (files[number].with_suffix(".json"), files[number]):
+                path.unlink(missing_ok=True)
 
 
 def _done(shard: Shard) -> Done:

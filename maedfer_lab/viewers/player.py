@@ -369,7 +369,7 @@ class VideoUpload(ipywidgets.VBox):
             )
         # A browser may send any text as a name: the last part, of harmless characters.
         name = re.split(r"[/\\]", str(upload["name"]))[-1]
-        name = re.sub(r"[^\w .-]", "_", name).lstrip(". ")[-100:] or "video"
+        name = re.sub(r"[^\w .-]", "_", name, flags=re.ASCII).lstrip(". ")[-100:] or "video"
         path = Path(self._folder.name) / name
         path.write_bytes(bytes(upload["content"]))
         return path
