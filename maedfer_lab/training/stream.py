@@ -673,6 +673,8 @@ def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -
             f"a process that reads clips could not hand them over: {why}. Raise the limit on open "
             "files (ulimit -n 4096), give /dev/shm more room, or use workers=0"
         )
+    if "shared memory" in reason:
+        return "/dev/shm is full: give it more room, or use workers=0"
     advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
     if not items:
         return (
