@@ -82,6 +82,5 @@ def _ours(
         return ""
     method = row["method"].text if "method" in row else OURS
     fold = row["fold"].text if "fold" in row else "all"
-    folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
-    found = Evaluation(method, dataset, folds).mean(score, results)
+    found = Evaluation.of(paper, method, dataset, fold).mean(score, results)
     return "" if found is None else f"{100 * found:.2f}"
