@@ -63,7 +63,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 BUDGETS = {
     "attention": 735,
     "bench": 2353,
-    "checkpoints": 2542,
+    "checkpoints": 2517,
     "config": 1184,
     "cost": 1448,
     "data": 6451,
@@ -72,7 +72,7 @@ BUDGETS = {
     "inference": 1160,
     "method": 1768,
     "paper": 1300,
-    "training": 4212,
+    "training": 4209,
     "viewers": 2202,
     "weights": 18,
     "files at the root": 1523,
