@@ -55,8 +55,10 @@ def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequen
         body += "</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
     return (
-        f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><p><small>{escape(paper.cite(tuple(keys)))}</small></p>"
+        "<div style='overflow: auto; max-height: 260px'><table>"
+        f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+        f"<p><small>{escape(paper.cite(tuple(keys)))}</small></p>"
     )
 
 
