@@ -71,7 +71,7 @@ BUDGETS = {
     "figures": 1833,
     "inference": 1282,
     "method": 1768,
-    "paper": 1302,
+    "paper": 1303,
     "training": 4209,
     "viewers": 2205,
     "weights": 18,
