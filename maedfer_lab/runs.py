@@ -206,17 +206,7 @@ class Run:
         self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None
     ) -> None:
         """Write a file of the folder; an error names it, the folder and the bytes needed."""
-        if isinstance(content, bytes):
-            num_bytes = len(content)
-        try:
-            write_aside(self.folder / name, content)
-        except OSError as error:
-            if error.errno is None:  # told already
-                raise
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: {name} needs {num_bytes or 0:,} bytes in {self.folder}",
-            ) from error
+        write_aside(self.folder / name, content, num_bytes)
 
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None

@@ -244,11 +244,13 @@ def full_for(monkeypatch, name, times):
     """Let writing `name` fail `times` times for want of space."""
     left, write = [times], runs.write_aside
 
-    def write_aside(path, content):
-        if path.name == name and left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_aside(path, content, num_bytes=None):
+        is_full = path.name == name and left[0] > 0
+        left[0] -= is_full
+        write(path, full if is_full else content, num_bytes)
 
     monkeypatch.setattr(runs, "write_aside", write_aside)
 

@@ -259,7 +259,8 @@ def prepare(
                 why = error.strerror or error
                 raise OSError(
                     error.errno,
-                    f"cannot write {files[number].name} to {out}: {why}. {len(finished)} of "
+                    f"cannot write {files[number].name} to {out}: {why} "
+                    f"({shutil.disk_usage(out).free:,} bytes are free). {len(finished)} of "
                     f"{len(files)} shards are finished and stay; make room there and run the same "
                     "command again",
                 ) from error
