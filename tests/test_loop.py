@@ -285,7 +285,7 @@ def test_a_file_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path, wr
     run, tensors = Run(tmp_path), {"weight": torch.rand(100_000)}
     saves = {
         "state": lambda t: run.save_state({"log": [], **t}),
-        "weights": lambda t: run.write("weights", lambda path: runs.write_weights(t, path)),
+        "weights": lambda t: run.write("a", lambda path: runs.write_weights(t, path), 400_000),
     }
     saves[write](tensors)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
