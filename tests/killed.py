@@ -114,7 +114,8 @@ def watch(folder: str, kill_at: int) -> Callable[[], int]:
         tick()
         return step(*args)
 
-    os.fsync, loop.Stepper.step = half_written, before_step
+    stepper: Any = loop.Stepper
+    os.fsync, stepper.step = half_written, before_step
     sys.addaudithook(hear)
     return lambda: number
 

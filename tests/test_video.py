@@ -348,7 +348,7 @@ def test_frames_are_counted_and_their_times_and_rate_told(tmp_path, kind, suffix
     np.testing.assert_allclose(reader.times * 1000, shown, atol=1)
     if HAS_DECORD and suffix == "mp4":
         np.testing.assert_array_equal(open_video(path, "decord").times, reader.times)
-    writing.write_video(tmp_path / "again.mp4", frames, reader.fps, reader.times)
+    writing.write_video(tmp_path / "again.mp4", frames, reader.fps or 25, reader.times)
     assert len(open_video(tmp_path / "again.mp4")) == len(frames)
 
 
