@@ -27,7 +27,7 @@ help:
 	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
 	@echo "make study       the study of notebooks 08 and 10 from nothing: hours; see docs/study.md"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make app         serve the viewers of notebooks 05 and 06 as a dashboard, without code"
+	@echo "make app         a page: drop a video, choose a face, look at it with the viewers, save"
 	@echo "make page        write page/index.html: the model in a browser, one file, no server"
 	@echo "make figures     draw figures/*.png again from figures/*.json"
 	@echo "make bench       measure models, data, evaluation and waits on this machine"

@@ -4,7 +4,7 @@ The names below are loaded when they are first used, so that importing the packa
 """
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 # fmt: off
@@ -39,7 +39,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return version("maedfer-lab")
+        try:
+            return version("maedfer-lab")
+        except PackageNotFoundError:  # a checkout that is used by its path
+            return "not installed"
     if name not in _HOME_OF:
         raise AttributeError(f"module 'maedfer_lab' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for the help
     "pretrain": ("training.pretrain:pretrain_command",
@@ -60,7 +60,7 @@ VERBS = {verb: (f"maedfer_lab.{place}", line) for verb, (place, line) in VERBS.i
 # What a verb writes where nothing is said; the same functions write nothing in a notebook.
 FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz"}
 
-EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
+EXPECTED_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 SURPRISES = (RuntimeError, MemoryError, OverflowError)  # RecursionError is a RuntimeError
 
 
@@ -93,7 +93,10 @@ def _main(argv: Sequence[str] | None) -> int:
         print(usage())
         return 0
     if verb == "--version":
-        print(f"maedfer {version('maedfer-lab')}")
+        try:
+            print(f"maedfer {version('maedfer-lab')}")
+        except PackageNotFoundError:  # a checkout that is used by its path
+            print("maedfer, not installed")
         return 0
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import errno
 import hashlib
 import io
 import json
@@ -10,7 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,21 @@ from PIL import Image
 
 from maedfer_lab.config import data_folder, output_folder
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or for this file
 LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
 
-def write_aside(path: Path, content: bytes | Callable[[Path], object]) -> None:
+def write_aside(
+    path: Path, content: bytes | Callable[[Path], object], num_bytes: int | None = None
+) -> None:
     """Write `content` to a temporary file beside `path`, then rename it: never a half file.
 
     content: bytes, or a function that writes the file it is given: large tensors then need no
         copy in memory. Either way the bytes are on the disk before the name points to them.
+    num_bytes: about how many a function writes, for the message of a full disk.
+
+    Raises:
+        OSError: it could not be written; names the file, the bytes needed and the folder.
     """
     handle, name = _beside(path)
     os.close(handle)
@@ -40,9 +49,16 @@ def write_aside(path: Path, content: bytes | Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-    except BaseException:
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        num_bytes = len(content) if isinstance(content, bytes) else num_bytes
+        needs = "room" if num_bytes is None else f"{num_bytes:,} bytes"
+        raise OSError(
+            error.errno, f"{error.strerror}: {path.name} needs {needs} in {path.parent}"
+        ) from error
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def text_bytes(text: str, exact: bool = False) -> bytes:
@@ -52,6 +68,13 @@ def text_bytes(text: str, exact: bool = False) -> bytes:
         else they become \\udcXX, which JSON reads back and every program shows.
     """
     return text.encode(errors="surrogateescape" if exact else "backslashreplace")
+
+
+def csv_line(row: Iterable[object]) -> str:
+    """A line of CSV that ends in a line feed; a name with a carriage return in it is quoted too."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # quotes what the end is made of
+    return text.getvalue()[:-2] + "\n"
 
 
 def file_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ before it is used.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -206,17 +207,7 @@ class Run:
         self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None
     ) -> None:
         """Write a file of the folder; an error names it, the folder and the bytes needed."""
-        if isinstance(content, bytes):
-            num_bytes = len(content)
-        try:
-            write_aside(self.folder / name, content)
-        except OSError as error:
-            if error.errno is None:  # told already
-                raise
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: {name} needs {num_bytes or 0:,} bytes in {self.folder}",
-            ) from error
+        write_aside(self.folder / name, content, num_bytes)
 
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None
@@ -285,6 +276,10 @@ class Run:
             except OSError:  # a file system without locks
                 yield
                 return
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError(
+                    errno.EAGAIN, f"another process left {self.folder} just now; start again"
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

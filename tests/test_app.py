@@ -1,4 +1,4 @@
-"""The dashboard: self-contained copies of notebooks, served on this machine alone."""
+"""The app: served on this machine alone."""
 
 import asyncio
 import http.client
@@ -11,45 +11,7 @@ import threading
 import urllib.parse
 from pathlib import Path
 
-import nbformat
 import pytest
-
-from maedfer_lab.viewers.app import copy_notebooks, main
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with notebooks 05 and 06, the first of which shows a picture."""
-    for folder in ("maedfer_lab", "notebooks", "figures"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "figures" / "05_faces.png").write_bytes(b"a picture")
-    for name, text in (("05_faces", "![some faces](../figures/05_faces.png)"), ("06_maps", "Maps")):
-        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1 + 1")]
-        nbformat.write(
-            nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb"
-        )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
-    return tmp_path
-
-
-def test_copies_carry_their_pictures_and_replace_older_ones(project: Path) -> None:
-    folder = project / "copies"
-    copy_notebooks(["06"], project, folder)
-    (path,) = copy_notebooks(["05"], project, folder)
-    assert [copy.name for copy in folder.iterdir()] == ["05_faces.ipynb"]
-    text, code = nbformat.read(path, as_version=4).cells
-    assert text.source == "![some faces](attachment:05_faces.png)"
-    assert text.attachments["05_faces.png"]["image/png"] == "YSBwaWN0dXJl"
-    assert code.source == "1 + 1"
-    assert "../figures" in (project / "notebooks" / "05_faces.ipynb").read_text()
-
-
-def test_a_number_without_a_notebook_is_refused(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["04"]) == 2
-    assert "no notebook is numbered 04; there are 05, 06" in capsys.readouterr().err
 
 
 def ask(address: str, path: str = "", host: str = "") -> tuple[int, str]:
@@ -61,13 +23,11 @@ def ask(address: str, path: str = "", host: str = "") -> tuple[int, str]:
     return reply.status, reply.read().decode(errors="replace")
 
 
-def test_it_serves_its_owner_alone_until_interrupted(project: Path, tmp_path: Path) -> None:
-    code = [nbformat.v4.new_code_cell("open('/no/such/place/secret.mp4')")]
-    nbformat.write(nbformat.v4.new_notebook(cells=code), project / "notebooks" / "07_fails.ipynb")
+def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     kept = {name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"}
-    command = [sys.executable, "-m", "maedfer_lab.viewers.app", "05", "06", "07", "--port=8877"]
+    command = [sys.executable, "-m", "maedfer_lab.viewers.app", "--port=8877"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True, env=kept | {"TMPDIR": str(temporary)},
@@ -79,32 +39,27 @@ def test_it_serves_its_owner_alone_until_interrupted(project: Path, tmp_path: Pa
                 line = process.stdout.readline()
                 assert line, told
                 told += line
-            assert "05_faces, 06_maps, 07_fails at the smoke profile" in told and "Ctrl-C" in told
+            assert "this machine alone" in told and "Ctrl-C" in told
             threading.Thread(target=process.stdout.read, daemon=True).start()
             address = told[told.index("http://") :].strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\w{20,}", address)
 
             (private,) = temporary.iterdir()
             assert private.stat().st_mode & 0o777 == 0o700
-            status, page = ask(address)
-            assert status == 200 and "05_faces.ipynb" in page and "https:" not in page
             for stranger in (address.partition("?")[0], address[:-1]):
-                assert ask(stranger)[0] == ask(stranger, "voila/render/05_faces.ipynb")[0] == 302
+                assert ask(stranger)[0] == ask(stranger, "voila/render/maedfer_lab.ipynb")[0] == 302
             assert ask(address, host="evil.example")[0] == 403
             assert ask(address, "voila/static/voila.js", host="evil.example")[0] == 403
             for path in (
-                "voila/files/../../../figures/05_faces.png",
-                "voila/files/..%2f..%2f..%2ffigures%2f05_faces.png",
-                "voila/render/..%2f..%2fnotebooks%2f05_faces.ipynb",
+                "voila/files/../../../etc/passwd",
+                "voila/files/maedfer_lab.ipynb",
+                "voila/files/..%2f..%2f..%2fetc%2fpasswd",
                 "voila/tree/..%2f..",
                 "voila/api/contents/..%2f..",
                 "voila/static/..%2f..%2fapp.py",
             ):
                 status, page = ask(address, path)
-                assert status in (403, 404) and str(project) not in page, path
-            status, page = ask(address, "voila/render/07_fails.ipynb")
-            assert "There was an error when executing cell" in page
-            assert "secret" not in page and str(project) not in page and 'href="https:' not in page
+                assert status in (302, 403, 404) and str(tmp_path) not in page, path
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
             assert list(temporary.iterdir()) == []
@@ -129,3 +84,26 @@ def test_kernels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = BoundedKernels()
     *started, refused = asyncio.run(start_many())
     assert started == ["started"] * MAX_KERNELS and "503" in str(refused)
+
+
+def test_a_kernel_ends_with_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maedfer_lab.viewers import server
+
+    ended: list[str] = []
+
+    async def end(self: object, kernel_id: str) -> None:
+        ended.append(kernel_id)
+
+    async def leave() -> None:
+        kernels = server.BoundedKernels()
+        kernels._kernels.update(left=object(), reloaded=object())
+        for kernel_id in ("left", "reloaded"):
+            kernels._kernel_connections[kernel_id] = 1
+            kernels.notify_disconnect(kernel_id)
+        kernels.notify_connect("reloaded")
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(server, "GRACE_S", 0.05)
+    monkeypatch.setattr(server.BoundedKernels, "shutdown_kernel", end)
+    asyncio.run(leave())
+    assert ended == ["left"]

@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -362,28 +361,38 @@ def test_results_of_videos_with_one_name_are_told_apart():
 
 
 def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
-    from maedfer_lab.viewers import player
+    from maedfer_lab.viewers import upload as module
 
     default = tmp_path / "default.mp4"
-    upload = player.VideoUpload(default)
+    upload = module.VideoUpload(default)
     assert upload.path == default
-    upload.button.value = ({"name": "../../my face.mp4", "type": "video/mp4", "size": 3,
-                            "content": memoryview(b"abc"),
-                            "last_modified": datetime.now(timezone.utc)},)  # fmt: skip
+
+    def send(name, content, size=None, offset=0):
+        piece = {"name": name, "size": size or len(content), "offset": offset}
+        upload._receive(upload, piece, [memoryview(content)])
+
+    send("../../my face.mp4", b"abc", size=5)
+    assert upload.path == default and upload.progress["received"] == 3, "not yet whole"
+    send("../../my face.mp4", b"de", size=5, offset=3)
     path = upload.path
-    assert (path.name, path.read_bytes()) == ("my face.mp4", b"abc")
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    upload.button.value = ({**upload.button.value[0], "name": "a/.."},)
-    assert upload.path == path.parent / "video"
-    monkeypatch.setattr(player, "MAX_UPLOAD_BYTES", 2)
-    with pytest.raises(ValueError, match="3 bytes must have at most 2"):
-        upload.path  # noqa: B018
-    upload.box.value = " ~/other.mp4 "
+    assert (path.name, path.read_bytes()) == ("my face.mp4", b"abcde")
+    assert Path(upload._folder.name).stat().st_mode & 0o777 == 0o700
+    send("a/..", b"x")
+    assert upload.path.name == "video" and not path.exists(), "the one before is gone"
+    send("\u9854" * 200 + ".mp4", b"x")
+    assert upload.path.is_file()  # a name of 600 bytes is too long for a file
+    kept = upload.path
+    for told, bad in (("wrong order", {"offset": 2, "size": 4}), ("at most", {"size": 2**30})):
+        send("b.mp4", b"xy", **bad)
+        assert told in str(upload.progress["text"]) and upload.path == kept
+    upload._receive(upload, {"path": " ~/other.mp4 "}, [])
     assert upload.path == Path.home() / "other.mp4"
     upload._folder.cleanup()
-    assert not path.exists()
-    monkeypatch.setenv("VOILA_REQUEST_URL", "http://127.0.0.1:8866/voila/render/11.ipynb")
-    assert player.VideoUpload(default).box is None, "a visitor of the app types no path"
+    assert not kept.exists()
+    monkeypatch.setenv("VOILA_REQUEST_URL", "http://127.0.0.1:8866/")
+    visitor = module.VideoUpload(default)
+    visitor._receive(visitor, {"path": "/etc/passwd"}, [])
+    assert not visitor.typable and visitor.path == default, "a visitor of the app types no path"
 
 
 def test_official_checkpoints_reconstruct(video, tmp_path):

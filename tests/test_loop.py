@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_pretrain import ENDLESS
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -246,11 +244,13 @@ def full_for(monkeypatch, name, times):
     """Let writing `name` fail `times` times for want of space."""
     left, write = [times], runs.write_aside
 
-    def write_aside(path, content):
-        if path.name == name and left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_aside(path, content, num_bytes=None):
+        is_full = path.name == name and left[0] > 0
+        left[0] -= is_full
+        write(path, full if is_full else content, num_bytes)
 
     monkeypatch.setattr(runs, "write_aside", write_aside)
 
@@ -285,7 +285,7 @@ def test_a_file_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path, wr
     run, tensors = Run(tmp_path), {"weight": torch.rand(100_000)}
     saves = {
         "state": lambda t: run.save_state({"log": [], **t}),
-        "weights": lambda t: run.write("weights", lambda path: runs.write_weights(t, path)),
+        "weights": lambda t: run.write("a", lambda path: runs.write_weights(t, path), 400_000),
     }
     saves[write](tensors)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -297,65 +297,6 @@ def test_a_file_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path, wr
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-# --- kills -----------------------------------------------------------------------------------
-
-KILLED = """
-import os, signal
-from pathlib import Path
-from test_pretrain import ENDLESS, pretrain
-from maedfer_lab import files
-from maedfer_lab.training import pretrain as module
-
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-where, fsync, rename, loss = sys.argv[2], os.fsync, Path.replace, module.PretrainTask.loss
-def half_written(handle):
-    os.ftruncate(handle, os.fstat(handle).st_size // 2)
-    die()
-def between_renames(path, target):
-    die() if path.name == "next.pt" and Path(target).name == "checkpoint.pt" and Path(
-        path.parent / "checkpoint-before.pt").exists() else rename(path, target)
-def early(task, network, batch, step, places):
-    return die() if step == 2 else loss(task, network, batch, step, places)
-if where == "step":
-    module.PretrainTask.loss = early
-if where == "write":
-    files.os.fsync = half_written
-if where == "rename":
-    Path.replace = between_renames
-if where == "judge":
-    module.HeldOut.losses = die
-pretrain(ENDLESS, output=Path(sys.argv[1]))
-"""
-
-
-def test_a_run_killed_at_four_points_ends_with_the_same_bits(tmp_path):
-    whole = pretrain(ENDLESS, output=tmp_path / "whole")
-    folder = Run.of(ENDLESS, tmp_path / "killed").folder
-    steps = []
-    for where in ("step", "write", "rename", "judge"):
-        child = in_child(KILLED, tmp_path / "killed", where)
-        child.communicate(timeout=60)
-        assert child.returncode == -signal.SIGKILL
-        if where == "write":  # while the first checkpoint is written
-            assert list(folder.glob(".next.pt.*")) and not (folder / "checkpoint.pt").exists()
-        state = Run(folder).load_state()
-        steps.append(0 if state is None else state["step"])
-    assert steps == [0, 0, 4, 28]
-    resumed = pretrain(ENDLESS, output=tmp_path / "killed")
-    first, second = (run.folder / "model.safetensors" for run in (whole, resumed))
-    assert first.read_bytes() == second.read_bytes()
-    assert resumed.log == whole.log
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json",
-        "data.json",
-        "log.csv",
-        "model.safetensors",
-        "result.json",
-    ]
 
 
 # --- processes -------------------------------------------------------------------------------

@@ -130,25 +130,6 @@ def test_as_many_cores_as_it_says_feed_it():
             assert plan(base(), [row.gpus], less).rows[0].bottleneck == "loader"
 
 
-def test_the_bottleneck_is_what_the_page_says():
-    def bottlenecks(*inputs):
-        return [row.bottleneck for row in plan(base(), inputs=usual_inputs(*inputs)).rows]
-
-    assert bottlenecks("A100", "shards") == ["GPU", "GPU", "issue", "gradients"]
-    assert bottlenecks("A100", "mp4") == ["loader", "loader", "loader", "gradients"]
-    eight, many = plan(base()).rows[2:]
-    assert many.hours > eight.hours
-    grown = plan(base(), clips_per_gpu=40).rows
-    assert [row.hours for row in grown] == sorted((row.hours for row in grown), reverse=True)
-    assert grown[-1].bottleneck == "storage"
-    a100, h100 = (plan(base(), inputs=usual_inputs(card)).rows for card in CARDS[:2])
-    assert [row.bottleneck for row in h100] == ["loader", "issue", "issue", "gradients"]
-    assert h100[0].hours < 0.5 * a100[0].hours and h100[2].hours == pytest.approx(a100[2].hours)
-    quick = usual_inputs("H100").given(utilisation=0.4, issue=0.005)
-    one, four, eight, _ = plan(base(), inputs=quick).rows
-    assert [one.bottleneck, four.bottleneck, eight.bottleneck] == ["loader", "storage", "storage"]
-
-
 def test_every_input_says_where_it_comes_from():
     for card in CARDS:
         for form in FORMS:

@@ -385,3 +385,16 @@ def test_unlabelled_videos_are_prepared(video_folder, tmp_path):
     table = read_annotations("voxceleb2", video_folder)
     assert small(table, tmp_path).clips == 5
     assert {clip.fold for clip in open_shards(tmp_path).clips} == {0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_any_name_of_a_file_is_prepared_and_read_back(tmp_path):
+    """A carriage return was not quoted: the set could not be opened."""
+    names = ["a\rb", "a\nb", 'a"b', "a,b", "=1+1", "-rf", "$(id)", os.fsdecode(b"caf\xe9")]
+    for i, name in enumerate(names):
+        path = tmp_path / "clips" / ("x", "y")[i % 2] / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "clip.mp4", moving_frames(2, 32, 32, i)).rename(path)
+    table = read_annotations("folder", tmp_path / "clips")
+    ready = open_shards(prepare(table, tmp_path / "ready", size_px=32, progress=False).out)
+    assert {ready.name(clip) for clip in ready.clips} == {table.name(clip) for clip in table.clips}

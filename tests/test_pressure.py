@@ -1,16 +1,25 @@
 """Little memory, few open files, killed processes: an answer, never a hang; one writer a folder."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+import maedfer_lab
+from maedfer_lab import runs
+from maedfer_lab.cli import main
+from maedfer_lab.config import tiny
 from maedfer_lab.data import prepare as module
 from maedfer_lab.data.prepare import Job, encode_in_order
 from maedfer_lab.runs import Run
@@ -73,6 +82,62 @@ def test_a_second_process_is_told_who_trains_in_the_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_processes_never_hold_one_folder(tmp_path, monkeypatch):
+    """The one before removed the file between another's opening and locking it."""
+    flock, lock = runs.fcntl.flock, tmp_path / ".lock"
+    monkeypatch.setattr(runs.fcntl, "flock", lambda *how: (lock.unlink(), flock(*how)))
+    with pytest.raises(BlockingIOError, match="start again"), Run(tmp_path).locked():
+        pass
+
+
+def test_a_checkout_that_is_not_installed_trains_to_its_end(tmp_path, monkeypatch, capsys):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    for place in ("importlib.metadata", "maedfer_lab.cli", "maedfer_lab"):
+        monkeypatch.setattr(f"{place}.version", version)
+    few = ["--steps", "1", "--num_clips", "8", "--out", str(tmp_path)]
+    assert main(["pretrain", "--preset", "tiny", *few]) == 0
+    assert json.loads(next(tmp_path.rglob("result.json")).read_text())["steps"] == 1
+    assert main(["--version"]) == 0 and maedfer_lab.__version__ == "not installed"
+
+
+def test_a_config_of_other_settings_than_its_folders_is_refused(tmp_path):
+    run = Run.of(tiny(), tmp_path)
+    config = run.folder / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 8'))
+    with pytest.raises(ValueError, match=r"config\.json is damaged or was changed"):
+        Run.of(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("width", 2**40), ("depth", 10**6), ("mlp_ratio", float("nan")), ("frames", -1),
+     ("size_px", 0.5), ("size_px", 16_000), ("tubelet", (0, 1, 1)), ("region", (10**20, 1, 1))],
+)  # fmt: skip
+def test_sizes_out_of_reason_are_refused_before_anything_is_made(field, value):
+    with pytest.raises(ValueError, match=f"^{field}|^a clip of"):
+        replace(tiny().model, **{field: value})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--steps 99999999999", "--batch-size 2147483648", "--seed -1", "--workers -1",
+     "--workers 9999", "--num_clips 2147483648", "--optim.lr nan", "--optim.min_lr inf",
+     "--optim.weight_decay -1", "--min_crop 1e308", "--held_out nan", "--jitter inf",
+     "--target.motion_scale inf", "--model.depth 100000000", "--model.mlp_ratio 1e308"],
+)  # fmt: skip
+def test_numbers_out_of_reason_are_refused_in_a_sentence(flags, tmp_path, capsys):
+    start = ["pretrain", "--preset", "tiny", "--steps", "2", "--out", str(tmp_path)]
+    try:
+        status = main([*start, *flags.split()])
+    except SystemExit as error:  # tyro's, of fields
+        status = error.code
+    assert status == 2
+    said, name = capsys.readouterr(), flags.split()[0].rpartition(".")[2].strip("-")
+    assert name.replace("-", "_") in said.err + said.out and "Traceback" not in said.err
+
+
 def test_a_closed_terminal_stops_a_training_as_sigterm_does():
     with delayed_interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -88,3 +153,48 @@ def test_states_that_a_kill_left_beside_a_result_are_swept(tmp_path):
         (tmp_path / name).write_bytes(b"old")
     run.load_result()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "result.json"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after importing torch")
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 20), pytest.param(20, 520, marks=pytest.mark.hostile)]
+)
+def test_whatever_is_killed_at_any_moment_ends_with_the_same_bytes(first, last, tmp_path):
+    program = str(Path(__file__).with_name("killed.py"))
+    done = subprocess.run(
+        [sys.executable, program, str(tmp_path), str(first), str(last)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(f"{last - first} cases"), done.stdout[:4000]
+
+
+def starved(folder: Path, *cases: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    program = str(Path(__file__).with_name("killed.py"))
+    done = subprocess.run(
+        [*before, sys.executable, program, str(folder), *cases],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"verb"')]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after importing torch")
+def test_little_memory_few_files_and_killed_workers_end_in_an_answer(tmp_path):
+    told = starved(tmp_path, "files-1", "memory-0", "memory-1", "killed-1", "killed-3")
+    assert len(told) == 15
+    for one in told:
+        assert one["status"] in (0, 2), one
+        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
+        assert not one["skipped"] and "cannot write" not in one["said"], one  # all could be read
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts")
+def test_without_room_in_dev_shm_there_is_an_answer(tmp_path):
+    mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
+    before = ("unshare", "-m", "sh", "-c", mount, "sh")
+    if not shutil.which("unshare") or subprocess.run([*before, "true"]).returncode:
+        pytest.skip("no right to mount")
+    for one in starved(tmp_path, "plain-1", before=before):
+        assert one["status"] in (0, 2), one
+        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one

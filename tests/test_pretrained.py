@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from maedfer_lab.checkpoints.saving import (
 )
 from maedfer_lab.config import TargetConfig, tiny
 from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.weights import shipped
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,19 @@ def no_network(monkeypatch):
         raise AssertionError("a local folder needs no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-expressions"])
+def test_shipped_weights_are_compared_with_their_checksum(name, tmp_path):
+    for path in shipped(name).iterdir():
+        shutil.copy(path, tmp_path)
+    assert from_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors .* SHA-256 differs"):
+        from_pretrained(tmp_path)
 
 
 def models():

@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import warnings
@@ -24,7 +25,7 @@ from making_videos import (
 )
 from PIL import Image, ImageOps
 
-from maedfer_lab.data import shard_format
+from maedfer_lab.data import shard_format, writing
 from maedfer_lab.data.readers import glance, open_video
 from maedfer_lab.data.video import VideoError, natural_key
 
@@ -347,6 +348,8 @@ def test_frames_are_counted_and_their_times_and_rate_told(tmp_path, kind, suffix
     np.testing.assert_allclose(reader.times * 1000, shown, atol=1)
     if HAS_DECORD and suffix == "mp4":
         np.testing.assert_array_equal(open_video(path, "decord").times, reader.times)
+    writing.write_video(tmp_path / "again.mp4", frames, reader.fps or 25, reader.times)
+    assert len(open_video(tmp_path / "again.mp4")) == len(frames)
 
 
 def test_an_avi_with_b_frames_has_its_rate(tmp_path):
@@ -402,6 +405,28 @@ def test_names_that_are_no_utf8_are_read(tmp_path):
     assert len(open_video(path)) == glance(path).frames == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile a.mp4\n", "ffconcat version 1.0\nfile '{url}'\n",
+     "#EXTM3U\n#EXTINF:1,\na.mp4\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n",
+     "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
+     "a=rtpmap:96 H264/90000\n", "[Reference]\nRef1={url}\n", "rtsptext\n{url}\n",
+     '<?xml version="1.0"?><MPD><BaseURL>{url}</BaseURL></MPD>'],
+)  # fmt: skip
+def test_a_list_of_files_or_addresses_is_no_video_and_asks_nobody(tmp_path, text):
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        text = text.format(url=f"http://127.0.0.1:{port}/a.mp4", port=port)
+        for name in ("list.mp4", "list.m3u8", "list.sdp"):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(VideoError, match="not a video"):
+                open_video(tmp_path / name)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
 def test_only_pictures_of_reasonable_size_are_decoded(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "gif.png", "GIF")
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
@@ -409,7 +434,11 @@ def test_only_pictures_of_reasonable_size_are_decoded(tmp_path):
         with pytest.raises(VideoError, match=reason):
             open_video(tmp_path / name)
     if hasattr(os, "mkfifo"):
-        for name in ("pipe.png", "pipe.mp4"):
-            os.mkfifo(tmp_path / name)
-            with pytest.raises(VideoError, match="pipe or device"):
-                open_video(tmp_path / name)
+        for name in ("pipe.png", "pipe.mp4", "zero.jpg", "zero.mp4"):
+            if name.startswith("pipe"):
+                os.mkfifo(tmp_path / name)
+            else:
+                (tmp_path / name).symlink_to("/dev/zero")
+            for look in (open_video, glance):
+                with pytest.raises(VideoError, match="pipe or device"):
+                    look(tmp_path / name)

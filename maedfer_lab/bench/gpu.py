@@ -248,7 +248,7 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
 def feed(bench: Bench) -> None:
     """Clips a second that workers bring from shards to the device, and nothing else is done."""
     workers = 1 if bench.smoke else reading_workers()
-    shards = draw_shards(bench.folder / "drawn", 4 if bench.smoke else 24)
+    shards = draw_shards(bench.folder / "drawn", 4 if bench.smoke else 12)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
     config = replace(bench.recipe("lgi"), data=shards, framing=framing)
     stream = pretraining_data(config).stream

@@ -20,7 +20,7 @@ import tyro
 
 from maedfer_lab.bench.gpu import draw_shards, reading_workers
 
-CHECK_S, BENCH_S, START_S = 120, 200, 60  # at most; START_S: until steps follow each other
+CHECK_S, BENCH_S, START_S = 150, 180, 60  # at most; START_S: until steps follow each other
 BAR = re.compile(r"clips/s=[\d.e+]+.*?waiting=\d+%")
 
 
@@ -54,7 +54,7 @@ def gpu_run(
     more = (["--device", device] if device else []) + ["--smoke"] * smoke
     slow = 10 if smoke else 1
     with tempfile.TemporaryDirectory(prefix="maedfer-gpu-") as folder:
-        shards = draw_shards(Path(folder), 4 if smoke else 24)
+        shards = draw_shards(Path(folder), 4 if smoke else 12)
         check = ["maedfer_lab.bench.gpu_check", *more]
         bench = ["maedfer_lab", "bench", "--only", "gpu", "--json", f"{out}/bench_gpu.json", *more]
         train = ["maedfer_lab", "pretrain", "--preset", "base", "--data", f"{shards}", "--workers",

@@ -26,7 +26,7 @@ from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.transforms import clip_indices, multi_scale_box, training_indices
 
 Parameters = Mapping[str, Tensor]
-Arguments = Mapping[str, Any]  # of the official constructor, `official_arguments`
+Arguments = Mapping[str, Any]  # of the official constructor, `arguments_of`
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FACE = (32, 0, 192, 160)  # left, top, right, bottom of VoxCeleb2's 224 x 224 frames
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC

@@ -46,10 +46,7 @@ OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may 
 CLIP_FRAMES, CLIP_SIZES = (8, 16, 32), (112, 160, 224)  # proposed where a region does not fit
 # Far above any model that is known, far below what would fill the memory: checked before anything
 # is built.
-LARGEST = {"frames": 4096, "size_px": 65_536, "width": 8192, "depth": 256, "num_heads": 1024,
-           "decoder_width": 8192, "decoder_depth": 256, "decoder_heads": 1024, "mlp_ratio": 64,
-           "num_classes": 100_000}  # fmt: skip
-MAX_TOKENS, MAX_TABLE, MAX_MATRIX = 65_536, 2**24, 2**28
+MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
 LEGACY = (
     "legacy_visible_order is on: the official decoder adds positions in another order than that of "
@@ -235,9 +232,8 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
         raise ValueError(
             f"{weights.name} has no classes; give num_classes, such as 7 for DFEW, for a head"
         )
-    _check_size(weights.name, "num_classes", classes)
-    if classes * config.width > MAX_MATRIX:
-        raise ValueError(f"{weights.name}: {classes:,} classes are out of all reason")
+    if classes > MAX_CLASSES or classes * config.width > MAX_MATRIX:
+        raise ValueError(f"{weights.name}: num_classes={classes:,} is out of all reason")
     tokens = pick("tokens", own.tokens) if config.has_regions else "tokens"
     how = "names of the parameters" if weights.part == "classifier" else "as published"
     pooling = pick("pooling", own.pooling, how)
@@ -282,32 +278,22 @@ def _with_region(
     return replace(config, region=pick("region", PUBLISHED.region))
 
 
-def _check_size(name: str, setting: str, value: int | float) -> None:
-    if not value <= LARGEST[setting]:
-        raise ValueError(
-            f"{name}: {setting}={value:,} is out of all reason; at most {LARGEST[setting]:,} "
-            "is loaded"
-        )
-
-
 def _check_sizes(name: str, config: ModelConfig) -> Grid:
     """The token grid of a model whose sizes are within reason; nothing is allocated for it."""
-    for setting in LARGEST.keys() - {"num_classes"}:
-        _check_size(name, setting, getattr(config, setting))
     try:
         grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if grid.n > MAX_TOKENS:
+    width, depth = (max(getattr(config, n), getattr(config, f"decoder_{n}"))
+                    for n in ("width", "depth"))  # fmt: skip
+    cube = 3 * math.prod(config.tubelet)
+    matrix = width * max(cube, width * config.mlp_ratio)
+    if not (grid.n <= MAX_TOKENS and depth <= MAX_DEPTH and grid.n * width <= MAX_TABLE
+            and matrix <= MAX_MATRIX):  # fmt: skip
         raise ValueError(
-            f"{name}: {config.frames} frames of {config.size_px} px make {grid.n:,} tokens; at "
-            f"most {MAX_TOKENS:,} are loaded; give frames=16, size_px=160 or the like"
-        )
-    width, cube = max(config.width, config.decoder_width), 3 * math.prod(config.tubelet)
-    if grid.n * width > MAX_TABLE or width * max(cube, width * config.mlp_ratio) > MAX_MATRIX:
-        raise ValueError(
-            f"{name}: width={width} with {grid.n:,} tokens, cubes of {cube:,} values and "
-            f"mlp_ratio={config.mlp_ratio:g} is out of all reason; the largest known is 1,408 wide"
+            f"{name}: {grid.n:,} tokens of {cube:,} values, width={width}, depth={depth} and "
+            f"mlp_ratio={config.mlp_ratio:g} are out of all reason; at most {MAX_TOKENS:,} tokens "
+            f"and a depth of {MAX_DEPTH} are loaded, and the largest known width is 1,408"
         )
     return grid
 

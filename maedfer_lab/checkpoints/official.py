@@ -315,35 +315,24 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
 def arguments_of(model: Model) -> dict[str, Any]:
     """Official constructor arguments of a model, but drop path."""
     c, is_pretraining = model.config, isinstance(model, MaskedAutoencoder)
-    prefix, (_, *patch) = "encoder_" if is_pretraining else "", c.tubelet
+    prefix, (cube, *patch) = "encoder_" if is_pretraining else "", c.tubelet
     values: dict[str, Any] = {
-        "img_size": c.size_px,
-        "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        f"{prefix}embed_dim": c.width,
-        f"{prefix}depth": c.depth,
-        f"{prefix}num_heads": c.num_heads,
-        "mlp_ratio": c.mlp_ratio,
-        "qkv_bias": c.qkv_bias,
-        "tubelet_size": c.tubelet[0],
-        "all_frames": c.frames,
-        "attn_type": "local_global" if c.encoder == "lgi" else "joint",
-        "lg_region_size": list(c.region),
-        "lg_first_attn_type": c.local,
+        "img_size": c.size_px, "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        "tubelet_size": cube, "all_frames": c.frames, f"{prefix}embed_dim": c.width,
+        f"{prefix}depth": c.depth, f"{prefix}num_heads": c.num_heads, "mlp_ratio": c.mlp_ratio,
+        "qkv_bias": c.qkv_bias, "attn_type": "local_global" if c.encoder == "lgi" else "joint",
+        "lg_region_size": list(c.region), "lg_first_attn_type": c.local,
         "lg_third_attn_type": "self" if c.interact == "self" else "cross",
         "lg_attn_param_sharing_first_third": c.shared == "local_interact",
         "lg_attn_param_sharing_all": c.shared == "all",
-        "lg_no_second": not c.inter,
-        "lg_no_third": c.interact == "none",
-    }
+        "lg_no_second": not c.inter, "lg_no_third": c.interact == "none",
+    }  # fmt: skip
     if isinstance(model, MaskedAutoencoder):
         return values | {
-            "decoder_embed_dim": c.decoder_width,
-            "decoder_depth": c.decoder_depth,
-            "decoder_num_heads": c.decoder_heads,
-            "decoder_num_classes": 3 * math.prod(c.tubelet),
-        }
+            "decoder_embed_dim": c.decoder_width, "decoder_depth": c.decoder_depth,
+            "decoder_num_heads": c.decoder_heads, "decoder_num_classes": 3 * math.prod(c.tubelet),
+        }  # fmt: skip
     return values | {
-        "num_classes": model.head.out_features,
-        "use_mean_pooling": model.pooling == "mean",
+        "num_classes": model.head.out_features, "use_mean_pooling": model.pooling == "mean",
         "lg_classify_token_type": {ours: o for o, ours in CLASSIFIED.items()}[model.tokens],
-    }
+    }  # fmt: skip

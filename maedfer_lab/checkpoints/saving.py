@@ -84,7 +84,8 @@ def write_folder(model: Model, folder: Path) -> Path:
     """
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
-    write_aside(folder / WEIGHTS_FILE, lambda file: write_weights(weights, file, format="pt"))
+    size = sum(x.nbytes for x in weights.values())
+    write_aside(folder / WEIGHTS_FILE, lambda f: write_weights(weights, f, format="pt"), size)
     write_aside(folder / "README.md", model_card(model).encode())
     digest = {WEIGHTS_FILE: file_sha256(folder / WEIGHTS_FILE)}
     text = json.dumps({**settings_of(model), "sha256": digest}, indent=1) + "\n"

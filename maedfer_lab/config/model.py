@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Literal, get_args
 
 from maedfer_lab.config.own import extension_of, find_own
@@ -38,7 +38,7 @@ def check_within(config: object, **ranges: str) -> None:
     for name, told in ranges.items():
         value, (interval, _, hint) = getattr(config, name), told.partition("; ")
         low, high = map(float, interval[1:-1].split(", "))
-        inside = isinstance(value, Real) and low <= value <= high
+        inside = isinstance(value, int | float) and low <= value <= high
         inside &= value not in [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")
         if value is not None and not inside:
             raise ValueError(f"{name}={value} must lie in {interval}{hint and f'; {hint}'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -58,8 +57,8 @@ from maedfer_lab.data.table import (
     open_clip,
 )
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
-from maedfer_lab.data.video import VideoError
-from maedfer_lab.files import check_writable, provenance, text_bytes
+from maedfer_lab.data.video import VideoError, is_starved
+from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
 
 Store = Literal["jpeg", "raw"]
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
@@ -254,10 +253,14 @@ def prepare(
                         bar.step(0 if isinstance(result, str) else len(result.data))
                     finished[number] = _done(writer.finish())
             except OSError as error:
+                if error.errno is None:  # of reading, told already
+                    _forget_deaths(files, finished, missing)
+                    raise
                 why = error.strerror or error
                 raise OSError(
                     error.errno,
-                    f"cannot write {files[number].name} to {out}: {why}. {len(finished)} of "
+                    f"cannot write {files[number].name} to {out}: {why} "
+                    f"({shutil.disk_usage(out).free:,} bytes are free). {len(finished)} of "
                     f"{len(files)} shards are finished and stay; make room there and run the same "
                     "command again",
                 ) from error
@@ -372,6 +375,14 @@ def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
     return _done(shard)
 
 
+def _forget_deaths(files: Sequence[Path], finished: dict[int, Done], own: Sequence[int]) -> None:
+    """Remove what was finished just now without clips over which processes died: it was no clip."""
+    for number in own:
+        if number in finished and any(why == DIED for _, why in finished[number].skipped):
+            for path in (files[number].with_suffix(".json"), files[number]):
+                path.unlink(missing_ok=True)
+
+
 def _done(shard: Shard) -> Done:
     skipped = tuple((one["name"], one["reason"]) for one in shard.skipped)
     return Done(len(shard.clips), shard.frames, shard.bytes, shard.sha256, skipped)
@@ -387,18 +398,18 @@ def _conclude(
 ) -> None:
     """Write MANIFEST.csv (people may be mended there), skipped.csv, index.json and the index."""
     classes, shards = annotations.classes, [finished[number] for number in range(len(files))]
-    with _table(out / MANIFEST, HEADS) as table:
+    with _table(out / MANIFEST, HEADS) as write:
         for file in files:
-            table.writerows(
+            write(
                 (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
                  classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
                  c["fold"], c["frames"], c["height"], c["width"], c["source"])
                 for c in read_shard(file).clips
             )  # fmt: skip
-    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as table:
+    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as write:
         for file, done in zip(files, shards, strict=True):
-            table.writerows((*one, file.name) for one in done.skipped)
-        table.writerows((problem.where, problem.what, "") for problem in problems)
+            write((*one, file.name) for one in done.skipped)
+        write((problem.where, problem.what, "") for problem in problems)
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
@@ -425,9 +436,8 @@ def _conclude(
 def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
     how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with aside(path) as part, part.open("w", **how) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(heads)
-        yield writer
+        file.write(csv_line(heads))
+        yield lambda rows: file.writelines(map(csv_line, rows))
 
 
 class _Bar(tqdm):
@@ -486,10 +496,15 @@ def encode(job: Job) -> Jpegs | str:
             for _, frames in reader.in_pieces(range(len(reader)))
             for frame in crop_and_resize(frames, box, height, width)
         ]
-    except VideoError as error:
-        return error.reason
-    except (OSError, MemoryError, cv2.error) as error:
-        return f"{type(error).__name__}: {error}"
+    except (VideoError, OSError, MemoryError, cv2.error) as error:
+        if is_starved(error):  # or good clips would be skipped for ever
+            raise OSError(
+                f"{job.path} could not be read now ({error or 'no memory'}): the machine lacks "
+                "memory, files or processes (ulimit -a); nothing is lost, run the same command "
+                "again, with fewer workers"
+            ) from error
+        name = f"{type(error).__name__}: {error}"
+        return error.reason if isinstance(error, VideoError) else name
     except Exception as error:
         raise RuntimeError(f"{job.path}: {error!r}") from error
     table = np.array([(len(jpeg), zlib.crc32(jpeg)) for jpeg in jpegs], np.uint32)

@@ -17,7 +17,7 @@ import av as library
 import cv2
 import numpy as np
 
-from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
+from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader, is_starved
 
 av: Any = library  # its types tell half of it
 SOUND_S = 0.5  # by which sound may outlast the pictures
@@ -355,7 +355,9 @@ def _decoded_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[An
         errors = 0
         try:
             frames = packet.decode()
-        except av.FFmpegError:
+        except av.FFmpegError as error:
+            if is_starved(error):
+                raise VideoError(Path(container.name), f"it cannot be decoded: {error}") from error
             frames = None
         yield packet, frames
 

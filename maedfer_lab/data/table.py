@@ -5,7 +5,6 @@ Everything that trains, tests, prepares or checks labelled videos starts here.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -42,7 +41,7 @@ from maedfer_lab.data.lists import MARK, ListFile, Problem, find_lists
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
-from maedfer_lab.files import text_bytes, write_aside
+from maedfer_lab.files import csv_line, text_bytes, write_aside
 
 __all__ = [
     "Annotations",
@@ -234,12 +233,10 @@ class Annotations:
         path, text = Path(path), io.StringIO()
         head = {"dataset": self.dataset, "classes": self.classes, "labels": "names"}
         text.write(f"{MARK}{json.dumps(head, ensure_ascii=False)}\n")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(
-            (self.name(c), self.classes[c.label], c.fold, c.frames, c.subject, c.source)
-            for c in self.clips
-        )
+        text.write(csv_line(COLUMNS))
+        for c in self.clips:
+            row = (self.name(c), self.classes[c.label], c.fold, c.frames, c.subject, c.source)
+            text.write(csv_line(row))
         write_aside(path, text_bytes(text.getvalue(), exact=True))
         return path
 

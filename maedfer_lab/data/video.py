@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+STARVED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MOST_PIXELS = 2**26  # of a picture: what claims more is not decoded
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .flv .wmv .3gp .ts .mts .ogv".split()
@@ -40,6 +45,25 @@ def find_images(folder: Path) -> list[Path]:
     """List the jpg and png files directly in ``folder``, naturally sorted, hidden ones left out."""
     images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
+
+
+def is_starved(error: BaseException | None) -> bool:
+    """Whether an error is the machine's, not the clip's: memory, files or threads have run out.
+
+    Damaged files ask for wild amounts and fail alike, so it is tried whether there is any left.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in STARVED:
+            try:
+                threading.Thread(target=np.ones, args=(1,)).start()
+                np.ones(2**27, np.uint8)
+                with contextlib.ExitStack() as files:
+                    for _ in range(16):
+                        files.enter_context(open(os.devnull))  # noqa: PTH123
+            except (OSError, MemoryError, RuntimeError):
+                return True
+        error = error.__cause__
+    return False
 
 
 class VideoError(ValueError):

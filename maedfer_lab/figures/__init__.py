@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import textwrap
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +87,19 @@ def draw_rows(
     return figure
 
 
+def beside(*pages: Figure) -> Any:
+    """Figures in a line where a notebook is wide enough for them."""
+    from IPython.display import HTML
+
+    files = []
+    for page in pages:
+        with rc_context(STYLE):
+            page.savefig(file := BytesIO(), format="png", dpi=100)
+        files.append(base64.b64encode(file.getvalue()).decode())
+    tags = (f'<img style="max-width: 49%" src="data:image/png;base64,{file}">' for file in files)
+    return HTML("".join(tags))
+
+
 @cache
 def colour_table(name: str) -> np.ndarray:
     """256 colours (uint8) of a Matplotlib map, from its low to its high end."""
@@ -134,6 +149,7 @@ def draw_figures(
 __all__ = [
     "FIGURES",
     "LiveCurve",
+    "beside",
     "colour_table",
     "draw",
     "draw_figures",

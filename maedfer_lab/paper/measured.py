@@ -100,6 +100,11 @@ class Evaluation(NamedTuple):
     dataset: str
     folds: tuple[str, ...]
 
+    @classmethod
+    def of(cls, paper: Paper, method: str, dataset: str, fold: str = "all") -> Evaluation:
+        """Of one fold, or of all that a data set has."""
+        return cls(method, dataset, tuple(paper.splits(dataset)) if fold == "all" else (fold,))
+
     def results(self, score: str, results: Sequence[Result]) -> list[Result]:
         """Its results that hold `score`, in the order of the folds; none until all are there."""
         name = (self.method, self.dataset)
@@ -146,29 +151,25 @@ def evaluations(paper: Paper) -> Iterator[tuple[str, Evaluation, dict[str, Cell]
         return {score: row[score] for score in scores if row[score].value is not None}
 
     for name in WILD:
-        table = paper.table(name)
-        dataset = str(table.dataset)
-        for row in table.rows:
+        dataset = str(paper.table(name).dataset)
+        for row in paper.table(name).rows:
             method = row["method"].text
             if method == OURS or method.startswith("VideoMAE"):
-                whole = Evaluation(method, dataset, tuple(paper.splits(dataset)))
-                yield name, whole, chosen(row, *paper.labels[dataset], "uar", "war")
+                scores = chosen(row, *paper.labels[dataset], "uar", "war")
+                yield name, Evaluation.of(paper, method, dataset), scores
     for dataset in LAB:
         row = paper.table("lab").row(dataset, OURS, "V")
-        whole = Evaluation(OURS, dataset, tuple(paper.splits(dataset)))
-        yield "lab", whole, chosen(row, "uar", "war")
+        yield "lab", Evaluation.of(paper, OURS, dataset), chosen(row, "uar", "war")
     for row in paper.table("folds").rows:
         dataset, run, fold = (row[c].text for c in ("dataset", "run", "fold"))
         if fold != "all" or run == "reproduced":  # the others stand in the tables
-            folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
-            yield f"folds {run}", Evaluation(OURS, dataset, folds), chosen(row, "uar", "war")
+            tested = Evaluation.of(paper, OURS, dataset, fold)
+            yield f"folds {run}", tested, chosen(row, "uar", "war")
     row = paper.table("poster_fold1").row("VideoMAE")
     yield "poster", Evaluation("VideoMAE (VoxCeleb2)", "DFEW", ("1",)), chosen(row, "uar", "war")
     for row in paper.table("evaluations").rows:
-        dataset, fold = row["dataset"].text, row["fold"].text
-        folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
-        extra = chosen(row, "top5", *SCORES[3:])
-        yield f"log {row['by'].text}", Evaluation(OURS, dataset, folds), extra
+        tested = Evaluation.of(paper, OURS, row["dataset"].text, row["fold"].text)
+        yield f"log {row['by'].text}", tested, chosen(row, "top5", *SCORES[3:])
 
 
 def scored(

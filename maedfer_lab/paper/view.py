@@ -32,7 +32,8 @@ def show(
     results: evaluations made here fill the columns *ours*; blank where nothing was measured.
     columns: only these, besides those that name a row; all by default.
     """
-    return Page("".join(_html(paper, paper.table(name), results, columns) for name in names))
+    tables = "".join(_html(paper, paper.table(name), results, columns) for name in names)
+    return Page(f"<div style='display: flex; flex-wrap: wrap; gap: 12px'>{tables}</div>")
 
 
 def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequence[str]) -> str:
@@ -55,8 +56,10 @@ def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequen
         body += "</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
     return (
-        f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><p><small>{escape(paper.cite(tuple(keys)))}</small></p>"
+        "<div style='flex: 1 1 480px; min-width: 0; overflow: auto; max-height: 220px'><table>"
+        f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+        f"<p><small>{escape(paper.cite(tuple(keys)))}</small></p></div>"
     )
 
 
@@ -82,6 +85,5 @@ def _ours(
         return ""
     method = row["method"].text if "method" in row else OURS
     fold = row["fold"].text if "fold" in row else "all"
-    folds = tuple(paper.splits(dataset)) if fold == "all" else (fold,)
-    found = Evaluation(method, dataset, folds).mean(score, results)
+    found = Evaluation.of(paper, method, dataset, fold).mean(score, results)
     return "" if found is None else f"{100 * found:.2f}"

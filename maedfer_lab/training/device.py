@@ -197,7 +197,8 @@ class CapturedStep:
                 work()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Of this thread alone: the one that pins the readers' batches goes on meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             losses = work()
         self.pool = graph.pool()  # what one graph does not keep another may use
         return graph.replay, losses

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import math
 import shutil
 import statistics
@@ -54,6 +53,7 @@ from maedfer_lab.method.models import (
     build_classifier,
     model_mask,
 )
+from maedfer_lab.runs import Run
 from maedfer_lab.text import table
 from maedfer_lab.training.device import moved
 from maedfer_lab.training.loop import Stepper, Task, own_share
@@ -239,10 +239,7 @@ def estimate_command(
                 f"config={config!r} must be one of {', '.join(PRESETS)}, or the config.json of a "
                 "run"
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); put a copy back") from error
+        values = Run(path.parent).read(path.name)
         chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
     if batch_size is not None:
         optim = replace(chosen.optim, batch_size=batch_size, accumulate=1)

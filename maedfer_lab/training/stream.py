@@ -54,7 +54,7 @@ from maedfer_lab.data.transforms import (
     to_tensor,
     training_indices,
 )
-from maedfer_lab.data.video import VideoError, VideoReader
+from maedfer_lab.data.video import VideoError, VideoReader, is_starved
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.runs import Run
 
@@ -66,8 +66,8 @@ IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of an item in pre-training, beside tho
 ATTEMPTS = 10  # clips that are tried in the place of a broken one
 BROKEN_SHARE, BROKEN_FEW = 0.05, 2  # more broken clips than both end a run
 BROKEN_AFTER = 200  # clips, from which on the share counts
-# Errors of the machine, not of a clip: another try may succeed, so nothing is replaced.
-PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+# Errors of a file system, not of a clip: another try may succeed, so nothing is replaced.
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 CHUNK = 20  # frames that are checked at a time
 GRACE_S = 60.0  # after SIGTERM, in which the main process may end its step
 
@@ -172,6 +172,8 @@ class ClipStream(Dataset):
 
 
 def _passes(error: BaseException | None) -> bool:
+    if is_starved(error):
+        return True
     while error is not None:
         if isinstance(error, OSError) and error.errno in PASSING:
             return True
@@ -673,6 +675,8 @@ def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -
             f"a process that reads clips could not hand them over: {why}. Raise the limit on open "
             "files (ulimit -n 4096), give /dev/shm more room, or use workers=0"
         )
+    if "shared memory" in reason:
+        return "/dev/shm is full: give it more room, or use workers=0"
     advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
     if not items:
         return (

@@ -8,7 +8,6 @@ It is sent once; playing, scrubbing and numbers under the pointer need no kernel
 from __future__ import annotations
 
 import re
-import tempfile
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -18,10 +17,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import anywidget
-import ipywidgets
 import traitlets
 
-from maedfer_lab.config import is_in_app
 from maedfer_lab.figures import draw_viewer
 from maedfer_lab.figures.style import Page
 from maedfer_lab.files import pack_picture, text_bytes
@@ -329,47 +326,3 @@ def number_below(name: str, value: Any, count: int) -> int:
     if not 0 <= number < count:
         raise ValueError(f"{name}={value} must lie in 0 ... {count - 1}; try 0")
     return number
-
-
-MAX_UPLOAD_BYTES = 200 * 2**20
-
-
-class VideoUpload(ipywidgets.VBox):
-    """Choose a video: upload one (up to 200 MiB), type a path, or keep the default.
-
-    The uploaded file stays in a private temporary folder of this session and is deleted with it.
-    In `make app`, whose visitor need not own the machine's files, no path can be typed.
-    """
-
-    def __init__(self, default: Path) -> None:
-        self.default = default
-        self._folder = tempfile.TemporaryDirectory(prefix="maedfer-upload-")
-        self.button: Any = ipywidgets.FileUpload(
-            accept="video/*,image/*", multiple=False, description="Upload a video"
-        )
-        self.box: Any = None
-        if not is_in_app():
-            self.box = ipywidgets.Text(
-                placeholder=f"or type a path; empty: {default.name}", layout={"width": "30em"}
-            )
-        super().__init__([self.button, self.box] if self.box else [self.button])
-
-    @property
-    def path(self) -> Path:
-        """The typed path, else the uploaded file, else the default; ValueError if too large."""
-        if self.box and self.box.value.strip():
-            return Path(self.box.value.strip()).expanduser()
-        if not self.button.value:
-            return self.default
-        upload = self.button.value[0]
-        if len(upload["content"]) > MAX_UPLOAD_BYTES:
-            raise ValueError(
-                f"the uploaded file of {len(upload['content']):,} bytes must have at most "
-                f"{MAX_UPLOAD_BYTES:,}; cut the video, or type its path"
-            )
-        # A browser may send any text as a name: the last part, of harmless characters.
-        name = re.split(r"[/\\]", str(upload["name"]))[-1]
-        name = re.sub(r"[^\w .-]", "_", name).lstrip(". ")[-100:] or "video"
-        path = Path(self._folder.name) / name
-        path.write_bytes(bytes(upload["content"]))
-        return path

@@ -9,15 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.ioloop import IOLoop
 from tornado.web import ErrorHandler, HTTPError
 from traitlets.config import Config
 from voila.app import Voila
 
 from maedfer_lab.config import keep_temporary_files_in
-from maedfer_lab.viewers.player import MAX_UPLOAD_BYTES
 
 MAX_KERNELS = 4  # pages open at once; each holds a model
+GRACE_S = 15  # a page may lose its connection for so long
 IDLE_S = 1800  # a page's kernel ends when it said nothing for so long
 
 # What a page may load: only what this server gives it.
@@ -28,7 +30,7 @@ _POLICY = (
 
 
 class BoundedKernels(AsyncMappingKernelManager):
-    """Refuses a kernel beyond MAX_KERNELS, those that are starting included."""
+    """Refuses a kernel beyond MAX_KERNELS, starting ones included; ends those without a page."""
 
     _starting = 0
 
@@ -41,6 +43,15 @@ class BoundedKernels(AsyncMappingKernelManager):
             return await super().start_kernel(**options)
         finally:
             self._starting -= 1
+
+    def notify_disconnect(self, kernel_id: str) -> None:
+        """Note that a page is gone; its kernel ends soon, whether the page said good-bye or not."""
+        super().notify_disconnect(kernel_id)
+        IOLoop.current().call_later(GRACE_S, self._end_if_left, kernel_id)
+
+    async def _end_if_left(self, kernel_id: str) -> None:
+        if kernel_id in self and not self._kernel_connections.get(kernel_id):
+            await self.shutdown_kernel(kernel_id)
 
 
 class Dashboard(Voila):
@@ -60,8 +71,8 @@ class Dashboard(Voila):
         return super().init_handlers()
 
 
-def serve(folder: Path, port: int) -> None:
-    """Serve the notebooks of `folder` until interrupted; the address with its token is printed.
+def serve(code: str, port: int) -> None:
+    """Serve what a cell of `code` shows until interrupted; prints the address with its token.
 
     All temporary files, uploads among them, lie in one private folder that is removed at the end.
     """
@@ -74,14 +85,11 @@ def serve(folder: Path, port: int) -> None:
             "port": port,
             "tornado_settings": {
                 "headers": {"Content-Security-Policy": _POLICY},
-                "websocket_max_message_size": MAX_UPLOAD_BYTES + 2**20,
             },
         },
         "VoilaConfiguration": {
             "allow_template_override": "NO",
             "allow_theme_override": "NO",
-            # The plain list of notebooks; the other one asks for a kernel that is not there.
-            "classic_tree": True,
             "file_allowlist": [],
             "multi_kernel_manager_class": BoundedKernels,
         },
@@ -96,4 +104,7 @@ def serve(folder: Path, port: int) -> None:
     }
     with tempfile.TemporaryDirectory(prefix="maedfer-app-") as private:
         keep_temporary_files_in(private)
-        Dashboard.launch_instance([str(folder)], config=Config(config))
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        path = Path(private) / "maedfer_lab.ipynb"
+        nbformat.write(notebook, path)
+        Dashboard.launch_instance([str(path)], config=Config(config))

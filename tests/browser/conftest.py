@@ -68,23 +68,24 @@ def lab(workplace: Workplace, browser: Browser) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def app(workplace: Workplace, browser: Browser) -> Iterator[str]:
-    with workplace.app("02", "05", "06") as address:
+    with workplace.app() as address:
         yield address
 
 
 @pytest.fixture(scope="package")
 def opened(browser: Browser, lab: str, app: str) -> Callable[[str, str], Watched]:
-    """Open a notebook in "lab" or "app", run it, and keep the page for later tests."""
+    """Open a notebook in "lab", or the page of "app", run it, and keep it for later tests."""
     pages: dict[tuple[str, str], Watched] = {}
 
     def open_notebook(host: str, number: str) -> Watched:
-        if (host, number) not in pages:
-            watched = pages[host, number] = open_page(browser)
+        key = (host, number if host == "lab" else "")
+        if key not in pages:
+            watched = pages[key] = open_page(browser)
             if host == "lab":
                 run_in_lab(watched, lab, notebook_name(number))
             else:
-                run_in_app(watched, app, notebook_name(number))
-        return pages[host, number]
+                run_in_app(watched, app)
+        return pages[key]
 
     return open_notebook
 

@@ -178,13 +178,11 @@ def run_in_lab(watched: Watched, address: str, name: str) -> None:
     assert not errors and all(cell["count"] for cell in cells), f"{name}: {errors or cells}"
 
 
-def run_in_app(watched: Watched, address: str, name: str) -> None:
-    """Open a page of the app and wait until its notebook ran; raises where a cell failed."""
-    watched.page.goto(address.replace("?", f"voila/render/{name}?"))
-    watched.page.wait_for_selector("#rendered_cells", state="visible")
-    failed = watched.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
-    failed = failed.or_(watched.page.get_by_text("There was an error when executing cell"))
-    assert failed.count() == 0, failed.all_inner_texts()
+def run_in_app(watched: Watched, address: str) -> None:
+    """Open the app's page and try a sample."""
+    watched.page.goto(address)
+    watched.page.get_by_role("button", name="a man in a car").click()
+    watched.page.wait_for_selector(".maedfer-viewer[data-viewer=attention][data-frame]")
 
 
 def use_lab_theme(page: Page, theme: str) -> None:

@@ -41,6 +41,7 @@ class Workplace:
 
     folder: Path
     environment: dict[str, str] = field(init=False)
+    process: int = field(init=False, default=0)  # of the server that was started last
     asked: Path = field(init=False)  # exists if somebody beyond this machine was asked
 
     def __post_init__(self) -> None:
@@ -94,10 +95,10 @@ class Workplace:
             yield f"{url}?token={self.environment['JUPYTER_TOKEN']}"
 
     @contextlib.contextmanager
-    def app(self, *numbers: str) -> Iterator[str]:
-        """What `make app` starts, for these notebooks; yields its address with the token."""
+    def app(self) -> Iterator[str]:
+        """What `make app` starts; yields its address with the token."""
         port = free_port()
-        module = ["-m", "maedfer_lab.viewers.app", *numbers, f"--port={port}"]
+        module = ["-m", "maedfer_lab.viewers.app", f"--port={port}"]
         with self.serve(module, f"http://127.0.0.1:{port}/") as url:
             yield f"{url}?token={self.environment['JUPYTER_TOKEN']}"
 
@@ -121,9 +122,16 @@ class Workplace:
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"{arguments[1]} did not start:\n{log.read_text()[-3000:]}")
                 time.sleep(0.1)
+            self.process = process.pid
             yield url
         finally:
             stop(process)
+
+
+def num_kernels(process: int) -> int:
+    """Kernels that a server has started and that still run."""
+    told = subprocess.run(["ps", "--ppid", str(process), "-o", "args="], capture_output=True)
+    return told.stdout.count(b"ipykernel")
 
 
 def notebook_name(number: str) -> str:

@@ -1,23 +1,28 @@
 """The notebooks' viewers in a real JupyterLab and in the app: played, scrubbed, clicked, asked."""
 
+import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
+from maedfer_lab.data.folder import sample_clip
+
 from .pages import PICTURES, Viewer, Watched, end_kernel, open_page, use_lab_theme, wait_until
-from .servers import Workplace
+from .servers import Workplace, num_kernels
 
 Open = Callable[[str, str], Watched]
 HOSTS = ("lab", "app")
 KIND = {"02": "masking", "05": "reconstruction", "06": "attention"}
 
+PLACES = [("lab", "02"), *((host, number) for host in HOSTS for number in ("05", "06"))]
+
 everywhere = pytest.mark.parametrize("host", HOSTS)
-every_viewer = pytest.mark.parametrize("number", KIND)
+every_viewer = pytest.mark.parametrize(("host", "number"), PLACES)
 
 
-@everywhere
 @every_viewer
 def test_notebook_runs_and_its_viewer_appears(host: str, number: str, opened: Open) -> None:
     """Opening raises where a cell did not run or failed."""
@@ -26,7 +31,6 @@ def test_notebook_runs_and_its_viewer_appears(host: str, number: str, opened: Op
     viewer.keep_picture(f"{number}_{KIND[number]}_{host}")
 
 
-@everywhere
 @every_viewer
 def test_arrow_keys_change_the_canvas(host: str, number: str, opened: Open) -> None:
     viewer = opened(host, number).viewer(KIND[number])
@@ -42,7 +46,6 @@ def test_arrow_keys_change_the_canvas(host: str, number: str, opened: Open) -> N
     assert viewer.pixels() == first
 
 
-@everywhere
 @every_viewer
 def test_playing_shows_many_frames(host: str, number: str, opened: Open) -> None:
     viewer = opened(host, number).viewer(KIND[number])
@@ -113,7 +116,6 @@ def test_the_keyboard_reaches_every_cube(host: str, opened: Open) -> None:
     viewer.settle()
 
 
-@everywhere
 @every_viewer
 def test_it_fits_is_told_and_can_be_saved(host: str, number: str, opened: Open) -> None:
     """Controls above the pictures, all in 650 px; the readout is a live region, frames are none."""
@@ -165,7 +167,7 @@ def test_of_many_changes_the_last_one_is_shown(host: str, opened: Open) -> None:
     assert wait_until(viewer.page, lambda: seed.input_value() == "30")
 
 
-@every_viewer
+@pytest.mark.parametrize("number", KIND)
 def test_pictures_of_both_themes(number: str, opened: Open) -> None:
     watched = opened("lab", number)
     for theme in ("Light", "Dark"):
@@ -175,26 +177,45 @@ def test_pictures_of_both_themes(number: str, opened: Open) -> None:
     use_lab_theme(watched.page, "Light")
 
 
-@everywhere
 @every_viewer
 def test_nothing_complained(host: str, number: str, opened: Open) -> None:
     """After all of the above; a request to another machine is a complaint."""
     assert opened(host, number).complaints == []
 
 
-def test_nothing_asked_another_machine(
-    workplace: Workplace, app: str, browser: Browser, opened: Open
-) -> None:
-    """Neither the servers, nor the kernels, nor the list of notebooks."""
-    watched = open_page(browser)
-    watched.page.goto(app)
-    links = watched.page.locator("a")
-    assert links.count() == len(KIND) and "token=" in (links.first.get_attribute("href") or "")
-    watched.page.screenshot(path=PICTURES / "app_list.png")
-    watched.page.context.close()
-    assert watched.complaints == []
-    assert all(opened(host, number).page for host in HOSTS for number in KIND)
+def test_nothing_asked_another_machine(workplace: Workplace, opened: Open) -> None:
+    """Neither the servers, nor the kernels."""
+    assert all(opened(host, number).page for host, number in PLACES)
     assert not workplace.asked.exists(), workplace.asked.read_text()
+
+
+def test_an_upload_replaces_the_viewer_and_a_closed_page_leaves_no_kernel(
+    workplace: Workplace, browser: Browser, tmp_path: Path
+) -> None:
+    """A file of more than 10 MiB, which no single message may hold in JupyterLab."""
+    video = tmp_path / "my own face.mp4"
+    video.write_bytes(sample_clip().read_bytes() + bytes(11 * 2**20))
+    with workplace.app() as address:
+        watched = open_page(browser)
+        page = watched.page
+        page.goto(address)
+        page.wait_for_selector(".maedfer-drop")
+        assert page.locator("canvas, img").count() == 0, "nothing is shown before a video is given"
+        page.set_input_files("input[type=file]", str(video))
+        title = page.locator(".maedfer-title").first
+        assert wait_until(page, lambda: title.count() > 0 and video.name in title.inner_text(), 120)
+        assert page.locator(".maedfer-viewer").count() == 2
+        page.get_by_role("button", name="drawn person 1").click()
+        assert wait_until(page, lambda: "drawn_person_1" in title.inner_text(), 120)
+        assert page.locator(".maedfer-viewer").count() == 2, "in place of those before"
+        PICTURES.mkdir(exist_ok=True)
+        page.screenshot(path=PICTURES / "app.png", full_page=True)
+        assert watched.complaints == [] and num_kernels(workplace.process) == 1
+        page.close(run_before_unload=True)
+        end = time.monotonic() + 60
+        while num_kernels(workplace.process) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert num_kernels(workplace.process) == 0
 
 
 def test_without_a_kernel_the_last_pictures_still_play(opened: Open) -> None:

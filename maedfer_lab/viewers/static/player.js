@@ -235,7 +235,7 @@ class Player {
     const LABELS = scene.columns ? SHORT : LABEL;
     // All else keeps its height; pictures take what is left.
     const rest = this.root.offsetHeight - this.stage.offsetHeight - this.numbers.offsetHeight;
-    const tallest = Math.max((full ? window.innerHeight : TALLEST) - rest - 24, 150);
+    const tallest = Math.max((full ? window.innerHeight : scene.tallest ?? TALLEST) - rest - 24, 150);
     const ways = [];
     for (let columns = scene.columns ?? 1; columns <= (scene.columns ?? number); columns++) {
       const lines = Math.ceil(number / columns);

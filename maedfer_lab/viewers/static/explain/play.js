@@ -100,6 +100,7 @@ class Kernel {
     this.values.table = new Uint8Array((result?.error ?? new Float32Array(method.n)).buffer);
     this.set("scene", {
       viewer: "page", serial: this.serial, mime: "image/bmp", title: name, frames, fps: this.fps, timed: true,
+      tallest: innerWidth < 600 ? 1400 : 780, // px; a phone scrolls
       tile: [size, size], grid, tubelet, region, click: "tube", strips: rows.length,
       rows: rows.map(({ label, scale }, strip) => ({ label, strip, ...(scale && { scale }) })),
       hidden: [...hidden].join(""), visible: method.n - masked.length, values: [{ label: "error", offset: 0 }],
