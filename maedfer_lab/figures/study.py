@@ -39,7 +39,7 @@ def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
             what = "all parameters trained" if "fine-tuned" in ways else "frozen features"
             axis.set(title=f"{label}, {what}", ylabel="UAR on unseen people (%)")
             axis.axhline(CHANCE[label], color=INK, linestyle=":", linewidth=1)
-            axis.legend(fontsize=8, loc="upper left")
+            axis.legend(fontsize=8, loc="best")
     _confusions(bottom, data)
     own = " Stars: this machine's own runs." if data["own"] else ""
     return (
