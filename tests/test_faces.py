@@ -186,7 +186,7 @@ def test_sequence_protocol():
     [
         ({"difficulty": 2.0}, "difficulty=2.0 must lie in 0 to 1"),
         ({"difficulty": float("nan")}, "difficulty=nan"),
-        ({"size_px": 3}, "size_px=3 must lie in"),
+        ({"size_px": 3}, "size_px=3 must be at least 16"),
         ({"num_frames": 1}, "num_frames=1 must be at least 2"),
         ({"split": "val"}, "split='val' is unknown; use one of train, test"),
         ({"num_clips": 0}, "num_clips=0"),

@@ -49,7 +49,7 @@ from maedfer_lab.weights import PARITY
 GOLDEN = Path(__file__).parents[2] / "shared" / "reference" / "golden"
 DIGESTS = Path(__file__).parent / "data" / "parity_digests.json"
 TINY = ModelConfig(frames=8, size_px=16, tubelet=(2, 4, 4), region=(2, 2, 4), width=16, depth=2,
-                   num_heads=2, mlp_ratio=2, decoder_width=12, decoder_depth=2,
+                   num_heads=2, mlp_ratio=2.0, decoder_width=12, decoder_depth=2,
                    decoder_heads=2)  # fmt: skip
 
 
@@ -74,7 +74,7 @@ VARIANTS = {
     "pt": {},
     "pt_regions_everywhere": {"region": (2, 2, 2)},
     "pt_cross_share": {"local": "cross", "shared": "all", "qkv_bias": False},
-    "pt_joint": {"encoder": "vit", "mlp_ratio": 3},
+    "pt_joint": {"encoder": "vit", "mlp_ratio": 3.0},
 }
 
 
@@ -339,7 +339,7 @@ def test_full_size_models_of_the_official_code(key):
 divisors_of_4 = st.sampled_from([1, 2, 4])
 common = {
     "encoder": st.sampled_from(["vit", "lgi", "lgi", "lgi"]),
-    "mlp_ratio": st.sampled_from([1.5, 2, 4]),
+    "mlp_ratio": st.sampled_from([1.5, 2.0, 4.0]),
     "qkv_bias": st.booleans(),
     "local": st.sampled_from(["self", "cross"]),
     "inter": st.booleans(),
