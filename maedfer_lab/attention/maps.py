@@ -158,8 +158,9 @@ class AttentionMaps:
                 f"are {', '.join(map(str, self.index[:4].tolist()))}, ..."
             )
         raise ValueError(
-            f"query={query} is no token: 0..{self.grid.n - 1} are tokens of the grid, then come "
-            f"{self.num_regions} representative tokens"
+            f"query={query} is no token: 0..{self.grid.n - 1} are tokens of the grid"
+            + f", {self.grid.n}..{self.grid.n + self.num_regions - 1} representative tokens"
+            * (self.num_regions > 0)
         )
 
     def weights(self, stage: str, layer: int, head: int | None = None) -> Tensor:
