@@ -175,7 +175,7 @@ def test_skin_is_never_green_or_blue():
 
 def test_sequence_protocol():
     faces = SyntheticFaces(3, num_frames=2, size_px=16)
-    assert len(faces) == len(list(faces)) == 3
+    assert len(faces) == len([clip for clip in faces]) == 3
     assert (faces[-1].frames == faces[np.int64(2)].frames).all()
     with pytest.raises(IndexError, match="there are 3 clips"):
         _ = faces[3]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ TINY = ModelConfig(frames=8, size_px=16, tubelet=(2, 4, 4), region=(2, 2, 4), wi
                    decoder_heads=2)  # fmt: skip
 
 
-def classifier(tokens=None, num_classes=7, pooling="mean", **changes) -> Classifier:
+def classifier(tokens=None, num_classes=7, pooling: Any = "mean", **changes) -> Classifier:
     return build_classifier(replace(TINY, **changes), num_classes, tokens, pooling).eval()
 
 

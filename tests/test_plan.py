@@ -191,8 +191,8 @@ def test_what_a_gpu_measured_takes_the_place_of_assumptions(tmp_path):
     rows = {f"{step}issued": 1 / 1000, f"{step}captured": 1 / 2000, f"{step}written plainly": 1e-4,
             f"{step}captured: issued by the host": 0.002,
             "feed of batches of 160, 14 workers, shards": 1 / 2800}  # fmt: skip
-    source = {"device": "NVIDIA H200", "profile": "bench", "commit": "abc"}
-    source["versions"] = {"torch": "2.11"}
+    source = {"device": "NVIDIA H200", "profile": "bench", "commit": "abc",
+              "versions": {"torch": "2.11"}}  # fmt: skip
     content = {"provenance": source, "rows": [
         {"name": name, "ours": {"median": seconds}} for name, seconds in rows.items()
     ]}  # fmt: skip

@@ -293,16 +293,17 @@ def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:
     """What the device ran in one step: launches, copies, and the kernels that took longest."""
     if device.type != "cuda":
         return "(no device of its own to profile)"
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore (not in its stubs)
 
     with torch.profiler.profile() as seen:
         step()
-    events = [event for event in seen.events() if event.device_type == DeviceType.CUDA]
+    happened = seen.events() or []
+    events = [event for event in happened if event.device_type == DeviceType.CUDA]
     times: dict[str, list[float]] = {}
     for event in events:
         times.setdefault(event.name[:70], []).append(event.time_range.elapsed_us())
     total = sum(map(sum, times.values()))
-    calls = sum("Launch" in event.name for event in seen.events())
+    calls = sum("Launch" in event.name for event in happened)
     lines = [f"{len(events):,} kernels and copies of {total / 1e3:.1f} ms, by {calls:,} launches"]
     for name, each in sorted(times.items(), key=lambda item: -sum(item[1]))[:rows]:
         lines.append(f"{sum(each) / total:6.1%} {len(each):5,} x {name}")

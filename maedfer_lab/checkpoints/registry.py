@@ -104,7 +104,8 @@ class TimmClassifier(Classifier):
             head = Classifier(
                 replace(self.config, depth=0), num_classes, cast(Tokens, self.tokens)
             ).head
-        self.head = head.to(self.fc_norm.weight.device, self.fc_norm.weight.dtype)
+        norm = cast(nn.LayerNorm, self.fc_norm)
+        self.head = head.to(norm.weight.device, norm.weight.dtype)
 
     def no_weight_decay(self) -> set[str]:
         """The representative tokens, as in official fine-tuning (vectors are timm's to leave)."""
