@@ -173,7 +173,7 @@ def test_reproduce_says_what_it_does_and_where_the_results_are(
 
     monkeypatch.setenv("MAEDFER_PROFILE", "fast")
     assert main(["plan"]) == 2
-    assert "smoke, quick, full" in capsys.readouterr().err
+    assert "smoke, quick, study, full" in capsys.readouterr().err
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def ledger(rows: Rows) -> list[Entry]:
                        scores(rows, **{"variant": REFERENCE, **b})) for a, b in pairs
         ]  # fmt: skip
         known = [gap for gap in gaps if gap is not None]
-        if len(known) == len(gaps):
+        if known and len(known) == len(gaps):
             verdict = _verdict(known, bound)
             at = [f"with {a['labels']} labels " if len(pairs) > 1 else "" for a, _ in pairs]
             evidence = "; ".join(
