@@ -12,7 +12,14 @@ CORE_HOURS = 3.0  # of `make study`, measured beside other work
 REFERENCE = "joint, lambda 0.5"
 SHORT = "0.25 x length"  # at which the variants are compared
 FEW = (REFERENCE, SHORT, "appearance only, lambda 1")
-MOST = (REFERENCE, SHORT, "appearance only, lambda 1", "0.125 x length")
+MOST = (
+    REFERENCE,
+    SHORT,
+    "appearance only, lambda 1",
+    "0.125 x length",
+    "ViT at equal cost",
+    "without stages 2 and 3",
+)
 
 
 @dataclass(frozen=True)

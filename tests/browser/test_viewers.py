@@ -82,7 +82,10 @@ def test_a_click_on_a_cube_changes_what_is_visible(host: str, opened: Open) -> N
 @everywhere
 def test_a_stroke_paints_cubes_and_one_undo_takes_it_back(host: str, opened: Open) -> None:
     viewer = opened(host, "05").viewer("reconstruction")
+    viewer.settle()
+    first = viewer.data("visible")
     viewer.root.locator("button[name='preset-eyes']").click()
+    assert wait_until(viewer.page, lambda: viewer.data("visible") != first)
     viewer.settle()
     before = viewer.data("visible")
     box = viewer.canvas.bounding_box()
@@ -94,8 +97,10 @@ def test_a_stroke_paints_cubes_and_one_undo_takes_it_back(host: str, opened: Ope
     viewer.page.mouse.move(label["x"] + 0.35 * side, top, steps=12)
     viewer.page.mouse.up()
     viewer.settle()
-    painted = int(before or 0) - int(viewer.data("visible") or 0)
-    assert painted == 8 * 2 * 4, "four cubes of the first row, at eight times, in two regions"
+    four = 8 * 2 * 4  # cubes of the first row, at eight times, in two regions
+    assert wait_until(
+        viewer.page, lambda: int(before or 0) - int(viewer.data("visible") or 0) == four
+    )
     viewer.root.locator("button[name='history-undo']").click()
     assert wait_until(viewer.page, lambda: viewer.data("visible") == before)
 
