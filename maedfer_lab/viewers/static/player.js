@@ -183,7 +183,7 @@ class Player {
   }
 
   setPlaying(on) {
-    this.playButton.textContent = on ? "⏸" : "▶";
+    this.playButton.textContent = on ? "▮▮" : "▶";
     this.playButton.setAttribute("aria-label", on ? "pause" : "play");
     this.root.dataset.playing = on;
   }
