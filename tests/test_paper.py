@@ -124,7 +124,7 @@ def test_a_group_has_its_own_best() -> None:
 def test_data_are_small_and_read_from_any_folder(tmp_path: Path) -> None:
     files = [*DATA.iterdir(), *PUBLISHED.iterdir()]
     sizes = {path.name: path.stat().st_size for path in files}
-    assert sizes.pop("study.json") < 70_000, "our own study's rows"
+    assert sizes.pop("study.json") < 90_000, "our own study's rows"
     assert sum(sizes.values()) < 60_000, "the paper's numbers"
     for path in files:
         (tmp_path / path.name).write_bytes(path.read_bytes())
