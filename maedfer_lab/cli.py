@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for the help
     "pretrain": ("training.pretrain:pretrain_command",
@@ -61,7 +62,8 @@ VERBS = {verb: (f"maedfer_lab.{place}", line) for verb, (place, line) in VERBS.i
 FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz"}
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
-SURPRISES = (RuntimeError, MemoryError, OverflowError)  # RecursionError is a RuntimeError
+SURPRISES = (RuntimeError, MemoryError, OverflowError, SystemError)  # last: imports out of memory
+ADDRESS_SPACE = 2**31  # libraries and their threads map up to 2 GB for the smallest of trainings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,12 +142,34 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     inspect.unwrap(function).__doc__ = docstring_for_tyro(function)
+    if "torch" in sys.modules:
+        check_address_space()
     if verb in FILES and not any(arg.partition("=")[0] == "--out" for arg in args):
         args = [*args, "--out", FILES[verb]]
     if "fields" in inspect.signature(function).parameters:
         function, args = split_fields(function, args)
     fixed = (tyro.conf.SuppressFixed,)  # what Python alone can give, such as a face detector
     return tyro.cli(function, prog=f"maedfer {verb}", args=args, config=fixed)
+
+
+def check_address_space() -> None:
+    """Refuse a small limit on this process's address space, in which libraries crash in C.
+
+    Raises MemoryError where less than `ADDRESS_SPACE` bytes can still be mapped.
+    """
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # no such limit, or nothing that says what is used
+        return
+    if limit != resource.RLIM_INFINITY and limit - mapped < ADDRESS_SPACE:
+        raise MemoryError(
+            f"the limit on this process's address space leaves {max(limit - mapped, 0) >> 20} MiB; "
+            f"PyTorch and the video readers need {ADDRESS_SPACE >> 20} before the first clip: "
+            "ulimit -v unlimited"
+        )
 
 
 def split_fields(
