@@ -283,7 +283,7 @@ def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_fo
     assert all(s or torch.equal(mixed[i], faces[i]) for i, s in enumerate(same))
 
 
-def test_a_run_starts_from_one_of_shorter_clips(tmp_path):
+def test_a_run_starts_from_one_of_shorter_or_longer_clips(tmp_path):
     short = replace(tiny(), model=replace(tiny().model, frames=4), optim=OptimConfig(
         steps=2, batch_size=4, lr=0.01, warmup_steps=0))  # fmt: skip
     first = pretrain(short, output=tmp_path)
@@ -293,6 +293,11 @@ def test_a_run_starts_from_one_of_shorter_clips(tmp_path):
     assert own[rep].shape == (4, 32) and torch.equal(own[rep], theirs[rep].repeat(2, 1))
     assert all(torch.equal(own[name], theirs[name]) for name in own if name != rep)
     assert pretrain_config(json.loads(json.dumps(asdict(task.config), default=str))) == task.config
+    long = pretrain(replace(task.config, optim=short.optim), output=tmp_path)
+    again = loop.PretrainTask(replace(short, init=long.folder)).model.state_dict()
+    halves = long.model.state_dict()[rep].unflatten(0, (2, 2))
+    torch.testing.assert_close(again[rep], halves.mean(0))
+    assert not torch.equal(halves[0], halves[1])
     wide = replace(tiny(), model=replace(tiny().model, width=48), init=first.folder)
     with pytest.raises(ValueError, match="representative tokens of shape"):
         loop.PretrainTask(wide)

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,35 @@ def test_processes_read_what_one_process_reads_of_a_small_folder(video_folder, t
     config = replace(SHORT, data=video_folder, synthetic=0.3)
     alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
     assert alone.log == helped.log and "identities held out" in alone.result["data"]
+
+
+def portraits(folder, number=6):
+    """A zip of grey squares, each of another brightness, and its list: three to a person."""
+    archive = folder / "people.zip"
+    rows = ["file,identity,split"]
+    with zipfile.ZipFile(archive, "w") as opened:
+        for i in range(number):
+            picture = np.full((24, 20, 3), 20 + 30 * i, np.uint8)
+            opened.writestr(f"{i}.png", cv2.imencode(".png", picture)[1].tobytes())
+            rows.append(f"{i}.png,person {i // 3},{'train' if i < number - 1 else 'test'}")
+    archive.with_suffix(".csv").write_text("\n".join(rows))
+    return archive
+
+
+def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, tmp_path):
+    config = replace(SHORT, data=video_folder, stills=(portraits(tmp_path),), stills_share=0.5)
+    with pytest.raises(ValueError, match=r"nothing\.zip.* must be a zip"):
+        pretraining_data(replace(config, stills=(tmp_path / "nothing.zip",)))
+    first, again = (pretraining_data(config).stream for _ in range(2))
+    names = [first.name(i) for i in range(60)]
+    stills = [i for i, name in enumerate(names) if "people.zip" in name]
+    assert 15 < len(stills) < 45
+    shown = {Path(names[i]).name for i in stills}
+    assert shown in ({"0.png", "1.png", "2.png"}, {"3.png", "4.png"})  # a person; none of the test
+    for i in stills[:5]:
+        assert torch.equal(first[i], again[i]) and first[i].shape == first[0].shape
+    alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
+    assert alone.log == helped.log and "moved portraits" in alone.result["data"]
 
 
 # --- broken clips ---

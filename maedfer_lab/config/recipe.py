@@ -93,6 +93,8 @@ class PretrainConfig:
     blend: share of the clips that are mixed with another clip of the batch; two faces in the same
         place make a third that nobody can know by heart (not in the reference).
     synthetic: share of a folder's clips that is replaced by synthetic faces.
+    stills, stills_share: zip files of portraits (`data.stills`), and the share of a folder's clips
+        that is replaced by portraits before which a camera moves.
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
     num_held_out: clips of unseen identities on which the run is judged, at most.
     precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
@@ -122,6 +124,8 @@ class PretrainConfig:
     jitter: float = 0.0
     blend: float = 0.0
     synthetic: float = 0.0
+    stills: tuple[Path, ...] = ()
+    stills_share: float = 0.5
     max_clips: int = 16
     num_held_out: int = 64
     seed: int = 0
@@ -143,6 +147,7 @@ class PretrainConfig:
             )
         check_within(
             self, difficulty="[0, 1]; try 0.3", synthetic="[0, 1]; try 0.2",
+            stills_share="[0, 1]; try 0.5",
             blend="[0, 1]; try 0.5", tilt="[0, 45]; degrees, try 10.0",
             warp="[0, 0.1]; or pictures fold; try 0.05", seed=f"[0, {MOST_SEED}]",
             min_crop="[0.01, 1]", held_out="[0, 1]", jitter="[0, 10]",
@@ -157,7 +162,8 @@ def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
     parts = {"model": ModelConfig, "target": TargetConfig, "optim": OptimConfig}
     nested = {name: cls(**_tuples(values[name])) for name, cls in parts.items()}
     paths = {name: Path(values[name]) for name in ("data", "init") if values.get(name) is not None}
-    return PretrainConfig(**{**_tuples(values), **nested, **paths})
+    stills = {"stills": tuple(map(Path, values.get("stills", ())))}
+    return PretrainConfig(**{**_tuples(values), **nested, **paths, **stills})
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

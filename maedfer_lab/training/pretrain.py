@@ -290,21 +290,25 @@ def load_run(folder: Path) -> PretrainedRun:
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
     """Fill `model` with the parameters of a pre-training checkpoint of the same sizes.
 
-    Clips may be longer than the checkpoint's by a whole factor: positions are computed, and the
-    representative tokens, region after region in time, are repeated.
+    Clips may be longer or shorter than the checkpoint's by a whole factor: positions are computed,
+    and the representative tokens, region after region in time, are repeated, or their mean over
+    time is taken.
     """
     state = load_checkpoint(checkpoint, as_="autoencoder").model.state_dict()
     own = model.state_dict()
     name = "encoder.rep_tokens"
     if name in own and name in state and own[name].shape != state[name].shape:
-        times, rest = divmod(len(own[name]), len(state[name]))
-        if rest or own[name].shape[1] != state[name].shape[1]:
+        few, many = sorted((len(own[name]), len(state[name])))
+        if many % few or own[name].shape[1] != state[name].shape[1]:
             raise ValueError(
                 f"init={checkpoint} has representative tokens of shape {tuple(state[name].shape)}, "
                 f"which do not fit {tuple(own[name].shape)}; use one whose clips are as long, or "
-                "shorter by a whole factor"
+                "longer or shorter by a whole factor"
             )
-        state[name] = state[name].repeat(times, 1)
+        if many == len(own[name]):
+            state[name] = state[name].repeat(many // few, 1)
+        else:
+            state[name] = state[name].unflatten(0, (many // few, few)).mean(0)
     wrong = [k for k in own if k not in state or own[k].shape != state[k].shape]
     if wrong or state.keys() - own.keys():
         raise ValueError(

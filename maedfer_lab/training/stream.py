@@ -14,6 +14,7 @@ import re
 import signal
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips,
 from maedfer_lab.data.prepare import begin_worker
 from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.stills import StillClip, Stills
 from maedfer_lab.data.table import (
     Annotations,
     Clip,
@@ -363,6 +365,10 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
     if config.synthetic:
         how += f"; {config.synthetic:.0%} of the training clips synthetic faces"
         other = _drawn_stream(config, _drawn(config, config.num_held_out)), config.synthetic
+    if config.stills:
+        stills = _stills_stream(config, other)
+        how += f"; {config.stills_share:.0%} moved portraits, of {len(stills.clips):,}"
+        other = stills, config.synthetic + config.stills_share
     stream = ClipStream(opened, streamed, transform, config.seed, other=other,
                         on_broken=config.on_broken, advice=_advice(config))  # fmt: skip
     unseen = [table.clips[number] for number in held]
@@ -386,6 +392,21 @@ def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
                              to_the_end=True)  # fmt: skip
     split = range(config.num_clips)
     return ClipStream(table, split, transform, config.seed, with_replacement=True)
+
+
+def _stills_stream(config: PretrainConfig, other: tuple[ClipStream, float] | None) -> ClipStream:
+    """Portraits of people of whom none is held out; each file gives as many as the largest."""
+    table = Stills(config.stills)
+    kept, _ = split_people(table.people(), config.held_out or 0.01, config.seed)
+    sources = [table.clips[number].source for number in kept]
+    largest = max(Counter(sources).values())
+    times = [round(largest / Counter(sources)[source]) for source in dict.fromkeys(sources)]
+    repeats = dict(zip(dict.fromkeys(sources), times, strict=True))
+    split = np.repeat(kept, [repeats[source] for source in sources])
+    model = config.model
+    transform = StillClip(model.frames, model.size_px, config.tilt, config.warp)
+    return ClipStream(table, split, transform, config.seed, with_replacement=True, other=other,
+                      on_broken=config.on_broken, advice=_advice(config))  # fmt: skip
 
 
 def held_out_clips(

@@ -1,0 +1,154 @@
+"""Portraits as clips: thousands of people where videos show dozens.
+
+A set of stills is a zip file of JPEG or PNG pictures, each of one face, with a CSV file of the same
+name beside it: column `file`, and where known `identity`, `label` and `split` (then the rows of its
+"train" are used, and no other).
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from maedfer_lab.data.folder import FramesReader
+from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
+from maedfer_lab.data.video import VideoError, VideoReader
+
+SIDES = (0.6, 1.1)  # of the picture, in sides of the clip: our squares are wider than portraits
+MOVES = 0.12  # of the clip's side, from the first frame to the last; zoom likewise
+STILL = 0.25  # share of the clips in which nothing moves
+BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101, cv2.BORDER_CONSTANT)
+BENT = 0.3  # of the bending of videos: thousands of faces have proportions of their own
+TINTED = 0.7  # share of the grey pictures that are given a colour
+
+
+class Stills(Annotations):
+    """The pictures of zip files as a table whose clips have one frame.
+
+    Raises:
+        ValueError: a file has no list beside it, or its list no column `file`, or names a picture
+            that is not in it.
+    """
+
+    names: dict[Path, str]
+
+    def __init__(self, archives: Sequence[Path]) -> None:
+        clips: list[Clip] = []
+        for archive in archives:
+            rows = read_rows(archive)
+            with zipfile.ZipFile(archive) as opened:
+                known = set(opened.namelist())
+            if missing := [row["file"] for row in rows if row["file"] not in known]:
+                raise ValueError(
+                    f"stills: {archive.with_suffix('.csv')} names {missing[0]!r}, which is not in "
+                    f"{archive.name} ({len(missing)} such rows); each row is a picture of the zip"
+                )
+            for row in rows:
+                person = row.get("identity") or f"{archive.stem} {row['file']}"
+                clips.append(Clip(archive / row["file"], 0, 0, 1, archive.name, person))
+        super().__init__("stills", ("unlabelled",), tuple(clips), Path())
+        self.__dict__.update(opened={})  # the table itself is frozen
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "opened": {}}
+
+    def open(self, clip: Clip) -> VideoReader:
+        """The picture as a video of one frame.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        opened: dict[Path, zipfile.ZipFile] = self.__dict__["opened"]
+        archive = clip.path.parent
+        if archive not in opened:
+            opened[archive] = zipfile.ZipFile(archive)
+        try:
+            content = np.frombuffer(opened[archive].read(clip.path.name), np.uint8)
+            picture = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+        except (OSError, zipfile.BadZipFile, cv2.error) as error:
+            raise VideoError(clip.path, f"cannot be read from its zip: {error}") from error
+        if picture is None:
+            raise VideoError(clip.path, "is no picture that can be decoded")
+        return FramesReader(clip.path, picture[None])
+
+
+def read_rows(archive: Path) -> list[dict[str, str]]:
+    """The rows of the list beside a zip of stills that training may use."""
+    listed = archive.with_suffix(".csv")
+    if archive.suffix != ".zip" or not archive.is_file() or not listed.is_file():
+        raise ValueError(
+            f"stills={str(archive)!r} must be a zip file with a list beside it, such as people.zip "
+            "and people.csv (columns file, identity)"
+        )
+    with listed.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "file" not in rows[0]:
+        raise ValueError(f"{listed} must have a column 'file' and a row for each picture")
+    return [row for row in rows if row.get("split", "train") == "train"]
+
+
+@dataclass
+class StillClip:
+    """A portrait as a clip: panned, zoomed and turned slowly, grey ones tinted; as bytes.
+
+    tilt, warp: as of videos (`tilt_clip`).
+    """
+
+    frames: int
+    size_px: int
+    tilt: float = 0.0
+    warp: float = 0.0
+
+    def __call__(
+        self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
+    ) -> Tensor:
+        """An item: RGB in [0, 255] (T H W 3)."""
+        return to_bytes(move_still(reader.read([0])[0], self.frames, self.size_px, rng,
+                                   self.tilt, BENT * self.warp))  # fmt: skip
+
+
+def move_still(
+    picture: UInt8[np.ndarray, "h w 3"],
+    frames: int,
+    size_px: int,
+    rng: np.random.Generator,
+    tilt: float = 0.0,
+    warp: float = 0.0,
+) -> UInt8[np.ndarray, "{frames} {size_px} {size_px} 3"]:
+    """A camera that moves slowly before a picture, smaller or a little larger than its view."""
+    picture = tilt_clip(picture[None], 0.0, rng, warp)[0]
+    if rng.random() < 0.5:
+        picture = mirror(picture[None])[0]
+    if np.ptp(picture.astype(np.int16), axis=2).max() < 16 and rng.random() < TINTED:
+        warm = rng.uniform(0, 0.35)
+        tint = np.array([1 + warm, 1, 1 - warm]) * rng.uniform(0.92, 1.08, 3)
+        picture = (picture * tint).clip(0, 255).astype(np.uint8)
+    height, width = picture.shape[:2]
+    scale = size_px * rng.uniform(*SIDES) / min(height, width)
+    angle, place = rng.uniform(-tilt, tilt), rng.uniform(-0.08, 0.08, 2)
+    moves = rng.uniform(-1, 1, 4) * (rng.random() >= STILL)
+    border = BORDERS[rng.integers(len(BORDERS))]
+    colour = picture[0].mean(0).tolist()
+    if scale < 1:  # an average over pixels, as of a video that is made smaller
+        smaller = (round(width * scale), round(height * scale))
+        picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+        height, width, scale = *picture.shape[:2], 1.0
+    shown = []
+    for time in np.linspace(-0.5, 0.5, frames):
+        zoom = scale * (1 + MOVES * moves[0] * time)
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2),
+                                       angle + tilt / 2 * moves[1] * time, zoom)  # fmt: skip
+        middle = np.array([width - 1, height - 1]) / 2
+        turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
+        shown.append(cv2.warpAffine(picture, turn, (size_px, size_px), flags=cv2.INTER_LINEAR,
+                                    borderMode=border, borderValue=colour))  # fmt: skip
+    return np.stack(shown)
