@@ -320,6 +320,32 @@ def test_a_model_of_drawn_faces_is_used_on_demand_alone(classifier, video, tmp_p
     assert "not for real use" in str(done.known)
 
 
+def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
+    classifier, video, tmp_path
+):
+    plain = predict(video, classifier, detect=everywhere, progress=False)
+    folder = shutil.copytree(classifier, tmp_path / "calibrated")
+    calibration = {"of": "posed faces", "temperature": 2.0, "sure": 0.0}
+
+    def calibrated(**changes):
+        card = json.loads((classifier / "card.json").read_text())
+        card["calibration"] = calibration | changes
+        (folder / "card.json").write_text(json.dumps(card | {"framing": "official"}))
+        return predict(video, folder, detect=everywhere, framing="wide", progress=False)
+
+    done = calibrated()
+    flatter = plain.probabilities**0.5
+    np.testing.assert_allclose(
+        done.probabilities, flatter / flatter.sum(1, keepdims=True), rtol=1e-4
+    )
+    assert "times in 10)" in str(done) and "%" not in str(done).splitlines()[-1]
+    assert "Counted on posed faces" in str(done.known) and done.known.framing == "official"
+    unsure = calibrated(sure=0.999)
+    assert "not sure" in str(unsure) and {row["guess"] for row in unsure.rows()} == {"not sure"}
+    closer = predict(video, folder, detect=everywhere, progress=False)
+    assert closer.faces.videos[0].squares[0][2] < done.faces.videos[0].squares[0][2]
+
+
 @pytest.mark.parametrize("name", ["", "model.safetensors"])
 def test_a_runs_own_class_names_are_told(name, tmp_path):
     optim = OptimConfig(steps=2, batch_size=4, lr=0.01, warmup_steps=1)

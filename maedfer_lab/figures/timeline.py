@@ -80,6 +80,9 @@ def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
                 own = pieces == piece
                 axis.plot(seconds[own], values[own, k], ms=4, **style)
                 style.pop("label", None)
+        if data.get("sure"):
+            axis.axhspan(0, data["sure"], color=GREY, alpha=0.15, lw=0, zorder=0)
+            axis.text(low - spare, data["sure"], " not sure below", va="bottom", fontsize=8)
         axis.set_ylim(0, 1)
         axis.set_xlabel("seconds (middle of each window)")
         axis.set_ylabel("probability")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
+from maedfer_lab.config import Framing
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
@@ -20,6 +24,19 @@ NOT_FOR_REAL_USE = (
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the probabilities of a classifier mean, measured on people it has not learnt from.
+
+    of: what it was measured on, a phrase. temperature: logits are divided by it; then a share p of
+    the answers with probability p is right. sure: probability below which no answer is given.
+    """
+
+    of: str
+    temperature: float
+    sure: float
+
+
+@dataclass(frozen=True)
 class KnownModel:
     """A model on the CPU in evaluation mode.
 
@@ -27,6 +44,7 @@ class KnownModel:
     stride: frames of a video of about 25 frames a second per frame of the clip.
     classes: labels in the order of the logits; empty for an autoencoder.
     training: how it was trained, a sentence. synthetic: whether on drawn faces.
+    framing: how faces are cut out for it. calibration: of its probabilities, where it was measured.
     """
 
     model: Model
@@ -36,6 +54,18 @@ class KnownModel:
     classes: tuple[str, ...]
     training: str
     synthetic: bool
+    framing: Framing = "wide"
+    calibration: Calibration | None = None
+
+    def answer(self, probabilities: Float[np.ndarray, " k"]) -> str:
+        """What is said of a face: the three likeliest classes, or a calibrated answer, or none."""
+        order = np.argsort(-probabilities)
+        if self.calibration is None:
+            return ", ".join(f"{self.classes[k]} {probabilities[k]:.0%}" for k in order[:3])
+        likeliest = float(probabilities[order[0]])
+        if likeliest < self.calibration.sure:
+            return "not sure"
+        return f"{self.classes[order[0]]}? (right {likeliest * 10:.0f} times in 10)"
 
     def __str__(self) -> str:
         lines = [f"model: {self.name}; {self.training}"]
@@ -43,6 +73,8 @@ class KnownModel:
             lines.append(f"labels: {', '.join(self.classes)}")
         if self.synthetic:
             lines.append(NOT_FOR_REAL_USE)
+        if self.calibration is not None:
+            lines.append(f"Counted on {self.calibration.of}; of others it may be right less often.")
         return "\n".join(lines)
 
 
@@ -78,7 +110,8 @@ def known_model(
         model, source, facts.get("name", source.name), int(facts.get("stride", OFFICIAL_STRIDE)),
         tuple(classes) if num else (),
         facts.get("training") or "how it was trained is not told by the file",
-        bool(facts.get("synthetic", False)),
+        bool(facts.get("synthetic", False)), facts.get("framing", "wide"),
+        Calibration(**facts["calibration"]) if "calibration" in facts else None,
     )  # fmt: skip
 
 

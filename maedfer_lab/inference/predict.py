@@ -50,10 +50,8 @@ class Prediction:
         return self.probabilities.mean(0)
 
     def __str__(self) -> str:
-        order = np.argsort(-self.mean)[:3]
-        best = ", ".join(f"{self.known.classes[k]} {self.mean[k]:.0%}" for k in order)
         written = "".join(f"\n  {path}" for path in self.files)
-        return f"{self.faces}\n  mean of {len(self.windows)} windows: {best}{written}"
+        return f"{self.faces}\n  mean of {len(self.windows)} windows: {self.known.answer(self.mean)}{written}"
 
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
@@ -65,11 +63,12 @@ class Prediction:
     def rows(self) -> list[dict[str, Any]]:
         """A row per window: face piece, start and end in seconds, guess, probabilities."""
         names, rows = self.known.classes, []
+        sure = self.known.calibration.sure if self.known.calibration else 0.0
         for window, p in zip(self.windows, self.probabilities, strict=True):
             rows.append({
                 "video": self.faces.path.name, "piece": window.face,
                 "start_s": round(window.start_s, 3), "end_s": round(window.end_s, 3),
-                "guess": names[int(p.argmax())],
+                "guess": names[int(p.argmax())] if p.max() >= sure else "not sure",
                 **dict(zip(names, np.round(p.astype(float), 6).tolist(), strict=True)),
             })  # fmt: skip
         return rows
@@ -92,6 +91,7 @@ class Prediction:
             "pieces": [w.face for w in self.windows],
             "seconds": [round(second, 3) for second in middles],
             "probabilities": self.probabilities.round(5).tolist(),
+            "sure": self.known.calibration.sure if self.known.calibration else 0.0,
             "crops": crops,
         }
 
@@ -99,7 +99,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     video: Path | str, checkpoint: Path | str | KnownModel | None = None, *,
-    labels: str | None = None, face: str | int = "largest", framing: Framing = "wide",
+    labels: str | None = None, face: str | int = "largest", framing: Framing | None = None,
     stride: int | None = None, hop: int | None = None, drawn_model: bool = False,
     detect: Detector = detect_faces, progress: bool = True,
 ) -> Prediction:  # fmt: skip
@@ -119,13 +119,15 @@ def predict(
             "(`maedfer finetune` makes one), or --drawn-model for a video of a drawn face"
         )
     faces = open_faces(
-        video, model.config.size_px, face=face, framing=framing, detect=detect, progress=progress
-    )
+        video, model.config.size_px, face=face, framing=framing or known.framing, detect=detect,
+        progress=progress,
+    )  # fmt: skip
+    temperature = known.calibration.temperature if known.calibration else 1.0
     windows = faces.windows(model.config, steps_for(known.stride, faces.fps, stride), hop)
     found = []
     with tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress) as bar:
         for part, clips in faces.clips(windows):
-            found.append(model(clips).float().softmax(1))
+            found.append((model(clips).float() / temperature).softmax(1))
             bar.update(len(part))
     return Prediction(known, faces, windows, torch.cat(found).numpy())
 
@@ -171,8 +173,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
             lines = ["drawn-face model: not for real use"] if result.known.synthetic else []
             said = result.at(number)
             if said is not None:
-                best = np.argsort(-said)[:3]
-                lines += [f"{result.known.classes[k]} {said[k]:.0%}" for k in best]
+                lines += result.known.answer(said).split(", ")
             label = _label(tuple(lines), size, font)
             picture.paste(label, mask=label)
             bar.update()
@@ -215,7 +216,7 @@ class Predictions:
 def predict_videos(
     videos: tuple[Path, ...], /, *, checkpoint: Path | None = None,
     out: Path = Path("predictions"), labels: str | None = None, face: str = "largest",
-    framing: Framing = "wide", stride: int | None = None, hop: int | None = None,
+    framing: Framing | None = None, stride: int | None = None, hop: int | None = None,
     annotate: bool = True, drawn_model: bool = False,
 ) -> Predictions:  # fmt: skip
     """Say which expression a classifier sees in videos, over time.
@@ -234,7 +235,8 @@ def predict_videos(
     out: folder for the results.
     labels: dfew, ferv39k, mafw, cremad, ravdess or enterface: names for a model that has none.
     face: largest, longest, left, right, or the number of a face track.
-    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already; by default
+        the one that the model was trained with.
     stride: frames of the video per frame of a clip; by default as the model was trained.
     hop: frames from one window to the next; by default half a window.
     annotate: write the MP4, too.
