@@ -51,7 +51,8 @@ class Prediction:
 
     def __str__(self) -> str:
         written = "".join(f"\n  {path}" for path in self.files)
-        return f"{self.faces}\n  mean of {len(self.windows)} windows: {self.known.answer(self.mean)}{written}"
+        said = f"mean of {len(self.windows)} windows: {self.known.answer(self.mean)}"
+        return f"{self.faces}\n  {said}{written}"
 
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
