@@ -320,6 +320,22 @@ def test_a_model_of_drawn_faces_is_used_on_demand_alone(classifier, video, tmp_p
     assert "not for real use" in str(done.known)
 
 
+def test_a_first_look_hides_half_and_a_picture_shows_the_papers_ratio_too(
+    autoencoder, video, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(
+        "maedfer_lab.inference.reconstruct.draw_rows", lambda *given: drawn.append(given)
+    )
+    for asked in (None, 0.75):
+        done = reconstruct(video, tmp_path / "a.png", checkpoint=autoencoder, mask_ratio=asked,
+                           detect=everywhere, progress=False)  # fmt: skip
+        assert abs(float((done.result.error > 0).mean()) - (asked or 0.55)) < 0.1
+    labels = [given[1] for given in drawn]
+    assert len(labels[0]) == 3 and all("hidden" in label for label in labels[0])
+    assert labels[1][0] == "frame 0"
+
+
 def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
     classifier, video, tmp_path
 ):

@@ -22,7 +22,9 @@ from maedfer_lab.method.reconstruction import (
     reconstruction_rows,
 )
 
-RATIO = 0.9
+RATIO = 0.9  # the paper's, in training: no hidden eye comes back
+LOOK_RATIO = 0.55  # what a first look hides
+STRIP = (0.5, 0.75, RATIO)  # of a picture, where no ratio is asked for
 PICTURES = (".png", ".svg", ".pdf")
 MOVING = (".html", ".gif", ".mp4")
 
@@ -53,8 +55,10 @@ def loss_line(result: ClipReconstruction) -> str:
     )
 
 
-def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[float, str]:
-    """The share of tokens that can be hidden nearest to `asked` (the paper's 90 %), and a remark.
+def hidden_share(
+    model: MaskedAutoencoder, asked: float | None = None, usual: float = RATIO
+) -> tuple[float, str]:
+    """The share of tokens that can be hidden nearest to `asked`, else to `usual`, and a remark.
 
     Regions keep as many visible tokens as each other, so a whole number of a region's places is
     hidden; the remark says so where `asked` is not such a share.
@@ -63,7 +67,7 @@ def hidden_share(model: MaskedAutoencoder, asked: float | None = None) -> tuple[
         raise ValueError(f"mask_ratio={asked} must lie between 0 and 1, such as {RATIO}")
     shape = model.config.region if model.config.has_regions else model.grid.shape
     places = shape[1] * shape[2]
-    number = min(max(round((RATIO if asked is None else asked) * places), 1), places - 1)
+    number = min(max(round((usual if asked is None else asked) * places), 1), places - 1)
     ratio = number / places
     if asked is None or abs(asked - ratio) < 1e-6:
         return ratio, ""
@@ -90,8 +94,9 @@ def reconstruct(
     out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4. On the command line
         reconstruction.png.
     checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
-    mask_ratio: share of hidden tokens; 0.9 by default. The nearest share counts that hides as many
-        cubes of every region.
+    mask_ratio: share of hidden tokens; 0.55 by default, and a picture shows 0.5, 0.75 and 0.9 (the
+        paper's, in training) side by side. The nearest share counts that hides as many cubes of
+        every region.
     mask_seed: which tokens are hidden.
     statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
         deviation (matters for targets in cube units alone).
@@ -110,8 +115,11 @@ def reconstruct(
         check_writable(out)
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
-    ratio, remark = hidden_share(model, mask_ratio)
-    mask = model_mask(model, ratio, 1, torch.Generator().manual_seed(mask_seed))[0]
+    ratio, remark = hidden_share(model, mask_ratio, LOOK_RATIO)
+
+    def mask_of(share: float) -> torch.Tensor:
+        return model_mask(model, share, 1, torch.Generator().manual_seed(mask_seed))[0]
+
     try:
         faces = open_faces(video, model.config.size_px, face=face, framing=framing,
                            detect=detect, progress=progress)  # fmt: skip
@@ -121,7 +129,7 @@ def reconstruct(
         raise keep_pictures(error, out.parent, out.stem) from error
     window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
-    result = reconstruct_clip(model, clip, mask, statistics, token_order)
+    result = reconstruct_clip(model, clip, mask_of(ratio), statistics, token_order)
     done = FaceReconstruction(known, faces, clip, result, out, remark)
     if out is None:
         return done
@@ -137,10 +145,25 @@ def reconstruct(
             out.suffix.lower()
         ](out)
     else:
-        frames = range(0, model.config.frames, 2)
-        columns = min(5, len(frames))
-        shown = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
-        rows = reconstruction_rows([(result, frame) for frame in shown])
-        text = f"{note} {known.training[:1].upper()}{known.training[1:]}. {loss_line(result)}"
-        draw_rows(rows, [f"frame {frame}" for frame in shown], text, out)
+        shown, labels = _columns(result, model.config.frames)
+        if mask_ratio is None:
+            shares = dict.fromkeys(hidden_share(model, share)[0] for share in STRIP)
+            middle = model.config.frames // 4 * 2
+            shown = [(reconstruct_clip(model, clip, mask_of(share), statistics, token_order),
+                      middle) for share in shares]  # fmt: skip
+            labels = [f"{share:.0%} hidden" for share in shares]
+            note = f"{where}, frame {middle}; {known.name}. The paper trains with {RATIO:.0%}."
+        text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
+        text += f"At {ratio:.0%} hidden: {loss_line(result)}."
+        draw_rows(reconstruction_rows(shown), labels, text, out)
     return done
+
+
+def _columns(
+    result: ClipReconstruction, num_frames: int
+) -> tuple[list[tuple[ClipReconstruction, int]], list[str]]:
+    """At most five even frames, spread over the clip."""
+    frames = range(0, num_frames, 2)
+    columns = min(5, len(frames))
+    chosen = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
+    return [(result, frame) for frame in chosen], [f"frame {frame}" for frame in chosen]
