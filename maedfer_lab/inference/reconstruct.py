@@ -15,6 +15,7 @@ from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
+    LOOK_RATIO,
     ClipReconstruction,
     Statistics,
     TokenOrder,
@@ -22,8 +23,7 @@ from maedfer_lab.method.reconstruction import (
     reconstruction_rows,
 )
 
-RATIO = 0.9  # the paper's, in training: no hidden eye comes back
-LOOK_RATIO = 0.55  # what a first look hides
+RATIO = 0.9  # the paper's, in training
 STRIP = (0.5, 0.75, RATIO)  # of a picture, where no ratio is asked for
 PICTURES = (".png", ".svg", ".pdf")
 MOVING = (".html", ".gif", ".mp4")

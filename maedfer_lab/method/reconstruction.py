@@ -34,6 +34,7 @@ from maedfer_lab.method.targets import (
 Statistics = Literal["visible", "true"]
 TokenOrder = Literal["model", "right", "published"]
 GREY = 0.5
+LOOK_RATIO = 0.55  # what a first look hides; at the paper's 0.9 no hidden eye comes back
 MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
 DEVIATION_FLOOR = 1 / 255  # a flatter cube holds no contrast that could be interpolated
 BASELINES = {

@@ -23,7 +23,7 @@ from maedfer_lab.viewers.scene import FPS, View
 TILE_PX = 200  # a picture is enlarged by whole numbers to about this
 GAP_PX, LABEL_PX, MARGIN_PX = 12, 20, 12
 COLUMNS = 4
-SWEEP_PX = 240
+SWEEP_PX = 240  # of each picture of the sweep
 SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "gif": (".gif",), "mp4": (".mp4",)}
 
 PAGE = """<!doctype html>
@@ -106,33 +106,38 @@ def gif(view: View) -> bytes:
 
 
 def sweep(results: Sequence[ClipReconstruction], shares: Sequence[float], footer: str) -> bytes:
-    """A GIF of given, guess and truth with their motion, while more and more is hidden.
+    """A GIF of given, guess and truth above their motion, while more and more is hidden.
 
     results: of one clip, with the rising `shares` of hidden cubes; four frames are shown of each.
     """
-    steps = [(i, 2 * (4 * i + k)) for i in range(len(results)) for k in range(4)]
-    sheets = []
-    for i, frame in steps:
-        result, share = results[i], shares[i]
-        frame %= len(result.original)
-        grey = np.full_like(result.original[0], 1.0)
-        motions = (result.predicted_motion, result.motion)
-        top = [result.masked[frame], result.reconstruction[frame], result.original[frame]]
-        low = [grey, *(0.5 + MOTION_GAIN / 2 * motion[frame // 2] for motion in motions)]
-        labels = [f"given: {share:.0%} hidden", "guess", "truth"]
-        side = SWEEP_PX
-        sheet = Image.new("RGB", (3 * (side + GAP_PX) + GAP_PX, 2 * side + 5 * LABEL_PX), "white")
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-        for j, (label, *pictures) in enumerate(zip(labels, top, low, strict=True)):
-            left = GAP_PX + j * (side + GAP_PX)
-            draw.text((left, 4), label, "black", font)
-            for k, picture in enumerate(pictures):
+    side, gain, sheets = SWEEP_PX, 2 * MOTION_GAIN, []
+    large, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    for step in range(4 * len(results)):
+        result, share = results[step // 4], shares[step // 4]
+        frame = 2 * step % len(result.original)
+        sheet = Image.new("RGB", (3 * (side + GAP_PX) + GAP_PX, 2 * side + 4 * LABEL_PX), "white")
+        draw = ImageDraw.Draw(sheet)
+
+        guessed, true = (0.5 + gain / 2 * motion[frame // 2]
+                         for motion in (result.predicted_motion, result.motion))  # fmt: skip
+        columns = {
+            f"given: {share:.0%} hidden": [result.masked[frame]],
+            "guess": [result.reconstruction[frame], guessed],
+            "truth": [result.original[frame], true],
+        }
+        for column, (label, pictures) in enumerate(columns.items()):
+            left = GAP_PX + column * (side + GAP_PX)
+            draw.text((left, 4), label, "black", large)
+            for row, picture in enumerate(pictures):
                 tile = Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
-                sheet.paste(tile.resize((side, side)), (left, 2 * LABEL_PX - 14 + k * (side + 8)))
-        middle = 2 * LABEL_PX + side + side // 2
-        draw.text((GAP_PX, middle), f"motion: odd minus even\nframe, x {MOTION_GAIN:g}", "black", font)
-        draw.text((GAP_PX, sheet.height - LABEL_PX - 4), footer, "black", ImageFont.load_default(12))
-        sheets.append(sheet.quantize(96))
+                sheet.paste(
+                    tile.resize((side, side), Image.Resampling.NEAREST),
+                    (left, 26 + row * (side + 6)),
+                )
+        words = f"motion: odd minus\neven frame, {gain:g} times"
+        draw.text((GAP_PX, 1.5 * side), words, "black", large)
+        draw.text((GAP_PX, sheet.height - LABEL_PX), footer, "black", small)
+        sheets.append(sheet.quantize(128, dither=Image.Dither.NONE))
     file = io.BytesIO()
     sheets[0].save(file, "gif", save_all=True, append_images=sheets[1:], duration=160, loop=0)
     return file.getvalue()

@@ -17,6 +17,7 @@ from maedfer_lab.method.masking import mask_ratios
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     BASELINES,
+    LOOK_RATIO,
     MOTION_GAIN,
     ClipReconstruction,
     Statistics,
@@ -96,7 +97,8 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 
     models: one masked autoencoder, or several by name (checkpoints to choose from).
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
-    ratio: share of hidden cubes; moved to the nearest that hides equally many in each region.
+    ratio: share of hidden cubes, 0.55 by default (the paper trains with 0.9); moved to the nearest
+        that hides equally many in each region.
     seed: of the mask.
     statistics: "visible" borrows nothing from hidden pixels, "true" un-normalises each hidden
         cube with its own mean and deviation; without effect for models of raw targets.
@@ -126,7 +128,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         models: MaskedAutoencoder | Mapping[str, MaskedAutoencoder],
         clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
         *,
-        ratio: float = 0.9,
+        ratio: float = LOOK_RATIO,
         seed: int = 0,
         statistics: Statistics = "visible",
         token_order: TokenOrder = "model",
@@ -151,7 +153,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         for name, value in (("seed", seed), ("statistics", statistics),
                             ("token_order", token_order), ("ratio", ratio)):  # fmt: skip
             now = self._changed(now, name, value)
-        super().__init__(replace(now, note="" if ratio == 0.9 else now.note), fps)
+        super().__init__(replace(now, note="" if ratio == LOOK_RATIO else now.note), fps)
 
     # ------------------------------------------------------------------ changes
 
