@@ -61,7 +61,8 @@ class KnownModel:
         """What is said of a face: the three likeliest classes, or a calibrated answer, or none."""
         order = np.argsort(-probabilities)
         if self.calibration is None:
-            return ", ".join(f"{self.classes[k]} {probabilities[k]:.0%}" for k in order[:3])
+            best = ", ".join(f"{self.classes[k]} {probabilities[k]:.2f}" for k in order[:3])
+            return f"{best}, scores that nobody has calibrated"
         likeliest = float(probabilities[order[0]])
         if likeliest < self.calibration.sure:
             return "not sure"
