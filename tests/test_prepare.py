@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg  # noqa: F401 - one of the two decoders
 from making_videos import cut, moving_frames, turn, write_images, write_sound, write_video
 from PIL import Image
 
@@ -68,7 +69,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 16), (33, 48), (130, 191), (160, 160)])
 @pytest.mark.parametrize("quality", [60, 95])
 def test_both_decoders_give_the_same_pixels(size, quality, monkeypatch):
-    pytest.importorskip("simplejpeg")
     coarse = np.random.default_rng(0).integers(0, 256, (2, 7, 9, 3), dtype=np.uint8)
     for frame in crop_and_resize(coarse, Box(0, 0, 7, 9), *size):
         data, found = encode_jpeg(frame, quality), np.zeros((2, *size, 3), np.uint8)

@@ -12,6 +12,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp  # noqa: F401 - fsspec opens http:// with it
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -207,7 +209,6 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def behind_a_url(request, prepared, tmp_path, monkeypatch):
     """The prepared set behind a URL of a kind."""
-    fsspec = pytest.importorskip("fsspec")
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path / "output"))
     if request.param == "memory":
         files = fsspec.filesystem("memory")
@@ -215,7 +216,6 @@ def behind_a_url(request, prepared, tmp_path, monkeypatch):
             files.pipe_file(f"/sets/{tmp_path.name}/{path.name}", path.read_bytes())
         yield f"memory://sets/{tmp_path.name}"
         return
-    pytest.importorskip("aiohttp")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
     server.folder = prepared  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -247,7 +247,6 @@ def test_pre_training_from_a_url_sees_the_same_clips(behind_a_url, prepared):
 
 
 def test_a_url_without_its_package_says_what_to_install(monkeypatch):
-    pytest.importorskip("fsspec")
     for module in ("s3fs", "aiohttp"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=r"s3://bucket/set needs .* pip install s3fs"):

@@ -18,6 +18,7 @@ from maedfer_lab.data.faces import (
     frame_square,
     track_faces,
 )
+from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.faces import SyntheticFaces
@@ -213,7 +214,6 @@ def test_squares_stay_inside_the_picture(left, top, width, height, framing):
 
 
 def test_the_detector_finds_the_face_of_the_sample_clip_once():
-    sample_clip = pytest.importorskip("maedfer_lab.data.folder").sample_clip
     video = open_video(sample_clip(), "pyav")
     tracks = track_faces(video, progress=False)
     assert tracks.coverage(tracks.pick()) == 1.0
