@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for the help
     "pretrain": ("training.pretrain:pretrain_command",
@@ -148,6 +149,10 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
         args = [*args, "--out", FILES[verb]]
     if "fields" in inspect.signature(function).parameters:
         function, args = split_fields(function, args)
+    if "--compile" in args:  # alone it means auto, as when it was a flag
+        at, known = args.index("--compile"), get_type_hints(function).get("compile")
+        if not set(args[at + 1 : at + 2]) & set(get_args(known)):
+            args = [*args[: at + 1], "auto", *args[at + 1 :]]
     fixed = (tyro.conf.SuppressFixed,)  # what Python alone can give, such as a face detector
     return tyro.cli(function, prog=f"maedfer {verb}", args=args, config=fixed)
 

@@ -13,6 +13,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
 
 def write_aside(
-    path: Path, content: bytes | Callable[[Path], object], num_bytes: int | None = None
-) -> None:
+    path: Path, content: bytes | Callable[[Path], object], num_bytes: int | None = None,
+    sha256: bool = False,
+) -> str:  # fmt: skip
     """Write `content` to a temporary file beside `path`, then rename it: never a half file.
 
     content: bytes, or a function that writes the file it is given: large tensors then need no
         copy in memory. Either way the bytes are on the disk before the name points to them.
     num_bytes: about how many a function writes, for the message of a full disk.
+    sha256: give the content's SHA-256, taken while the disk is at work; else the result is "".
 
     Raises:
         OSError: it could not be written; names the file, the bytes needed and the folder.
@@ -45,10 +48,12 @@ def write_aside(
             Path(name).write_bytes(content)
         else:
             content(Path(name))
-        with Path(name).open("rb+") as file:
+        with Path(name).open("rb+") as file, ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(file_sha256, Path(name)) if sha256 else None
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
+        return "" if digest is None else digest.result()
     except OSError as error:
         if error.errno not in FULL:
             raise

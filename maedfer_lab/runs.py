@@ -48,7 +48,7 @@ DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
          "optimiser": "adamw", "warp": 0.0, "blend": 0.0, "on_broken": "skip",
          "mix_group": None, "function": "", "extension": "", "pooling": "mean", "zoom": 1.0,
-         "drawn_label": "expression"}  # fmt: skip
+         "drawn_label": "expression", "ema": 0.0}  # fmt: skip
 
 
 def config_hash(config: RunConfig) -> str:
@@ -62,6 +62,8 @@ def _hash(values: dict[str, Any]) -> str:
 
 
 def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    if not values.get("stills"):  # then neither of its two settings is anything
+        values = {k: v for k, v in values.items() if k not in ("stills", "stills_share")}
     return {
         name: _without_later(value) if isinstance(value, dict) else value
         for name, value in values.items()
@@ -204,10 +206,11 @@ class Run:
         self.save_log(state["log"])
 
     def write(
-        self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None
-    ) -> None:
-        """Write a file of the folder; an error names it, the folder and the bytes needed."""
-        write_aside(self.folder / name, content, num_bytes)
+        self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None,
+        sha256: bool = False,
+    ) -> str:  # fmt: skip
+        """`write_aside` for a file of the folder."""
+        return write_aside(self.folder / name, content, num_bytes, sha256)
 
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None
@@ -306,17 +309,18 @@ class Run:
     def save_weights(self, model: nn.Module, name: str = WEIGHTS) -> str:
         """Write a model's weights; gives their SHA-256."""
         weights = {key: x.detach().cpu().contiguous() for key, x in unique_state(model).items()}
-        self.write(name, lambda path: write_weights(weights, path), _num_bytes(weights))
-        return self._sha256(name)
+        size = _num_bytes(weights)
+        return self.write(name, lambda path: write_weights(weights, path), size, sha256=True)
 
     def finish(self, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
         """Write final weights and result, which gets the checksums of the rest, and drop the state.
 
         Gives the result as it is written.
         """
-        self.save_weights(model)
-        kept = [name for name in ("config.json", WEIGHTS, BEST) if (self.folder / name).exists()]
-        result = {**result, "sha256": {name: self._sha256(name) for name in kept}}
+        digest = self.save_weights(model)
+        kept = [name for name in ("config.json", BEST) if (self.folder / name).exists()]
+        digests = {WEIGHTS: digest, **{name: self._sha256(name) for name in kept}}
+        result = {**result, "sha256": digests}
         self.write("result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         for name in (*STATES, "next.pt"):
             (self.folder / name).unlink(missing_ok=True)

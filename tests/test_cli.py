@@ -53,6 +53,20 @@ def test_arguments_become_the_functions(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "a.mp4 3 hold\n"
 
 
+def test_compile_alone_means_auto() -> None:
+    """It was a flag once; before another flag, a value that is none of its own, and at the end."""
+
+    def train(dataset: str, /, compile: Literal["auto", "block"] = "block", steps: int = 1) -> str:
+        return f"{dataset} {compile} {steps}"
+
+    sys.modules["verbs_of_the_test"].train = train  # type: ignore[attr-defined]
+    cli.VERBS["train"] = ("verbs_of_the_test:train", "train")
+    for args in ("--compile --steps 1 a", "--compile a", "a --steps 1 --compile"):
+        assert cli.run_verb("train", args.split()) == "a auto 1"
+    for args in ("--compile block a", "a --compile=block"):
+        assert cli.run_verb("train", args.split()) == "a block 1"
+
+
 def test_a_verb_without_result_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

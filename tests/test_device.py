@@ -15,9 +15,16 @@ from torch.utils.data import default_collate
 
 from maedfer_lab.bench.operators import Operators
 from maedfer_lab.config import base, tiny
+from maedfer_lab.cost.memory import LiveBytes
 from maedfer_lab.runs import Run
 from maedfer_lab.training import device as module
-from maedfer_lab.training.device import CapturedStep, Halved, choose_compile, moved
+from maedfer_lab.training.device import (
+    CapturedStep,
+    Halved,
+    blocks_of,
+    choose_compile,
+    moved,
+)
 from maedfer_lab.training.loop import Stepper, train
 from maedfer_lab.training.pretrain import PretrainTask
 
@@ -27,9 +34,9 @@ SMALL = replace(base().model, width=96, num_heads=4, decoder_width=48, decoder_h
 FORMER = {"bf16": 2591, "float32": 1697}
 
 
-def task_of(precision="float32", depth=1):
+def task_of(precision="float32", depth=1, **more):
     """The paper's recipe; one narrow block each, two clips at a time."""
-    model = replace(SMALL, depth=depth, decoder_depth=1)
+    model = replace(SMALL, depth=depth, decoder_depth=1, **more)
     config = replace(tiny(), model=model, target=base().target, num_clips=2,
                      mask_ratio=(0.9,), precision=precision, num_held_out=1)  # fmt: skip
     return PretrainTask(replace(config, optim=replace(config.optim, batch_size=2, accumulate=1)))
@@ -101,6 +108,26 @@ def test_weights_cast_at_once_give_the_same_bits_by_fewer_operators():
         task.model.zero_grad()  # lets go of them
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert counts[1] < 0.85 * counts[0]
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_checkpointing_takes_less_memory_and_gives_the_same_bits(encoder):
+    """Drop path draws again what it drew; afterwards the blocks are as they were."""
+    found, peaks = [], []
+    for checkpointing in (False, True):
+        task = task_of(depth=12, encoder=encoder, drop_path=0.5)
+        stepper = Stepper(task, checkpointing=checkpointing)
+        batch = moved(batch_of(task), stepper.device)
+        with LiveBytes() as memory:
+            torch.manual_seed(0)
+            loss = task.loss(stepper.network, batch, 0, range(2))["loss"]
+            loss.backward()
+        peaks.append(memory.peak)
+        found.append([loss.detach(), *(p.grad for p in task.model.parameters())])
+        stepper.close()
+        assert not any("forward" in vars(block) for block in blocks_of(task.model))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert peaks[1] < 0.8 * peaks[0]
 
 
 def test_a_step_never_waits_for_its_device():

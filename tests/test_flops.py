@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maedfer_lab.config import EncoderKind, ModelConfig, base, tiny
+from maedfer_lab.config import EncoderKind, ModelConfig, base, sized, tiny
 from maedfer_lab.cost import formula, scaling, tables
 from maedfer_lab.cost.counters import (
     Predict,
@@ -254,12 +254,25 @@ def test_cheapest_regions_follow_the_closed_forms():
     assert scaling.counted_crossing(512) == pytest.approx(660, abs=10)
 
 
+@pytest.mark.parametrize(("size", "millions"), [("small", 22), ("base", 86), ("large", 304),
+                                                ("huge", 632)])  # fmt: skip
+def test_one_dial_gives_the_usual_sizes_of_vit_and_the_papers_base(size, millions):
+    """ViT's: the published numbers of parameters within 1 %, those of an image's embedding."""
+    vit, lgi = (sized(base(encoder).model, size) for encoder in ("vit", "lgi"))
+    found = sum(formula.parameters(vit, "classify").values())
+    assert found / 1e6 == pytest.approx(millions, rel=0.01)
+    assert (size == "base") == (lgi == base().model) == (vit == base("vit").model)
+    with pytest.raises(ValueError, match="size='giant' is not known; choose one of small, base"):
+        sized(vit, "giant")  # type: ignore[arg-type]
+
+
 def test_command_writes_what_it_prints(tmp_path, monkeypatch):
     lgi, vit = base().model, base("vit").model
     named = {"LGI-B": lgi, "ViT-B": vit, "ViT 512 x 16": replace(lgi, encoder="vit")}
     models = [tables.count(name, model, by_one_block=True) for name, model in named.items()]
-    monkeypatch.setattr(tables, "count_models", lambda: models)
-    monkeypatch.setattr(tables, "count_regions", lambda: [replace(models[0], name="2 x 5 x 10")])
+    monkeypatch.setattr(tables, "count_models", lambda size: models)
+    regions = [replace(models[0], name="2 x 5 x 10")]
+    monkeypatch.setattr(tables, "count_regions", lambda size: regions)
     text = tables.flops_command(json=tmp_path / "flops.json")
     found = json.loads((tmp_path / "flops.json").read_text())
     for expected in ("49.65", "80.69", "-38.5%", "84.9M", "2 x 5 x 10 *", "99.30"):

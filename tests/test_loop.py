@@ -7,12 +7,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -46,6 +48,9 @@ def in_child(code: str, *args: object, launcher: tuple[str, ...] = ()) -> subpro
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+MEANS = replace(SHORT, optim=replace(SHORT.optim, ema=0.8))
 
 
 # --- a small task of its own: seconds become milliseconds -----------------------------------
@@ -131,12 +136,13 @@ def test_a_batch_in_parts_gives_the_result_of_the_whole(tmp_path):
         assert [r["loss"] for r in log] == pytest.approx([r["loss"] for r in logs[0]], abs=1e-6)
 
 
-@pytest.mark.parametrize("broken", [0, 1])
-def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken):
-    whole, again = Toy(toy_config(), dropout=0.5), Toy(toy_config(), dropout=0.5)
+@pytest.mark.parametrize(("broken", "ema"), [(0, 0.0), (1, 0.0), (0, 0.9)])
+def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken, ema):
+    config = toy_config(ema=ema)
+    whole, again = Toy(config, dropout=0.5), Toy(config, dropout=0.5)
     log = train(whole, Run(tmp_path / "whole")).log
     run = Run(tmp_path / "again")
-    spoilt = Toy(toy_config(), dropout=0.5, spoil=17)
+    spoilt = Toy(config, dropout=0.5, spoil=17)
     with pytest.raises(FloatingPointError):
         train(spoilt, run)
     if broken:
@@ -148,6 +154,28 @@ def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken
         resumed = train(again, run)
     assert torch.equal(toy_weights(again), toy_weights(whole))
     assert resumed.log == log and again.best == whole.best
+
+
+def test_the_mean_of_the_weights_is_judged_and_kept_the_weights_are_trained(tmp_path):
+    seen = []
+
+    class Watched(Toy):
+        def loss(self, network, batch, step, places):
+            seen.append(toy_weights(self).clone())
+            return super().loss(network, batch, step, places)
+
+    task, plain = Watched(toy_config(ema=0.9)), Toy(toy_config())
+    log, run = train(task, Run(tmp_path / "mean")).log, Run(tmp_path / "mean")
+    train(plain, Run(tmp_path / "plain"))
+    kept = cast(dict, run.load_state())["model"]
+    seen.append(torch.cat([x.flatten() for x in kept.values()]))
+    assert torch.equal(seen[-1], toy_weights(plain))  # trained as without
+    mean, judged = seen[0], {}
+    for step, weights in enumerate(seen[1:], 1):
+        mean = 0.9 * mean + 0.1 * weights
+        judged[step] = float(mean.abs().sum())
+    torch.testing.assert_close(toy_weights(task), mean)
+    assert log[6]["best"] == pytest.approx(judged[7], rel=1e-6)
 
 
 def test_when_no_checkpoint_can_be_read_the_run_is_not_silently_started_anew(tmp_path):
@@ -229,9 +257,6 @@ def test_the_callers_random_numbers_are_left_alone(tmp_path):
 
 
 def test_tensorboard_gets_the_log_where_asked_for(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     log = train(Toy(toy_config()), Run(tmp_path), tensorboard=True).log
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [row["step"] for row in log]
@@ -247,10 +272,10 @@ def full_for(monkeypatch, name, times):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def write_aside(path, content, num_bytes=None):
+    def write_aside(path, content, num_bytes=None, *rest):
         is_full = path.name == name and left[0] > 0
         left[0] -= is_full
-        write(path, full if is_full else content, num_bytes)
+        return write(path, full if is_full else content, num_bytes, *rest)
 
     monkeypatch.setattr(runs, "write_aside", write_aside)
 
@@ -323,6 +348,48 @@ def test_two_processes_train_as_one(tmp_path):
     first, second = (load_file(run.folder / "model.safetensors") for run in (one, two))
     for name, weight in first.items():
         torch.testing.assert_close(second[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+SHARDED = """
+import os, shutil, signal
+from pathlib import Path
+from accelerate import PartialState
+from test_loop import MEANS, loop, pretrain
+
+took, out = loop.Stepper.step, Path(sys.argv[1])
+def step(stepper, number, *rest):
+    if number == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return took(stepper, number, *rest)
+loop.Stepper.step = step
+try:
+    pretrain(MEANS, output=out, shard=True)
+except KeyboardInterrupt:
+    loop.Stepper.step = took
+if PartialState().is_main_process:
+    shutil.copytree(out, out.with_name("mixed"))
+pretrain(MEANS, output=out, shard=True)
+"""
+
+
+def test_processes_that_hold_shares_train_as_one(tmp_path):
+    """Stopped and gone on with; from the same state one process alone goes on as well."""
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    launcher += ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    child = in_child(SHARDED, tmp_path / "shares", launcher=launcher)
+    one = pretrain(MEANS, output=tmp_path / "one")
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    assert not (tmp_path / "mixed" / "runs" / one.folder.name / "result.json").exists()
+    for name in ("shares", "mixed"):
+        run = pretrain(MEANS, output=tmp_path / name)
+        for ours, theirs in zip(one.log, run.log, strict=True):
+            assert theirs == pytest.approx(ours, rel=1e-5)
+        for (key, weight), own in zip(run.model.state_dict().items(), one.model.parameters(),
+                                      strict=True):  # fmt: skip
+            torch.testing.assert_close(weight, own, rtol=0, atol=1e-6, msg=key)
+    with pytest.raises(ValueError, match="shard=True needs several processes"):
+        pretrain(MEANS, output=tmp_path, shard=True)
 
 
 def test_masks_and_clips_of_a_step_do_not_depend_on_how_it_is_shared(tmp_path):

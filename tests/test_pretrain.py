@@ -224,7 +224,7 @@ def test_new_settings_leave_the_names_of_old_runs_and_old_files_load(tmp_path):
     values = json.loads((run.folder / "config.json").read_text())
     for name in ("log_every", "framing"):
         del values[name]
-    for name in ("accumulate", "stop_after"):
+    for name in ("accumulate", "stop_after", "ema"):
         del values["optim"][name]
     assert pretrain_config(values) == ENDLESS
     assert config_hash(preset("demo")) == "107a41c924"
@@ -251,8 +251,15 @@ def test_an_unfinished_folder_is_refused(tmp_path):
         load_run(tmp_path)
 
 
-def test_the_command_takes_its_settings(tmp_path):
-    run = loop.pretrain_command(preset="tiny", encoder="vit", steps=2, batch_size=2, out=tmp_path)
+def test_the_command_takes_its_settings(tmp_path, monkeypatch):
+    def shape(config, **_):
+        raise LookupError(config.model.width, config.model.depth, config.model.frames)
+
+    with monkeypatch.context() as patch, pytest.raises(LookupError, match="1024, 24, 8"):
+        patch.setattr(loop, "pretrain", shape)
+        loop.pretrain_command(preset="tiny", size="large")
+    run = loop.pretrain_command(preset="tiny", encoder="vit", steps=2, batch_size=2, out=tmp_path,
+                                checkpointing=True)  # fmt: skip
     assert run.config.optim.steps == 2 and run.config.model.encoder == "vit"
     assert "held-out appearance loss" in str(run)
 

@@ -19,7 +19,7 @@ from maedfer_lab.checkpoints.loading import ENCODERS, load_checkpoint, preset_of
 from maedfer_lab.checkpoints.official import Model, arguments_of, to_official
 from maedfer_lab.checkpoints.reading import CONFIG_FILE, PACKAGE, WEIGHTS_FILE, locate
 from maedfer_lab.config import Shape3
-from maedfer_lab.files import file_sha256, write_aside
+from maedfer_lab.files import write_aside
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Pooling, Tokens
 from maedfer_lab.runs import unique_state, write_state, write_weights
 
@@ -85,11 +85,11 @@ def write_folder(model: Model, folder: Path) -> Path:
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
     size = sum(x.nbytes for x in weights.values())
-    write_aside(folder / WEIGHTS_FILE, lambda f: write_weights(weights, f, format="pt"), size)
+    digest = write_aside(folder / WEIGHTS_FILE, lambda f: write_weights(weights, f, format="pt"),
+                         size, sha256=True)  # fmt: skip
     write_aside(folder / "README.md", model_card(model).encode())
-    digest = {WEIGHTS_FILE: file_sha256(folder / WEIGHTS_FILE)}
-    text = json.dumps({**settings_of(model), "sha256": digest}, indent=1) + "\n"
-    write_aside(folder / CONFIG_FILE, text.encode())
+    settings = {**settings_of(model), "sha256": {WEIGHTS_FILE: digest}}
+    write_aside(folder / CONFIG_FILE, (json.dumps(settings, indent=1) + "\n").encode())
     return folder
 
 

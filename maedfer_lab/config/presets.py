@@ -120,6 +120,32 @@ def tiny(encoder: EncoderKind = "lgi") -> PretrainConfig:
     )  # fmt: skip
 
 
+Size = Literal["small", "base", "large", "huge"]
+# Width, depth, heads: of either encoder those of ViT-S, -B, -L and -H (LGI-Former's base is the
+# paper's), of the decoder VideoMAE's.
+SIZES: dict[str, dict[str, tuple[int, int, int]]] = {
+    "small": {"lgi": (384, 12, 6), "vit": (384, 12, 6), "decoder": (192, 4, 3)},
+    "base": {"lgi": (512, 16, 8), "vit": (768, 12, 12), "decoder": (384, 4, 6)},
+    "large": {"lgi": (1024, 24, 16), "vit": (1024, 24, 16), "decoder": (512, 12, 8)},
+    "huge": {"lgi": (1280, 32, 16), "vit": (1280, 32, 16), "decoder": (640, 12, 8)},
+}
+
+
+def sized(model: ModelConfig, size: Size | None) -> ModelConfig:
+    """`model` with the width, depth and heads of a size, also its decoder's; None leaves it.
+
+    Millions of parameters in pre-training, LGI-Former and ViT: small 38 and 24, base 93 and 94,
+    large 545 and 343, huge 1,112 and 692. Only base has published results.
+    """
+    if size is None:
+        return model
+    shapes = SIZES[choose("size", size, tuple(SIZES))]
+    width, depth, heads = shapes["vit" if model.encoder == "vit" else "lgi"]
+    names = ("decoder_width", "decoder_depth", "decoder_heads")
+    decoder = dict(zip(names, shapes["decoder"], strict=True))
+    return replace(model, width=width, depth=depth, num_heads=heads, **decoder)
+
+
 PresetName = Literal["base", "demo", "faces-still", "faces", "tiny"]
 PRESETS = {"base": base, "demo": demo, "faces-still": faces_still, "faces": faces, "tiny": tiny}
 

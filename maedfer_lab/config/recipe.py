@@ -38,6 +38,8 @@ class OptimConfig:
     optimiser: "adamw" as in the paper, or "muon" for the matrices inside blocks (AdamW for the
         rest, at the same rate): small models learn more per step, and a step takes longer.
         Pre-training only.
+    ema: of the weights a mean is kept, after each step ema x mean + (1 - ema) x weights; it is what
+        is judged and saved. 0 is off.
     """
 
     steps: int = 682_300
@@ -50,12 +52,14 @@ class OptimConfig:
     accumulate: int = 1
     stop_after: int | None = None
     optimiser: Optimiser = "adamw"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices(self, optimiser=Optimiser)
         check_counts(steps=self.steps)
         check_counts(MOST_CLIPS, batch_size=self.batch_size, accumulate=self.accumulate)
-        check_within(self, lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]")
+        check_within(self, lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]",
+                     ema="[0, 1); 0 is off, try 0.9999")  # fmt: skip
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "

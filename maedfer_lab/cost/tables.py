@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from maedfer_lab import text
-from maedfer_lab.config import ModelConfig, Shape3, base, profile
+from maedfer_lab.config import ModelConfig, Shape3, Size, base, profile, sized
 from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import Task, Work, parameters, token_grid, work
 from maedfer_lab.files import provenance, write_aside
@@ -114,14 +114,14 @@ def _macs(parts: dict[str, Work]) -> dict[str, int]:
     return {stage: part.macs for stage, part in parts.items() if part.macs}
 
 
-def count_models() -> list[Count]:
-    """The paper's two models, with variants: classifiers first, then pre-training."""
-    lgi, vit = base().model, base("vit").model
+def count_models(size: Size = "base") -> list[Count]:
+    """The paper's two models, or of another size, with variants: classifiers, then pre-training."""
+    lgi, vit = (sized(base(encoder).model, size) for encoder in ("lgi", "vit"))
     same_shape = replace(vit, width=lgi.width, depth=lgi.depth, num_heads=lgi.num_heads)
     plans: list[tuple[str, ModelConfig, Task, bool]] = [
         ("LGI-B", lgi, "classify", True),
         ("ViT-B", vit, "classify", True),
-        ("ViT 512 x 16", same_shape, "classify", True),
+        (f"ViT {lgi.width} x {lgi.depth}", same_shape, "classify", True),
         ("LGI-B without stage 2", replace(lgi, inter=False), "classify", True),
         ("LGI-B without stage 3", replace(lgi, interact="none"), "classify", True),
         ("LGI-B without 2 and 3", replace(lgi, inter=False, interact="none"), "classify", True),
@@ -132,14 +132,14 @@ def count_models() -> list[Count]:
         ("ViT-B, ours", vit, "pretrain", False),
     ]
     return [
-        count(name, config, task, as_published=published)
+        count(name.replace("-B", f"-{size[0].upper()}"), config, task, as_published=published)
         for name, config, task, published in tqdm(plans, "count", leave=False, unit="model")
     ]
 
 
-def count_regions(regions: Sequence[Shape3] | None = None) -> list[Count]:
-    """LGI-B's classifier for each region, by default for every shape that divides the grid."""
-    lgi = base().model
+def count_regions(regions: Sequence[Shape3] | None = None, size: Size = "base") -> list[Count]:
+    """LGI's classifier for each region, by default for every shape that divides the grid."""
+    lgi = sized(base().model, size)
     shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
     found = []
     for shape in tqdm(shapes, "count", leave=False, unit="region"):
@@ -172,12 +172,13 @@ def to_data(models: Sequence[Count], regions: Sequence[Count]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def flops_command(*, json: Path | None = None) -> str:
+def flops_command(*, size: Size = "base", json: Path | None = None) -> str:
     """Count LGI-Former and ViT by closed formula, fvcore and PyTorch; half a minute.
 
+    size: of both models; base is the paper's.
     json: a file to write all numbers to, by model and stage.
     """
-    models, regions = count_models(), count_regions()
+    models, regions = count_models(size), count_regions(size=size)
     if json is not None:
         source = provenance(profile=profile().name, seed=0, device="meta")
         content = {"provenance": source, **to_data(models, regions)}
@@ -187,10 +188,10 @@ def flops_command(*, json: Path | None = None) -> str:
 
 def table(found: Sequence[Count]) -> str:
     """One line per model, in GMACs (10^9 multiply-adds per clip)."""
-    heads = "GMACs per clip,task,params,formula,fvcore,PyTorch,+ LayerNorm,GFLOPs,against ViT-B"
+    heads = "GMACs per clip,task,params,formula,fvcore,PyTorch,+ LayerNorm,GFLOPs,against ViT"
     rows = [list[str](heads.split(","))]
     for row in found:
-        vit = next((r for r in found if (r.name, r.task) == ("ViT-B", row.task)), row)
+        vit = next((r for r in found if r.name[:4] == "ViT-" and r.task == row.task), row)
         gmacs = (*row.totals, row.totals[1] + row.layer_norm, 2 * row.macs)
         numbers = [f"{row.parameters / 1e6:.1f}M", *(f"{n / 1e9:.2f}" for n in gmacs)]
         rows.append([row.name, row.task, *numbers, f"{row.macs / vit.macs - 1:+.1%}"])

@@ -1,4 +1,4 @@
-"""What a step on an accelerator has beyond one on a CPU: it is compiled, captured, and fed ahead.
+"""What a step on accelerators has beyond one on a CPU: compiled, captured, fed ahead, and sharded.
 
 A step of LGI-Former is bound by issuing its operators, not by computing them. So weights are cast
 to half precision by one operator (`Halved`), blocks are compiled, each kind once, and the whole of
@@ -7,14 +7,18 @@ a step can be captured as a CUDA graph, which the host starts by one call. A CPU
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from maedfer_lab.config import choose
 from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
@@ -79,6 +83,52 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     finally:
         for block, compiled in kept:
             block._compiled_call_impl = compiled
+
+
+# --- less memory ------------------------------------------------------------------------------
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Let each block keep its input alone, and compute the rest again when gradients ask for it."""
+    for block in blocks_of(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def sharded(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy of which every process holds its share (FSDP2); a block is gathered when it works.
+
+    By torch itself, since Accelerate shards on no CPU; the processes are those it has joined.
+
+    Raises:
+        ValueError: there is one process.
+    """
+    from torch.distributed import get_world_size, is_initialized
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if not is_initialized() or get_world_size() == 1:
+        raise ValueError("shard=True needs several processes: torchrun --nproc-per-node 8 ...")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # none is written
+    mesh, model = init_device_mesh(device.type, (get_world_size(),)), copy.deepcopy(model)
+    for part in (*blocks_of(model), model):
+        fully_shard(part, mesh=mesh)
+    return model
+
+
+def gathered(state: Any) -> Any:
+    """Nested tensors with all shares in one piece, on the CPU. All processes must call it."""
+    from torch.distributed.tensor import DTensor
+
+    return tree_map(lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x, state)
+
+
+def split_like(whole: Tensor, part: Tensor) -> Tensor:
+    """`whole` in shares as `part` is, if it is in shares and of the same shape."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(part, DTensor) or whole.shape != part.shape:
+        return whole
+    return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
 
 
 # --- weights in half precision ------------------------------------------------------------------

@@ -26,9 +26,11 @@ from maedfer_lab.config import (
     FinetuneConfig,
     PresetName,
     PretrainConfig,
+    Size,
     finetune_config,
     output_folder,
     pretrain_config,
+    sized,
 )
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.cost.memory import METHODS, peak_bytes
@@ -165,8 +167,9 @@ def _size(number: int) -> str:
 
 
 def estimate(
-    config: PretrainConfig | FinetuneConfig, *, steps: int = 5, seconds: float | int = 60.0
-) -> Estimate:
+    config: PretrainConfig | FinetuneConfig, *, steps: int = 5, seconds: float | int = 60.0,
+    checkpointing: bool = False,
+) -> Estimate:  # fmt: skip
     """Measure a few steps at 1, 2, 4, ... clips at once, as long as memory and time allow.
 
     Of many processes (torchrun) each takes that many clips, their gradients are joined, and the
@@ -179,7 +182,7 @@ def estimate(
         if value <= 0:
             raise ValueError(f"{name}={value} must be positive; try 5 steps in 60 seconds")
     began = time.monotonic()
-    stepper, rows = Stepper(RandomTask(config)), []
+    stepper, rows = Stepper(RandomTask(config), checkpointing=checkpointing), []
     state, alone = stepper.accelerator, None
     if state.num_processes > 1 and state.is_main_process:
         alone = RandomTask(config)
@@ -218,16 +221,19 @@ def estimate(
 
 
 def estimate_command(
-    config: str = "demo", /, *, steps: int = 5, seconds: float = 60.0, batch_size: int | None = None
-) -> Estimate:
+    config: str = "demo", /, *, size: Size | None = None, steps: int = 5, seconds: float = 60.0,
+    batch_size: int | None = None, checkpointing: bool = False,
+) -> Estimate:  # fmt: skip
     """Say what a training needs on this machine: memory, hours and disk, from a few steps.
 
     Under torchrun it measures all processes together, and says what joining them costs.
 
     config: a preset (base, demo, tiny), or the config.json of a run.
+    size: width, depth and heads, in place of the configuration's own; base is the paper's model.
     steps: timed for each batch size.
     seconds: larger batch sizes are tried as long as they would end in this time.
     batch_size: in place of the configuration's own.
+    checkpointing: compute a block's inside again for its gradient.
     """
     if config in PRESETS:
         chosen = named_preset(config)
@@ -241,10 +247,11 @@ def estimate_command(
             )
         values = Run(path.parent).read(path.name)
         chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
+    chosen = replace(chosen, model=sized(chosen.model, size))
     if batch_size is not None:
         optim = replace(chosen.optim, batch_size=batch_size, accumulate=1)
         chosen = replace(chosen, optim=optim)
-    return estimate(chosen, steps=steps, seconds=seconds)
+    return estimate(chosen, steps=steps, seconds=seconds, checkpointing=checkpointing)
 
 
 class RandomTask(Task):
@@ -352,7 +359,7 @@ def _projected(rows: Sequence[Measured], size: int) -> Measured:
 
 
 def plan_command(
-    preset: PresetName = "base", /, *, encoder: EncoderKind = "lgi",
+    preset: PresetName = "base", /, *, encoder: EncoderKind = "lgi", size: Size | None = None,
     gpus: tuple[int, ...] = (1, 4, 8, 64), clips_per_gpu: int | None = None,
     card: CardName = "A100", form: Form = "shards", data: Path | None = None,
     measured: Path | None = None,
@@ -368,6 +375,7 @@ def plan_command(
 
     preset: the recipe to project; base is the paper's.
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
+    size: width, depth and heads, in place of the preset's own; base is the paper's model.
     gpus: numbers of GPUs, one row each.
     clips_per_gpu: batch per GPU; without it the recipe's batch is shared by all.
     card: the GPU, by its data sheet.
@@ -391,6 +399,7 @@ def plan_command(
                  gpus_per_machine=gpus_per_machine, network=network, overlap=overlap,
                  reached=reached)  # fmt: skip
     config = named_preset(preset, encoder)
+    config = replace(config, model=sized(config.model, size))
     if data is not None:
         data = data.expanduser()
         form = "shards" if is_prepared(data) else "mp4"

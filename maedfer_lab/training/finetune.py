@@ -20,9 +20,11 @@ from maedfer_lab.config import (
     FinetuneConfig,
     Framing,
     ModelConfig,
+    Size,
     finetune_config,
     finetune_demo,
     finetune_recipe,
+    sized,
 )
 from maedfer_lab.config.finetuning import Mode, framing_of
 from maedfer_lab.data.table import Clip
@@ -99,7 +101,7 @@ def finetune(
     config: FinetuneConfig, *, output: Path | None = None, profile: str = "none",
     data: RunData | None = None, workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None, tensorboard: bool = False,
-    compile: Compile | bool = "auto",
+    compile: Compile | bool = "auto", checkpointing: bool = False, shard: bool = False,
 ) -> FinetunedRun:  # fmt: skip
     """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
 
@@ -109,7 +111,7 @@ def finetune(
     profile: named in the provenance. workers: processes that read clips.
     data: the clips of `config`, where they have been opened already.
     on_log: called with the log so far, for a live curve.
-    compile: how the step is compiled (`loop.train`); by default as the device asks.
+    compile, checkpointing, shard: how a step is taken (`loop.train`); results stay the same.
 
     Raises:
         ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
@@ -125,8 +127,9 @@ def finetune(
     model, pretraining = starting_model(config, len(table.classes), output, profile)
     task = FinetuneTask(config, model, data, run, workers)
     trained = train(
-        task, run, workers=workers, on_log=on_log, tensorboard=tensorboard, compile=compile
-    )
+        task, run, workers=workers, on_log=on_log, tensorboard=tensorboard, compile=compile,
+        checkpointing=checkpointing, shard=shard,
+    )  # fmt: skip
 
     PartialState().wait_for_everyone()  # the best weights are written
     last, best = task.test_scores()
@@ -283,10 +286,11 @@ class FinetuneTask(Task):
 def finetune_command(
     dataset: str, /, *, root: Path | None = None, lists: Path | None = None,
     layout: str | None = None, fold: int = 1, checkpoint: Path | None = None,
-    mode: Mode = "finetune", preset: Literal["base", "demo"] = "demo", epochs: int | None = None,
-    batch_size: int | None = None, accumulate: int = 1, holdout: float | None = None,
-    framing: Framing | None = None, skip_broken: bool = False, seed: int = 0, workers: int = 0,
-    tensorboard: bool = False, compile: Compile = "auto", out: Path | None = None,
+    mode: Mode = "finetune", preset: Literal["base", "demo"] = "demo", size: Size | None = None,
+    epochs: int | None = None, batch_size: int | None = None, accumulate: int = 1,
+    holdout: float | None = None, framing: Framing | None = None, skip_broken: bool = False,
+    seed: int = 0, workers: int = 0, tensorboard: bool = False, compile: Compile = "auto",
+    checkpointing: bool = False, shard: bool = False, out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> FinetunedRun:  # fmt: skip
     """Fine-tune a classifier on labelled clips; finished runs load, partial ones go on.
@@ -304,6 +308,7 @@ def finetune_command(
         pretrain; its model is taken. Without it the start is random.
     mode: finetune; scratch (a random start); linear (fc_norm and head on a frozen encoder).
     preset: base is the published recipe, demo takes minutes on a CPU.
+    size: width, depth and heads of a random start, in place of the preset's own.
     epochs: in place of the preset's own.
     batch_size: of all processes together, in place of the preset's own.
     accumulate: parts in which a process takes its share of a batch, for less memory.
@@ -315,6 +320,8 @@ def finetune_command(
     workers: processes that read clips.
     tensorboard: write the log also for TensorBoard.
     compile: auto compiles each kind of block on a GPU (block), nothing on a CPU (no).
+    checkpointing: compute a block's inside again for its gradient: less memory, a third more work.
+    shard: weights and moments in shares on all processes, for models too large for one GPU.
     out: folder under which runs/ is written.
     """
     if dataset == SYNTHETIC and root is not None:
@@ -339,10 +346,15 @@ def finetune_command(
             plan = RECIPES[preset](kind, num_clips, epochs=epochs, batch_size=batch)
             plan = replace(plan, optim=replace(plan.optim, accumulate=accumulate), **changes)
             plan = set_fields(plan, fields, "maedfer finetune")
+            if size is not None:  # of the encoder that fields name; they come first
+                plan = replace(plan, model=sized(plan.model, size))
+                plan = set_fields(plan, fields, "maedfer finetune")
             batch = plan.optim.batch_size
         return plan
 
     if checkpoint is not None:
+        if size is not None:
+            raise ValueError(f"size={size!r} is the checkpoint's own; leave one of the two out")
         start = planned(1)
         loaded = load_checkpoint(
             cast(Path, start.checkpoint), as_="classifier", num_classes=1,
@@ -352,4 +364,5 @@ def finetune_command(
     data = labelled_data(planned(1), workers)
     config = planned(len(data.stream))
     return finetune(config, output=out, profile=f"preset {preset}", data=data, workers=workers,
-                    tensorboard=tensorboard, compile=compile)  # fmt: skip
+                    tensorboard=tensorboard, compile=compile, checkpointing=checkpointing,
+                    shard=shard)  # fmt: skip

@@ -40,11 +40,15 @@ from maedfer_lab.training.device import (
     Halved,
     Losses,
     blocks_of,
+    checkpoint_blocks,
     choose_compile,
     compile_blocks,
+    gathered,
     is_beside,
     moved,
     one_ahead,
+    sharded,
+    split_like,
     synchronize,
     uncompiled,
 )
@@ -152,6 +156,8 @@ def train(
     on_log: Callable[[list[LogRow]], None] | None = None,
     tensorboard: bool = False,
     compile: Compile | bool = "auto",
+    checkpointing: bool = False,
+    shard: bool = False,
 ) -> TrainedLog:
     """Train `task.model` in place, from the state kept in `run` or from the start.
 
@@ -166,13 +172,15 @@ def train(
     compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph": with
         compiled blocks the step is captured as a CUDA graph; "auto": graph on one GPU where the
         step can be captured, else block on GPUs, no on a CPU. Results are equal within rounding.
+    checkpointing: blocks keep their inputs alone for the gradient, and compute the rest again.
+    shard: each of several processes holds its share of weights, gradients and moments (FSDP2).
 
     Raises:
         BlockingIOError: another process trains in the folder; says which one.
         FloatingPointError: a loss is not finite; names the clips. The last good state is kept.
         ChildProcessError: a process that read clips died; names the clip.
     """
-    stepper = Stepper(task, compile)
+    stepper = Stepper(task, compile, checkpointing, shard)
     # Of many processes the first one holds the folder: it alone writes there.
     with run.locked() if stepper.accelerator.is_main_process else nullcontext():
         try:
@@ -239,7 +247,9 @@ def _train(
                 unlogged = [row for row in unlogged if row["step"] > log[-1]["step"]]
             if judge:
                 with progress.pause(), uncompiled(task.model):
+                    stepper.swap()
                     log[-1] |= task.judge()
+                    stepper.swap()
             if writer is not None and look:
                 written = _write_scalars(writer, log, written)
             if on_log is not None and is_main and look and log:
@@ -255,6 +265,7 @@ def _train(
                     progress.write(_stopped(done, optim.last_step, run, kept))
                 stepper.accelerator.wait_for_everyone()  # an early end would have the others killed
                 raise KeyboardInterrupt
+        stepper.swap()
         seconds = round(progress.seconds, 1)
         return TrainedLog(log, seconds, stepper.skipped, progress.waited, stepper.compiled)
 
@@ -328,24 +339,39 @@ def _write_scalars(writer: Any, log: list[LogRow], written: int) -> int:
 class Stepper:
     """One step of the optimisation at a time, on this process's share of the batch."""
 
-    def __init__(self, task: Task, compile: Compile | bool = "no") -> None:
+    def __init__(
+        self, task: Task, compile: Compile | bool = "no", checkpointing: bool = False,
+        shard: bool = False,
+    ) -> None:  # fmt: skip
         self.task = task
         keep_freed_memory()
         self.accelerator = open_accelerator(task.idle_parameters)
         self.device = self.accelerator.device
-        self.optimiser = task.optimiser()
         half, alone = amp_dtype(task.config.precision, self.device), self.is_alone
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
         can_capture = task.is_static and alone and half != torch.float16
-        can_capture = can_capture and task.config.optim.accumulate == 1
+        can_capture = can_capture and task.config.optim.accumulate == 1 and not checkpointing
         self.compiled = choose_compile(compile, self.device, can_capture)
-        network: Any = self.accelerator.prepare_model(speed_up(task.model))
+        network: Any = speed_up(task.model)
+        self.whole: nn.Module | None = None  # the model in one piece, where it is trained in shares
+        if shard:
+            if half == torch.float16 or task.config.optim.optimiser != "adamw":
+                raise ValueError("shard=True needs optimiser='adamw', in bf16 or float32")
+            self.whole = network
+            self.in_shares = network = task.model = sharded(network, self.device)
+        else:
+            network = self.accelerator.prepare_model(network)
+        self.optimiser, self.means = task.optimiser(), list[Tensor]()
+        if task.config.optim.ema:
+            self.means = [p.detach().clone() for p in task.model.parameters()]
+        if checkpointing:
+            checkpoint_blocks(task.model)
         if self.compiled in ("block", "graph"):
             compile_blocks(task.model)
         if self.compiled == "whole":
             # One graph for each share of hidden tokens, of fixed sizes.
             network = torch.compile(network, dynamic=False)
-        elif half is not None and self.device.type != "cpu" and alone:
+        elif half is not None and self.device.type != "cpu" and alone and not checkpointing:
             network = Halved(task.model, half)
         self.network = network
         self.captured = None
@@ -395,8 +421,29 @@ class Stepper:
 
     def close(self) -> None:
         """Leave the model as it was given."""
+        if self.whole is not None:
+            self.task.model = self.whole
         for block in blocks_of(self.task.model):
             block._compiled_call_impl = None
+            block.__dict__.pop("forward", None)
+
+    def swap(self) -> None:
+        """Exchange the model that is trained for the one that is judged and kept, and back.
+
+        The latter is in one piece, and its weights are the means of `ema`. For all processes.
+        """
+        task = self.task
+        if self.whole is None:
+            for parameter, mean in zip(task.model.parameters(), self.means, strict=False):
+                parameter.data, mean.data = mean.data, parameter.data
+        elif task.model is self.whole:
+            task.model, _ = self.in_shares, self.whole.cpu()
+        else:
+            parts = [*(self.means or self.in_shares.parameters()), *self.in_shares.buffers()]
+            with torch.no_grad():
+                for own in (*self.whole.parameters(), *self.whole.buffers()):
+                    own.copy_(gathered(parts.pop(0)))
+            task.model = self.whole.to(self.device)
 
     def parts(self, start: int) -> Iterator[list[int]]:
         """The items that this process reads from step `start` on, part by part."""
@@ -431,6 +478,11 @@ class Stepper:
         self.scaler.update()
         self.skipped += self.scaler.get_scale() < scale
         self.optimiser.zero_grad()
+        if self.means:
+            keep = task.config.optim.ema
+            with torch.no_grad():
+                torch._foreach_mul_(self.means, keep)  # type: ignore
+                torch._foreach_add_(self.means, [*task.model.parameters()], alpha=1 - keep)  # type: ignore
         return {"step": step + 1, "lr": rate, **means}
 
     def _of_part(self, batch: Any, step: int, places: Sequence[int], parts: int) -> Losses:
@@ -466,14 +518,15 @@ class Stepper:
                 "task": self.task}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, scaler, and the task's own."""
-        parts = self._parts().items()
-        return {**{name: part.state_dict() for name, part in parts}, "skipped": self.skipped}
+        """Weights, their means, optimiser, scaler, and the task's own; all in one piece."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"skipped": self.skipped} | ({"ema": self.means} if self.means else {})
+        return state if self.whole is None else gathered(state)
 
     def check(self, state: dict[str, Any]) -> None:
         """Raise ValueError unless a state's keys, shapes and step are those of this training."""
         wanted = {"model", "optimiser", "scaler", "task", "skipped", "step", "log", "unlogged",
-                  "seconds"}  # fmt: skip
+                  "seconds", *(["ema"] if self.means else [])}  # fmt: skip
         if missing := wanted - state.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         steps = self.task.config.optim.last_step
@@ -486,8 +539,17 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        if self.whole is not None:
+            own, optimiser = self.task.model.state_dict(), state["optimiser"]
+            parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+            moments = {number: {name: split_like(x, parameters[number]) for name, x in kept.items()}
+                       for number, kept in optimiser["state"].items()}  # fmt: skip
+            weights = {name: split_like(x, own[name]) for name, x in state["model"].items()}
+            state = {**state, "model": weights, "optimiser": {**optimiser, "state": moments}}
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        for mean, kept in zip(self.means, state.get("ema", ()), strict=False):
+            mean.copy_(split_like(kept, mean))
         self.skipped = state["skipped"]
 
 

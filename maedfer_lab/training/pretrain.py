@@ -24,7 +24,9 @@ from maedfer_lab.config import (
     OnBroken,
     PresetName,
     PretrainConfig,
+    Size,
     pretrain_config,
+    sized,
 )
 from maedfer_lab.config import preset as named_preset
 from maedfer_lab.data.shard_format import is_url
@@ -102,6 +104,8 @@ def pretrain(
     on_log: OnLog | None = None,
     tensorboard: bool = False,
     compile: Compile | bool = "auto",
+    checkpointing: bool = False,
+    shard: bool = False,
 ) -> PretrainedRun:
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
@@ -111,7 +115,7 @@ def pretrain(
     profile: named in the provenance. workers: processes that prepare clips.
     on_log: called with the log so far and the held-out baselines, for a live curve.
     tensorboard: write the log also for TensorBoard, in the run's folder.
-    compile: how the step is compiled (`loop.train`); by default as the device asks.
+    compile, checkpointing, shard: how a step is taken (`loop.train`); results stay the same.
 
     The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
 
@@ -130,8 +134,9 @@ def pretrain(
     baselines = task.held_out.baselines()
     live = None if on_log is None else lambda log: on_log(log, baselines)
     trained = train(
-        task, run, workers=workers, on_log=live, tensorboard=tensorboard, compile=compile
-    )
+        task, run, workers=workers, on_log=live, tensorboard=tensorboard, compile=compile,
+        checkpointing=checkpointing, shard=shard,
+    )  # fmt: skip
 
     log = trained.log
     result = {
@@ -329,6 +334,7 @@ def pretrain_command(
     *,
     preset: PresetName = "demo",
     encoder: EncoderKind = "lgi",
+    size: Size | None = None,
     data: Path | None = None,
     init: Path | None = None,
     framing: Framing | None = None,
@@ -341,6 +347,8 @@ def pretrain_command(
     workers: int = 0,
     tensorboard: bool = False,
     compile: Compile = "auto",
+    checkpointing: bool = False,
+    shard: bool = False,
     out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> PretrainedRun:
@@ -352,6 +360,7 @@ def pretrain_command(
     preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds; faces-still, then
         faces from it, give the small model that is shipped (hours).
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
+    size: width, depth and heads, in place of the preset's own; base is the paper's model.
     data: a folder of videos, or a list of them; synthetic faces without it.
     init: a pre-training run or checkpoint to start from.
     framing: face, or voxceleb2 for that set's frames of 224 x 224; the preset's own without it.
@@ -365,9 +374,12 @@ def pretrain_command(
     tensorboard: write the log also for TensorBoard.
     compile: auto goes by the device: graph on one GPU, block on several, no on a CPU. block
         compiles each kind of block, whole the model, graph captures the step of compiled blocks.
+    checkpointing: compute a block's inside again for its gradient: less memory, a third more work.
+    shard: weights and moments in shares on all processes, for models too large for one GPU.
     out: folder under which runs/ is written.
     """
     config = named_preset(preset, encoder)
+    config = replace(config, model=sized(config.model, size))
     optim = replace(config.optim, accumulate=accumulate)
     if steps is not None:
         warmup = min(optim.warmup_steps, steps // 20)
@@ -382,7 +394,8 @@ def pretrain_command(
     init = config.init and locate(config.init)
     config = replace(config, data=absolute(config.data), init=init and absolute(init))
     return pretrain(config, output=out, profile=f"preset {preset}", workers=workers,
-                    tensorboard=tensorboard, compile=compile)  # fmt: skip
+                    tensorboard=tensorboard, compile=compile, checkpointing=checkpointing,
+                    shard=shard)  # fmt: skip
 
 
 def set_fields(config: Config, fields: Sequence[str], program: str) -> Config:
