@@ -37,6 +37,10 @@ VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for t
     "predict": ("inference.predict:predict_videos",
         "say which expression a classifier sees in videos, over time"),
     "embed": ("inference.embed:embed", "turn the faces in videos into vectors"),
+    "probe": ("inference.probe:probe",
+        "test whether a model's vectors of faces carry your labels, person by person"),
+    "movement": ("inference.movement:movement",
+        "measure how much brows, eyes, mouth and head move over time, without labels"),
     "checkpoint": ("checkpoints.saving:checkpoint",
         "say what a checkpoint holds; write it in another format"),
     "export": ("checkpoints.export:export",
@@ -60,7 +64,11 @@ VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for t
 VERBS = {verb: (f"maedfer_lab.{place}", line) for verb, (place, line) in VERBS.items()}
 
 # What a verb writes where nothing is said; the same functions write nothing in a notebook.
-FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz"}
+FILES = {
+    "reconstruct": "reconstruction.png",
+    "embed": "embeddings.npz",
+    "movement": "movement.png",
+}
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 SURPRISES = (RuntimeError, MemoryError, OverflowError, SystemError)  # last: imports out of memory

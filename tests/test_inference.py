@@ -141,11 +141,15 @@ def test_times_are_those_of_the_file_where_the_frame_rate_varies(classifier, tmp
 
 def test_embeddings_have_every_level(autoencoder, classifier, video):
     for folder in (autoencoder, classifier):
-        found = embed([video, video], folder, levels=("clip", "rep", "token"), detect=everywhere,
-                      progress=False)  # fmt: skip
+        found = embed([video, video], folder, levels=("clip", "rep", "regions", "token"),
+                      detect=everywhere, progress=False)  # fmt: skip
         num = len(found.video)
         shapes = {name: x.shape for name, x in found.arrays.items()}
+        side_by_side = found.arrays.pop("regions")
+        np.testing.assert_array_equal(side_by_side, found.arrays["rep"].reshape(num, 128))
+        shapes.pop("regions")
         assert shapes == {"clip": (num, 32), "rep": (num, 4, 32), "token": (num, 64, 32)}
+        assert ("who is seen" in str(found)) == (folder == autoencoder)
         half = num // 2
         np.testing.assert_array_equal(found.arrays["clip"][:half], found.arrays["clip"][half:])
     assert found.start_s[:half] == sorted(found.start_s[:half])

@@ -456,7 +456,8 @@ class FaceVideo(VideoReader):
     """The crops of one track as a video: `size_px` square, resized once with antialiasing.
 
     Frames are cut when they are asked for, so that a film of hours needs no more memory than the
-    frames of one clip. `first` is the number of its frame 0 in the whole video.
+    frames of one clip. `first` is the number of its frame 0 in the whole video; boxes (n 4) are the
+    face's own (left, top, width, height), squares (n 3) the crops' (top, left, side), in pixels.
     """
 
     backend = "face"
@@ -469,11 +470,9 @@ class FaceVideo(VideoReader):
         self.path, self.fps = video.path, tracks.fps
         self.height = self.width = size_px
         self._length = len(track)
+        self.boxes = track.smooth_boxes(tracks.fps)
         self.squares = np.stack(
-            [
-                frame_square(box, video.height, video.width, framing)
-                for box in track.smooth_boxes(tracks.fps)
-            ]
+            [frame_square(box, video.height, video.width, framing) for box in self.boxes]
         )
 
     def _read(self, indices: list[int]) -> np.ndarray:

@@ -34,7 +34,7 @@ from maedfer_lab.figures.style import (
     picture_rows,
     save_figure,
 )
-from maedfer_lab.figures.timeline import draw_timeline
+from maedfer_lab.figures.timeline import draw_movement, draw_timeline
 from maedfer_lab.figures.training import LiveCurve
 from maedfer_lab.files import figures_folder, load, save
 
@@ -153,6 +153,7 @@ __all__ = [
     "colour_table",
     "draw",
     "draw_figures",
+    "draw_movement",
     "draw_rows",
     "draw_timeline",
     "draw_viewer",

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image, ImageDraw
 
 from maedfer_lab.figures.style import (
     GREY,
@@ -97,10 +98,46 @@ def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
     return figure
 
 
-def _crops(axis: Any, crops: list[dict[str, Any]]) -> None:
+def draw_movement(data: dict[str, Any], path: Path | None = None) -> Figure:
+    """Draw a `Movement.timeline`; written to `path` if one is given."""
+    with rc_context(STYLE):
+        figure = new_figure(10, 6.4)
+        seconds, pieces = np.array(data["seconds"]), np.array(data["pieces"])
+        faces, parts, head = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 2.4, 1))
+        spare = 0.05 * (seconds[-1] - seconds[0]) or 0.5
+        parts.set_xlim(seconds[0] - spare, seconds[-1] + spare)
+        colours = dict(zip(data["values"], PALETTE, strict=False))
+        _crops(faces, data["crops"], 96, colours)
+        for name, value in data["values"].items():
+            axis, style = head if name == "head" else parts, {"color": colours[name]}
+            for piece in np.unique(pieces):
+                line = np.where(pieces == piece, value, np.nan)
+                axis.plot(seconds, line, lw=0.9, **style)
+                axis.plot(seconds, np.where(data["moving"][name], line, np.nan), ".-", lw=2.4,
+                          ms=4, **style)  # fmt: skip
+            axis.plot([], [], lw=2.4, label=name, **style)
+        for axis, unit in ((parts, "grey levels per frame gap"), (head, "sides / s")):
+            axis.set_ylim(bottom=0)
+            axis.set_ylabel(unit)
+            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        head.set_xlabel("seconds")
+        caption(figure, f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}")
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _crops(
+    axis: Any, crops: list[dict[str, Any]], height: int = 58, colours: dict[str, Any] | None = None
+) -> None:
+    """Crops above their seconds, with their regions (left, top, right, bottom as shares)."""
     for crop in crops:
-        picture = unpack_picture(crop["picture"])
-        image = OffsetImage(picture, zoom=58 / picture.shape[0])
+        side = 4 * height
+        shown = Image.fromarray(unpack_picture(crop["picture"])).resize((side, side))
+        for name, share in crop.get("regions", {}).items():
+            box = [side * x for x in share]
+            ImageDraw.Draw(shown).rectangle(box, outline=(colours or {})[name], width=6)
+        image = OffsetImage(np.asarray(shown), zoom=height / side)
         axis.add_artist(AnnotationBbox(image, (crop["second"], 0.5), frameon=False, pad=0))
     axis.set_ylim(0, 1)
     axis.axis("off")

@@ -23,7 +23,12 @@ from maedfer_lab.inference.faces import open_faces, over_videos, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.models import Classifier
 
-Level = Literal["clip", "rep", "token"]
+Level = Literal["clip", "rep", "regions", "token"]
+HOLD = (
+    "A pre-trained model's vectors hold who is seen more than what the face does. What they hold "
+    "of that lies in where: take the level regions, standardised. `maedfer probe` says whether "
+    "vectors carry your labels."
+)
 SUFFIXES = (".npz", ".parquet")
 
 
@@ -31,8 +36,9 @@ SUFFIXES = (".npz", ".parquet")
 class Embeddings:
     """Embeddings of windows of videos, float32, a row per window.
 
-    arrays: "clip" (w d), "rep" (w r d; LGI-Former's representative tokens), "token" (w n d, all
-        tokens in the order of frames, rows, columns); those asked for.
+    arrays: "clip" (w d), "rep" (w r d; LGI-Former's representative tokens), "regions" (w r*d; the
+        same side by side), "token" (w n d, all tokens in the order of frames, rows, columns); those
+        asked for.
     video, start_s, end_s: of each window. refused: a sentence for each video that gave none.
     """
 
@@ -53,7 +59,13 @@ class Embeddings:
         sizes = ((name, " x ".join(map(str, x.shape))) for name, x in self.arrays.items())
         shapes = ", ".join(f"{name} {size}" for name, size in sizes)
         where = f"{self.path}: " if self.path else ""
-        return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.known}"
+        return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.about}"
+
+    @property
+    def about(self) -> str:
+        """The model, and what is known of its vectors."""
+        hold = "" if isinstance(self.known.model, Classifier) else f"\n{HOLD}"
+        return f"{self.known}{hold}"
 
 
 def embed(
@@ -68,12 +80,16 @@ def embed(
     checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
     method (no labels); not for real use, and not for identifying or judging people.
 
+    A pre-trained model's vectors hold who is seen more than what the face does: averages over
+    tokens, as clip, are the worst for expressions. For those take regions, standardise each column,
+    crop tightly, and see with `maedfer probe` whether they carry your labels.
+
     videos: video files, folders of images, or images.
     checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
     out: .npz (NumPy) or .parquet; embeddings.npz on the command line.
     levels: clip (one vector: a classifier's pooled feature, else the mean of the representative
-        tokens, or of all tokens for a ViT), rep (one per representative token), token (one per
-        cube).
+        tokens, or of all tokens for a ViT), rep (one per representative token), regions (all
+        representative tokens side by side), token (one per cube).
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
     stride: frames of the video per frame of a clip; by default as the model was trained.
@@ -89,8 +105,10 @@ def embed(
     if not videos or not levels:
         raise ValueError("videos and levels must each name at least one; give a video's path")
     known = known_model(checkpoint)
-    if "rep" in levels and known.model.encoder.num_regions == 0:
-        raise ValueError(f"{known.name} is a ViT without representative tokens; leave out 'rep'")
+    if {"rep", "regions"} & set(levels) and known.model.encoder.num_regions == 0:
+        raise ValueError(
+            f"{known.name} is a ViT without representative tokens; leave out 'rep' and 'regions'"
+        )
     given = {str(Path(video).expanduser()): str(video) for video in videos}
     rows: dict[str, list[np.ndarray]] = {level: [] for level in levels}
     found: list[tuple[str, float, float]] = []
@@ -130,14 +148,14 @@ def encode(
     batch: clips that are encoded at a time.
     """
     encoder, was_training = model.encoder, model.training
-    if "rep" in levels and encoder.rep_tokens is None:
+    if {"rep", "regions"} & set(levels) and encoder.rep_tokens is None:
         raise ValueError("a ViT has no representative tokens; use an encoder='lgi'")
     weight = encoder.embed.proj.weight
     model.eval()
     found: dict[str, list[Tensor]] = {level: [] for level in levels}
     for part in clips.split(batch):
         part = part.to(weight.device, weight.dtype)
-        encoded = encoder(part, rep_only=tuple(levels) == ("rep",))
+        encoded = encoder(part, rep_only=set(levels) <= {"rep", "regions"})
         tokens = encoded.tokens
         rep = tokens if encoded.rep_tokens is None else encoded.rep_tokens
         for level in levels:
@@ -146,7 +164,7 @@ def encode(
             elif level == "clip":
                 value = model.features(part) if isinstance(model, Classifier) else rep.mean(1)
             else:
-                value = rep
+                value = rep if level == "rep" else rep.flatten(1)
             found[level].append(value.float().cpu())
     model.train(was_training)
     return {level: torch.cat(values) for level, values in found.items()}
@@ -154,7 +172,7 @@ def encode(
 
 def _about(result: Embeddings) -> dict[str, Any]:
     source = provenance(profile="none", seed=0, device="cpu", data=sorted(set(result.video)))
-    return {"model": str(result.known), **source}
+    return {"model": result.about, **source}
 
 
 def _npz(result: Embeddings) -> bytes:

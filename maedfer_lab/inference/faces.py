@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -30,9 +31,10 @@ from maedfer_lab.data.faces import (
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.transforms import to_tensor
 from maedfer_lab.data.video import VideoError, find_images
-from maedfer_lab.files import pack_picture, write_aside
+from maedfer_lab.files import pack_picture, provenance, text_bytes, write_aside
 
 T = TypeVar("T")
+CROPS = 8  # face crops above a timeline
 SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
 
 
@@ -130,6 +132,17 @@ class Faces:
             )
         times = np.array([(w.start_s + w.end_s) / 2 for w in windows])
         return windows[int(np.abs(times - (np.median(times) if at_s is None else at_s)).argmin())]
+
+    def crops(
+        self, first_s: float, last_s: float
+    ) -> Iterator[tuple[float, int, UInt8[np.ndarray, "H W 3"]]]:
+        """Crops for a timeline: second, number of the face's video, picture; none in the gaps."""
+        shown = range(len(self.tracks.video))
+        for second in np.linspace(first_s, last_s, CROPS if last_s > first_s else 1).tolist():
+            frame = bisect_right(shown, second, key=self.tracks.second) - 1
+            for face, video in enumerate(self.videos):
+                if video.first <= frame < video.first + len(video):
+                    yield second, face, video.read([frame - video.first])[0]
 
 
 def _starts(last: int, hop: int) -> list[int]:
@@ -230,6 +243,18 @@ def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
     shown = NoFaceError("", error.looked, error.pictures)
     shown.args = (f"{error}; some of these frames: {path}",)
     return shown
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str) -> None:
+    """Write a CSV of rows under what must be said of them and the commit, each line after a #."""
+    text = io.StringIO()
+    source = provenance(profile="none", seed=0, device="cpu", data=data)
+    for line in (*about.splitlines(), f"commit {source['commit']}"):
+        text.write(f"# {line}\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(path, text_bytes(text.getvalue(), exact=True))
 
 
 def steps_for(stride: int, fps: float, asked: int | None = None) -> int:

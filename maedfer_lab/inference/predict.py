@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -24,12 +22,18 @@ from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.figures import draw_timeline
-from maedfer_lab.files import check_writable, pack_picture, provenance, text_bytes, write_aside
-from maedfer_lab.inference.faces import Faces, Window, open_faces, over_videos, steps_for
+from maedfer_lab.files import check_writable, pack_picture
+from maedfer_lab.inference.faces import (
+    Faces,
+    Window,
+    open_faces,
+    over_videos,
+    steps_for,
+    write_rows,
+)
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_classifier
 
 DEFAULT = "demo-expressions"
-CROPS = 8  # face crops above a timeline
 SHOWN_PX = 720  # longer side of an annotated video, at most
 SQUARE = (86, 180, 233)  # sky blue, told apart by all eyes
 
@@ -77,14 +81,7 @@ class Prediction:
     def timeline(self) -> dict[str, Any]:
         """What `figures.draw_timeline` draws."""
         middles = [(w.start_s + w.end_s) / 2 for w in self.windows]
-        crops = []
-        shown = range(len(self.faces.tracks.video))
-        for second in np.linspace(min(middles), max(middles), CROPS if len(middles) > 1 else 1):
-            frame = bisect_right(shown, second, key=self.faces.tracks.second) - 1
-            for video in self.faces.videos:
-                if video.first <= frame < video.first + len(video):
-                    picture = pack_picture(video.read([frame - video.first])[0])
-                    crops.append({"second": float(second), "picture": picture})
+        crops = self.faces.crops(min(middles), max(middles))
         return {
             "title": self.faces.path.name,
             "model": str(self.known),
@@ -93,7 +90,7 @@ class Prediction:
             "seconds": [round(second, 3) for second in middles],
             "probabilities": self.probabilities.round(5).tolist(),
             "sure": self.known.calibration.sure if self.known.calibration else 0.0,
-            "crops": crops,
+            "crops": [{"second": second, "picture": pack_picture(x)} for second, _, x in crops],
         }
 
 
@@ -136,16 +133,8 @@ def predict(
 def save_prediction(result: Prediction, out: Path, name: str, video: bool = True) -> Prediction:
     """Write NAME.csv, NAME.png (timeline) and NAME.mp4 (annotated video) to a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    rows = result.rows()
-    source = provenance(profile="none", seed=0, device="cpu", data=result.faces.path.name)
-    for line in (*str(result.known).splitlines(), f"commit {source['commit']}"):
-        text.write(f"# {line}\n")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    writer.writerows(rows)
     files = [out / f"{name}.csv", out / f"{name}.png"]
-    write_aside(files[0], text_bytes(text.getvalue(), exact=True))
+    write_rows(files[0], result.rows(), str(result.known), result.faces.path.name)
     draw_timeline(result.timeline(), files[1])
     if video:
         files.append(out / f"{name}.mp4")

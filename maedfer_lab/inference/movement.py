@@ -1,0 +1,222 @@
+"""`maedfer movement`: how much the parts of a face move over time; no labels, no classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import groupby
+from mimetypes import guess_type
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from tqdm.auto import tqdm
+
+from maedfer_lab.config import Framing, TargetConfig
+from maedfer_lab.data.faces import FRAMINGS, Detector, FaceVideo, detect_faces
+from maedfer_lab.figures import draw_movement
+from maedfer_lab.files import check_writable, pack_picture, write_aside
+from maedfer_lab.inference.faces import Faces, open_faces, steps_for, write_rows
+from maedfer_lab.inference.known_model import known_model
+from maedfer_lab.method.grid import Grid, unpatchify
+from maedfer_lab.method.targets import make_target
+
+# Rectangles in the face's box: left, top, right, bottom as shares of its larger side, from its
+# middle and its top. In a frame of each of 51 people the eyes lay at a height of 0.39 +- 0.025, the
+# mouth at 0.76 +- 0.026. The nose hardly moves by itself: it tells what the square missed.
+REGIONS = {
+    "brows": (-0.30, 0.17, 0.30, 0.34),
+    "eyes": (-0.30, 0.34, 0.30, 0.48),
+    "nose": (-0.12, 0.48, 0.12, 0.64),
+    "mouth": (-0.24, 0.66, 0.24, 0.92),
+}
+NAMES = (*REGIONS, "head")
+GREY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Movement from one frame to another, a row for each pair.
+
+    rows: video, piece (number of the stretch in which the face is seen), start_s and end_s (the
+        two frames' times); brows, eyes, nose, mouth: mean absolute motion target in grey levels of
+        0 to 255; head: way of the corners of the face's box, in its larger sides per second.
+    """
+
+    faces: Faces
+    rows: list[dict[str, Any]]
+    about: str
+    files: tuple[Path, ...] = ()
+
+    def values(self, name: str) -> Float[np.ndarray, " w"]:
+        """A column of the rows."""
+        return np.array([row[name] for row in self.rows])
+
+    def limit(self, name: str) -> float:
+        """The clip's own median + 3 median absolute deviations."""
+        value, median = self.values(name), np.median(self.values(name))
+        return float(median + 3 * np.median(np.abs(value - median)))
+
+    def is_moving(self, name: str) -> Bool[np.ndarray, " w"]:
+        """Where movement exceeds the limit, that of brows, eyes and mouth also the nose's."""
+        value = self.values(name)
+        is_own = name in ("nose", "head") or value > self.values("nose")
+        return (value > self.limit(name)) & is_own
+
+    def intervals(self, name: str) -> list[tuple[float, float, float]]:
+        """Start and end (seconds) of each stretch in which it is moving, and its most movement."""
+        pairs = list(zip(self.is_moving(name).tolist(), self.rows, strict=True))
+        runs = groupby(pairs, lambda pair: (pair[0], pair[1]["piece"]))
+        found = [[row for _, row in run] for (moves, _), run in runs if moves]
+        return [(r[0]["start_s"], r[-1]["end_s"], max(row[name] for row in r)) for r in found]
+
+    def __str__(self) -> str:
+        lines = [str(self.faces), self.about]
+        for name in NAMES:
+            most = max(self.rows, key=lambda row: row[name])
+            lines.append(
+                f"  {name:<5}  median {np.median(self.values(name)):6.2f}, most {most[name]:6.2f} "
+                f"at {most['start_s']:.2f} s, {len(self.intervals(name))} intervals of movement"
+            )
+        return "\n".join([*lines, *(f"  {path}" for path in self.files)])
+
+    def timeline(self) -> dict[str, Any]:
+        """What `figures.draw_movement` draws."""
+        seconds = (self.values("start_s") + self.values("end_s")) / 2
+        crops = self.faces.crops(float(seconds[0]), float(seconds[-1]))
+        return {
+            "title": self.faces.path.name,
+            "about": self.about,
+            "pieces": [row["piece"] for row in self.rows],
+            "seconds": seconds.tolist(),
+            "values": {name: self.values(name).tolist() for name in NAMES},
+            "moving": {name: self.is_moving(name).tolist() for name in NAMES},
+            "crops": [{"second": second, "picture": pack_picture(picture),
+                       "regions": region_shares(self.faces.videos[face])}
+                      for second, face, picture in crops],
+        }  # fmt: skip
+
+    def eaf(self) -> bytes:
+        """An ELAN file (EAF 2.8): a tier per name with the `intervals`, of its most movement."""
+        add, path = ElementTree.SubElement, self.faces.path.resolve()
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        root = ElementTree.Element("ANNOTATION_DOCUMENT", AUTHOR="maedfer_lab", DATE=now,
+                                   FORMAT="2.8", VERSION="2.8")  # fmt: skip
+        header = add(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+        add(header, "MEDIA_DESCRIPTOR", MEDIA_URL=path.as_uri(), RELATIVE_MEDIA_URL=path.name,
+            MIME_TYPE=guess_type(path.name)[0] or "unknown")  # fmt: skip
+        add(header, "PROPERTY", NAME="about").text = self.about
+        order, slots = add(root, "TIME_ORDER"), list[tuple[int, str]]()
+        for name in NAMES:
+            tier = add(root, "TIER", TIER_ID=name, LINGUISTIC_TYPE_REF="movement")
+            for start, end, most in self.intervals(name):
+                ends = [f"ts{len(slots) + i}" for i in (1, 2)]
+                slots += zip((round(1000 * start), round(1000 * end)), ends, strict=True)
+                note = add(add(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", TIME_SLOT_REF1=ends[0],
+                           TIME_SLOT_REF2=ends[1], ANNOTATION_ID=f"a{len(slots) // 2}")  # fmt: skip
+                add(note, "ANNOTATION_VALUE").text = f"{most:.2f}"
+        for time, slot in sorted(slots):
+            add(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(time))
+        add(root, "LINGUISTIC_TYPE", LINGUISTIC_TYPE_ID="movement", TIME_ALIGNABLE="true",
+            GRAPHIC_REFERENCES="false")  # fmt: skip
+        return ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+
+
+def region_shares(video: FaceVideo) -> dict[str, tuple[float, ...]]:
+    """The REGIONS in a crop: left, top, right, bottom as shares of its side (median of frames)."""
+    left, top, width, height = video.boxes.T
+    size, (square_top, square_left, side) = np.maximum(width, height), video.squares.T
+    origin = left + width / 2 - square_left, top - square_top
+    return {
+        name: tuple(float(np.median((origin[i % 2] + share * size) / side).clip(0, 1))
+                    for i, share in enumerate(shares))
+        for name, shares in REGIONS.items()
+    }  # fmt: skip
+
+
+def movement(
+    video: Path | str, /, checkpoint: Path | str | None = None, *,
+    out: Path | str | None = None, face: str | int = "largest", framing: Framing = "wide",
+    stride: int | None = None, detect: Detector = detect_faces, progress: bool = True,
+) -> Movement:  # fmt: skip
+    """Measure how much brows, eyes, mouth and head move over time: of any face, without labels.
+
+    Movement is the model's motion target (Sun et al. 2023: odd minus even frame of a tubelet) in
+    the square that follows the face: its mean absolute value over a fixed rectangle, in grey levels
+    of 0 to 255. It says that something moves, not what or why. Light, key frames of a codec and
+    what the square does not follow count too: the nose, which hardly moves by itself, shows how
+    much. Head: way of the corners of the face's box, in its larger sides per second.
+
+    video: a video file or a folder of images.
+    checkpoint: whose stride and size of clips are taken; `demo` without one.
+    out: a .png: a timeline below the face's crops, with the rectangles; beside it a .csv of all
+        values, and an ELAN .eaf with intervals where movement exceeds the clip's own median by 3
+        median absolute deviations (and the nose's). movement.png on the command line.
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2 or official: how tight the square is.
+    stride: frames of the video between the two that are compared; by default the model's.
+    """
+    files = ()
+    if out is not None:
+        out = Path(out).expanduser()
+        files = (out, out.with_suffix(".csv"), out.with_suffix(".eaf"))
+        if out.suffix != ".png":
+            raise ValueError(f"out={str(out)!r} must end in .png; try {out.stem}.png")
+    if framing == "whole":
+        raise ValueError(
+            f"framing={framing!r} finds no face, so nothing tells where brows, eyes and mouth are; "
+            f"use one of {', '.join(FRAMINGS)}"
+        )
+    for path in files:
+        check_writable(path)
+    known = known_model(checkpoint)
+    size_px, tubelet = known.model.config.size_px, (2, *known.model.config.tubelet[1:])
+    faces = open_faces(video, size_px, face=face, framing=framing, detect=detect,
+                       progress=progress)  # fmt: skip
+    step = steps_for(known.stride, faces.fps, stride)
+    # Clips of one tubelet, a stride apart: every frame is compared with the next.
+    windows = faces.windows(replace(known.model.config, frames=2), step, hop=step)
+    rectangles = [
+        {name: [round(x * size_px) for x in shares] for name, shares in region_shares(one).items()}
+        for one in faces.videos
+    ]
+    grid, rows = Grid.of_clip(2, size_px, size_px, tubelet), []
+    with tqdm(total=len(windows), desc=faces.path.name, unit="pair", disable=not progress) as bar:
+        for part, clips in faces.clips(windows, batch=64):
+            target = make_target(clips, tubelet, TargetConfig(units="pixel"))
+            motion = unpatchify(target, grid, tubelet)[:, :, 1]
+            levels = 255 * torch.einsum("bchw,c->bhw", motion, torch.tensor(GREY)).abs()
+            for window, level in zip(part, levels.numpy(), strict=True):
+                own = faces.videos[window.face]
+                start, end = (faces.tracks.second(own.first + int(i)) for i in window.frames)
+                regions = {name: float(level[top:bottom, left:right].mean())
+                           for name, (left, top, right, bottom)
+                           in rectangles[window.face].items()}  # fmt: skip
+                head = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
+                row = {"start_s": start, "end_s": end, **regions, "head": head}
+                rows.append({"video": faces.path.name, "piece": window.face,
+                             **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
+            bar.update(len(part))
+    about = (
+        "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) from a frame to "
+        f"the one {step} later ({step / faces.fps:.2f} s), in fixed rectangles of the square that "
+        "follows the face; the nose, which hardly moves by itself, shows what the square missed. "
+        "head: sides of the face's box per second. Intervals of movement: above the clip's own "
+        "median + 3 MAD, brows, eyes and mouth also above the nose. Movement, not its meaning."
+    )
+    result = Movement(faces, rows, about, files)
+    if files:
+        draw_movement(result.timeline(), files[0])
+        write_rows(files[1], rows, about, faces.path.name)
+        write_aside(files[2], result.eaf())
+    return result
+
+
+def _head(box: Float[np.ndarray, " 4"], later: Float[np.ndarray, " 4"]) -> float:
+    """Mean way of a box's corners, over its larger side."""
+    x, y, wider, higher = later - box
+    ways = [np.hypot(x + i * wider, y + j * higher) for i in (0, 1) for j in (0, 1)]
+    return float(np.mean(ways) / max(box[2:]))

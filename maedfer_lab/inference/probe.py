@@ -1,0 +1,240 @@
+"""`maedfer probe`: do a model's vectors of faces carry somebody's labels? Person by person."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from tqdm.auto import tqdm
+
+from maedfer_lab import text as text_of
+from maedfer_lab.config import Framing
+from maedfer_lab.data.faces import Detector, detect_faces
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
+from maedfer_lab.files import check_writable, provenance, text_bytes, write_aside
+from maedfer_lab.inference.embed import encode
+from maedfer_lab.inference.faces import open_faces, over_videos, steps_for
+from maedfer_lab.inference.known_model import KnownModel, known_model
+from maedfer_lab.inference.movement import GREY
+from maedfer_lab.metrics import bootstrap, confusion_matrix, permuted, probe_person, uar, war
+
+SHOWN, GREY_PX, HOG_PX = 4, 20, 64  # frames of a clip that the controls see, and their sides
+CELL, BINS = 8, 9  # of HOG: pixels, directions
+CARRIES = 0.05  # p below which features are said to carry labels
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What linear probes read of the labels of people whom they have not seen.
+
+    scores: of "model", "HOG" and "raw pixels": "uar" and "war", each its value and 95 % interval
+    over people, in [0, 1]. p: of the model's UAR, by the permutation `test`. videos: path, person,
+    label and guesses of each. notes: what else must be said. refused: a sentence per video.
+    """
+
+    known: KnownModel
+    framing: str
+    scores: dict[str, dict[str, tuple[float, float, float]]]
+    p: float
+    test: str
+    videos: list[dict[str, str]]
+    notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    path: Path | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """Of the verb: 2 if a video was refused."""
+        return 2 if self.refused else 0
+
+    @property
+    def reading(self) -> str:
+        """One sentence: whether the model's features carry the labels, and more than a control."""
+        model, *controls = ((values["uar"][0], kind) for kind, values in self.scores.items())
+        best, kind = max(controls)
+        if self.p >= CARRIES:
+            return f"These features do not show that they carry your labels ({kind}: {best:.1%})."
+        more = "more than" if model[0] > best else "but no more than"
+        return f"These features carry your labels, {more} {kind} ({best:.1%})."
+
+    def __str__(self) -> str:
+        counts = Counter(row["label"] for row in self.videos)
+        shares = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+        rows = [("features", "UAR", "95 %", "WAR", "95 %")]
+        for kind, values in self.scores.items():
+            cells = [(f"{value:.1%}", f"{low:.1%} to {high:.1%}")
+                     for value, low, high in values.values()]  # fmt: skip
+            rows.append((kind, *cells[0], *cells[1]))
+        most = max(counts.values()) / len(self.videos)
+        rows.append(("chance", f"{1 / len(counts):.1%}", "", f"{most:.1%}", ""))
+        people = len({row["person"] for row in self.videos})
+        head = (
+            f"{len(self.videos)} videos of {people} people ({shares}), the middle clip of each, "
+            f"framing {self.framing}; each person is guessed from all others; intervals over people"
+        )
+        lines = [str(self.known), head, text_of.table(rows), self.test, self.reading, *self.notes]
+        return "\n".join([*lines, *([str(self.path)] if self.path else [])])
+
+
+def probe(
+    videos: Sequence[Path | str], /, labels: Path | str, *,
+    checkpoint: Path | str | None = None, out: Path | str | None = None,
+    face: str | int = "largest", framing: Framing = "wide", stride: int | None = None,
+    permutations: int = 100, seed: int = 0, detect: Detector = detect_faces, progress: bool = True,
+) -> Probe:  # fmt: skip
+    """Test whether a model's vectors of faces carry your labels, on people not trained on.
+
+    A linear probe (standardised features, logistic regression) guesses each person's labels from
+    all other people's; beside it raw pixels and HOG of the same crops, and chance: features are
+    worth something where they beat these. Each video gives its middle clip. How the model was
+    trained is said with the result; without a checkpoint it is `demo`, a small model pre-trained
+    on few people's faces; not for real use, and not for identifying or judging people.
+
+    videos: a folder, or video files.
+    labels: a CSV with columns path, label and subject (or person, identity, ...). Who is seen may
+        also be told by MANIFEST.csv or folders; a video of which nothing tells it counts as a
+        person of its own. A class needs two people.
+    checkpoint: pre-trained or fine-tuned. Features are all its representative tokens side by side;
+        of a ViT, the mean of its tokens.
+    out: a .json with scores, every guess and where the numbers come from.
+    face: largest, longest, left, right, or the number of a face track.
+    framing: wide, voxceleb2, official, or whole for videos that are face crops already.
+    stride: frames of the video per frame of a clip; by default as the model was trained.
+    permutations: of the labels, each with everything fitted anew: within people who show several
+        classes, else whole people exchange labels. 100 can give p = 0.01 at best.
+    seed: of the permutations.
+    """
+    if permutations < 1:
+        raise ValueError(f"permutations={permutations} must be at least 1; use 100")
+    if out is not None:
+        out = Path(out).expanduser()
+        if out.suffix != ".json":
+            raise ValueError(f"out={str(out)!r} must end in .json; try {out.stem}.json")
+        check_writable(out)
+    table, clips, notes = _labelled(videos, Path(labels).expanduser())
+    known = known_model(checkpoint)
+    model = known.model
+    level = "regions" if model.encoder.num_regions else "clip"
+    of_path = {clip.path: clip for clip in clips}
+    bar = tqdm(total=len(clips), desc="faces", unit="video", disable=not progress)
+
+    def one(path: Path, name: str) -> tuple[Clip, dict[str, np.ndarray]]:
+        bar.update()
+        faces = open_faces(path, model.config.size_px, face=face, framing=framing, detect=detect,
+                           progress=False)  # fmt: skip
+        step = steps_for(known.stride, faces.fps, stride)
+        crops = faces.clip(faces.middle(model.config, step))
+        vector = encode(model, crops[None], [level])[level][0].numpy()
+        return of_path[path], {"model": vector, **_controls(crops)}
+
+    with bar:
+        done, refused = over_videos([*of_path], Path() if out is None else out.parent, one)
+    clips = [clip for clip, _ in done]
+    _check_people(table, clips)
+    people, truth = table.people(clips), np.array([clip.label for clip in clips])
+    names, number = np.array(people), len(table.classes)
+    others, how = permuted(truth, people, permutations, seed)
+    scores, guesses = {}, {}
+    for kind in done[0][1]:
+        features = np.stack([values[kind] for _, values in done])
+        asked = np.vstack([truth[None], others if kind == "model" else others[:0]])
+        found = np.zeros_like(asked)
+        for person in tqdm(np.unique(names), f"probe of {kind}", disable=not progress):
+            found[:, names == person] = probe_person(features, asked, people, person)
+        guesses[kind] = found
+        confusion = confusion_matrix(truth, found[0], number)
+        ranges = bootstrap(truth, found[0], number, people)
+        scores[kind] = {"uar": (uar(confusion), *ranges["uar"]),
+                        "war": (war(confusion), *ranges["war"])}  # fmt: skip
+    null = [uar(confusion_matrix(row, guess, number))
+            for row, guess in zip(others, guesses["model"][1:], strict=True)]  # fmt: skip
+    reached = np.sum(np.array(null) >= scores["model"]["uar"][0] - 1e-9)
+    p = float((1 + reached) / (1 + permutations))
+    test = (
+        f"permutation test of the model's UAR: p = {p:.3g} (labels {how}, {permutations} times; "
+        f"mean UAR then {np.mean(null):.1%})"
+    )
+    rows = [
+        {"path": table.name(clip), "person": who, "label": table.classes[clip.label],
+         **{kind: table.classes[found[0, i]] for kind, found in guesses.items()}}
+        for i, (clip, who) in enumerate(zip(clips, people, strict=True))
+    ]  # fmt: skip
+    result = Probe(known, framing, scores, p, test, rows, notes, refused, out)
+    if out is not None:
+        told = {
+            "provenance": provenance(profile="none", seed=seed, device="cpu", data=str(table.root)),
+            "model": str(known), "reading": result.reading,
+            **{name: getattr(result, name) for name in
+               ("framing", "scores", "p", "test", "notes", "refused", "videos")},
+        }  # fmt: skip
+        write_aside(out, text_bytes(json.dumps(told, indent=1)))
+    return result
+
+
+def _labelled(
+    videos: Sequence[Path | str], labels: Path
+) -> tuple[Annotations, list[Clip], tuple[str, ...]]:
+    """The table of labels, its clips that are asked for, and what must be told."""
+    paths = [Path(os.path.abspath(Path(video).expanduser())) for video in videos]  # noqa: PTH100
+    if not paths:
+        raise ValueError("videos must name at least one; give a folder")
+    is_folder = len(paths) == 1 and paths[0].is_dir()
+    root = paths[0] if is_folder else Path(os.path.commonpath([path.parent for path in paths]))
+    table = read_annotations("csv", root, labels)
+    clips = [clip for clip in table.clips if is_folder or clip.path in paths]
+    _check_people(table, clips)
+    notes = [note for note in table.notes if not any(w in note for w in ("fold", "test", "held"))]
+    if lacking := [] if is_folder else sorted(set(paths) - {clip.path for clip in clips}):
+        notes.append(f"{len(lacking)} videos have no row in {labels.name}, first {lacking[0].name}")
+    return table, clips, tuple(notes)
+
+
+def _check_people(table: Annotations, clips: Sequence[Clip]) -> None:
+    shown: dict[str, set[str]] = {name: set() for name in table.classes}
+    for clip, person in zip(clips, table.people(clips), strict=True):
+        shown[table.classes[clip.label]].add(person)
+    few = [f"{name!r} has {len(p)} ({', '.join(p)})" for name, p in shown.items() if len(p) < 2]
+    if few or len(shown) < 2:
+        told = ", ".join(few) or f"only {', '.join(shown)} is there"
+        raise ValueError(
+            "labels must name two classes or more with at least two people each, since the probe "
+            f"knows nothing of the one it is tested on: {told}; add people, or leave such rows out"
+        )
+
+
+def _controls(clip: Float[Tensor, "3 T H W"]) -> dict[str, np.ndarray]:
+    """HOG and grey pixels of a few frames of a clip, side by side."""
+    chosen = torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()
+    grey = torch.einsum("cfhw,c->fhw", clip[:, chosen], torch.tensor(GREY))
+    large, small = (adaptive_avg_pool2d(grey, px).numpy() for px in (HOG_PX, GREY_PX))
+    return {"HOG": hog(large).ravel(), "raw pixels": small.ravel()}
+
+
+def hog(grey: Float[np.ndarray, "f H W"]) -> Float[np.ndarray, "f h w 36"]:
+    """Histograms of oriented gradients (Dalal and Triggs 2005) of pictures in [0, 1].
+
+    Nine directions in cells of 8 x 8 pixels; blocks of 2 x 2 cells, of length 1, clipped at 0.2
+    and of length 1 again.
+    """
+    down, across = np.gradient(grey, axis=(1, 2))
+    place = np.arctan2(down, across) % np.pi / np.pi * BINS  # shared by the two nearest directions
+    low, part = np.floor(place).astype(int), (place % 1)[..., None]
+    votes = (1 - part) * np.eye(BINS)[low % BINS] + part * np.eye(BINS)[(low + 1) % BINS]
+    votes *= np.hypot(down, across)[..., None]
+    cells = reduce(votes, "f (h y) (w x) k -> f h w k", "sum", y=CELL, x=CELL)
+    corners = (cells[:, :-1, :-1], cells[:, :-1, 1:], cells[:, 1:, :-1], cells[:, 1:, 1:])
+    return _unit(_unit(np.concatenate(corners, -1)).clip(max=0.2))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-3)
