@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+import uuid
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,12 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
             (private,) = temporary.iterdir()
             assert private.stat().st_mode & 0o777 == 0o700
             for stranger in (address.partition("?")[0], address[:-1]):
-                assert ask(stranger)[0] == ask(stranger, "voila/render/maedfer_lab.ipynb")[0] == 302
+                assert ask(stranger)[0] == ask(stranger, f"api/kernels/{uuid.uuid4()}")[0] == 403
+                assert ask(stranger, "voila/render/maedfer_lab.ipynb")[0] == 404
             assert ask(address, host="evil.example")[0] == 403
             assert ask(address, "voila/static/voila.js", host="evil.example")[0] == 403
             for path in (
+                "login",
                 "voila/files/../../../etc/passwd",
                 "voila/files/maedfer_lab.ipynb",
                 "voila/files/..%2f..%2f..%2fetc%2fpasswd",
@@ -59,7 +62,7 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
                 "voila/static/..%2f..%2fapp.py",
             ):
                 status, page = ask(address, path)
-                assert status in (302, 403, 404) and str(tmp_path) not in page, path
+                assert status in (403, 404) and str(tmp_path) not in page, path
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
             assert list(temporary.iterdir()) == []

@@ -112,13 +112,14 @@ def test_a_class_has_its_colour_in_every_video():
     """And not that of its rank: the same face would change colour from one video to the next."""
     picture = files.pack_picture(np.zeros((4, 4, 3), np.uint8))
     data = {"title": "x.mp4", "model": "model: x", "classes": list("abcdefg"), "pieces": [0, 0],
-            "seconds": [0.0, 1.0], "crops": [{"second": 0.0, "picture": picture}]}  # fmt: skip
+            "footer": figures.footer({"x": 5}), "seconds": [0.0, 1.0],
+            "crops": [{"second": 0.0, "picture": picture}]}  # fmt: skip
     colours = []
     for values in (np.arange(7.0), np.arange(7.0)[::-1]):
         figure = figures.draw_timeline(data | {"probabilities": [(values / 21).tolist()] * 2})
         lines = {line.get_label(): line.get_color() for line in figure.axes[1].lines}
         colours.append(lines["d"])
-        assert "not for judging people" in figure.get_supxlabel()
+        assert "x, small model, not for judging people" in figure.get_supxlabel()
     assert colours[0] == colours[1]
 
 

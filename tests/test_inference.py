@@ -23,7 +23,9 @@ from maedfer_lab.data.faces import FaceBox, NoFaceError
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations, split_people
+from maedfer_lab.figures import draw_rows
 from maedfer_lab.inference import predict as predicting
+from maedfer_lab.inference import reconstruct as reconstructing
 from maedfer_lab.inference.embed import embed, encode
 from maedfer_lab.inference.faces import open_faces, unique_names
 from maedfer_lab.inference.judge import _content, judge
@@ -181,12 +183,19 @@ def test_tokens_are_in_the_order_of_frames_rows_and_columns(autoencoder, video):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".html", ".gif", ".mp4", "$b_{x}$ \\frac.png"])
-def test_a_reconstruction_is_written_in_every_format(autoencoder, video, tmp_path, suffix):
+def test_a_reconstruction_is_written_in_every_format(
+    autoencoder, video, tmp_path, monkeypatch, suffix
+):
+    drawn = []
+    monkeypatch.setattr(reconstructing, "draw_rows", lambda *a: drawn.append(draw_rows(*a)))
     out = tmp_path / f"out{suffix}"
     video = str(shutil.copy(video, out.with_suffix(".in")))
     done = reconstruct(video, str(out), checkpoint=autoencoder, mask_ratio=0.75, detect=everywhere,
                        progress=False)  # fmt: skip
     assert out.stat().st_size > 500 and str(out) in str(done) and "appearance loss" in str(done)
+    assert done.known.footer.endswith("small model, not for judging people")
+    for figure in drawn:
+        assert done.known.footer in " ".join(figure.get_supxlabel().split())
 
 
 def test_the_commands_write_their_files(classifier, autoencoder, tmp_path, capsys):
@@ -202,7 +211,10 @@ def test_the_commands_write_their_files(classifier, autoencoder, tmp_path, capsy
         assert sum(float(row[name]) for name in ("glad", "cross", "calm")) == pytest.approx(
             1, abs=1e-5
         )
-    assert len(open_video(out / f"{stem}.mp4")) == 120
+    written, read = open_video(out / f"{stem}.mp4"), open_video(clip)
+    assert len(written) == 120
+    corners = [video.read([0])[0][-12:, :120].astype(int) for video in (written, read)]
+    assert np.abs(corners[0] - corners[1]).mean() > 30  # what it is not for stands there
     for name in ("e.npz", "e.parquet"):
         path = tmp_path / name
         assert main(["embed", clip, "--checkpoint", str(autoencoder), "--out", str(path)]) == 0

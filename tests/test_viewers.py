@@ -440,7 +440,7 @@ def test_a_page_of_the_papers_size_is_small(tmp_path):
 def test_figures_and_videos(any_viewer, tmp_path):
     figure = any_viewer.static()
     assert len(figure.axes) == 5 * len(any_viewer.view.rows)
-    assert figure._repr_png_()[:4] == b"\x89PNG", "names with $ are no mathematics"
+    assert figure._repr_png_()[0][:4] == b"\x89PNG", "names with $ are no mathematics"
     picture = Image.open(any_viewer.save_png(tmp_path / "a.png", frame=1))
     gif: Image.Image = Image.open(any_viewer.save_gif(tmp_path / "a.gif"))
     assert getattr(gif, "n_frames", 1) >= 2 and gif.size == picture.size

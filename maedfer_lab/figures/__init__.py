@@ -29,6 +29,7 @@ from maedfer_lab.figures.style import (
     STYLE,
     Page,
     caption,
+    footer,
     new_figure,
     picture_format,
     picture_rows,
@@ -96,8 +97,10 @@ def beside(*pages: Figure) -> Any:
         with rc_context(STYLE):
             page.savefig(file := BytesIO(), format="png", dpi=100)
         files.append(base64.b64encode(file.getvalue()).decode())
-    tags = (f'<img style="max-width: 49%" src="data:image/png;base64,{file}">' for file in files)
-    return HTML("".join(tags))
+    style = "flex: none; max-width: max(49%, 400px); max-height: 800px"
+    tags = [f'<img style="{style}" src="data:image/png;base64,{file}">' for file in files]
+    row = "display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1%"
+    return HTML(f'<div style="{row}">{"".join(tags)}</div>')
 
 
 @cache
@@ -157,6 +160,7 @@ __all__ = [
     "draw_rows",
     "draw_timeline",
     "draw_viewer",
+    "footer",
     "picture_format",
     "publish",
     "show",

@@ -99,10 +99,10 @@ def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
     )
 
 
-@drawing("06_regions", 9.5, 8.4)
+@drawing("06_regions", 9.5, 5.7)
 def draw_regions(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 06: which regions stage 2 joins, and a t-SNE of the representative tokens."""
-    top, bottom = stack(figure, 3.2, 4.6)
+    top, bottom = stack(figure, 2.2, 3.5)
     _inter(top, data)
     for axis, (name, places) in zip(bottom.subplots(1, len(data["tsne"])), data["tsne"].items(),
                                     strict=True):  # fmt: skip
@@ -123,8 +123,9 @@ def _inter(figure: FigureBase, data: dict[str, Any]) -> None:
     for head, (axis, weights) in enumerate(zip(axes, heads, strict=True)):
         image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=np.max(heads))
         axis.set(title=f"2 inter, head {head}", xlabel="to the region at")
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-    axes[0].set_yticks(range(len(names)), names, fontsize=7.5)
+        axis.set_xticks(range(len(names)), range(1, len(names) + 1), fontsize=7.5)
+    rows = [f"{i}: {name}" for i, name in enumerate(names, 1)]
+    axes[0].set_yticks(range(len(names)), rows, fontsize=7.5)
     axes[0].set_ylabel("from the region at")
     figure.colorbar(image, ax=list(axes), shrink=0.8, label="weight")
 

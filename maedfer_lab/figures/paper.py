@@ -101,7 +101,7 @@ def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
     axis.scatter(x, y, s=area, marker=shape, color=colour, alpha=0.75, linewidths=1, zorder=2)
 
 
-@drawing("09_class_recalls", WIDTH, 9.6, quoted=True)
+@drawing("09_class_recalls", WIDTH, 8.6, quoted=True)
 def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     """Recall of each class, most frequent class on top."""
     panels = data["panels"]
@@ -219,7 +219,7 @@ def _fold_order(row: dict[str, Any]) -> tuple[str, bool, str]:
     return row["dataset"], row["fold"] == "mean", row["fold"]
 
 
-@drawing("09_pretraining_log", WIDTH, 5.6, quoted=True)
+@drawing("09_pretraining_log", WIDTH, 4.8, quoted=True)
 def draw_pretraining_log(figure: Figure, data: dict[str, Any]) -> str:
     """The published pre-training loss and learning rate, with our own runs over the loss."""
     top, bottom = figure.subplots(2, 1, height_ratios=[2, 1], sharex=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 
 from maedfer_lab.files import unpack_picture, write_aside
 
-NOT_FOR_JUDGING = "Small model, not for judging people."
+SMALL = 20e6  # parameters
+SHOWN_PX = 640  # height of a figure in a notebook, at most
 FORMATS = (".png", ".svg", ".pdf")
 INK, GREY, MARK = "#222222", "#8a8a8a", "#e34a33"
 # Ten colours that colour-blind eyes tell apart: seaborn's palette "colorblind", whose import takes
@@ -67,11 +68,13 @@ def drawing(
 class Page(Figure):
     """A figure made without pyplot, so that nothing global changes; notebooks show it as PNG."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = BytesIO()
         with rc_context(STYLE):
             self.savefig(file, format="png", dpi=100)
-        return file.getvalue()
+        width, height = 100 * self.get_size_inches()
+        scale = min(1, SHOWN_PX / height)
+        return file.getvalue(), {"width": round(scale * width), "height": round(scale * height)}
 
 
 def new_figure(width: float, height: float) -> Page:
@@ -99,6 +102,17 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
     figure.supxlabel(  # a $ in a file's name is no formula
         textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
     )
+
+
+def footer(sizes: Mapping[str, int]) -> str:
+    """What stands under every picture that leaves this package: by whom, with which models.
+
+    sizes: parameters of each model by its name; empty where there is none.
+    """
+    size = max(sizes.values(), default=0)
+    small = "small model" if size < SMALL else f"{size / 1e6:.0f}M parameters"
+    about = f"{', '.join(sizes)}, {small}" if sizes else "masks without a model"
+    return f"maedfer_lab, {about}, not for judging people"
 
 
 def together(name: str, value: object) -> str:

@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from maedfer_lab.figures.style import (
     GREY,
-    NOT_FOR_JUDGING,
     PALETTE,
     STYLE,
     caption,
@@ -91,7 +90,7 @@ def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
         axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
         others = len(data["classes"]) - len(named)
         grey = f" The other {others} classes are grey." if others > 0 else ""
-        text = f"{_short(data['title'])}. {data['model']}{grey} {NOT_FOR_JUDGING}"
+        text = f"{_short(data['title'])}. {data['model']}{grey} {data['footer']}."
         caption(figure, text.replace("\n", "; "))
     if path is not None:
         save_figure(figure, path)

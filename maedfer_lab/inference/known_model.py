@@ -14,6 +14,7 @@ from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
 from maedfer_lab.config import Framing
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
+from maedfer_lab.figures import footer
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.weights import shipped
 
@@ -67,6 +68,11 @@ class KnownModel:
         if likeliest < self.calibration.sure:
             return "not sure"
         return f"{self.classes[order[0]]}? (right {likeliest * 10:.0f} times in 10)"
+
+    @property
+    def footer(self) -> str:
+        """What stands under every picture that is made with it."""
+        return footer({self.name: sum(p.numel() for p in self.model.parameters())})
 
     def __str__(self) -> str:
         lines = [f"model: {self.name}; {self.training}"]

@@ -85,6 +85,7 @@ class Prediction:
         return {
             "title": self.faces.path.name,
             "model": str(self.known),
+            "footer": self.known.footer,
             "classes": list(self.known.classes),
             "pieces": [w.face for w in self.windows],
             "seconds": [round(second, 3) for second in middles],
@@ -149,6 +150,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
     scale = min(1.0, SHOWN_PX / max(source.height, source.width))
     size = max(2, round(source.width * scale)), max(2, round(source.height * scale))
     font = ImageFont.load_default(size=max(12, size[1] // 28))
+    foot = _label((result.known.footer,), size, ImageFont.load_default(size=max(9, size[1] // 45)))
     piece = max(1, 64_000_000 // (source.height * source.width * 3))
     total = len(source)
     bar = tqdm(total=total, desc="annotated video", unit="frame", leave=False)
@@ -166,6 +168,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
                 lines += result.known.answer(said).split(", ")
             label = _label(tuple(lines), size, font)
             picture.paste(label, mask=label)
+            picture.paste(foot, (0, size[1] - foot.height - 2), mask=foot)
             bar.update()
             yield np.asarray(picture)
     bar.close()

@@ -154,7 +154,7 @@ def reconstruct(
             labels = [f"{share:.0%} hidden" for share in shares]
             note = f"{where}, frame {middle}; {known.name}. The paper trains with {RATIO:.0%}."
         text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
-        text += f"At {ratio:.0%} hidden: {loss_line(result)}."
+        text += f"At {ratio:.0%} hidden: {loss_line(result)}. {known.footer}."
         draw_rows(reconstruction_rows(shown), labels, text, out)
     return done
 

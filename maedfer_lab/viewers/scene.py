@@ -16,13 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
-from maedfer_lab.figures import colour_table
+from maedfer_lab.figures import colour_table, footer
 from maedfer_lab.method.grid import check_clip
 
 FPS = 10  # of clips whose own pace is not known
 LONGEST_NAME = 80
 LEFT_OUT = 245  # where a picture says nothing; what is hidden from the model is hatched
-SMALL = 20e6  # parameters
 COLOURS = "cividis"  # of attention: even steps, for all eyes
 STRENGTH = 0.7  # of an overlay, as player.js begins
 
@@ -209,9 +208,7 @@ def check_fits(name: str, clip: Tensor, config: ModelConfig) -> None:
 
 def footer_of(models: Mapping[str, torch.nn.Module]) -> str:
     """Who made it, with which models, and what it is not for."""
-    sizes = [sum(p.numel() for p in model.parameters()) for model in models.values()]
-    size = "small model" if max(sizes) < SMALL else f"{max(sizes) / 1e6:.0f}M parameters"
-    return f"maedfer_lab, {', '.join(map(plain, models))}, {size}, not for judging people"
+    return footer({plain(k): sum(p.numel() for p in m.parameters()) for k, m in models.items()})
 
 
 def legend_colours(name: str) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.identity import PasswordIdentityProvider, User
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.ioloop import IOLoop
 from tornado.web import ErrorHandler, HTTPError
@@ -54,6 +56,22 @@ class BoundedKernels(AsyncMappingKernelManager):
             await self.shutdown_kernel(kernel_id)
 
 
+class OnlyWithToken(PasswordIdentityProvider):
+    """Refuses whoever has not the printed address, where Jupyter offers a page for logging in."""
+
+    def get_handlers(self) -> list[Any]:
+        """No pages for logging in and out."""
+        return []
+
+    async def get_user(self, handler: Any) -> User:  # type: ignore[override]
+        """Who asks; HTTP 403 without the token or the cookie that it brought."""
+        user = await ensure_async(super().get_user(handler))
+        if user is None:
+            handler.current_user = handler._jupyter_current_user = None
+            raise HTTPError(403, reason="open the address with its token that the terminal printed")
+        return user
+
+
 class Dashboard(Voila):
     """Voila whose pages load nothing from the web and which answers to this machine's names."""
 
@@ -63,12 +81,13 @@ class Dashboard(Voila):
         self.template_paths.insert(0, str(Path(__file__).parent / "static"))
 
     def init_handlers(self) -> Any:
-        """Refuse foreign Host headers before anything else."""
+        """Refuse foreign Host headers before anything else, and serve one page under one path."""
         # A foreign site's name can be made to point here; its pages must not read ours.
         self.app.add_handlers(
             r"(?!(127\.0\.0\.1|localhost)$).*$", [(r".*", ErrorHandler, {"status_code": 403})]
         )
-        return super().init_handlers()
+        *others, (_, *page) = super().init_handlers()
+        return [*others, ("/()", *page)]
 
 
 def serve(code: str, port: int) -> None:
@@ -80,6 +99,7 @@ def serve(code: str, port: int) -> None:
         "Voila": {
             "auto_token": True,
             "config_file_paths": [],
+            "identity_provider_class": OnlyWithToken,
             "ip": "127.0.0.1",
             "open_browser": False,
             "port": port,

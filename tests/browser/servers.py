@@ -150,6 +150,8 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
+    except urllib.error.HTTPError:  # the app refuses whoever has no token
+        return True
     except (urllib.error.URLError, OSError):
         return False
 

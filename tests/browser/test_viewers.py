@@ -26,8 +26,12 @@ every_viewer = pytest.mark.parametrize(("host", "number"), PLACES)
 @every_viewer
 def test_notebook_runs_and_its_viewer_appears(host: str, number: str, opened: Open) -> None:
     """Opening raises where a cell did not run or failed."""
-    viewer = opened(host, number).viewer(KIND[number])
+    watched = opened(host, number)
+    viewer = watched.viewer(KIND[number])
     assert viewer.data("frame") == "0"
+    if host == "lab":
+        heights = "[...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(x => x.offsetHeight)"
+        assert sum(watched.page.evaluate(heights)) < 6000  # px
     viewer.keep_picture(f"{number}_{KIND[number]}_{host}")
 
 

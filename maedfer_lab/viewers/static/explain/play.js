@@ -5,25 +5,26 @@ const MOTION_GAIN = 5; // a change by a fifth of the range saturates
 
 /** What player.js talks to: JupyterLab's kernel there, the model in this page here. */
 class Kernel {
-  constructor(method, engine, colours, fps) {
-    Object.assign(this, { method, engine, colours, fps, live: true, clips: new Map(), listeners: {}, history: [], serial: 0 });
+  constructor(method, engine, colours, { stride, footer }) {
+    Object.assign(this, { method, engine, colours, footer, fps: 25 / stride, live: true, clips: new Map(), listeners: {}, history: [], serial: 0 });
     this.values = { controls: [], status: { state: "idle", serial: 0 }, scene: {}, table: new Uint8Array() };
   }
 
   get(name) { return this.values[name]; }
   on(name, callback) { (this.listeners[name] ??= []).push(callback); }
   off(name, callback) { this.listeners[name] = this.listeners[name]?.filter((one) => one !== callback); }
-  tell(name, value) { for (const callback of this.listeners[name] ?? []) callback(value); }
+  tell(name, ...values) { for (const callback of this.listeners[name] ?? []) callback(...values); }
 
   set(name, value) {
     this.values[name] = value;
     this.tell(`change:${name}`);
   }
 
-  /** From the player: a cube of a stroke, all of which one undo takes back. */
-  send({ name, value: { place, hide, stroke }, serial }) {
-    if (name !== "paint") return;
+  /** From the player: a picture to save, or a cube of a stroke, all of which one undo takes back. */
+  send({ name, value, serial }) {
     this.asked = serial;
+    if (name === "save") return this.save();
+    const { place, hide, stroke } = value;
     const goesOn = stroke === this.stroke;
     this.stroke = stroke;
     this.mask(this.hidden[place] === Number(hide) ? this.hidden : this.method.paint(this.hidden, [place], hide), goesOn);
@@ -104,12 +105,40 @@ class Kernel {
       tile: [size, size], grid, tubelet, region, click: "tube", strips: rows.length,
       rows: rows.map(({ label, scale }, strip) => ({ label, strip, ...(scale && { scale }) })),
       hidden: [...hidden].join(""), visible: method.n - masked.length, values: [{ label: "error", offset: 0 }],
-      footer: `Hidden: ${count} of ${method.perWindow} cubes in each region, ${masked.length} of ${method.n} in the clip (${Math.round((100 * masked.length) / method.n)} %).`,
+      footer: `Hidden: ${count} of ${method.perWindow} cubes in each region, ${masked.length} of ${method.n} in the clip (${Math.round((100 * masked.length) / method.n)} %). ${this.footer}.`,
       readout: {
         table: result && [["mean squared error on hidden cubes", "appearance", "motion"],
           ...Object.entries({ model: "the model", ...BASELINES }).map(([key, label]) => [label, ...["appearance", "motion"].map((kind) => result.losses[key][kind].toFixed(4))])],
       },
     });
+  }
+
+  /** All pictures of the frame that is shown, as a PNG, with what stands under every export. */
+  async save() {
+    const { scene, sprite } = this.values;
+    const [from, gap, line, columns] = [scene.tile[0], 12, 20, 4];
+    const size = from * Math.max(1, Math.floor(200 / from));
+    const sheet = await createImageBitmap(new Blob([sprite], { type: scene.mime }));
+    const frame = Number(document.querySelector("#player [data-frame]").dataset.frame);
+    const down = Math.ceil(scene.rows.length / columns);
+    const canvas = new OffscreenCanvas(columns * (size + gap) + gap, 3 * line + down * (size + line + gap));
+    const context = canvas.getContext("2d");
+    const text = (words, x, y, room) => context.fillText(words, x, y, room);
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = "#000";
+    context.imageSmoothingEnabled = false;
+    context.font = "12px system-ui, sans-serif";
+    text(`${scene.title}, frame ${frame + 1} of ${scene.frames}`, gap, line, canvas.width - 2 * gap);
+    scene.rows.forEach(({ label }, i) => {
+      const [x, y] = [gap + (i % columns) * (size + gap), 2 * line + Math.floor(i / columns) * (size + line + gap)];
+      text(label, x, y + line - 6, size);
+      context.drawImage(sheet, frame * from, i * from, from, from, x, y + line, size, size);
+    });
+    text(scene.footer, gap, canvas.height - line / 2, canvas.width - 2 * gap);
+    const file = await canvas.convertToBlob();
+    this.tell("msg:custom", { file: `${scene.title.replace(/\.\w+$/, "")}.png` }, [await file.arrayBuffer()]);
+    this.set("status", { state: "idle", serial: this.asked });
   }
 
   /** Change of brightness from even to odd frames, in colours. */
@@ -255,12 +284,12 @@ function picture(clip, from, size) {
 }
 
 /** Your own: a picture, a video or the camera; a square is dragged, and its frames become a clip. */
-function startOwn(method, stride, take) {
+function startOwn(method, { stride, framing }, finder, take) {
   const byId = (id) => document.getElementById(id);
   const [canvas, video, told, start] = ["own-canvas", "own-video", "own-told", "own-start"].map(byId);
   const step = stride / 25; // seconds between frames, as the model was trained
   const span = step * (method.frames - 1);
-  const square = { x: 0.5, y: 0.5, side: 0.9 }; // of the picture's shorter side
+  const square = { x: 0.5, y: 0.5, side: 0.9 }; // the side as a share of the picture's shorter one
   let source = null; // an ImageBitmap or the video
   let stream = null;
   const say = (text) => { told.textContent = text; };
@@ -296,6 +325,25 @@ function startOwn(method, stride, take) {
       context.beginPath();
       context.ellipse(x + s / 2, y + s * 0.5, s * 0.22, s * 0.29, 0, 0, 2 * Math.PI);
       context.stroke();
+    }
+  };
+  /** Lays the square around the largest face, as the model learnt faces. */
+  const find = async (more = "") => {
+    say("Looking for a face …");
+    byId("own-take").disabled = true;
+    try {
+      const [w, h] = size();
+      const face = await finder.find(source, w, h);
+      if (!face) return say(`No face was found: drag the square. ${more}`);
+      square.y = face.y + face.h * (0.5 - framing.lift);
+      square.x = face.x + face.w / 2;
+      square.side = 1;
+      zoom((framing.side * Math.max(face.w * w, face.h * h)) / Math.min(w, h));
+      say(`A face was found; drag the square if it is not right. ${more}`);
+    } catch (error) {
+      say(`Drag the square: the finder does not run here (${error.message}). ${more}`);
+    } finally {
+      byId("own-take").disabled = false;
     }
   };
   const live = () => {
@@ -334,7 +382,7 @@ function startOwn(method, stride, take) {
     try {
       if (file.type.startsWith("image/")) {
         show(await createImageBitmap(file), file.name);
-        return say("A still picture: nothing in it moves, so the motion to guess is zero.");
+        return find("A still picture: nothing in it moves, so the motion to guess is zero.");
       }
       const wait = opened();
       video.src = URL.createObjectURL(file);
@@ -343,7 +391,7 @@ function startOwn(method, stride, take) {
       start.value = start.max / 2;
       await seek(Number(start.value));
       show(video, file.name);
-      say(video.duration < span ? `The video lasts ${video.duration.toFixed(1)} s; a clip needs ${span.toFixed(1)} s, so its last frame is repeated.` : "");
+      find(video.duration < span ? `The video lasts ${video.duration.toFixed(1)} s; a clip needs ${span.toFixed(1)} s, so its last frame is repeated.` : "");
     } catch (error) {
       say(`${file.name}: ${error.message}.`);
     }
@@ -386,6 +434,7 @@ function startOwn(method, stride, take) {
     else return;
     event.preventDefault();
   });
+  byId("own-find").addEventListener("click", () => find());
   byId("own-side").addEventListener("input", ({ target }) => zoom(target.value / square.side));
 
   byId("own-take").addEventListener("click", async () => {
@@ -408,4 +457,5 @@ function startOwn(method, stride, take) {
     take(byId("own-name").textContent, clip);
     byId("play").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   });
+  return square;
 }
