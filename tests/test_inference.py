@@ -291,7 +291,7 @@ def test_what_is_said_of_a_model_fits_into_a_narrow_picture(width):
     assert (label.height > 40) == (width < 200), "it is broken into lines"
 
 
-@pytest.mark.parametrize("verb", ["predict", "reconstruct", "embed", "judge"])
+@pytest.mark.parametrize("verb", ["predict", "reconstruct", "embed", "judge", "probe"])
 def test_help_says_which_model_and_that_it_is_not_for_real_use(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])

@@ -115,12 +115,13 @@ def draw_movement(data: dict[str, Any], path: Path | None = None) -> Figure:
                 axis.plot(seconds, np.where(data["moving"][name], line, np.nan), ".-", lw=2.4,
                           ms=4, **style)  # fmt: skip
             axis.plot([], [], lw=2.4, label=name, **style)
-        for axis, unit in ((parts, "grey levels per frame gap"), (head, "sides / s")):
+        for axis, unit in ((parts, "grey levels"), (head, "sides / s")):
             axis.set_ylim(bottom=0)
             axis.set_ylabel(unit)
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         head.set_xlabel("seconds")
-        caption(figure, f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}")
+        text = f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}"
+        caption(figure, f"{text} maedfer_lab, no model, not for judging people.")
     if path is not None:
         save_figure(figure, path)
     return figure

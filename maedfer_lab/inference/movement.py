@@ -79,7 +79,7 @@ class Movement:
             most = max(self.rows, key=lambda row: row[name])
             lines.append(
                 f"  {name:<5}  median {np.median(self.values(name)):6.2f}, most {most[name]:6.2f} "
-                f"at {most['start_s']:.2f} s, {len(self.intervals(name))} intervals of movement"
+                f"at {most['start_s']:.2f} s, intervals of movement: {len(self.intervals(name))}"
             )
         return "\n".join([*lines, *(f"  {path}" for path in self.files)])
 

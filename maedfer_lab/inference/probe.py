@@ -96,9 +96,9 @@ def probe(
 
     A linear probe (standardised features, logistic regression) guesses each person's labels from
     all other people's; beside it raw pixels and HOG of the same crops, and chance: features are
-    worth something where they beat these. Each video gives its middle clip. How the model was
-    trained is said with the result; without a checkpoint it is `demo`, a small model pre-trained
-    on few people's faces; not for real use, and not for identifying or judging people.
+    worth something where they beat these. Each video gives its middle clip. Which model and how it
+    was trained is said with the result; without a checkpoint it is `demo`, a small model
+    pre-trained on few people's faces; not for real use, and not for identifying or judging people.
 
     videos: a folder, or video files.
     labels: a CSV with columns path, label and subject (or person, identity, ...). Who is seen may
@@ -185,6 +185,7 @@ def _labelled(
     videos: Sequence[Path | str], labels: Path
 ) -> tuple[Annotations, list[Clip], tuple[str, ...]]:
     """The table of labels, its clips that are asked for, and what must be told."""
+    videos = [videos] if isinstance(videos, str | Path) else videos
     paths = [Path(os.path.abspath(Path(video).expanduser())) for video in videos]  # noqa: PTH100
     if not paths:
         raise ValueError("videos must name at least one; give a folder")
