@@ -12,7 +12,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp  # noqa: F401 - fsspec opens http:// with it
 import fsspec
 import numpy as np
 import pytest
