@@ -69,7 +69,7 @@ BUDGETS = {
     "data": 6614,
     "drawn": 1030,
     "figures": 1891,
-    "inference": 1846,
+    "inference": 1848,
     "method": 1788,
     "paper": 1603,
     "training": 4412,

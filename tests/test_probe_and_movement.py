@@ -91,6 +91,10 @@ def test_movement_is_written_as_picture_table_and_tiers(tmp_path, capsys):
     assert "grey levels (0 to 255)" in str(found) and "mouth" in str(found)
     assert main(["movement", "x.mp4", "--framing", "whole", "--out", str(tmp_path / "n.png")]) == 2
     assert "finds no face" in capsys.readouterr().err
+    write_images(tmp_path / "wall", np.full((1, 64, 64, 3), 120, np.uint8))
+    with pytest.raises(ValueError, match="no face was found"):
+        movement(tmp_path / "wall", out=tmp_path / "m.png", progress=False)
+    assert (tmp_path / "wall_no_face.png").is_file()
     with pytest.raises(ValueError, match=r"must end in .png"):
         movement("x.mp4", out=tmp_path / "m.csv")
 

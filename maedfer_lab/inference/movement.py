@@ -19,7 +19,7 @@ from maedfer_lab.config import Framing, TargetConfig
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceVideo, detect_faces
 from maedfer_lab.figures import draw_movement
 from maedfer_lab.files import check_writable, pack_picture, write_aside
-from maedfer_lab.inference.faces import Faces, open_faces, steps_for, write_rows
+from maedfer_lab.inference.faces import Faces, open_faces, over_videos, steps_for, write_rows
 from maedfer_lab.inference.known_model import known_model
 from maedfer_lab.method.grid import Grid, unpatchify
 from maedfer_lab.method.targets import make_target
@@ -174,8 +174,10 @@ def movement(
         check_writable(path)
     known = known_model(checkpoint)
     size_px, tubelet = known.model.config.size_px, (2, *known.model.config.tubelet[1:])
-    faces = open_faces(video, size_px, face=face, framing=framing, detect=detect,
-                       progress=progress)  # fmt: skip
+    (faces,), _ = over_videos(
+        [video], files[0].parent if files else Path(), lambda path, _: open_faces(
+            path, size_px, face=face, framing=framing, detect=detect, progress=progress)
+    )  # fmt: skip
     step = steps_for(known.stride, faces.fps, stride)
     # Clips of one tubelet, a stride apart: every frame is compared with the next.
     windows = faces.windows(replace(known.model.config, frames=2), step, hop=step)
