@@ -68,7 +68,7 @@ BUDGETS = {
     "cost": 1449,
     "data": 6614,
     "drawn": 1030,
-    "figures": 1891,
+    "figures": 1892,
     "inference": 1848,
     "method": 1788,
     "paper": 1603,

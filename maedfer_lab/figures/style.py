@@ -111,7 +111,7 @@ def footer(sizes: Mapping[str, int]) -> str:
     """
     size = max(sizes.values(), default=0)
     small = "small model" if size < SMALL else f"{size / 1e6:.0f}M parameters"
-    about = f"{', '.join(sizes)}, {small}" if sizes else "masks without a model"
+    about = f"{', '.join(sizes)}, {small}" if sizes else "no model"
     return f"maedfer_lab, {about}, not for judging people"
 
 

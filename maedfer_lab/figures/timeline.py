@@ -17,6 +17,7 @@ from maedfer_lab.figures.style import (
     STYLE,
     caption,
     drawing,
+    footer,
     new_figure,
     picture_rows,
     save_figure,
@@ -121,7 +122,7 @@ def draw_movement(data: dict[str, Any], path: Path | None = None) -> Figure:
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         head.set_xlabel("seconds")
         text = f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}"
-        caption(figure, f"{text} maedfer_lab, no model, not for judging people.")
+        caption(figure, f"{text} {footer({})}.")
     if path is not None:
         save_figure(figure, path)
     return figure
