@@ -73,7 +73,7 @@ BUDGETS = {
     "method": 1788,
     "paper": 1603,
     "training": 4412,
-    "viewers": 2281,
+    "viewers": 2282,
     "weights": 19,
     "files at the root": 1669,
 }

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from maedfer_lab.files import unpack_picture, write_aside
 
 SMALL = 20e6  # parameters
-SHOWN_PX = 640  # height of a figure in a notebook, at most
+SHOWN_PX = 560  # height of a figure in a notebook, at most
 FORMATS = (".png", ".svg", ".pdf")
 INK, GREY, MARK = "#222222", "#8a8a8a", "#e34a33"
 # Ten colours that colour-blind eyes tell apart: seaborn's palette "colorblind", whose import takes

@@ -86,7 +86,8 @@ class Dashboard(Voila):
         self.app.add_handlers(
             r"(?!(127\.0\.0\.1|localhost)$).*$", [(r".*", ErrorHandler, {"status_code": 403})]
         )
-        *others, (_, *page) = super().init_handlers()
+        handlers: Any = super().init_handlers()
+        *others, (_, *page) = handlers
         return [*others, ("/()", *page)]
 
 
