@@ -69,7 +69,7 @@ BUDGETS = {
     "data": 6614,
     "drawn": 1030,
     "figures": 1892,
-    "inference": 1848,
+    "inference": 1849,
     "method": 1788,
     "paper": 1603,
     "training": 4412,

@@ -59,13 +59,14 @@ class Probe:
 
     @property
     def reading(self) -> str:
-        """One sentence: whether the model's features carry the labels, and more than a control."""
+        """One sentence: whether the model's features carry the labels, beside the best control."""
         model, *controls = ((values["uar"][0], kind) for kind, values in self.scores.items())
         best, kind = max(controls)
+        said = f"(UAR {model[0]:.1%}; {kind} {best:.1%})"
         if self.p >= CARRIES:
-            return f"These features do not show that they carry your labels ({kind}: {best:.1%})."
-        more = "more than" if model[0] > best else "but no more than"
-        return f"These features carry your labels, {more} {kind} ({best:.1%})."
+            return f"These features do not show that they carry your labels {said}."
+        also = f", but no better than {kind}" if best >= model[0] else ""
+        return f"These features carry your labels{also} {said}."
 
     def __str__(self) -> str:
         counts = Counter(row["label"] for row in self.videos)
