@@ -227,21 +227,23 @@ def permuted(
 ) -> tuple[Int[np.ndarray, "m n"], str]:
     """`number` labellings, as likely as the true one if features said nothing; how, in words.
 
-    Within each person where anybody shows several classes, so that who it is stays out of the
-    question; else whole people exchange their labels.
+    Within each person who shows several classes, so that who it is stays out of the question;
+    whole people who show one class exchange it with each other.
     """
     rng = np.random.default_rng(seed)
     _, first, of = np.unique(np.array(people), return_index=True, return_inverse=True)
     groups = [group for i in range(len(first)) if len(set(labels[group := of == i])) > 1]
+    single = np.array([len(set(labels[of == i])) == 1 for i in range(len(first))])
     found = np.tile(labels, (number, 1))
     for row in found:
+        own = labels[first]
+        own[single] = rng.permutation(own[single])
+        row[:] = np.where(single[of], own[of], row)
         for group in groups:
             row[group] = rng.permutation(row[group])
-        if not groups:
-            row[:] = rng.permutation(labels[first])[of]
-    if groups:
-        return found, f"permuted within each of the {len(groups)} people who show several classes"
-    return found, "exchanged between people, as nobody shows two classes"
+    told = [f"permuted within each of the {len(groups)} people who show several classes"]
+    told += [f"exchanged between the {single.sum()} people who show one class"]
+    return found, " and ".join(told[not groups : 2 - (single.sum() < 2)])
 
 
 def nearest_classes(

@@ -75,7 +75,7 @@ BUDGETS = {
     "training": 4412,
     "viewers": 2282,
     "weights": 19,
-    "files at the root": 1669,
+    "files at the root": 1671,
 }
 
 # Floors that know nothing but these libraries (and the standard one).

@@ -163,9 +163,12 @@ def test_labels_are_permuted_within_people_or_between_them():
     for row in found:
         assert all(sorted(row[i : i + 4]) == [0, 1, 1, 2] for i in range(0, 24, 4))
     found, how = permuted(np.repeat([0, 0, 0, 1, 1, 2], 4), people, 20)
-    assert "between people" in how
+    assert "between the 6 people" in how and "within" not in how
     for row in found:
         assert sorted(row[::4]) == [0, 0, 0, 1, 1, 2] and (row.reshape(6, 4).T == row[::4]).all()
+    found, how = permuted(np.array([0, 1] * 4 + [0] * 8 + [1] * 8), people, 20)
+    assert "the 2 people" in how and "the 4 people" in how
+    assert len(np.unique(found[:, 8::4], axis=0)) > 3 and (found.sum(1) == 12).all()
 
 
 def test_hog_tells_directions_and_not_contrast():

@@ -112,7 +112,7 @@ def probe(
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
     stride: frames of the video per frame of a clip; by default as the model was trained.
     permutations: of the labels, each with everything fitted anew: within people who show several
-        classes, else whole people exchange labels. 100 can give p = 0.01 at best.
+        classes, and between people who show one. 100 can give p = 0.01 at best.
     seed: of the permutations.
     """
     if permutations < 1:
