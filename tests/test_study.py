@@ -8,7 +8,7 @@ import torch
 
 from maedfer_lab import build_classifier, load_checkpoint, tiny
 from maedfer_lab.config import profile
-from maedfer_lab.config.study import MOST, SHORT, quick_study, smoke_study, study
+from maedfer_lab.config.study import MOST, REFERENCE, quick_study, smoke_study, study
 from maedfer_lab.cost.formula import macs, parameters
 from maedfer_lab.data.drawn_table import DrawnFaces
 from maedfer_lab.figures import show
@@ -50,7 +50,7 @@ def test_every_variant_changes_one_thing_and_fits(config):
     for start in known.values():
         assert sum(macs(start.model, "pretrain", mask_ratio=start.mask_ratio[0]).values())
     lgi, by_cost, by_size = (
-        known[name].model for name in (SHORT, "ViT at equal cost", "ViT at equal parameters")
+        known[name].model for name in (REFERENCE, "ViT at equal cost", "ViT at equal parameters")
     )
     assert sum(macs(by_cost).values()) == pytest.approx(sum(macs(lgi).values()), rel=0.1)
     assert sum(parameters(by_size).values()) == pytest.approx(

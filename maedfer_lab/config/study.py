@@ -10,15 +10,15 @@ from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
 CORE_HOURS = 3.0  # of `make study`, measured beside other work
 REFERENCE = "joint, lambda 0.5"
-SHORT = "0.25 x length"  # at which the variants are compared
-FEW = (REFERENCE, SHORT, "appearance only, lambda 1")
+FEW = (REFERENCE, "0.25 x length", "appearance only, lambda 1")
 MOST = (
     REFERENCE,
-    SHORT,
-    "appearance only, lambda 1",
+    "0.25 x length",
     "0.125 x length",
+    "appearance only, lambda 1",
     "ViT at equal cost",
     "without stages 2 and 3",
+    "ViT at equal parameters",
 )
 
 
@@ -26,14 +26,13 @@ MOST = (
 class StudyConfig:
     """Everything that the study compares, under one budget.
 
-    pretrain: the reference. A variant changes its length, or one thing at the length `SHORT`
-        (`training.study.variants`).
+    pretrain: the reference. A variant changes one thing of it (`training.study.variants`).
     finetune: of a pre-trained start, with all parameters.
     scratch, conv: learning rates (at batch 256) of the random start and of the convolutional
         control, each chosen on tuning seeds as the pre-trained start's was.
-    labels: numbers of labelled clips; `direction`: those at which the direction is asked for too;
-        `conv`: those at which the convolutional control is trained.
-    variant_labels: labelled clips of a variant's fine-tunings.
+    labels: numbers of labelled clips; `direction`: those at which the direction is asked for,
+        of variants too; `conv`: those at which the convolutional control is trained.
+    variant_labels: labelled clips of a variant's fine-tuning for the expression.
     variants: names; the first is the reference. variant_seeds: how many of the seeds they get.
     seeds: each stands for another initialisation, other masks, and other people in every set.
     """

@@ -124,13 +124,13 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
         axis.axhline(1, color=INK, linestyle=":", linewidth=1)
         axis.set(xlabel="step", ylabel=f"held-out {kind} / baseline")
         axis.legend(fontsize=8)
-    short = data["reference"]
     return (
-        f"One thing changed in a pre-training of a quarter of the length ({short}), fine-tuned "
-        f"with {rows[0]['labels']} labels; three seeds (first row: five, whole length), each with "
-        "other people. Means and 95 % intervals (Student's t), dots: seeds; filled: the paired "
-        f"difference from {short} is apart from zero. Dotted: chance, or the baseline, the better "
-        "of predicting zero and interpolating. Below: mean held-out losses on the way."
+        f"One thing changed in the pre-training of the first row ({data['reference']}), fine-tuned "
+        f"with {rows[0]['labels']} labels (direction: {rows[0]['direction labels']}); three seeds "
+        "(first row: five), each with other people. Means and 95 % intervals (Student's t), dots: "
+        "seeds; filled: the paired difference from the first row is apart from zero. Dotted: "
+        "chance, or the baseline, the better of predicting zero and interpolating. Below: mean "
+        "held-out losses on the way."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maedfer_lab.config.study import REFERENCE, SHORT
+from maedfer_lab.config.study import REFERENCE
 from maedfer_lab.files import provenance
 
 Row = dict[str, Any]
@@ -130,8 +130,6 @@ def ledger(rows: Rows) -> list[Entry]:
         verdict = "shown" if gap.ends[1] < -0.1 else "reversed" if gap.ends[0] > 0 else "not shown"
         found.append(Entry("b1", "motion is learned (held-out loss 10 % below its zero line)",
                            verdict, f"{gap.text(sign=True)} %", gap))  # fmt: skip
-    count = {row["labels"] for row in rows if row["variant"] == SHORT and "labels" in row}
-    at = {**pre, "labels": max(count, default=0)}
     for id, claim, label, other, bound in (
         ("b2", "appearance and motion beat appearance alone (direction)", "direction",
          "appearance only, lambda 1", 0.0),
@@ -140,12 +138,10 @@ def ledger(rows: Rows) -> list[Entry]:
         ("c2", "LGI-Former is as good as a ViT of equal parameters", "expression",
          "ViT at equal parameters", NOT_WORSE),
         ("c3", "stages 2 and 3 are worth having", "expression", "without stages 2 and 3", 0.0),
+        ("d1", "longer pre-training helps (8 times)", "expression", "0.125 x length", 0.0),
     ):  # fmt: skip
-        of = {**at, "label": label, "variant": SHORT}
+        of = {**pre, "label": label, "labels": common_labels(rows, label)}
         judge(id, claim, [(of, {**of, "variant": other})], bound)
-    at = {**at, "label": "expression"}
-    judge("d1", "longer pre-training helps (8 times)",
-          [(at, {**at, "variant": "0.125 x length"})])  # fmt: skip
     return [entry for entry in found if entry is not None]
 
 
@@ -231,23 +227,29 @@ SCORES = {
 }
 
 
-def compare_variants(rows: Rows, reference: str = SHORT) -> list[Row]:
+def common_labels(rows: Rows, label: str) -> int:
+    """The most labels with which all variants that were fine-tuned for `label` were; 0: none."""
+    counts: dict[str, set[int]] = {}
+    for row in rows:
+        if row["how"] == "fine-tuned" and row["label"] == label:
+            counts.setdefault(row["variant"], set()).add(row["labels"])
+    return max(set.intersection(*counts.values()), default=0) if counts else 0
+
+
+def compare_variants(rows: Rows, reference: str = REFERENCE) -> list[Row]:
     """A row per variant: each score's interval, and its paired difference from `reference`'s.
 
     Variants are fine-tuned with fewer numbers of labels than the reference; the common one counts.
     """
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    counts = [
-        {row["labels"] for row in rows if row["variant"] == name and "labels" in row}
-        for name in names
-    ]
-    common = max(set.intersection(*counts))
+    common = {label: common_labels(rows, label) for label in ("expression", "direction")}
     found = []
     for name in names:
-        row: Row = {"variant": name, "labels": common}
+        row: Row = {"variant": name, "labels": common["expression"],
+                    "direction labels": common["direction"]}  # fmt: skip
         for score, wanted in SCORES.items():
             what = "uar" if "label" in wanted else score
-            wanted = {**wanted, "labels": common} if what == "uar" else wanted
+            wanted = {**wanted, "labels": common[score]} if what == "uar" else wanted
             own, other = (scores(rows, what, variant=v, **wanted) for v in (name, reference))
             gap = difference(own, other)
             row[score] = own and asdict(Interval.of(list(own.values())))
@@ -261,8 +263,11 @@ def loss_curves(rows: Rows) -> dict[str, list[list[float]]]:
     """Mean held-out losses on the way (step, appearance, motion), of the targets' variants."""
     found: dict[str, list[np.ndarray]] = {}
     for row in rows:
-        is_chosen = "lambda" in row["variant"] or row["variant"] == SHORT
-        if is_chosen and "curve" in row and len(found.get(row["variant"], [])) < 10:
+        if (
+            "lambda" in row["variant"]
+            and "curve" in row
+            and len(found.get(row["variant"], [])) < 10
+        ):
             found.setdefault(row["variant"], []).append(np.array(row["curve"]))
     return {name: np.mean(curves, axis=0).round(4).tolist() for name, curves in found.items()}
 

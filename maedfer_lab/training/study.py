@@ -33,7 +33,7 @@ from maedfer_lab.config import (
     output_folder,
     register_encoder,
 )
-from maedfer_lab.config.study import CORE_HOURS, REFERENCE, SHORT, study
+from maedfer_lab.config.study import CORE_HOURS, REFERENCE, study
 from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import macs, parameters, token_grid
 from maedfer_lab.data.table import Annotations, Clip
@@ -55,22 +55,21 @@ LENGTHS = (0.125, 0.25, 0.5, 2.0)  # of pre-training, in multiples of the refere
 
 
 def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
-    """All variants by name: the reference, its other lengths, and one thing changed at `SHORT`.
+    """All variants by name: the reference, and one thing of it changed.
 
     lambda weighs appearance: motion_weight = 1 - lambda (Sun et al., section 3.3).
     """
     whole = config.pretrain
     lengths = {f"{times:g} x length": shortened(whole, times) for times in LENGTHS}
-    short = lengths[SHORT]
 
     def model(**changes: Any) -> PretrainConfig:
-        return replace(short, model=replace(short.model, **changes))
+        return replace(whole, model=replace(whole.model, **changes))
 
     def weighted(lam: float) -> PretrainConfig:
-        return replace(short, target=replace(short.target, motion_weight=1 - lam))
+        return replace(whole, target=replace(whole.target, motion_weight=1 - lam))
 
     wishes = ("cost", "parameters")
-    vits = {f"ViT at equal {what}": vit_like(short.model, what) for what in wishes}
+    vits = {f"ViT at equal {what}": vit_like(whole.model, what) for what in wishes}
     found = {
         REFERENCE: whole,
         **lengths,
@@ -82,15 +81,15 @@ def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
         "without stage 3": model(interact="none"),
         "without stages 2 and 3": model(inter=False, interact="none"),
         "legacy token order": model(legacy_visible_order=True),
-        **{name: replace(short, model=vit) for name, vit in vits.items()},
+        **{name: replace(whole, model=vit) for name, vit in vits.items()},
     }
-    for region in other_regions(short):
+    for region in other_regions(whole):
         found[f"region {' x '.join(map(str, region))}"] = model(region=region)
-    places = short.model.region[1] * short.model.region[2]
+    places = whole.model.region[1] * whole.model.region[2]
     for hidden in sorted({round(places * share) for share in (0.5, 0.67, 0.9)}):
         ratio = hidden / places
-        if 0 < hidden < places and ratio not in short.mask_ratio:
-            found[f"{ratio:.0%} masked"] = replace(short, mask_ratio=(ratio,))
+        if 0 < hidden < places and ratio not in whole.mask_ratio:
+            found[f"{ratio:.0%} masked"] = replace(whole, mask_ratio=(ratio,))
     return found
 
 
@@ -199,16 +198,13 @@ def run_piece(
     options = {"output": output, "profile": profile}
     run = pretrain(start, **options)
     rows = [_pretraining_row(run)]
-    counts = config.labels if is_reference else (config.variant_labels,)
     plan = replace(config.finetune, model=start.model, init=start, seed=piece.seed)
-    asks_direction = piece.variant == SHORT or "lambda" in piece.variant
-    for label in ("expression", "direction"):
-        for count in counts:
+    asked = {"expression": (config.variant_labels,), "direction": config.direction}
+    for label in asked:
+        for count in config.labels if is_reference else asked[label]:
             one = replace(plan, num_clips=count, drawn_label=label)
             rows += _probes(one, run, is_reference)
-            if label == "expression" or (
-                count in config.direction if is_reference else asks_direction
-            ):
+            if label == "expression" or ("lambda" in piece.variant and count in config.direction):
                 for name, recipe in _starts(config, one, is_reference).items():
                     rows.append(_score(finetune(recipe, **options), name, recipe))
     facts = {"variant": piece.variant, "seed": piece.seed}
