@@ -71,7 +71,7 @@ BUDGETS = {
     "figures": 1892,
     "inference": 1849,
     "method": 1788,
-    "paper": 1603,
+    "paper": 1608,
     "training": 4412,
     "viewers": 2282,
     "weights": 19,

@@ -8,7 +8,7 @@ from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import ModelConfig, TargetConfig
 from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
-CORE_HOURS = 3.0  # of `make study`, measured beside other work
+CORE_HOURS = 3.5  # of `make study`, measured beside other work
 REFERENCE = "joint, lambda 0.5"
 FEW = (REFERENCE, "0.25 x length", "appearance only, lambda 1")
 MOST = (
