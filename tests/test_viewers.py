@@ -324,7 +324,7 @@ def test_a_sweep_shows_more_and_more_hidden_and_its_footer():
     masks = [model_mask(model, share, 1, torch.Generator().manual_seed(0))[0] for share in shares]
     results = [reconstruct_clip(model, clip, mask) for mask in masks]
     with Image.open(io.BytesIO(sweep(results, shares, "not for judging people"))) as moving:
-        assert moving.n_frames == 8
+        assert getattr(moving, "n_frames", 1) == 8
         grey = []
         for frame in (0, 7):
             moving.seek(frame)
