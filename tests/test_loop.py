@@ -379,6 +379,9 @@ def test_processes_that_hold_shares_train_as_one(tmp_path):
     child = in_child(SHARDED, tmp_path / "shares", launcher=launcher)
     one = pretrain(MEANS, output=tmp_path / "one")
     _, errors = child.communicate(timeout=120)
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        assert child.returncode and "needs a later PyTorch" in errors
+        return
     assert child.returncode == 0, errors
     assert not (tmp_path / "mixed" / "runs" / one.folder.name / "result.json").exists()
     for name in ("shares", "mixed"):

@@ -100,7 +100,7 @@ def sharded(model: nn.Module, device: torch.device) -> nn.Module:
     By torch itself, since Accelerate shards on no CPU; the processes are those it has joined.
 
     Raises:
-        ValueError: there is one process.
+        ValueError: there is one process, or an old PyTorch without what this takes on a CPU.
     """
     from torch.distributed import get_world_size, is_initialized
     from torch.distributed.device_mesh import init_device_mesh
@@ -108,6 +108,11 @@ def sharded(model: nn.Module, device: torch.device) -> nn.Module:
 
     if not is_initialized() or get_world_size() == 1:
         raise ValueError("shard=True needs several processes: torchrun --nproc-per-node 8 ...")
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ValueError(
+            f"shard=True on a CPU needs a later PyTorch than {torch.__version__}, such as 2.15; "
+            "leave it out, or use GPUs"
+        )
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # none is written
     mesh, model = init_device_mesh(device.type, (get_world_size(),)), copy.deepcopy(model)
     for part in (*blocks_of(model), model):
