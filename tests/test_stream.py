@@ -129,6 +129,9 @@ def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, 
         assert torch.equal(first[i], again[i]) and first[i].shape == first[0].shape
     alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
     assert alone.log == helped.log and "moved portraits" in alone.result["data"]
+    config.stills[0].with_suffix(".csv").write_text("file,identity\n0.png,a\n1.png,b\n")
+    with pytest.raises(ValueError, match="the files of stills differ"):
+        pretrain(config, output=tmp_path / "0")
 
 
 # --- broken clips ---

@@ -274,6 +274,8 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
     every = before and after
     keys = ("stream", "classes", *(() if every else ("clips", "per_class", "per_fold")))
     told = [f"{key} was {old[key]} and is {new[key]}" for key in keys if old[key] != new[key]]
+    if old.get("stills") != new.get("stills"):
+        told.append("the files of stills differ")
     if not every:  # too many to keep each
         fields = [name for name in new["digests"] if old["digests"][name] != new["digests"][name]]
         return (*told, *([f"the {', '.join(fields)} of the clips differ"] if fields else []))

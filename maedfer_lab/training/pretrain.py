@@ -126,7 +126,7 @@ def pretrain(
     if run.is_finished and is_gone(config.data):
         return load_run(run.folder)
     table = pretraining_table(config)
-    check_data(run, table)
+    check_data(run, table, config.stills)
     if run.is_finished:
         return load_run(run.folder)
     data = pretraining_data(config, table)

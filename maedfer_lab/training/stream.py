@@ -7,6 +7,8 @@ Which clip item i of the stream is, is a function of (seed, epoch, i); what is d
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -38,6 +40,7 @@ from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
 from maedfer_lab.data.prepare import begin_worker
+from maedfer_lab.data.readers import content_digest
 from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.stills import StillClip, Stills
@@ -549,13 +552,19 @@ def labelled_data(
     return RunData(judged, stream, test, text, validation, skipped)
 
 
-def check_data(run: Run, table: Annotations) -> None:
+def check_data(run: Run, table: Annotations, stills: Sequence[Path] = ()) -> None:
     """Keep what the table of a new run is; refuse a run that belongs to other data.
 
     Raises:
         ValueError: clips, labels, people or folds changed since the run began; tells which.
     """
-    run.check_data(table.summary(), explain_change)
+    summary = table.summary()
+    if stills:
+        files = [place for zipped in stills for place in (zipped, zipped.with_suffix(".csv"))]
+        summary["stills"] = {file.name: content_digest(file).hex() for file in files}
+        told = json.dumps([summary["digest"], summary["stills"]])
+        summary["digest"] = hashlib.sha256(told.encode()).hexdigest()
+    run.check_data(summary, explain_change)
 
 
 class _Check(Dataset):
