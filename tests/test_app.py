@@ -73,7 +73,7 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
 def test_kernels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
-    from maedfer_lab.viewers.server import MAX_KERNELS, BoundedKernels
+    from maedfer_lab.viewers.app import MAX_KERNELS, BoundedKernels
 
     async def slow(self: object, **options: object) -> str:
         await asyncio.sleep(0)
@@ -90,7 +90,7 @@ def test_kernels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_ends_with_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer_lab.viewers import server
+    from maedfer_lab.viewers import app as server
 
     ended: list[str] = []
 

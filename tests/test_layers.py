@@ -61,19 +61,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
-    "attention": 736,
+    "attention": 626,
     "bench": 2354,
     "checkpoints": 2522,
     "config": 1242,
     "cost": 1449,
     "data": 6616,
     "drawn": 1030,
-    "figures": 1892,
+    "figures": 1876,
     "inference": 1849,
     "method": 1788,
     "paper": 1608,
     "training": 4425,
-    "viewers": 2282,
+    "viewers": 1983,
     "weights": 19,
     "files at the root": 1671,
 }
@@ -105,7 +105,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "seaborn": ("figures",),
     "IPython": ("figures", "viewers"),
     "nbclient": ("notebooks",),
-    "voila": ("viewers.server",),
+    "voila": ("viewers.app",),
     "timm": (
         "checkpoints.registry",
         "training.optim",

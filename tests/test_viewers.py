@@ -4,9 +4,7 @@ import io
 import json
 import re
 import threading
-import time
 from dataclasses import replace
-from typing import Any
 
 import av
 import numpy as np
@@ -14,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from maedfer_lab.attention.maps import capture_attention
+from maedfer_lab.attention.tracing import all_queries, look_through, rollout
 from maedfer_lab.config import ModelConfig, TargetConfig, demo, tiny
 from maedfer_lab.config.model import EncoderKind
-from maedfer_lab.data.writing import encode_video
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import misplaced_tokens, region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
@@ -192,12 +191,6 @@ def test_ratios_are_moved_to_ones_that_can_be_equal():
         assert "error" not in viewer.status
 
 
-@pytest.mark.parametrize("ratio", [0, 1, -0.5, float("nan"), "0.9", True])
-def test_ratios_that_hide_all_or_nothing_are_refused(ratio):
-    with pytest.raises(ValueError, match=r"ratio=.* must lie between 0 and 1 .*try 0\.9"):
-        viewer_of(ratio=ratio)
-
-
 def test_of_many_changes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
     viewer = viewer_of(ratio=0.75)
     begun, go_on, looks = threading.Event(), threading.Event(), []
@@ -238,7 +231,7 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
             ("model", HOSTILE, "is not known"),
             ("seed", -1, "whole number"),
             ("seed", None, "whole number"),
-            ("tube", 99, "place of the frame"),
+            ("tube", 99, "whole number from 0 to 15"),
             ("ratio", 1, "between 0 and 1"),
             ("nonsense", 1, "nothing that can be set"),
         ],
@@ -256,26 +249,24 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
 
 
 @pytest.mark.parametrize(
-    ("clip", "told"),
+    ("models", "clip", "options", "told"),
     [
-        (clip_of(replace(CONFIG, size_px=64)), "does not fit this model"),
-        (clip_of(replace(CONFIG, frames=4)), "does not fit this model"),
-        (clip_of(replace(CONFIG, frames=1)), "does not fit this model"),
-        (clip_of().fill_(float("nan")), "finite"),
-        (clip_of() * 255, r"\[0, 1\]"),
-        ([], "clips is empty"),
-        ({"face": np.zeros(3)}, "not a tensor"),
+        (None, clip_of(replace(CONFIG, size_px=64)), {}, "does not fit this model"),
+        (None, clip_of(replace(CONFIG, frames=1)), {}, "does not fit this model"),
+        (None, clip_of().fill_(float("nan")), {}, "finite"),
+        (None, clip_of() * 255, {}, r"\[0, 1\]"),
+        (None, [], {}, "clips is empty"),
+        (None, {"face": np.zeros(3)}, {}, "clip 'face'.*not a tensor"),
+        (build_classifier(CONFIG, 7), clip_of(), {}, "no decoder.*MaskedAutoencoder"),
+        ({"a": None}, clip_of(), {}, "no decoder"),
+        ({}, clip_of(), {}, "models is empty"),
+        *((None, clip_of(), {"ratio": ratio}, r"ratio=.* between 0 and 1 .*try 0\.9")
+          for ratio in (0, 1, -0.5, float("nan"), "0.9", True)),
     ],
-)
-def test_clips_that_do_not_fit_are_refused(clip, told):
+)  # fmt: skip
+def test_bad_arguments_are_refused(models, clip, options, told):
     with pytest.raises(ValueError, match=told):
-        ReconstructionViewer(autoencoder(), clip)
-
-
-@pytest.mark.parametrize("models", [build_classifier(CONFIG, 7), {}, {"a": None}])
-def test_a_model_without_decoder_is_refused(models):
-    with pytest.raises(ValueError, match=r"no decoder.*MaskedAutoencoder|models is empty"):
-        ReconstructionViewer(models, clip_of())
+        ReconstructionViewer(autoencoder() if models is None else models, clip, **options)
 
 
 def test_a_clip_of_one_frame_has_no_motion():
@@ -338,7 +329,7 @@ def test_a_sweep_shows_more_and_more_hidden_and_its_footer():
 
 def test_masks_are_shown_with_what_the_published_code_would_do():
     viewer = MaskingViewer(clip_of(demo().model), demo().model)
-    grid, region = viewer.grid, viewer.region
+    grid, region = viewer.grid, demo().model.region
     assert list(viewer.masks) == ["random", "tube", "region-equal tube"]
     assert {int(mask.sum()) for mask in viewer.masks.values()} == {720}
     tubes = viewer.masks["tube"].view(8, -1)
@@ -352,47 +343,117 @@ def test_masks_are_shown_with_what_the_published_code_would_do():
     assert published_faults(narrow, grid, (2, 5, 5))[2] > 0, "regions of part of the width (B2)"
     viewer.set(ratio=0.8, seed=3)
     assert {int(mask.sum()) for mask in viewer.masks.values()} == {640}
-    with pytest.raises(ValueError, match="does not divide the token grid"):
-        MaskingViewer(clip_of(), CONFIG, region=(3, 3, 3))
 
 
 # ---------------------------------------------------------------------- attention
 
 
-@pytest.mark.parametrize("stage", ["local", "inter", "interact", "composed", "rollout"])
-def test_attention_sends_every_querys_weights(stage):
-    """A row of bytes per query; zeros where the query does not look."""
-    models = {"LGI": autoencoder(), "ViT": autoencoder("vit")}
-    viewer = AttentionViewer(models, clip_of(), stage=stage)
-    grid = viewer.scene["grid"]
-    assert grid == [4, 4, 4] and viewer.scene["click"] == "query"
-    lgi, vit = viewer.scene["overlays"]
-    assert len(viewer.table) == 64 * (len(lgi["tops"]) + len(vit["tops"]))
-    assert vit["offset"] == 64 * len(lgi["tops"]) and vit["reps"] == []
-    table = np.frombuffer(viewer.table, np.uint8).reshape(-1, 64)
-    assert (table.max(1) == 255).all(), "relative to the strongest weight of the query"
-    for overlay in (lgi, vit):
-        rows = [row for row in overlay["tokens"] + overlay["reps"] if row >= 0]
-        assert sorted(rows) == list(range(len(overlay["tops"])))
-    if stage == "rollout":  # what a cube keeps of itself is told in words
-        return
-    joint = table[len(lgi["tops"]) :][vit["tokens"]] / 255 * np.array(vit["tops"])[:, None]
-    assert joint.sum(1) == pytest.approx(np.ones(64), abs=0.15), "weights of a query sum to one"
+LGI, VIT = autoencoder(), autoencoder("vit")
 
 
-def test_attention_wants_equal_grids_and_known_places():
-    other = build_autoencoder(replace(CONFIG, tubelet=(2, 16, 16), region=(2, 1, 2)), tiny().target)
-    with pytest.raises(ValueError, match="equal grids"):
-        AttentionViewer({"a": autoencoder(), "b": other}, clip_of())
-    choices: tuple[dict[str, Any], ...] = (
-        {"layer": 2},
-        {"head": 5},
-        {"query": (9, 0, 0)},
-        {"stage": "x"},
-    )
-    for options in choices:
-        with pytest.raises(ValueError, match=next(iter(options))):
-            AttentionViewer(autoencoder(), clip_of(), **options)
+def sent(viewer, model, **query):
+    """The weights over the token grid that player.js would paint for a query."""
+    overlay = viewer.scene["overlays"][model]
+    row = overlay["reps"][query["rep"]] if "rep" in query else overlay["tokens"][query["token"]]
+    at = overlay["offset"] + row * 64
+    values = np.frombuffer(viewer.table[at : at + 64], np.uint8) / 255
+    return None if row < 0 else (values * overlay["tops"][row]).reshape(4, 4, 4)
+
+
+def assert_alike(found, want):
+    want = np.nan_to_num(want)
+    np.testing.assert_allclose(found, want, atol=want.max() / 200)
+
+
+@pytest.mark.parametrize("head", [None, 1])
+@pytest.mark.parametrize("stage", ["local", "inter", "interact"])
+def test_the_browser_gets_the_maps_own_weights(stage, head):
+    viewer = AttentionViewer({"LGI": LGI, "ViT": VIT}, clip_of(), stage=stage, layer=1, head=head)
+    maps, vit = capture_attention(LGI, clip_of()), capture_attention(VIT, clip_of())
+    for query, number in (({"token": 37}, 37), ({"rep": 2}, 64 + 2)):
+        found, want = sent(viewer, 0, **query), maps.over_tokens(stage, 1, head, number)
+        if np.isnan(want.tokens).all() and np.isnan(want.rep).all():
+            assert found is None
+        else:
+            assert_alike(found, want.tokens if stage == "local" else maps.paint_regions(want.rep))
+    assert_alike(sent(viewer, 1, token=37), vit.over_tokens("joint", 1, head, 37).tokens)
+
+
+def test_composed_and_rolled_out_attention_are_those_of_the_maps():
+    viewer = AttentionViewer(LGI, clip_of(), stage="composed", layer=0)
+    maps = capture_attention(LGI, clip_of())
+    assert_alike(sent(viewer, 0, token=5), look_through(maps, 0, 5).tokens)
+    viewer.set(stage="rollout")
+    want = rollout(maps).over_tokens(5).tokens.copy()
+    (overlay,) = viewer.scene["overlays"]
+    assert f"{want.flat[5]:.0%} from itself" in overlay["rest"][overlay["tokens"][5]]
+    want.flat[5] = 0
+    assert_alike(sent(viewer, 0, token=5), want)
+
+
+@pytest.mark.parametrize("change", [{}, {"local": "cross"}, {"interact": "self"}, {"inter": False}])
+def test_rows_of_all_queries_sum_to_one(change):
+    model = build_autoencoder(replace(CONFIG, **change), tiny().target)
+    maps = capture_attention(model, clip_of())
+    for stage in (*maps.stages, "composed", "rollout"):
+        matrix, attends = all_queries(maps, stage, 1, None)
+        sums = matrix.sum(1)
+        torch.testing.assert_close(sums[attends], torch.ones(int(attends.sum())), atol=1e-4, rtol=0)
+        assert not sums[~attends].any()
+        viewer = AttentionViewer(model, clip_of(), stage=stage)
+        assert len(viewer.table) == 64 * int(attends.sum())
+
+
+def test_changes_from_the_browser_are_followed_or_refused_in_words():
+    viewer = AttentionViewer(LGI, {"a": clip_of(), "b": 1 - clip_of()})
+    before = viewer.table
+    for name, value in (("stage", "interact"), ("layer", "0"), ("head", "1"), ("clip", "b")):
+        ask(viewer, name, value)
+        assert not viewer.status.get("error") and viewer.table != before
+        before = viewer.table
+    shown = {c["name"]: c.get("shown") for c in viewer.controls}
+    assert (shown["layer"], shown["head"], shown["clip"]) == ("1 of 2", "2", "b")
+    ask(viewer, "head", "9", 2)
+    assert viewer.status["error"] and "Head=9" in status_text(viewer) and viewer.table == before
+
+
+@pytest.mark.parametrize("stage", ["local", "interact"])
+def test_the_overview_shows_every_layer_and_head_of_one_query(stage):
+    viewer = AttentionViewer({"LGI": LGI, "ViT": VIT}, clip_of(), stage=stage)
+    ask(viewer, "overview", {"value": "all", "query": {"token": 37}})
+    heads = CONFIG.num_heads
+    assert len(viewer.scene["rows"]) == CONFIG.depth * heads and viewer.scene["columns"] == heads
+    assert viewer.scene["strips"] == 1, "one clip is sent, not one for each picture"
+    maps = capture_attention(LGI, clip_of())
+    for k, overlay in enumerate(viewer.scene["overlays"]):
+        want = maps.over_tokens(stage, k // heads, k % heads, 37)
+        found = np.frombuffer(viewer.table[overlay["offset"] :][:64], np.uint8) / 255
+        found = (found * overlay["tops"][0]).reshape(4, 4, 4)
+        assert_alike(found, want.tokens if stage == "local" else maps.paint_regions(want.rep))
+    ask(viewer, "open", heads, 2)
+    assert (viewer.settings.layer, viewer.settings.head) == (1, 0)
+    assert viewer.scene["click"] == "query" and viewer.settings.query == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("models", "clips", "options", "message"),
+    [
+        ({}, clip_of(), {}, "models is empty"),
+        ("model", clip_of(), {}, "a str has no encoder"),
+        ({"a": LGI, "b": build_autoencoder(replace(CONFIG, size_px=64))}, clip_of(), {}, "equal"),
+        (LGI, clip_of()[:, :1], {}, "clip 'clip'"),
+        (LGI, clip_of() * float("nan"), {}, "finite"),
+        (LGI, clip_of(), {"stage": "joint"}, "stage='joint'"),
+        (LGI, clip_of(), {"layer": 2}, "layer=2 must be a whole number from 0 to 1"),
+        (LGI, clip_of(), {"head": 5}, "head=5"),
+        (LGI, clip_of(), {"query": 4}, "query=4 must be a whole number from 0 to 3"),
+        (VIT, clip_of(), {"query": 0}, "no representative tokens"),
+        (LGI, clip_of(), {"query": (0, 0, 9)}, "inside the grid"),
+    ],
+)
+def test_bad_input_is_named(models, clips, options, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionViewer(models, clips, **options)
 
 
 # ---------------------------------------------------------------------- what is left behind
@@ -437,10 +498,7 @@ def test_a_page_of_the_papers_size_is_small(tmp_path):
     assert viewer.save_html(tmp_path / "x.html").stat().st_size < 6e6
 
 
-def test_figures_and_videos(any_viewer, tmp_path):
-    figure = any_viewer.static()
-    assert len(figure.axes) == 5 * len(any_viewer.view.rows)
-    assert figure._repr_png_()[0][:4] == b"\x89PNG", "names with $ are no mathematics"
+def test_pictures_and_videos(any_viewer, tmp_path):
     picture = Image.open(any_viewer.save_png(tmp_path / "a.png", frame=1))
     gif: Image.Image = Image.open(any_viewer.save_gif(tmp_path / "a.gif"))
     assert getattr(gif, "n_frames", 1) >= 2 and gif.size == picture.size
@@ -454,10 +512,7 @@ def test_the_browser_gets_what_is_saved_and_all_of_it_says_what_it_is_not_for(an
     sent = []
     any_viewer.send = lambda content, buffers: sent.append((content["file"], bytes(buffers[0])))
     for kind, start in (("html", b"<!doctype"), ("png", b"\x89PNG"), ("gif", b"GIF8")):
-        any_viewer._receive(any_viewer, {"name": "save", "value": kind, "serial": 1}, [])
-        deadline = time.monotonic() + 60
-        while any_viewer.status["state"] != "idle" and time.monotonic() < deadline:
-            time.sleep(0.02)
+        ask(any_viewer, "save", kind)
         name, content = sent.pop()
         assert name.endswith(f".{kind}") and "/" not in name and content.startswith(start)
         if kind == "html":
@@ -477,22 +532,12 @@ def test_seconds_are_those_of_the_clip_where_they_are_known(tmp_path):
 
 
 def test_exports_refuse_what_they_cannot_write(any_viewer, tmp_path):
-    for save, good in (("html", ".html"), ("gif", ".gif"), ("mp4", ".mp4"), ("png", ".png")):
-        with pytest.raises(ValueError, match=rf"must end in \{good}"):
-            getattr(any_viewer, f"save_{save}")(tmp_path / "a.xyz")
-    with pytest.raises(ValueError, match=r"frame=99 must lie in 0 \.\.\. 7"):
+    for kind in ("html", "gif", "mp4", "png"):
+        with pytest.raises(ValueError, match=rf"must end in \.{kind}"):
+            getattr(any_viewer, f"save_{kind}")(tmp_path / "a.xyz")
+    with pytest.raises(ValueError, match="frame=99 must be a whole number from 0 to 7"):
         any_viewer.save_png(tmp_path / "a.png", frame=99)
-    for frames in ([], [8], [-1]):
-        with pytest.raises(ValueError, match="must name some of the 8 frames"):
-            any_viewer.static(frames)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_videos_need_even_sides():
-    with pytest.raises(ValueError, match="even sides"):
-        encode_video(np.zeros((2, 5, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match="at least one"):
-        encode_video(np.zeros((0, 4, 4, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

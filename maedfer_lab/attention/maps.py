@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from maedfer_lab.config import ModelConfig, choose
 from maedfer_lab.method.grid import Grid, check_clip
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
 
-Heads = Sequence[int] | Literal["mean"] | None
 MAX_BYTES = 2**28
 AXES: dict[str, tuple[str, ...]] = {
     "local": ("region", "head", "from representative, then tokens",
@@ -41,26 +39,22 @@ def is_within_regions(stage: str, config: ModelConfig) -> bool:
     return stage == "local" or (stage == "interact" and config.interact == "self")
 
 
-@dataclass(frozen=True, eq=False)
-class TokenMap:
+class TokenMap(NamedTuple):
     """How much one query attends to each token and to each representative token.
 
-    tokens: over the token grid (t, h, w); NaN where a token is hidden by the mask, or is not
-        among what this query can attend to.
+    tokens: over the token grid; NaN where a token is hidden or out of this query's reach.
     rep: over representative tokens, NaN likewise; empty for a ViT.
-    query: the number of the query, counted as in `AttentionMaps`.
 
     Together they sum to 1, or are all NaN where the query does not attend at this stage.
     """
 
     tokens: Float[np.ndarray, "t h w"]
     rep: Float[np.ndarray, " r"]
-    query: int
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Attention weights of one clip, for chosen layers and heads.
+    """Attention weights of one clip.
 
     Queries and keys are counted alike everywhere: token i of the grid is i (w fastest, then h,
     then t), representative token j is `grid.n + j`.
@@ -72,7 +66,7 @@ class AttentionMaps:
         "inter" (a r r); "interact" (a v r); "joint" (a v v). With `local="cross"` "local" is
         (r a 1 s): the representative token alone looks, and not at itself. With
         `interact="self"` "interact" has the axes of "local".
-    heads: numbers of the heads that were kept; empty where only their mean was.
+    heads: their numbers; empty where only their mean was kept.
     """
 
     config: ModelConfig
@@ -88,7 +82,6 @@ class AttentionMaps:
 
     def axes(self, stage: str) -> tuple[str, ...]:
         """What the axes of a stage's kept weights are."""
-        choose("stage", stage, self.stages)
         if stage == "local" and self.config.local == "cross":
             return ("region", "head", "from representative", "to token")
         return AXES["local" if is_within_regions(stage, self.config) else stage]
@@ -96,10 +89,7 @@ class AttentionMaps:
     @cached_property
     def num_regions(self) -> int:
         """M, the number of regions and of representative tokens; 0 for a ViT."""
-        if not self.config.has_regions:
-            return 0
-        t, h, w = self.config.region
-        return self.grid.n // (t * h * w)
+        return self.grid.n // math.prod(self.config.region) if self.config.has_regions else 0
 
     @property
     def num_visible(self) -> int:
@@ -114,18 +104,10 @@ class AttentionMaps:
     @cached_property
     def places(self) -> Int[np.ndarray, "v 4"]:
         """(region, t, y, x) of each token in the order of `index`; region -1 for a ViT."""
-        rank, order = np.arange(self.num_visible), self.index.numpy()
-        region = np.full_like(rank, -1)
+        region = np.full(self.num_visible, -1)
         if self.num_regions:
-            region = rank // (self.num_visible // self.num_regions)
-        return np.stack([region, *np.unravel_index(order, self.grid.shape)], 1)
-
-    @cached_property
-    def rep_places(self) -> Float[np.ndarray, "r 3"]:
-        """(t, y, x) at which a representative token is said to stand: the mean of its tokens."""
-        if not self.num_regions:
-            return np.zeros((0, 3))
-        return self.places[:, 1:].reshape(self.num_regions, -1, 3).mean(1)
+            region = np.arange(self.num_visible) // (self.num_visible // self.num_regions)
+        return np.stack([region, *np.unravel_index(self.index.numpy(), self.grid.shape)], 1)
 
     def token(self, t: int, y: int, x: int) -> int:
         """Number of the token at a place of the grid."""
@@ -135,10 +117,8 @@ class AttentionMaps:
 
     def rep_token(self, region: int) -> int:
         """Number of the representative token of a region."""
-        if not self.num_regions:
-            raise ValueError("a ViT has no representative tokens; ask for a token of the grid")
         if not 0 <= region < self.num_regions:
-            raise ValueError(f"region={region} must lie in 0..{self.num_regions - 1}")
+            raise ValueError(f"region={region} is not one of the {self.num_regions} of this model")
         return self.grid.n + region
 
     def region_of(self, token: int) -> int:
@@ -148,38 +128,24 @@ class AttentionMaps:
 
     def rank(self, query: int) -> int:
         """Where a token or representative token stands among the encoder's v + r."""
-        ranks = {token: rank for rank, token in enumerate(self.index.tolist())}
-        ranks |= {self.grid.n + j: self.num_visible + j for j in range(self.num_regions)}
-        if query in ranks:
-            return ranks[query]
-        if 0 <= query < self.grid.n:
+        n, seen = self.grid.n, self.index.tolist()
+        known = [*seen, *range(n, n + self.num_regions)]
+        if query not in known:
             raise ValueError(
-                f"query={query} is hidden by the mask, so that the encoder never saw it; visible "
-                f"are {', '.join(map(str, self.index[:4].tolist()))}, ..."
+                f"query={query} is hidden by the mask, or no token at all: tokens are 0..{n - 1}, "
+                f"representative ones follow ({self.num_regions}); try {seen[0]}"
             )
-        raise ValueError(
-            f"query={query} is no token: 0..{self.grid.n - 1} are tokens of the grid"
-            + f", {self.grid.n}..{self.grid.n + self.num_regions - 1} representative tokens"
-            * (self.num_regions > 0)
-        )
+        return known.index(query)
 
     def weights(self, stage: str, layer: int, head: int | None = None) -> Tensor:
-        """Weights of a stage in float32 without the head axis; rows sum to 1.
-
-        head: one of `heads`, or None for the mean over those that were kept.
-        """
+        """Weights of a stage in float32 without the head axis (None: their mean); rows sum to 1."""
         choose("stage", stage, self.stages)
-        if layer not in self.layers:
-            raise ValueError(f"layer={layer} was not kept; kept are {sorted(self.layers)}")
+        for name, value, known in (("layer", layer, [*self.layers]), ("head", head, self.heads)):
+            if value is not None and value not in known:
+                raise ValueError(f"{name}={value} was not kept; kept are {known or 'their mean'}")
         kept = self.layers[layer][stage].float()
         axis = kept.ndim - 3
-        if head is None:
-            kept = kept.mean(axis)
-        elif head in self.heads:
-            kept = kept.select(axis, self.heads.index(head))
-        else:
-            known = list(self.heads) or "only their mean (head=None)"
-            raise ValueError(f"head={head} was not kept; kept are {known}")
+        kept = kept.mean(axis) if head is None else kept.select(axis, head)
         return kept / kept.sum(-1, keepdim=True)  # undoes the rounding of float16
 
     def matrix(self, stage: str, layer: int, head: int | None = None) -> Float[Tensor, "k k"]:
@@ -212,30 +178,25 @@ class AttentionMaps:
         at all representative tokens ("interact"), or at all tokens ("joint"). A representative
         token looks at itself and its region, at its like, or at nothing.
         """
-        return self.to_map(self.matrix(stage, layer, head)[self.rank(query)], query)
+        return self.to_map(self.matrix(stage, layer, head)[self.rank(query)])
 
-    def to_map(self, row: Float[Tensor, " k"], query: int) -> TokenMap:
+    def to_map(self, row: Float[Tensor, " k"]) -> TokenMap:
         """A row over the encoder's v + r tokens as a picture; hidden tokens are NaN."""
         tokens = torch.full((self.grid.n,), torch.nan)
         tokens[self.index] = row[: self.num_visible]
-        return TokenMap(
-            tokens.view(self.grid.shape).numpy(), row[self.num_visible :].numpy().copy(), query
-        )
+        return TokenMap(tokens.view(self.grid.shape).numpy(), row[self.num_visible :].numpy())
 
     def paint_regions(self, rep: Float[np.ndarray, " r"]) -> Float[np.ndarray, "t h w"]:
         """One value per representative token as a picture: its region's tokens show it.
 
         For stages whose keys are representative tokens alone. Hidden tokens are NaN.
         """
-        row = torch.zeros(self.num_visible + self.num_regions)
-        row[: self.num_visible] = torch.as_tensor(rep)[self.places[:, 0]]
-        return self.to_map(row, -1).tokens
+        return self.to_map(torch.as_tensor(rep)[self.places[:, 0]]).tokens
 
 
 def attention_bytes(
     config: ModelConfig,
-    layers: Sequence[int] | None = None,
-    heads: Heads = None,
+    heads: Literal["mean"] | None = None,
     num_visible: int | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> int:
@@ -245,13 +206,10 @@ def attention_bytes(
 
     While it runs, the weights of one layer in float32, for all heads, come on top.
     """
-    num_layers = len(_numbers("layers", layers, config.depth))
-    num_heads = 1 if heads == "mean" else len(_heads(config, heads))
     grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     visible = grid.n if num_visible is None else num_visible
-    if not config.has_regions:
-        values = visible**2
-    else:
+    sizes = {"joint": visible**2}
+    if config.has_regions:
         regions = grid.n // math.prod(config.region)
         size = visible // regions
         within = regions * (size + 1) ** 2
@@ -260,56 +218,52 @@ def attention_bytes(
             "inter": regions**2,
             "interact": within if config.interact == "self" else visible * regions,
         }
-        values = sum(sizes[stage] for stage in stages_of(config))
-    return values * num_heads * num_layers * dtype.itemsize
+    num_maps = config.depth * (1 if heads == "mean" else config.num_heads)
+    return sum(sizes[stage] for stage in stages_of(config)) * num_maps * dtype.itemsize
 
 
 @torch.no_grad()
 def capture_attention(
-    model: MaskedAutoencoder | Classifier | Encoder, clip: Float[Tensor, "3 T H W"], *,
-    layers: Sequence[int] | None = None, heads: Heads = None,
-    index: Int[Tensor, " v"] | None = None, max_bytes: int = MAX_BYTES,
+    model: MaskedAutoencoder | Classifier | Encoder,
+    clip: Float[Tensor, "3 T H W"],
+    *,
+    heads: Literal["mean"] | None = None,
+    index: Int[Tensor, " v"] | None = None,
+    max_bytes: int = MAX_BYTES,
     dtype: torch.dtype = torch.float16,
-) -> AttentionMaps:  # fmt: skip
+) -> AttentionMaps:
     """The attention weights with which the model's encoder reads one clip.
 
-    The model's own blocks return them: in the chosen layers the softmax is written out, the
-    others run fused. A masked autoencoder's decoder is not looked into.
+    The model's own blocks return them, with the softmax written out. A masked autoencoder's
+    decoder is not looked into.
 
     clip: pixels in [0, 1].
-    layers: numbers from 0; all by default.
-    heads: numbers from 0; all by default; "mean" keeps their mean alone.
+    heads: "mean" keeps their mean alone.
     index: tokens that the encoder sees, in its order: `model.split(mask).visible[0]`; all by
         default.
     max_bytes: refuse before running if `attention_bytes` is larger.
     dtype: of the kept weights, which lie on the CPU.
 
-    Raises ValueError for a clip of another shape (or a batch), NaN in it, layers or heads that do
-    not exist, tokens that do not fit the regions, or too many bytes (saying which layers fit).
+    Raises ValueError for a clip of another shape (or a batch), NaN in it, tokens that do not fit
+    the regions, or too many bytes.
     """
     encoder = model if isinstance(model, Encoder) else model.encoder
-    config, grid = encoder.config, encoder.grid
-    if isinstance(clip, Tensor) and clip.ndim != 4:
-        raise ValueError(
-            f"clip of shape {tuple(clip.shape)} must be one clip (3, T, H, W); of a batch take "
-            "clip[0]"
-        )
+    config = encoder.config
+    if heads not in (None, "mean"):
+        raise ValueError(f"heads={heads!r} must be None for all, or 'mean'")
+    if isinstance(clip, Tensor) and clip.ndim == 5:
+        raise ValueError(f"clip of shape {tuple(clip.shape)} is a batch; take one: clip[0]")
     batch = clip.unsqueeze(0) if isinstance(clip, Tensor) else clip
     check_clip(batch, config)
     order = encoder.all_tokens if index is None else _check_index(index, encoder)
-    chosen_layers, chosen_heads = _numbers("layers", layers, config.depth), _heads(config, heads)
-    size = attention_bytes(config, chosen_layers, heads, len(order), dtype)
+    size = attention_bytes(config, heads, len(order), dtype)
     if size > max_bytes:
-        one = attention_bytes(config, chosen_layers[:1], heads, len(order), dtype)
-        fit = chosen_layers[len(chosen_layers) - max_bytes // one :] if max_bytes >= one else []
-        ways = [f"layers={fit} would fit"] if fit else [f"one layer needs {one:,}"]
-        ways += [] if heads == "mean" else ["heads='mean' keeps one map in place of all heads'"]
+        mean = attention_bytes(config, "mean", len(order), dtype)
         raise ValueError(
-            f"attention of {len(chosen_layers)} layers needs {size:,} bytes, more than "
-            f"max_bytes={max_bytes:,}; {'; '.join(ways)}"
+            f"attention needs {size:,} bytes, more than max_bytes={max_bytes:,}; heads='mean' "
+            f"keeps {mean:,}"
         )
-    few = None if heads == "mean" else chosen_heads
-    kept = {layer: _Kept(config, few, dtype) for layer in chosen_layers}
+    kept = {layer: _Kept(config, heads == "mean", dtype) for layer in range(config.depth)}
     weight = encoder.embed.proj.weight
     was_training = encoder.training
     encoder.eval()
@@ -324,61 +278,32 @@ def capture_attention(
             "they are called with it, as ViTBlock does"
         )
     found = {layer: dict(stages) for layer, stages in kept.items()}
-    kept_heads = () if heads == "mean" else tuple(chosen_heads)
-    return AttentionMaps(config, grid, order.cpu().clone(), found, kept_heads)
+    numbers = () if heads == "mean" else tuple(range(config.num_heads))
+    return AttentionMaps(config, encoder.grid, order.cpu().clone(), found, numbers)
 
 
 class _Kept(dict[str, Tensor]):
-    """What a block's weights are put into: only what was asked for stays, and small."""
+    """What a block's weights are put into, where they stay small."""
 
-    def __init__(self, config: ModelConfig, heads: list[int] | None, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, mean: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        self.config, self.heads, self.dtype = config, heads, dtype
+        self.config, self.mean, self.dtype = config, mean, dtype
 
     def __setitem__(self, stage: str, weights: Tensor) -> None:
         if not is_within_regions(stage, self.config):
             weights = weights[0]  # the only clip; within regions the first axis is the region
-        axis = weights.ndim - 3
-        if self.heads is None:
-            weights = weights.mean(axis, keepdim=True)
-        else:
-            weights = weights.index_select(axis, torch.tensor(self.heads, device=weights.device))
+        if self.mean:
+            weights = weights.mean(weights.ndim - 3, keepdim=True)
         super().__setitem__(stage, weights.to(self.dtype).cpu())
 
 
-def _heads(config: ModelConfig, heads: Heads) -> list[int]:
-    if isinstance(heads, str):
-        if heads != "mean":
-            raise ValueError(f"heads={heads!r} must be numbers, None for all, or 'mean'")
-        heads = None
-    return _numbers("heads", heads, config.num_heads)
-
-
-def _numbers(name: str, chosen: Sequence[int] | None, count: int) -> list[int]:
-    if chosen is None:
-        return list(range(count))
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if wrong or not len(chosen) or len(set(chosen)) < len(chosen):
-        raise ValueError(
-            f"{name}={list(chosen)} must be different numbers from 0 to {count - 1}, at least "
-            f"one; try {name}=[{count - 1}]"
-        )
-    return sorted(chosen)
-
-
 def _check_index(index: Tensor, encoder: Encoder) -> Tensor:
-    num, regions = encoder.grid.n, encoder.num_regions
-    if index.ndim != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
+    is_list = index.ndim == 1 and index.dtype in (torch.int32, torch.int64)
+    values = index.tolist() if is_list else []
+    known = len(set(values) & set(range(encoder.grid.n)))
+    if not values or known < len(values) or len(values) % (encoder.num_regions or 1):
         raise ValueError(
-            f"index of shape {tuple(index.shape)} and {index.dtype} must list token numbers; use "
-            "model.split(mask).visible[0]"
-        )
-    values = index.tolist()
-    if min(values) < 0 or max(values) >= num or len(set(values)) < len(values):
-        raise ValueError(f"index must hold different token numbers from 0 to {num - 1}")
-    if regions and len(values) % regions:
-        raise ValueError(
-            f"index has {len(values)} tokens, which {regions} regions cannot share equally; use "
-            "model.split(mask).visible[0]"
+            f"index of {len(index)} {index.dtype} must list different token numbers from 0 to "
+            f"{encoder.grid.n - 1}, equally many of each region; use model.split(mask).visible[0]"
         )
     return index

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maedfer_lab.attention.maps import AttentionMaps, is_within_regions
+from maedfer_lab.attention.maps import AttentionMaps
 from maedfer_lab.attention.tracing import Rollout, look_through, rollout
 from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.method.grid import region_index
@@ -52,19 +52,19 @@ class HeadStatistics:
 
 def attention_statistics(maps: AttentionMaps) -> list[HeadStatistics]:
     """Entropy and reach of every kept layer, stage and head."""
-    found = []
+    found, distances = [], _distances(maps)
     heads: tuple[int | None, ...] = maps.heads or (None,)
-    for stage in maps.stages:
-        distances = _distances(maps, stage)
-        for layer in sorted(maps.layers):
-            for head in heads:
-                weights = maps.weights(stage, layer, head)
-                uniform = torch.full_like(weights, 1 / weights.shape[-1])
-                entropy = float(torch.special.entr(weights).sum(-1).mean())
-                most = math.log(weights.shape[-1])
-                reaches = (_reach(maps, w, *distances) for w in (weights, uniform))
-                relative = entropy / most if most else 1.0
-                found.append(HeadStatistics(layer, stage, head, entropy, relative, *reaches))
+    for stage, layer, head in itertools.product(maps.stages, sorted(maps.layers), heads):
+        weights = maps.matrix(stage, layer, head)
+        asks = ~weights.isnan().all(1)
+        weights, apart = weights[asks], [way[asks] for way in distances]
+        is_key, weights = ~weights.isnan(), weights.nan_to_num()
+        even = is_key / is_key.sum(1, keepdim=True)
+        entropy = float(torch.special.entr(weights).sum(1).mean())
+        most = math.log(int(is_key[0].sum()))
+        reaches = (_reach(w, apart) for w in (weights, even))
+        relative = entropy / most if most else 1.0
+        found.append(HeadStatistics(layer, stage, head, entropy, relative, *reaches))
     return found
 
 
@@ -91,77 +91,56 @@ def rollout_statistics(rolled: Rollout, region: Shape3) -> RolloutStatistics:
     region: in tokens (t, h, w), by place; a ViT has none, but can be measured with another's.
     """
     maps = rolled.maps
-    order = region_index(maps.grid, region)
     region_of = torch.empty(maps.grid.n, dtype=torch.long)
-    region_of[order.flatten()] = torch.arange(len(order)).repeat_interleave(order.shape[1])
+    order = region_index(maps.grid, region)
+    region_of[order] = torch.arange(len(order)).unsqueeze(1)
     own = region_of[maps.index]
     elsewhere = own[:, None] != own
+    seen = slice(maps.num_visible)
+    drawn = rolled.matrix[seen, seen] / rolled.matrix[seen, seen].sum(1, keepdim=True)
+    even, apart = torch.full_like(drawn, 1 / len(drawn)), [d[seen, seen] for d in _distances(maps)]
+    outside = [float((weights * elsewhere).sum(1).mean()) for weights in (drawn, even)]
+    return RolloutStatistics(_reach(drawn, apart), outside[0], _reach(even, apart), outside[1])
+
+
+def _distances(maps: AttentionMaps) -> list[Tensor]:
+    """In frames and in pixels, from each of the encoder's tokens to each."""
     places = torch.as_tensor(maps.places[:, 1:]).float()
-    distances = _distance(places, places)
-    drawn = rolled.matrix[: maps.num_visible, : maps.num_visible]
-    drawn = drawn / drawn.sum(-1, keepdim=True)
-    even = torch.full_like(drawn, 1 / len(drawn))
-    return RolloutStatistics(
-        _reach(maps, drawn, *distances),
-        float((drawn * elsewhere).sum(-1).mean()),
-        _reach(maps, even, *distances),
-        float((even * elsewhere).sum(-1).mean()),
-    )
-
-
-def _distances(maps: AttentionMaps, stage: str) -> tuple[Tensor, Tensor]:
-    """Distances in t and in (y, x) from each query to each key, as the stage's weights lie."""
-    places = torch.as_tensor(maps.places[:, 1:]).float()
-    if stage == "joint":
-        return _distance(places, places)
-    reps = torch.as_tensor(maps.rep_places).float()
-    if stage == "inter":
-        return _distance(reps, reps)
-    if not is_within_regions(stage, maps.config):
-        return _distance(places, reps)
-    tokens = places.unflatten(0, (maps.num_regions, -1))
-    both = torch.cat([reps.unsqueeze(1), tokens], 1)
-    if stage == "local" and maps.config.local == "cross":
-        return _distance(reps.unsqueeze(1), tokens)
-    return _distance(both, both)
-
-
-def _distance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    way = a.unsqueeze(-2) - b.unsqueeze(-3)
-    return way[..., 0].abs(), way[..., 1:].norm(dim=-1)
-
-
-def _reach(maps: AttentionMaps, weights: Tensor, t: Tensor, yx: Tensor) -> Reach:
+    if maps.num_regions:
+        places = torch.cat([places, places.unflatten(0, (maps.num_regions, -1)).mean(1)])
+    way = places.unsqueeze(1) - places
     frames, pixels, _ = maps.config.tubelet
-    return Reach(
-        float((weights * t).sum(-1).mean()) * frames, float((weights * yx).sum(-1).mean()) * pixels
-    )
+    return [way[..., 0].abs() * frames, way[..., 1:].norm(dim=-1) * pixels]
+
+
+def _reach(weights: Tensor, distances: list[Tensor]) -> Reach:
+    return Reach(*(float((weights * way).sum(1).mean()) for way in distances))
 
 
 def attention_rows(maps: AttentionMaps, layer: int, query: int) -> list[dict[str, Any]]:
     """What a token of the grid looks at in one layer, stage by stage and composed, and by rollout.
 
     Each row: `label`, and `weights` over the token grid as nested lists, None where there are
-    none. Weights are means over the kept heads. Rollout needs all layers to have been kept.
+    none. Weights are means over the kept heads.
     """
 
     def shown(stage: str, of: int) -> np.ndarray:
         found = maps.over_tokens(stage, layer, None, of)
         return maps.paint_regions(found.rep) if np.isnan(found.tokens).all() else found.tokens
 
-    rows: list[tuple[str, np.ndarray]] = []
+    rows = {"joint:\nthe cube looks at": ("joint", query)}
     if maps.num_regions:
         rep = maps.rep_token(maps.region_of(query))
-        rows.append(("1 local:\nits representative\ntoken looks at", shown("local", rep)))
-        if "inter" in maps.stages:
-            rows.append(("2 inter:\nthat one looks at\nthe regions", shown("inter", rep)))
-        if "interact" in maps.stages:
-            rows.append(("3 interact:\nthe cube looks at\nthe regions", shown("interact", query)))
-        rows.append(("stages 3, 2, 1\nin a row", look_through(maps, layer, query).tokens))
-    else:
-        rows.append(("joint:\nthe cube looks at", shown("joint", query)))
-    rows.append(("rollout through\nall layers", rollout(maps).over_tokens(query).tokens))
-    return [{"label": label, "weights": as_lists(weights)} for label, weights in rows]
+        rows = {
+            "1 local:\nits representative\ntoken looks at": ("local", rep),
+            "2 inter:\nthat one looks at\nthe regions": ("inter", rep),
+            "3 interact:\nthe cube looks at\nthe regions": ("interact", query),
+        }
+    found = {label: shown(*asked) for label, asked in rows.items() if asked[0] in maps.stages}
+    if maps.num_regions:
+        found["stages 3, 2, 1\nin a row"] = look_through(maps, layer, query).tokens
+    found["rollout through\nall layers"] = rollout(maps).over_tokens(query).tokens
+    return [{"label": label, "weights": as_lists(weights)} for label, weights in found.items()]
 
 
 def as_lists(values: np.ndarray) -> Any:

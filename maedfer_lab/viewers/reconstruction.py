@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from maedfer_lab.config import Shape3
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
 from maedfer_lab.method.masking import mask_ratios
@@ -24,37 +26,22 @@ from maedfer_lab.method.reconstruction import (
     TokenOrder,
     reconstruct_clip,
 )
+from maedfer_lab.viewers import scene
 from maedfer_lab.viewers.masking import PRESETS, nearest_ratio, preset_places, toggle_tube
-from maedfer_lab.viewers.player import (
-    Player,
-    buttons,
-    check_seed,
-    pick,
-    ratio_steps,
-    seed_number,
-    select,
-)
-from maedfer_lab.viewers.scene import (
-    LEFT_OUT,
-    Row,
-    View,
-    as_bytes,
-    check_fits,
-    footer_of,
-    hatched,
-    legend_colours,
-    name_clips,
-    per_pixel,
-    plain,
-)
+from maedfer_lab.viewers.player import Player, control, pick, pick_clip, pick_mask, whole_number
 
-AllLosses = Mapping[str, Mapping[str, float]]  # of the model and of each baseline
 KEPT = "\0mask"  # no model's name
 ERROR_TOP = 1.0  # of the scale of errors: about the error of predicting a cube's mean
-ALONE = "white: visible, not predicted"
 HIDDEN_SHARES = {"0.5": "50 %", "0.75": "75 %", "0.9": "90 %"}
 COMPARED = ("masked input", "with visible cubes", "error per cube")
 STATISTICS = {"visible": "visible only", "true": "true (borrowed)"}
+TOLD = {
+    "none": "none needed; the targets are raw pixels, and nothing is borrowed from hidden ones.",
+    "visible": "visible only; hidden cubes get mean and deviation interpolated from visible ones, "
+    "and nothing is borrowed.",
+    "true": "true; each hidden cube is un-normalised with its own mean and deviation, which "
+    "already hold much of the face.",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class ReconstructionSettings:
 
     model: str
     clip: str
-    ratio: float
+    ratio: float = 0.5
     seed: int = 0
     statistics: Statistics = "visible"
     token_order: TokenOrder = "model"
@@ -87,9 +74,8 @@ class _Side:
     model: str
     hidden: str
     result: ClipReconstruction
-    rows: tuple[Row, ...]
+    rows: tuple[scene.Row, ...]
     words: tuple[str, ...]
-    numbers: tuple[tuple[str, ...], ...]
 
 
 class ReconstructionViewer(Player[ReconstructionSettings]):
@@ -120,6 +106,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     not finite, and ratios outside (0, 1).
     """
 
+    kind = "reconstruction"
     result: ClipReconstruction
     mask: Bool[Tensor, " n"]
 
@@ -136,20 +123,19 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         fps: float | None = None,
     ) -> None:
         self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
-        if not self.models:
-            raise ValueError("models is empty; give a MaskedAutoencoder or {name: model}")
         for name, model in self.models.items():
             if not isinstance(model, MaskedAutoencoder):
                 raise ValueError(
-                    f"model {plain(name)!r} is a {type(model).__name__}, which has no decoder; "
-                    "use a MaskedAutoencoder: load_checkpoint(path, as_='autoencoder').model"
+                    f"model {scene.plain(name)!r} is a {type(model).__name__}, which has no "
+                    "decoder; give a MaskedAutoencoder: load_checkpoint(path, as_='autoencoder')"
+                    ".model"
                 )
             speed_up(model)
-        self.clips, self._computed = name_clips(clips), result
+        if not self.models:
+            raise ValueError("models is empty; give a MaskedAutoencoder or {name: model}")
         first = next(iter(self.models))
-        for name, clip in self.clips.items():
-            check_fits(name, clip, self.models[first].config)
-        now = ReconstructionSettings(first, next(iter(self.clips)), 0.5)
+        self.clips, self._computed = scene.name_clips(clips, self.models[first].config), result
+        now = ReconstructionSettings(first, next(iter(self.clips)))
         for name, value in (("seed", seed), ("statistics", statistics),
                             ("token_order", token_order), ("ratio", ratio)):  # fmt: skip
             now = self._changed(now, name, value)
@@ -162,61 +148,46 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     ) -> ReconstructionSettings:
         now = replace(now, note="")
         model = self.models[now.model]
+        grid, region = model.grid, region_of(model)
+        if name == "preset" and value not in PRESETS:
+            name, value = "ratio", float(pick(name, value, HIDDEN_SHARES))
         if name == "ratio":
-            found, note = nearest_ratio(value, self._ratios(model))
+            found, note = nearest_ratio(value, mask_ratios(grid, region))
             return replace(now, ratio=found, places=None, note=note)
         if name == "seed":
-            return replace(now, seed=check_seed(value), places=None)
-        if name == "preset" and value in PRESETS:
-            return self._hide(now, preset_places(value, model.grid, self._region(model)))
-        if name == "preset":
-            share = pick(name, value, HIDDEN_SHARES)
-            return self._changed(now, "ratio", float(share))
-        if name in ("tube", "paint"):  # a stroke leaves alone what is as it wants it
-            hidden, place = self._hidden_places(now), value
-            if name == "paint":
+            return replace(now, seed=whole_number(name, value), places=None)
+        if name in ("preset", "tube", "paint"):
+            hidden, note, place = self._hidden_places(now), "", value
+            if name == "paint":  # a stroke leaves alone what is as it wants it
                 place, hide = value["place"], value["hide"]
                 if 0 <= place < len(hidden) and bool(hidden[place]) == hide:
                     return now
-            hidden, note = toggle_tube(hidden, place, model.grid, self._region(model))
-            return self._hide(now, hidden, note)
+            if name == "preset":
+                hidden = preset_places(value, grid, region)
+            else:
+                hidden, note = toggle_tube(hidden, place, grid, region)
+            ratio = nearest_ratio(float(hidden.float().mean()), mask_ratios(grid, region))[0]
+            return replace(now, places=_numbers(hidden), ratio=ratio, note=note)
         if name == "beside":
             pick(name, value, self._besides(now))
-            kept = torch.nonzero(self._hidden_places(now)).flatten().tolist()
-            return replace(now, beside=value, kept=tuple(kept) if value == KEPT else ())
+            kept = _numbers(self._hidden_places(now)) if value == KEPT else ()
+            return replace(now, beside=value, kept=kept)
         if name == "model":
             model = self.models[pick(name, value, self.models)]
-            found, note = nearest_ratio(now.ratio, self._ratios(model))
+            found, note = nearest_ratio(now.ratio, mask_ratios(model.grid, region_of(model)))
             beside = now.beside if now.beside not in (KEPT, value) else ""
             return replace(now, model=value, ratio=found, places=None, note=note, beside=beside)
-        known = {
-            "clip": tuple(self.clips),
-            "statistics": tuple(STATISTICS),
-            "token_order": ("model", "right", "published"),
-        }
+        known: dict[str, Any] = {"clip": self.clips, "statistics": STATISTICS,
+                                 "token_order": ("model", "right", "published")}  # fmt: skip
         if name not in known:
-            raise ValueError(f"{plain(name)!r} is nothing that can be set; known: ratio, seed, "
-                             f"model, tube, preset, beside, {', '.join(known)}")  # fmt: skip
+            some = f"ratio, seed, model, tube, preset, beside, {', '.join(known)}"
+            raise ValueError(f"{scene.plain(name)!r} is nothing that can be set; known: {some}")
         return replace(now, **{name: pick(name, value, known[name])})
-
-    def _hide(
-        self, now: ReconstructionSettings, hidden: Bool[Tensor, " hw"], note: str = ""
-    ) -> ReconstructionSettings:
-        ratio = float(hidden.float().mean())
-        ratio = min(self._ratios(self.models[now.model]), key=lambda known: abs(known - ratio))
-        places = tuple(torch.nonzero(hidden).flatten().tolist())
-        return replace(now, places=places, ratio=ratio, note=note)
 
     def _besides(self, now: ReconstructionSettings) -> dict[str, str]:
         """What can stand beside, with words."""
-        others = {name: plain(name) for name in self.models if name != now.model}
+        others = {name: scene.plain(name) for name in self.models if name != now.model}
         return {"": "nothing", KEPT: "the mask of this moment", **others}
-
-    def _region(self, model: MaskedAutoencoder) -> tuple[int, int, int] | None:
-        return model.config.region if model.config.has_regions else None
-
-    def _ratios(self, model: MaskedAutoencoder) -> list[float]:
-        return mask_ratios(model.grid, self._region(model))
 
     def _hidden_places(self, now: ReconstructionSettings) -> Bool[Tensor, " hw"]:
         """Which places of a frame are hidden, at all times."""
@@ -229,103 +200,97 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 
     # ------------------------------------------------------------------ looks
 
-    def _look(self, now: ReconstructionSettings) -> View:
+    def _look(self, now: ReconstructionSettings) -> scene.View:
         model, hidden = self.models[now.model], self._hidden_places(now)
-        sides = [self._side(now, now.model, hidden)]
+        sides = {"A: " if now.beside else "": self._side(now, now.model, hidden)}
         if now.beside == KEPT:
-            sides.append(self._side(now, now.model, _places(now.kept, len(hidden))))
+            sides["B: "] = self._side(now, now.model, _places(now.kept, len(hidden)))
         elif now.beside:
-            sides.append(self._side(now, now.beside, hidden))
-        self.result, self.mask = sides[0].result, hidden.repeat(model.grid.t)
-        rows, letters = sides[0].rows, ("",)
+            sides["B: "] = self._side(now, now.beside, hidden)
+        first, *_ = every = [*sides.values()]
+        self.result, self.mask = first.result, hidden.repeat(model.grid.t)
+        rows, kinds = first.rows, ("appearance", "motion")[: 1 + model.target.motion]
         if now.beside:
-            letters = ("A: ", "B: ")
             rows = (rows[0], *(
                 replace(row, label=letter + row.label, more=row.more | {"hidden": side.hidden})
-                for letter, side in zip(letters, sides, strict=True)
-                for row in side.rows if row.label in COMPARED
+                for letter, side in sides.items() for row in side.rows if row.label in COMPARED
             ))  # fmt: skip
-        lettered = list(zip(letters, sides, strict=True))
-        head = [(letter + kind) for letter, side in lettered for kind in side.numbers[0][1:]]
-        return View(
-            viewer="reconstruction",
-            title=f"Reconstruction of {plain(now.clip)} by "
-            + " and ".join(dict.fromkeys(plain(side.model) for side in sides)),
+        numbers = [("loss on hidden cubes", *(letter + kind for letter in sides for kind in kinds))]
+        for name, label in {"model": "model", **BASELINES}.items():
+            losses = [side.result.losses[name][kind] for side in every for kind in kinds]
+            numbers.append((label, *(f"{loss:.4f}" for loss in losses)))
+        names = dict.fromkeys(side.model for side in every)
+        by = " and ".join(map(scene.plain, names))
+        return scene.View(
+            title=f"Reconstruction of {scene.plain(now.clip)} by {by}",
             rows=rows,
-            grid=model.grid.shape,
-            tubelet=model.config.tubelet,
-            region=self._region(model),
-            sentences=tuple(letter + word for letter, side in lettered for word in side.words),
-            numbers=((sides[0].numbers[0][0], *head), *(
-                (own[0], *(number for line in lines for number in line[1:]))
-                for own, *lines in zip(sides[0].numbers[1:],
-                                       *(side.numbers[1:] for side in sides), strict=True)
-            )),
-            note=now.note,
-            footer=footer_of({side.model: self.models[side.model] for side in sides}),
+            sentences=tuple(letter + word for letter, side in sides.items() for word in side.words),
+            footer=scene.footer_of({name: self.models[name] for name in names}),
             more={
-                "hidden": sides[0].hidden,
+                **scene.geometry(model.config, model.grid, model.config.has_regions),
+                "hidden": first.hidden,
                 "visible": int((~self.mask).sum()),
                 "click": "tube",
                 "values": [{"label": f"{letter}error", "offset": 4 * i * model.grid.n}
-                           for i, letter in enumerate(letters)],
+                           for i, letter in enumerate(sides)],
             },
-            table=b"".join(side.result.error.astype("<f4").tobytes() for side in sides),
+            numbers=tuple(numbers),
+            table=b"".join(side.result.error.astype("<f4").tobytes() for side in every),
+            note=now.note,
         )  # fmt: skip
 
     def _side(self, now: ReconstructionSettings, name: str, hidden: Bool[Tensor, " hw"]) -> _Side:
         """One reconstruction, and what is said of it."""
-        model, clip = self.models[name], self.clips[now.clip]
-        check_fits(now.clip, clip, model.config)
-        mask, grid = hidden.repeat(model.grid.t), self.models[now.model].grid
+        model, clip, grid = self.models[name], self.clips[now.clip], self.models[now.model].grid
+        scene.check_fits(now.clip, clip, model.config)
         if model.grid.shape != grid.shape:
             raise ValueError(
-                f"{plain(name)} has the token grid {model.grid.shape}, the other checkpoint "
+                f"{scene.plain(name)} has the token grid {model.grid.shape}, the other checkpoint "
                 f"{grid.shape}; only equal grids can stand side by side"
             )
+        mask, region = hidden.repeat(grid.t), region_of(model)
         result, self._computed = self._computed, None
         result = result or reconstruct_clip(model, clip, mask, now.statistics, now.token_order)
-        region, visible = self._region(model), int((~mask).sum())
-        words = [f"Visible: {visible} of {model.grid.n} cubes in the clip"]
-        if region is not None:
-            regions = model.grid.n // int(np.prod(region))
-            words[0] += f", {visible // regions} of {int(np.prod(region))} in each region"
-        words[0] += f" ({float(mask.float().mean()):.0%} hidden)."
-        words += describe_losses(result.losses, model.target.motion)
-        words.append(describe_statistics(result.statistics))
-        wrong = self._misplaced(model, mask, now.token_order)
+        visible, size = int((~mask).sum()), math.prod(region or (0,))
+        each = f", {visible * size // grid.n} of {size} in each region" if region else ""
+        words = [f"Visible: {visible} of {grid.n} cubes in the clip{each} "
+                 f"({float(mask.float().mean()):.0%} hidden).",
+                 *describe_losses(result.losses, model.target.motion),
+                 f"Statistics: {TOLD[result.statistics]}"]  # fmt: skip
+        legacy = None if now.token_order == "model" else now.token_order == "published"
+        wrong = model.split(mask[None], legacy).num_misplaced
         if wrong:
             words.append(f"Published token order: {wrong} of {visible} visible tokens meet another "
                          "token's position in the decoder.")  # fmt: skip
         rows = reconstruction_tiles(result, mask, model.config.tubelet)
-        numbers = losses_table(result.losses, model.target.motion)
-        text = "".join("01"[int(h)] for h in hidden)
-        return _Side(name, text, result, rows, tuple(words), numbers)
-
-    def _misplaced(self, model: MaskedAutoencoder, mask: Tensor, order: TokenOrder) -> int:
-        legacy = None if order == "model" else order == "published"
-        return model.split(mask[None], legacy).num_misplaced
+        return _Side(name, scene.digits(hidden), result, rows, tuple(words))
 
     def _controls_of(self, now: ReconstructionSettings) -> list[dict[str, Any]]:
         model = self.models[now.model]
         is_lgi, raw = model.config.has_regions, model.target.units != "cube"
-        by_hand = now.places is not None
         own = "published" if model.config.legacy_visible_order else "right"
-        order = own if now.token_order == "model" else now.token_order
+        order = own if is_lgi and now.token_order == "model" else now.token_order
         orders = {o: o + " (as trained)" * (o == own) for o in ("right", "published")}
-        besides = self._besides(now)
+        names = {name: scene.plain(name) for name in self.models}
+        by_hand = {"shown": "clicked by hand", "note": "changed by clicks"}
+        mask = now.ratio, mask_ratios(model.grid, region_of(model)), now.seed
         return [
-            buttons("preset", "hide", {"eyes": "eyes", "mouth": "mouth", **HIDDEN_SHARES}),
-            select("clip", "clip", now.clip, {name: plain(name) for name in self.clips}),
-            select("model", "checkpoint", now.model, {name: plain(name) for name in self.models}),
-            ratio_steps(now.ratio, self._ratios(model)),
-            select("beside", "beside it", now.beside, besides),
-            seed_number(now.seed, *(("clicked by hand", "changed by clicks") if by_hand else ())),
-            select("token_order", "token order", order if is_lgi else "right", orders,
-                   "" if is_lgi else "a ViT has no regions, and one order only", not is_lgi),
-            select("statistics", "statistics", now.statistics, STATISTICS,
-                   "raw targets need none" if raw else "", raw),
+            control("buttons", "preset", "hide", options={n: n for n in PRESETS} | HIDDEN_SHARES),
+            pick_clip(now.clip, self.clips),
+            control("select", "model", "checkpoint", now.model, names),
+            *pick_mask(*mask, **({} if now.places is None else by_hand)),
+            control("select", "beside", "beside it", now.beside, self._besides(now)),
+            control("select", "token_order", "token order", order if is_lgi else "right", orders,
+                    note="" if is_lgi else "a ViT has no regions, and one order only",
+                    disabled=not is_lgi),
+            control("select", "statistics", "statistics", now.statistics, STATISTICS,
+                    note="raw targets need none" if raw else "", disabled=raw),
         ]  # fmt: skip
+
+
+def region_of(model: MaskedAutoencoder) -> Shape3 | None:
+    """A model's regions in tokens; None for a ViT."""
+    return model.config.region if model.config.has_regions else None
 
 
 def _places(numbers: tuple[int, ...], size: int) -> Bool[Tensor, " hw"]:
@@ -334,37 +299,40 @@ def _places(numbers: tuple[int, ...], size: int) -> Bool[Tensor, " hw"]:
     return hidden
 
 
+def _numbers(hidden: Bool[Tensor, " hw"]) -> tuple[int, ...]:
+    return tuple(torch.nonzero(hidden).flatten().tolist())
+
+
 def reconstruction_tiles(
-    result: ClipReconstruction, mask: Bool[Tensor, " n"], tubelet: tuple[int, int, int]
-) -> tuple[Row, ...]:
-    """The seven pictures of a reconstruction, coloured."""
+    result: ClipReconstruction, mask: Bool[Tensor, " n"], tubelet: Shape3
+) -> tuple[scene.Row, ...]:
+    """The seven pictures of a reconstruction (five where there is no motion), coloured."""
     cubes = mask.view(result.error.shape).numpy()
-    is_hidden = per_pixel(cubes, tubelet)[..., None]
+    is_hidden = scene.per_pixel(cubes, tubelet)[..., None]
 
-    def alone(pictures: np.ndarray) -> np.ndarray:
-        return np.where(is_hidden, pictures, LEFT_OUT).astype(np.uint8)
+    def row(label: str, pictures: np.ndarray, alone: bool = False, **scale: Any) -> scene.Row:
+        more: dict[str, Any] = {"scale": scale} if scale else {}
+        if alone:
+            more["note"] = "white: visible, not predicted"
+            pictures = np.where(is_hidden, pictures, scene.LEFT_OUT).astype(np.uint8)
+        return scene.Row(label, pictures, more=more)
 
-    def scale(low: str, high: str, colours: str, note: str = "") -> dict[str, Any]:
-        ends = {"low": low, "high": high, "colours": legend_colours(colours)}
-        return {"scale": ends, "note": note}
-
-    original, whole = as_bytes(result.original), as_bytes(result.reconstruction)
+    original, whole = scene.as_bytes(result.original), scene.as_bytes(result.reconstruction)
     heat = colour_table("viridis")[((result.error / ERROR_TOP).clip(0, 1) * 255).astype(int)]
-    rows = [
-        Row("original", original),
-        Row("masked input", hatched(original, cubes, tubelet), more={"note": "hatched: hidden"}),
-        Row("reconstruction", alone(whole), more={"note": ALONE}),
-        Row("with visible cubes", whole),
-    ]
-    if len(original) % 2 == 0:
-        predicted = alone(motion_pictures(result.predicted_motion))
-        more = scale("darker", "brighter", "PuOr_r")
-        rows += [
-            Row("motion target", motion_pictures(result.motion), more=more),
-            Row("predicted motion", predicted, more=more | {"note": ALONE}),
-        ]
-    more = scale("0", f"{ERROR_TOP:g} and more", "viridis", ALONE)
-    return (*rows, Row("error per cube", alone(per_pixel(heat, tubelet)), more=more))
+    ways, heats = scene.legend_colours("PuOr_r"), scene.legend_colours("viridis")
+    change = {"low": "darker", "high": "brighter", "colours": ways}
+    error = {"low": "0", "high": f"{ERROR_TOP:g} and more", "colours": heats}
+    has_motion = len(original) % 2 == 0
+    return (
+        row("original", original),
+        scene.Row("masked input", scene.hatched(original, cubes, tubelet), more=scene.HATCHED),
+        row("reconstruction", whole, True),
+        row("with visible cubes", whole),
+        *([row("motion target", motion_pictures(result.motion), **change),
+           row("predicted motion", motion_pictures(result.predicted_motion), True, **change)]
+          if has_motion else ()),
+        row("error per cube", scene.per_pixel(heat, tubelet), True, **error),
+    )  # fmt: skip
 
 
 def motion_pictures(motion: np.ndarray) -> np.ndarray:
@@ -374,54 +342,23 @@ def motion_pictures(motion: np.ndarray) -> np.ndarray:
     return colour_table("PuOr_r")[index].repeat(2, 0)
 
 
-# ---------------------------------------------------------------------- the readout, in words
-
-
-def losses_table(losses: AllLosses, has_motion: bool) -> tuple[tuple[str, ...], ...]:
-    """A head and a row for the model and for each baseline."""
-    kinds = ("appearance", "motion") if has_motion else ("appearance",)
-    rows = [("loss on hidden cubes", *kinds)]
-    for name, label in {"model": "model", **BASELINES}.items():
-        rows.append((label, *(f"{losses[name][kind]:.4f}" for kind in kinds)))
-    return tuple(rows)
-
-
-def describe_losses(losses: AllLosses, has_motion: bool) -> list[str]:
+def describe_losses(losses: Mapping[str, Mapping[str, float]], has_motion: bool) -> list[str]:
     """Whether the model beats the baselines, for appearance and for motion."""
-    kinds = ("appearance", "motion") if has_motion else ("appearance",)
-    sentences = [
-        _compare(kind.capitalize(), {name: loss[kind] for name, loss in losses.items()})
-        for kind in kinds
-    ]
-    if has_motion:
-        return sentences
-    own = "This model predicts the pixels of all frames; motion is no target of its own."
-    return [*sentences, own]
-
-
-def _compare(kind: str, losses: Mapping[str, float]) -> str:
-    model = losses["model"]
-    baselines = {label: losses[name] for name, label in BASELINES.items()}
-    best = min(baselines, key=lambda label: baselines[label])
-    beaten = [label for label, loss in baselines.items() if model < 0.99 * loss]
-    if len(beaten) == len(baselines):
-        less = 1 - model / baselines[best]
-        return f"{kind}: beats all baselines; {less:.0%} lower loss than the best one ({best})."
-    if model > 1.01 * baselines[best]:
-        more = model / baselines[best] - 1 if baselines[best] else float("inf")
-        return f"{kind}: {more:.0%} higher loss than the best baseline ({best})" + (
-            f"; beats {len(beaten)} of {len(baselines)} baselines." if beaten else "."
-        )
-    return f"{kind}: no better than the best baseline ({best})."
-
-
-def describe_statistics(statistics: str) -> str:
-    """Where hidden cubes got their mean and deviation from."""
-    return {
-        "none": "Statistics: none needed; the targets are raw pixels, and nothing is borrowed from "
-        "hidden ones.",
-        "visible": "Statistics: visible only; hidden cubes get mean and deviation interpolated "
-        "from visible ones, and nothing is borrowed.",
-        "true": "Statistics: true; each hidden cube is un-normalised with its own mean and "
-        "deviation, which already hold much of the face.",
-    }[statistics]
+    sentences = []
+    for kind in ("appearance", "motion")[: 1 + has_motion]:
+        model = losses["model"][kind]
+        loss, best = min((losses[name][kind], label) for name, label in BASELINES.items())
+        beaten = sum(model < 0.99 * losses[name][kind] for name in BASELINES)
+        said = f"no better than the best baseline ({best})"
+        if beaten == len(BASELINES):
+            less = f"{1 - model / loss:.0%} lower loss"
+            said = f"beats all baselines; {less} than the best one ({best})"
+        elif model > 1.01 * loss:
+            more = model / loss - 1 if loss else math.inf
+            said = f"{more:.0%} higher loss than the best baseline ({best})"
+            said += f"; beats {beaten} of {len(BASELINES)} baselines" * (beaten > 0)
+        sentences.append(f"{kind.capitalize()}: {said}.")
+    if not has_motion:
+        own = "This model predicts the pixels of all frames; motion is no target of its own."
+        sentences.append(own)
+    return sentences

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.figures import colour_table, footer
-from maedfer_lab.method.grid import check_clip
+from maedfer_lab.method.grid import Grid, check_clip
 
 FPS = 10  # of clips whose own pace is not known
 LONGEST_NAME = 80
 LEFT_OUT = 245  # where a picture says nothing; what is hidden from the model is hatched
 COLOURS = "cividis"  # of attention: even steps, for all eyes
 STRENGTH = 0.7  # of an overlay, as player.js begins
+HATCHED = {"note": "hatched: hidden"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Row:
     """One picture over time.
 
     pictures: uint8 (T, H, W, 3), as the browser gets them.
-    with_overlay: makes them as they look with what the browser draws over them, for figures and
-        videos.
+    with_overlay: makes them as they look with what the browser draws over them, for files.
     more: what the browser needs to know beside: `scale`, `note`, `hidden`, `overlay`.
     """
 
@@ -51,48 +51,49 @@ class Row:
 class View:
     """All that a viewer shows at one moment.
 
-    note: what should be said about the last settings (a ratio that was moved, say).
     sentences, numbers: the readout: sentences, and a table whose first row is its head.
     footer: what stands under all that leaves the viewer.
-    fps: frames in a second, None where that is not known.
-    columns: pictures in a line; None leaves that to the room there is.
     more: further entries of the scene, for player.js.
     table: numbers that the browser looks up.
+    note: what should be said about the last settings (a ratio that was moved, say).
+    columns: pictures in a line; None leaves that to the room there is.
+    fps: frames in a second, None where that is not known.
     """
 
-    viewer: str
     title: str
     rows: tuple[Row, ...]
-    grid: Shape3
-    tubelet: Shape3
-    region: Shape3 | None
-    sentences: tuple[str, ...] = ()
+    sentences: tuple[str, ...]
+    footer: str
+    more: Mapping[str, Any]
     numbers: tuple[tuple[str, ...], ...] = ()
-    note: str = ""
-    footer: str = ""
-    fps: float | None = None
-    columns: int | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
     table: bytes = b""
+    note: str = ""
+    columns: int | None = None
+    fps: float | None = None
 
     @property
     def num_frames(self) -> int:
         """Frames of every row."""
         return len(self.rows[0].pictures)
 
-    @property
-    def strips(self) -> list[UInt8[np.ndarray, "T H W 3"]]:
+    @cached_property
+    def _strips(self) -> dict[int, UInt8[np.ndarray, "T H W 3"]]:
         """The pictures of all rows, each once."""
-        return list({id(row.pictures): row.pictures for row in self.rows}.values())
+        return {id(row.pictures): row.pictures for row in self.rows}
 
-    def scene(self, serial: int, mime: str) -> dict[str, Any]:
+    def sprite(self) -> bytes:
+        """All pictures in one PNG, a line each, frames side by side."""
+        sheet = np.concatenate([np.concatenate([*s], axis=1) for s in self._strips.values()])
+        file = io.BytesIO()
+        Image.fromarray(sheet).save(file, "png", compress_level=1)
+        return file.getvalue()
+
+    def scene(self) -> dict[str, Any]:
         """What player.js reads."""
         height, width = self.rows[0].pictures.shape[1:3]
-        strips = [id(pictures) for pictures in self.strips]
+        strips = [*self._strips]
         return {
-            "viewer": self.viewer,
-            "serial": serial,
-            "mime": mime,
+            "mime": "image/png",
             "title": self.title,
             "frames": self.num_frames,
             "fps": self.fps or FPS,
@@ -105,9 +106,6 @@ class View:
                 for row in self.rows
             ],
             "footer": self.footer,
-            "grid": list(self.grid),
-            "tubelet": list(self.tubelet),
-            "region": None if self.region is None else list(self.region),
             "readout": {
                 "sentences": list(self.sentences),
                 "table": [list(row) for row in self.numbers] or None,
@@ -116,12 +114,15 @@ class View:
         }
 
 
-def encode_sprite(rows: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> tuple[bytes, str]:
-    """All rows as one picture, a row each, frames side by side; and its media type."""
-    sheet = np.concatenate([np.concatenate(list(frames), axis=1) for frames in rows])
-    file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "png", compress_level=1)
-    return file.getvalue(), "image/png"
+def geometry(config: ModelConfig, grid: Grid, with_regions: bool = True) -> dict[str, Any]:
+    """What player.js must know of tokens."""
+    region = list(config.region) if with_regions else None
+    return {"grid": list(grid.shape), "tubelet": list(config.tubelet), "region": region}
+
+
+def digits(mask: Bool[Tensor, " k"]) -> str:
+    """A mask as player.js reads it: 1 is hidden."""
+    return "".join("01"[int(hidden)] for hidden in mask)
 
 
 def as_bytes(pixels: np.ndarray) -> np.ndarray:
@@ -142,9 +143,7 @@ def per_pixel(cubes: np.ndarray, tubelet: Shape3) -> np.ndarray:
 
 
 def hatched(
-    pictures: UInt8[np.ndarray, "T H W 3"],
-    hidden: Bool[np.ndarray, "t h w"],
-    tubelet: Shape3,
+    pictures: UInt8[np.ndarray, "T H W 3"], hidden: Bool[np.ndarray, "t h w"], tubelet: Shape3
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Pictures with hidden cubes hatched."""
     y, x = np.indices(pictures.shape[1:3])
@@ -154,13 +153,10 @@ def hatched(
 
 
 def painted(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    weights: UInt8[np.ndarray, " n"],
-    grid: Shape3,
-    tubelet: Shape3,
+    frames: UInt8[np.ndarray, "T H W 3"], weights: UInt8[np.ndarray, "t h w"], tubelet: Shape3
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames under the colours of one query's weights, as the browser draws them."""
-    whole = per_pixel(colour_table(COLOURS)[weights.reshape(grid)], tubelet)
+    whole = per_pixel(colour_table(COLOURS)[weights], tubelet)
     return (STRENGTH * whole + (1 - STRENGTH) * frames).round().astype(np.uint8)
 
 
@@ -178,9 +174,12 @@ def as_sentence(error: Exception) -> str:
 
 
 def name_clips(
-    clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
+    clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor], *configs: ModelConfig
 ) -> dict[str, Float[Tensor, "3 T H W"]]:
-    """Clips by name: of one clip, of a batch or list of them, or of a mapping."""
+    """Clips by name: of one clip, of a batch or list of them, or of a mapping.
+
+    ValueError for none, and, by name, for one that models of `configs` cannot read.
+    """
     if isinstance(clips, Mapping):
         named = {str(name): clip for name, clip in clips.items()}
     elif isinstance(clips, Tensor) and clips.ndim == 4:
@@ -190,18 +189,15 @@ def name_clips(
     if not named:
         raise ValueError("clips is empty; give one clip (3, T, H, W) or {name: clip}")
     for name, clip in named.items():
-        if not isinstance(clip, torch.Tensor):
-            raise ValueError(
-                f"clip {plain(name)!r} is a {type(clip).__name__}, not a tensor; "
-                "use data.transforms.to_tensor(frames)"
-            )
+        for config in configs:
+            check_fits(name, clip, config)
     return named
 
 
-def check_fits(name: str, clip: Tensor, config: ModelConfig) -> None:
+def check_fits(name: str, clip: Any, config: ModelConfig) -> None:
     """Raise, naming the clip, unless a model of `config` can read it."""
     try:
-        check_clip(clip.unsqueeze(0), config)
+        check_clip(clip.unsqueeze(0) if isinstance(clip, Tensor) else clip, config)
     except ValueError as error:
         raise ValueError(f"clip {plain(name)!r}: {error}") from None
 
@@ -211,6 +207,6 @@ def footer_of(models: Mapping[str, torch.nn.Module]) -> str:
     return footer({plain(k): sum(p.numel() for p in m.parameters()) for k, m in models.items()})
 
 
-def legend_colours(name: str) -> list[str]:
-    """A few colours of a Matplotlib map for a legend, from low to high."""
-    return ["#" + bytes(colour_table(name)[i].tolist()).hex() for i in range(0, 256, 51)]
+def legend_colours(name: str, every: int = 51) -> list[str]:
+    """Colours of a Matplotlib map for a browser, from low to high."""
+    return ["#" + bytes(colour.tolist()).hex() for colour in colour_table(name)[::every]]
