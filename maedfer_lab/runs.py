@@ -86,45 +86,38 @@ class Run:
     def of(cls, config: RunConfig, output: Path | None = None) -> Run:
         """The run of `config` under `output` (default: the project's folder).
 
-        Raises:
-            ValueError: the weights that the run starts from are others than when it began, or
-                config.json says something else than its folder's name.
+        Raises ValueError where config.json does not fit the folder's name, or the weights that the
+        run starts from are others than when it began.
         """
-        root = (output or output_folder()) / "runs"
-        run = cls(root / f"{config.name}-{config_hash(config)}")
+        run = cls((output or output_folder()) / "runs" / f"{config.name}-{config_hash(config)}")
         text = json.dumps(asdict(config), indent=1, default=str) + "\n"
         if not (run.folder / "config.json").exists():
             write_aside(run.folder / "config.json", text.encode())
         elif _hash(run.read("config.json")) != config_hash(config):
-            raise ValueError(
-                f"{run.folder / 'config.json'} is damaged or was changed: it does not hold the "
-                f"settings of this run; put a copy back, or delete {run.folder} and run the same "
-                "command again"
-            )
+            raise run._damaged("config.json", "it does not hold the settings of this run")
         start = getattr(config, "checkpoint", config.init)
-        if isinstance(start, Path):
-            run._check_start(start)
+        if isinstance(start, Path) and (digest := _digest(start)) is not None:  # else told later
+            if not (run.folder / "start.json").exists():
+                run.write("start.json", (json.dumps({"digest": digest}) + "\n").encode())
+            elif run.read("start.json")["digest"] != digest:
+                raise ValueError(
+                    f"{start} holds other weights than when {run.folder} began; to start anew from "
+                    "them, delete that folder, or give another one with --out"
+                )
         return run
 
-    def _check_start(self, start: Path) -> None:
-        digest = _digest(start)
-        if digest is None:  # not there (any more): told where it is needed
-            return
-        if not (self.folder / "start.json").exists():
-            self.write("start.json", (json.dumps({"digest": digest}) + "\n").encode())
-        elif self.read("start.json")["digest"] != digest:
-            raise ValueError(
-                f"{start} holds other weights than when {self.folder} began; to start anew from "
-                "them, delete that folder, or give another one with --out"
-            )
+    def _damaged(self, name: str, why: object) -> ValueError:
+        return ValueError(
+            f"{self.folder / name} is damaged or was changed ({why}); put a copy back, or delete "
+            f"{self.folder} and run the same command again"
+        )
 
     def check_data(
         self, data: dict[str, Any], explain: Callable[[dict, dict], tuple[str, ...]]
     ) -> None:
         """Keep what the clips are in data.json, or compare it with what is kept there.
 
-        Raises:
-            ValueError: the run belongs to other clips or labels; tells what changed.
+        Raises ValueError, with what changed, where the run belongs to other clips or labels.
         """
         if not (self.folder / "data.json").exists():
             if not self.is_finished and any((self.folder / name).exists() for name in STATES):
@@ -140,10 +133,7 @@ class Run:
             try:
                 changes = "; ".join(explain(kept, data)) or "their digest differs"
             except (LookupError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{self.folder / 'data.json'} is damaged ({error!r}); put a copy back, or "
-                    f"delete {self.folder} and run the same command again"
-                ) from error
+                raise self._damaged("data.json", repr(error)) from error
             raise ValueError(
                 f"the data changed since {self.folder} began: {changes}. Its result belongs to "
                 "the data of then; for the new ones give another folder with --out, or another "
@@ -152,10 +142,7 @@ class Run:
 
     @classmethod
     def finished(cls, folder: Path, verb: str, example: str) -> Run:
-        """The finished run in a folder, which the command `verb` wrote; FileNotFoundError if none.
-
-        example: name of such a folder, for the message.
-        """
+        """The finished run in a folder that `verb` wrote, as `example`; else FileNotFoundError."""
         run = cls(folder.expanduser())
         if not run.is_finished:
             raise FileNotFoundError(
@@ -176,28 +163,19 @@ class Run:
         return f"finished run of {ended} loaded: {self.folder}"
 
     def read(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file of the folder.
-
-        Raises:
-            ValueError: it is damaged.
-        """
+        """The content of a JSON file of the folder; ValueError if it is damaged."""
         try:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError("it holds no settings")
         except (ValueError, RecursionError) as error:  # of JSON, of Unicode
-            raise ValueError(
-                f"{self.folder / name} is damaged ({error}); put a copy back, or delete "
-                f"{self.folder} and run the same command again"
-            ) from error
+            raise self._damaged(name, error) from error
         return content
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep what is needed to go on; the state before it is kept as well.
 
-        Raises:
-            OSError: it could not be written; names the folder and the bytes needed. The states
-                of before are untouched.
+        Raises OSError, with the bytes needed, where it cannot be written; the states stay then.
         """
         self.write("next.pt", lambda path: write_state(state, path), _num_bytes(state))
         if (self.folder / STATES[0]).exists():
@@ -219,10 +197,7 @@ class Run:
 
         Every byte is compared with its checksum (torch.load compares none), and `check` may raise
         for a content that does not fit. A state that fails gives way to the one before it, with a
-        warning. Never executes code from the files.
-
-        Raises:
-            ValueError: there are states, and none is sound.
+        warning; where none is sound, ValueError. Never executes code from the files.
         """
         broken = []
         for path in (self.folder / name for name in STATES):
@@ -236,9 +211,8 @@ class Run:
                 if check is not None:
                     check(state)
             except Exception as error:  # zip, pickle and torch have a dozen between them
-                broken.append(
-                    f"{path} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-                )
+                why = (str(error).splitlines() or [""])[0]
+                broken.append(f"{path} ({type(error).__name__}: {why})")
                 continue
             if broken:
                 warnings.warn(
@@ -248,18 +222,15 @@ class Run:
                 )
             return state
         if broken:
-            raise ValueError(
-                f"no checkpoint can be read: {', '.join(broken)}; delete {self.folder} to start "
-                "anew"
-            )
+            raise ValueError(f"no checkpoint can be read: {', '.join(broken)}; delete "
+                             f"{self.folder} to start anew")  # fmt: skip
         return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against other processes; the system lets go when this one ends.
 
-        Raises:
-            BlockingIOError: another process works there; says which one.
+        Raises BlockingIOError where another process works there, and says which one.
         """
         if fcntl is None:  # no such locks on Windows
             yield
@@ -313,14 +284,14 @@ class Run:
         return self.write(name, lambda path: write_weights(weights, path), size, sha256=True)
 
     def finish(self, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
-        """Write final weights and result, which gets the checksums of the rest, and drop the state.
+        """Write final weights, and the result with the checksums of the rest; drop the state.
 
         Gives the result as it is written.
         """
         digest = self.save_weights(model)
         kept = [name for name in ("config.json", BEST) if (self.folder / name).exists()]
-        digests = {WEIGHTS: digest, **{name: self._sha256(name) for name in kept}}
-        result = {**result, "sha256": digests}
+        digests = {name: file_sha256(self.folder / name) for name in kept}
+        result = {**result, "sha256": {WEIGHTS: digest, **digests}}
         self.write("result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         for name in (*STATES, "next.pt"):
             (self.folder / name).unlink(missing_ok=True)
@@ -334,21 +305,16 @@ class Run:
 
         sha256: what their checksum must be, where it is known.
 
-        Raises:
-            ValueError: they are damaged, or another model's.
+        Raises ValueError where they are damaged, or another model's.
         """
         path = self.folder / name
         try:
-            if sha256 is not None and self._sha256(name) != sha256:
+            if sha256 is not None and file_sha256(path) != sha256:
                 raise ValueError("its bytes differ from their checksum")
             weights = load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); put a copy back, or delete {self.folder} and train "
-                "again"
-            ) from error
-        missing = unique_state(model).keys() ^ weights.keys()
-        if missing:
+            raise self._damaged(name, error) from error
+        if missing := unique_state(model).keys() ^ weights.keys():
             raise ValueError(f"{self.folder}: weights do not fit this model: {sorted(missing)[:5]}")
         model.load_state_dict(weights, strict=False)
 
@@ -360,15 +326,9 @@ class Run:
         result = self.read("result.json")
         with self.reading_result():
             wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
-        if wanted is not None and self._sha256("config.json") != wanted:
-            raise ValueError(
-                f"{self.folder / 'config.json'} is not what it was when the run ended; put a copy "
-                "back, or delete the folder and run the same command again"
-            )
+        if wanted is not None and file_sha256(self.folder / "config.json") != wanted:
+            raise self._damaged("config.json", "it is not what it was when the run ended")
         return result
-
-    def _sha256(self, name: str) -> str:
-        return file_sha256(self.folder / name)
 
     @contextmanager
     def reading_result(self) -> Iterator[None]:
@@ -378,10 +338,7 @@ class Run:
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             if str(self.folder) in str(error):  # of weights or configuration, told already
                 raise
-            raise ValueError(
-                f"{self.folder / 'result.json'} is damaged ({type(error).__name__}: {error}); put "
-                f"a copy back, or delete {self.folder} and run the same command again"
-            ) from error
+            raise self._damaged("result.json", f"{type(error).__name__}: {error}") from error
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:

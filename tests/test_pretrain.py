@@ -1,8 +1,8 @@
+"""Pre-training: stopped at any moment, loaded, in other ways of stepping; its data and settings."""
+
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 import torch
 from making_videos import write_video
+from test_loop import in_child
 
 from maedfer_lab.cli import main
-from maedfer_lab.config import OptimConfig, base, preset, pretrain_config, tiny
-from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.config import (
+    OptimConfig,
+    base,
+    learning_rate,
+    preset,
+    pretrain_config,
+    tiny,
+)
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.paper.tables import paper
@@ -30,28 +37,13 @@ ENDLESS = replace(
 )
 
 
-def weights(run):
-    return (run.folder / "model.safetensors").read_bytes()
+SCRIPT = "from test_pretrain import ENDLESS, pretrain\npretrain(ENDLESS, output=Path(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run."""
     return pretrain(ENDLESS, output=tmp_path_factory.mktemp("whole"))
-
-
-def start_process(output: Path) -> subprocess.Popen:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from test_pretrain import ENDLESS, pretrain;"
-        "from pathlib import Path; print(pretrain(ENDLESS, output=Path(sys.argv[1])))"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(output), str(Path(__file__).parent)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: threads round differently
-    )
 
 
 def test_a_compiled_model_takes_the_same_steps(tmp_path, monkeypatch):
@@ -73,7 +65,7 @@ def test_a_compiled_model_takes_the_same_steps(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_stopped_at_any_moment_ends_with_the_same_weights(tmp_path, whole, kill):
-    process = start_process(tmp_path)
+    process = in_child(SCRIPT, tmp_path)
     state = Run.of(ENDLESS, tmp_path).folder / "checkpoint.pt"
     limit = time.monotonic() + 120
     while not state.exists() and process.poll() is None and time.monotonic() < limit:
@@ -86,7 +78,8 @@ def test_a_run_stopped_at_any_moment_ends_with_the_same_weights(tmp_path, whole,
     partial = torch.load(state, weights_only=True)
     assert 0 < partial["step"] < 60
     resumed = pretrain(ENDLESS, output=tmp_path)
-    assert weights(resumed) == weights(whole)
+    ours, theirs = ((run.folder / "model.safetensors").read_bytes() for run in (resumed, whole))
+    assert ours == theirs
     drop = ("seconds", "provenance")
     first, second = ({k: v for k, v in r.result.items() if k not in drop} for r in (whole, resumed))
     assert first == second
@@ -99,6 +92,9 @@ def test_a_finished_run_loads_and_is_the_same(whole):
         assert torch.equal(value, again.model.state_dict()[name])
     assert not (whole.folder / "checkpoint.pt").exists()
     assert load_run(whole.folder).config == ENDLESS
+    changed = [replace(ENDLESS, seed=1), replace(ENDLESS, stride=3),
+               replace(ENDLESS, model=replace(ENDLESS.model, drop_path=0.1))]  # fmt: skip
+    assert len({config_hash(c) for c in [ENDLESS, *changed]}) == 4  # each another run
 
 
 def test_logs_tell_appearance_motion_and_held_out_losses(whole):
@@ -110,14 +106,6 @@ def test_logs_tell_appearance_motion_and_held_out_losses(whole):
     assert set(whole.result["baselines"]) == {"zero", "interpolation"}
     lines = (whole.folder / "log.csv").read_text().splitlines()
     assert len(lines) == 61 and lines[0].startswith("step,lr,loss,appearance,motion")
-
-
-def test_a_changed_setting_is_another_run(tmp_path):
-    changed = [replace(ENDLESS, seed=1), replace(ENDLESS, stride=3),
-               replace(ENDLESS, model=replace(ENDLESS.model, drop_path=0.1))]  # fmt: skip
-    assert len({config_hash(c) for c in [ENDLESS, *changed]}) == 4
-    run = Run.of(ENDLESS, tmp_path)
-    assert pretrain_config(json.loads((run.folder / "config.json").read_text())) == ENDLESS
 
 
 def test_the_rate_of_every_published_epoch_is_reproduced():
@@ -274,11 +262,6 @@ def test_every_field_of_a_recipe_is_a_flag(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["pretrain", "--preset", "tiny", "--optim.lrr", "1"])
     assert "--optim.lr FLOAT" in capsys.readouterr().err
-
-
-def test_unknown_presets_are_told_the_known_ones():
-    with pytest.raises(ValueError, match="base, demo, faces-still, faces, tiny"):
-        preset("huge")
 
 
 def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_folder):

@@ -303,9 +303,9 @@ def check_probabilities(
     """Equal probabilities from the same views, and from the files."""
     read, same = ClipViews(table, clips, _views(bench)), []
     for number in range(len(clips)):
-        found = read[number]
-        views = to_floats(torch.from_numpy(found.views)).to(bench.device)
-        same.append(found.weights @ pair.logits(views).cpu().double().softmax(1).numpy())
+        _, shown, weights, *_ = read[number]
+        views = to_floats(torch.from_numpy(shown)).to(bench.device)
+        same.append(weights @ pair.logits(views).cpu().double().softmax(1).numpy())
     from_files = plain_test(bench, pair, clips, "float32").numpy()
     for name, other in (("equal pixels", np.stack(same)), ("its files", from_files)):
         difference = float(np.abs(exact - other).max())

@@ -17,7 +17,7 @@ from maedfer_lab.config.profiles import (
     PROFILES, Profile, data_folder, environment, is_in_app, is_main_process,
     keep_temporary_files_in, output_folder, profile, project_folder, uses_fast_kernels)
 from maedfer_lab.config.recipe import (
-    OnBroken, OptimConfig, Precision, PretrainConfig, pretrain_config)
+    OnBroken, OptimConfig, Precision, PretrainConfig, learning_rate, pretrain_config)
 from maedfer_lab.config.study import StudyConfig
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "Shape3", "SharedKind", "Size", "StudyConfig", "TargetConfig", "TargetUnits", "base",
     "check_counts", "check_workers", "choose", "choose_framing", "data_folder", "demo",
     "environment", "find_own", "finetune_config", "finetune_demo", "finetune_recipe", "is_in_app",
-    "is_main_process", "keep_temporary_files_in", "output_folder", "preset", "pretrain_config",
-    "profile", "project_folder", "register_encoder", "register_target", "sized", "tiny",
-    "uses_fast_kernels",
+    "is_main_process", "keep_temporary_files_in", "learning_rate", "output_folder", "preset",
+    "pretrain_config", "profile", "project_folder", "register_encoder", "register_target", "sized",
+    "tiny", "uses_fast_kernels",
 ]

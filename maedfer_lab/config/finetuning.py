@@ -9,9 +9,8 @@ from typing import Any, Literal
 from maedfer_lab.config.model import (
     Framing,
     ModelConfig,
-    check_choices,
     check_counts,
-    check_within,
+    check_fields,
     choose_framing,
 )
 from maedfer_lab.config.recipe import (
@@ -53,20 +52,14 @@ class Augment:
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"crop_area={self.crop_area} must be two rising shares in (0, 1]; published are "
-                "(0.08, 1.0)"
-            )
-        low, high = self.crop_ratio
-        if not 0.01 <= low <= high <= 100:
-            raise ValueError(
-                f"crop_ratio={self.crop_ratio} must be two rising ratios in [0.01, 100]; published "
-                "are (0.75, 1.33)"
-            )
+        bounds = {"crop_area": (1e-9, 1, "(0.08, 1.0)"), "crop_ratio": (0.01, 100, "(0.75, 1.33)")}
+        for name, (least, most, published) in bounds.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name}={(low, high)} must be two rising numbers in [{least:g}, "
+                                 f"{most}]; published are {published}")  # fmt: skip
         shares = dict.fromkeys(("flip", "erase", "switch", "smoothing"), "[0, 1]; try 0.25")
-        check_within(self, **shares, mixup="[0, 1000]; 0 is off", cutmix="[0, 1000]; 0 is off")
+        check_fields(self, **shares, mixup="[0, 1000]; 0 is off", cutmix="[0, 1000]; 0 is off")
 
     @property
     def mixes(self) -> bool:
@@ -145,15 +138,10 @@ class FinetuneConfig:
     log_every: int = 1
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision, mode=Mode, rep_tokens_layer=RepTokensLayer,
-                      pooling=Pooling, drawn_label=Drawn)  # fmt: skip
         object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
-        check_counts(10**7, num_clips=self.num_clips, num_test=self.num_test)
-        names = ("stride", "fold", "save_every", "log_every")
-        check_counts(**{name: getattr(self, name) for name in names})
-        check_counts(eval_every=1 if self.eval_every is None else self.eval_every)
-        check_within(self, layer_decay="(0, 1]; published is 0.75", holdout="(0, 1); such as 0.1",
-                     seed=f"[0, {MOST_SEED}]")  # fmt: skip
+        check_fields(self, num_clips=10**7, num_test=10**7, seed=f"[0, {MOST_SEED}]",
+                     layer_decay="(0, 1]; published is 0.75",
+                     holdout="(0, 1); such as 0.1")  # fmt: skip
         if self.optim.optimiser != "adamw":
             raise ValueError(
                 f"optimiser={self.optim.optimiser!r} is for pre-training; fine-tuning takes 'adamw'"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from maedfer_lab.config.own import extension_of, find_own
 
@@ -33,23 +34,39 @@ def check_counts(most: int = MOST, /, **counts: int) -> None:
             raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
-def check_within(config: object, **ranges: str) -> None:
-    """Check numbers among the fields (None aside): "(0, 1]; published is 0.75"."""
-    for name, told in ranges.items():
-        value, (interval, _, hint) = getattr(config, name), told.partition("; ")
-        low, high = map(float, interval[1:-1].split(", "))
-        inside = isinstance(value, int | float) and low <= value <= high
-        inside &= value not in [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")
-        if value is not None and not inside:
-            raise ValueError(f"{name}={value} must lie in {interval}{hint and f'; {hint}'}")
+def check_fields(config: object, **rules: int | str) -> None:
+    """Check a configuration by the types of its fields: choices, counts, shapes; others by a rule.
+
+    rules: an interval and a hint, "(0, 1]; published is 0.75", or the largest allowed count.
+    """
+    for name, kind in _types(type(config)).items():
+        value, rule = getattr(config, name), rules.get(name, MOST)
+        if value is None and type(None) in get_args(kind):
+            continue
+        if isinstance(rule, str):
+            interval, _, hint = rule.partition("; ")
+            low, high = map(float, interval[1:-1].split(", "))
+            inside = isinstance(value, int | float) and low <= value <= high
+            inside &= value not in [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")
+            if not inside:
+                raise ValueError(f"{name}={value} must lie in {interval}{hint and f'; {hint}'}")
+        elif kind in (int, int | None):
+            check_counts(rule, **{name: value})
+        elif kind == Shape3:
+            check_triple(name, value)
+        elif get_origin(kind) is Literal and kind != Framing:
+            choose(name, value, get_args(kind))
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def check_workers(workers: int) -> None:
     """Raise for a number of processes that no machine starts."""
     if not 0 <= workers <= MOST_WORKERS:
-        raise ValueError(
-            f"workers={workers} must lie in [0, {MOST_WORKERS}]; 0 works in this process"
-        )
+        raise ValueError(f"workers={workers} must lie in [0, {MOST_WORKERS}]; 0 is this process")
 
 
 def check_triple(name: str, value: object) -> None:
@@ -57,12 +74,6 @@ def check_triple(name: str, value: object) -> None:
     if not isinstance(value, tuple | list) or len(value) != 3:
         raise ValueError(f"{name}={value} must be three numbers (t, h, w), such as (2, 5, 10)")
     check_counts(LARGEST, **{f"{name}[{i}]": side for i, side in enumerate(value)})
-
-
-def check_choices(config: object, **fields: object) -> None:
-    """Check fields of a configuration against their Literal types."""
-    for name, literal in fields.items():
-        choose(name, getattr(config, name), get_args(literal))
 
 
 # What of a picture a clip shows.
@@ -127,27 +138,18 @@ class ModelConfig:
     extension: str = ""
 
     def __post_init__(self) -> None:
-        check_choices(
-            self, local=LocalKind, interact=InteractKind, shared=SharedKind, positions=PositionKind
-        )
         own = extension_of("encoder", self.encoder, self.extension)
         object.__setattr__(self, "extension", own)
-        names = ("frames", "size_px", "width", "decoder_width", "num_heads", "decoder_heads")
-        check_counts(LARGEST, **{name: getattr(self, name) for name in names})
+        sides = ("frames", "size_px", "width", "decoder_width", "num_heads", "decoder_heads")
+        deep = f"[0, {DEEPEST}]; the paper has 16 and 4"
+        check_fields(self, **dict.fromkeys(sides, LARGEST), mlp_ratio="[0.01, 64]", depth=deep,
+                     decoder_depth=deep, drop_path="[0, 1); the paper uses 0.1")  # fmt: skip
         for width, heads in (("width", "num_heads"), ("decoder_width", "decoder_heads")):
             w, h = getattr(self, width), getattr(self, heads)
             if w % h:
-                good = max(1, h) * max(1, w // max(1, h))
+                good = h * max(1, w // h)
                 raise ValueError(f"{width}={w} must be a multiple of {heads}={h}, such as {good}")
-        check_triple("tubelet", self.tubelet)
-        check_triple("region", self.region)
-        deep = f"[0, {DEEPEST}]; the paper has 16 and 4"
-        check_within(self, mlp_ratio="[0.01, 64]", depth=deep, decoder_depth=deep,
-                     drop_path="[0, 1); the paper uses 0.1")  # fmt: skip
-        self._check_memory()
-
-    def _check_memory(self) -> None:
-        """Refuse, before anything is allocated, what no machine would bear."""
+        # Refused, before anything is allocated: what no machine would bear.
         pixels = self.frames * self.size_px**2
         tokens = pixels // math.prod(self.tubelet)
         wide = max(self.width, self.decoder_width)
@@ -202,13 +204,10 @@ class TargetConfig:
     extension: str = ""
 
     def __post_init__(self) -> None:
-        check_choices(self, units=TargetUnits)
         own = extension_of("target", self.function, self.extension)
         object.__setattr__(self, "extension", own)
         if self.function:  # it has no frames of motion
             object.__setattr__(self, "motion", False)
-        check_counts(LARGEST, motion_group=self.motion_group)
-        check_within(
-            self, motion_group="[2, inf]; the paper's is 2", motion_weight="[0, 1]; try 0.5",
-            motion_scale="[1e-06, 1e6]; the paper's is 1",
-        )  # fmt: skip
+        check_fields(self, motion_group=f"[2, {LARGEST}]; the paper's is 2",
+                     motion_weight="[0, 1]; try 0.5",
+                     motion_scale="[1e-06, 1e6]; the paper's is 1")  # fmt: skip

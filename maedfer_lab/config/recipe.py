@@ -1,4 +1,4 @@
-"""Recipes: optimisation, data and bookkeeping of a run."""
+"""Recipes: optimisation with its learning rate, data and bookkeeping of a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from maedfer_lab.config.model import (
     Framing,
     ModelConfig,
     TargetConfig,
-    check_choices,
     check_counts,
-    check_within,
+    check_fields,
     choose_framing,
 )
 
@@ -55,20 +54,19 @@ class OptimConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self, optimiser=Optimiser)
         check_counts(steps=self.steps)
-        check_counts(MOST_CLIPS, batch_size=self.batch_size, accumulate=self.accumulate)
-        check_within(self, lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]",
-                     ema="[0, 1); 0 is off, try 0.9999")  # fmt: skip
+        check_fields(
+            self, batch_size=MOST_CLIPS, accumulate=MOST_CLIPS,
+            lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]",
+            ema="[0, 1); 0 is off, try 0.9999",
+            stop_after=f"[1, {self.steps}]; its steps, or None runs all",
+            warmup_steps=f"[0, {self.steps}]; its steps; try {self.steps // 20}",
+        )  # fmt: skip
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}; "
                 f"use accumulate={math.gcd(self.batch_size, self.accumulate)}"
             )
-        check_within(
-            self, stop_after=f"[1, {self.steps}]; its steps, or None runs all",
-            warmup_steps=f"[0, {self.steps}]; its steps; try {self.steps // 20}",
-        )  # fmt: skip
 
     @property
     def last_step(self) -> int:
@@ -141,24 +139,18 @@ class PretrainConfig:
     on_broken: OnBroken = "skip"
 
     def __post_init__(self) -> None:
-        check_choices(self, precision=Precision, on_broken=OnBroken)
-        framing = choose_framing(self.framing, "face", "voxceleb2")
-        object.__setattr__(self, "framing", framing)
+        object.__setattr__(self, "framing", choose_framing(self.framing, "face", "voxceleb2"))
         ratios = self.mask_ratio
         if not isinstance(ratios, tuple) or not ratios or not all(0 < r < 1 for r in ratios):
             raise ValueError(
                 f"mask_ratio={ratios} must be a tuple of ratios between 0 and 1, such as (0.9,)"
             )
-        check_within(
-            self, difficulty="[0, 1]; try 0.3", synthetic="[0, 1]; try 0.2",
-            stills_share="[0, 1]; try 0.5",
-            blend="[0, 1]; try 0.5", tilt="[0, 45]; degrees, try 10.0",
-            warp="[0, 0.1]; or pictures fold; try 0.05", seed=f"[0, {MOST_SEED}]",
-            min_crop="[0.01, 1]", held_out="[0, 1]", jitter="[0, 10]",
+        check_fields(
+            self, num_clips=10**7, difficulty="[0, 1]; try 0.3",
+            synthetic="[0, 1]; try 0.2", stills_share="[0, 1]; try 0.5", blend="[0, 1]; try 0.5",
+            tilt="[0, 45]; degrees, try 10.0", warp="[0, 0.1]; or pictures fold; try 0.05",
+            seed=f"[0, {MOST_SEED}]", min_crop="[0.01, 1]", held_out="[0, 1]", jitter="[0, 10]",
         )  # fmt: skip
-        names = ("stride", "eval_every", "save_every", "log_every", "max_clips", "num_held_out")
-        check_counts(10**7, num_clips=self.num_clips)
-        check_counts(**{name: getattr(self, name) for name in names})
 
 
 def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
@@ -172,3 +164,16 @@ def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def learning_rate(step: int, optim: OptimConfig) -> float:
+    """Linear warm-up from 0, then cosine decay; both ends scaled by batch_size / 256.
+
+    *Official:* the same formula; its warm-up reaches the peak in its last step.
+    """
+    scale = optim.batch_size / 256
+    peak, end = optim.lr * scale, min(optim.min_lr, optim.lr) * scale
+    if step < optim.warmup_steps:
+        return peak * step / max(1, optim.warmup_steps - 1)
+    rest = max(1, optim.steps - optim.warmup_steps)
+    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (step - optim.warmup_steps) / rest))

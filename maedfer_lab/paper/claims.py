@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, preset
-from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, learning_rate, preset
 from maedfer_lab.cost.formula import Task, macs, parameters
 from maedfer_lab.metrics import f1, recalls, scores
 from maedfer_lab.paper.tables import Cell, Matrix, Paper, SplitCount, class_clips

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -187,7 +188,7 @@ class Halved(nn.Module):
 
 
 class Captured(NamedTuple):
-    """A step of fixed sizes: where its inputs lie, how it is started, what it leaves."""
+    """A step of fixed sizes: its inputs' memory, how it is started, what it leaves."""
 
     inputs: list[Tensor]
     replay: Replay
@@ -278,13 +279,9 @@ def one_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
 
     On a CPU they are read when they are asked for, one by one.
     """
-    if device.type == "cpu":
-        for batch in batches:
-            yield moved(batch, device)
-        return
     if device.type != "cuda":
-        for batch in _early(moved(batch, device) for batch in batches):
-            yield batch
+        copies = (moved(batch, device) for batch in batches)
+        yield from copies if device.type == "cpu" else _early(copies)
         return
     aside = torch.cuda.Stream(device)
 
@@ -305,12 +302,7 @@ def one_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
 
 def _early(batches: Iterator[Any]) -> Iterator[Any]:
     """Each item once the one after it has been made."""
-    held: list[Any] = []
-    for batch in batches:
-        if held:
-            yield held.pop()
-        held.append(batch)
-    yield from held
+    return (batch for batch, _ in pairwise(chain(batches, [None])))
 
 
 def synchronize(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -57,9 +57,9 @@ from maedfer_lab.method.models import (
 )
 from maedfer_lab.runs import Run
 from maedfer_lab.text import table
-from maedfer_lab.training.device import moved
+from maedfer_lab.training.device import moved, synchronize
 from maedfer_lab.training.loop import Stepper, Task, own_share
-from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser, mixed_precision
+from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
 WARM_UP = 1  # steps before the first that counts
@@ -69,10 +69,7 @@ CLASSES = 7  # of a classifier that is estimated; a few more change nothing
 STARTING = 2  # clips before the clock starts: worker and decoder come up
 SECONDS = 10.0  # of reading
 HEAD = ("clips at once", "accumulate", "memory", "s/step (fastest-slowest)", "clips/s", "whole run")
-MANY = (
-    "\nClips at once and memory are those of each process. Efficiency (weak scaling): the time of "
-    "one alone, while the others wait, over the time of all together."
-)
+MANY = "\nClips at once and memory are those of each process."
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ class Measured:
     batch_size: clips in memory at once. memory_bytes: weights, gradients, optimiser and
     activations at their peak. step_s: median; fastest_s, slowest_s: the spread.
     steps: how many were timed; 0 where this row is a straight line through the measured ones.
-    alone_s: median of the same step in one process while the others wait; nan with one process.
     """
 
     batch_size: int
@@ -91,12 +87,6 @@ class Measured:
     fastest_s: float = math.nan
     slowest_s: float = math.nan
     steps: int = 0
-    alone_s: float = math.nan
-
-    @property
-    def efficiency(self) -> float:
-        """Weak scaling: what each process does, of what it does alone; 1 is perfect."""
-        return self.alone_s / self.step_s
 
 
 @dataclass(frozen=True)
@@ -136,18 +126,16 @@ class Estimate:
     def __str__(self) -> str:
         optim, many = self.config.optim, self.processes > 1
         each = f"{self.processes} processes, each {self.device}" if many else self.device
-        cells: list[tuple[str, ...]] = [HEAD + ("one alone", "efficiency") * many]
+        cells = [HEAD]
         for row in self.rows:
             spread = f"{row.step_s:.3g} projected"
             if row.steps:
                 spread = f"{row.step_s:.3g} ({row.fastest_s:.3g}-{row.slowest_s:.3g})"
             share, hours = row.batch_size * self.processes, self.hours(row)
-            alone = (f"{row.alone_s:.3g} s", f"{row.efficiency:.0%}") if row.steps else ("", "")
             time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.2g} min"
-            cells.append((
-                f"{row.batch_size}", f"{optim.batch_size / share:g}", _size(row.memory_bytes),
-                spread, f"{share / row.step_s:.3g}", time, *(alone if many else ()),
-            ))  # fmt: skip
+            parts, rate = optim.batch_size / share, share / row.step_s
+            cells.append((f"{row.batch_size}", f"{parts:g}", _size(row.memory_bytes), spread,
+                          f"{rate:.3g}", time))  # fmt: skip
         timed = max(row.steps for row in self.rows)
         return (
             f"{self.config.name}: {self.parameters / 1e6:.1f}M parameters; {optim.last_step:,} "
@@ -172,9 +160,9 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Measure a few steps at 1, 2, 4, ... clips at once, as long as memory and time allow.
 
-    Of many processes (torchrun) each takes that many clips, their gradients are joined, and the
-    first one also steps alone, in turn: `Measured.efficiency`. The rows end with the whole batch of
-    the configuration (each one's share of it), projected if it was not reached.
+    Of many processes (torchrun) each takes that many clips, and their gradients are joined. The
+    rows end with the whole batch of the configuration (each one's share of it), projected if it was
+    not reached.
 
     steps: timed for each batch size. seconds: larger batches are tried while they would end in it.
     """
@@ -183,10 +171,7 @@ def estimate(
             raise ValueError(f"{name}={value} must be positive; try 5 steps in 60 seconds")
     began = time.monotonic()
     stepper, rows = Stepper(RandomTask(config), checkpointing=checkpointing), []
-    state, alone = stepper.accelerator, None
-    if state.num_processes > 1 and state.is_main_process:
-        alone = RandomTask(config)
-        alone.model.to(stepper.device)
+    state = stepper.accelerator
     total = len(own_share(config.optim.batch_size, state.num_processes, 0))
     sizes = sorted({*(2**power for power in range(total.bit_length()) if 2**power <= total), total})
     shown = tqdm(sizes, "measuring", unit="batch size", leave=False,
@@ -197,7 +182,7 @@ def estimate(
             if stepper.agree(time.monotonic() - began + ahead > seconds):
                 break
         try:
-            row = _measure(stepper, alone, size, steps)
+            row = _measure(stepper, size, steps)
         except torch.OutOfMemoryError:
             row = None
         if stepper.agree(row is None) or row is None:
@@ -226,7 +211,7 @@ def estimate_command(
 ) -> Estimate:  # fmt: skip
     """Say what a training needs on this machine: memory, hours and disk, from a few steps.
 
-    Under torchrun it measures all processes together, and says what joining them costs.
+    Under torchrun it measures all processes together.
 
     config: a preset (base, demo, tiny), or the config.json of a run.
     size: width, depth and heads, in place of the configuration's own; base is the paper's model.
@@ -258,7 +243,7 @@ class RandomTask(Task):
     """A training without its data: the same steps on clips of random numbers."""
 
     def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:
-        self.config = config
+        self.config, self.is_static = config, isinstance(config, PretrainConfig)
         if isinstance(config, PretrainConfig):
             self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         else:
@@ -267,11 +252,6 @@ class RandomTask(Task):
     def optimiser(self) -> torch.optim.Optimizer:
         """As in pre-training; layer decay changes neither memory nor time."""
         return make_optimiser(self.model, self.config.optim)
-
-    @property
-    def is_static(self) -> bool:
-        """As in pre-training."""
-        return isinstance(self.config, PretrainConfig)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
         """Frames, and in pre-training masks of the ratio that leaves most to do."""
@@ -302,45 +282,26 @@ class RandomTask(Task):
         return {}
 
 
-def _measure(stepper: Stepper, alone: Task | None, size: int, steps: int) -> Measured:
-    """Time steps of `size` clips in each process and, in turn with them, of `alone` in this one."""
+def _measure(stepper: Stepper, size: int, steps: int) -> Measured:
+    """Time steps of `size` clips in each process."""
     model: Any = stepper.task.model
     sides = model.config.size_px, model.config.size_px
     clips = torch.randint(256, (size, model.config.frames, *sides, 3), dtype=torch.uint8)
-    batches, places = repeat(clips), [list(range(size))]
-    optimiser = None if alone is None else alone.optimiser()
+    batches, places, times = repeat(clips), [list(range(size))], []
 
     def step() -> None:
         stepper.step(0, batches, places)
+        synchronize(stepper.device)
 
-    def step_alone() -> None:  # joined parameters would wait for the other processes
-        assert alone is not None and optimiser is not None
-        with mixed_precision(alone.config.precision, stepper.device):
-            losses = alone.loss(alone.model, clips.to(stepper.device), 0, places[0])
-        losses["loss"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
-
-    def seconds(step: Callable[[], None]) -> float:
+    for _ in range(WARM_UP + steps):
+        stepper.accelerator.wait_for_everyone()
         before = time.perf_counter()
         step()
-        if stepper.device.type == "cuda":
-            torch.cuda.synchronize(stepper.device)
-        return time.perf_counter() - before
-
-    times, times_alone = [], []
-    for _ in range(WARM_UP + steps):
-        if alone is not None:
-            times_alone.append(seconds(step_alone))
-        stepper.accelerator.wait_for_everyone()
-        times.append(seconds(step))
-    parameters = sum(p.numel() for p in model.parameters())
+        times.append(time.perf_counter() - before)
     gc.collect()  # what earlier steps left in cycles would be counted, or freed meanwhile
-    memory = BYTES * parameters + peak_bytes(step, stepper.device)
-    times = times[WARM_UP:]
-    one = statistics.median(times_alone[WARM_UP:]) if times_alone else math.nan
-    middle = statistics.median(times)
-    return Measured(size, memory, middle, min(times), max(times), len(times), one)
+    parameters = sum(p.numel() for p in model.parameters())
+    memory, times = BYTES * parameters + peak_bytes(step, stepper.device), times[WARM_UP:]
+    return Measured(size, memory, statistics.median(times), min(times), max(times), len(times))
 
 
 def _projected(rows: Sequence[Measured], size: int) -> Measured:

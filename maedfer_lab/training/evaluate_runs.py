@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.config import (
     FinetuneConfig,
-    Framing,
     ModelConfig,
     Precision,
     finetune_config,
@@ -52,38 +51,6 @@ ON_TEST = (
     "its score is too good. The last epoch's counts, here as in the paper; `maedfer finetune "
     "--holdout 0.1` keeps people for the choice."
 )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A classifier to be tested, and on what.
-
-    source: the run's folder or the checkpoint's file. names: of its classes, if they are told.
-    trained_on: the data set of a run. config: of a run. best: the classifier of the best epoch,
-    where that is not the last. note: what must be said beside the scores.
-    """
-
-    source: Path
-    model: Classifier
-    dataset: str
-    root: Path | None
-    lists: Path | None
-    fold: int
-    stride: int
-    framing: Framing
-    names: tuple[str, ...] | None = None
-    trained_on: str | None = None
-    config: FinetuneConfig | None = None
-    best: Classifier | None = None
-    note: str = ""
-
-    def is_published(self, dataset: str) -> bool:
-        """Whether this is the published model; a run must have followed its recipe as well."""
-        if dataset not in DATASETS or published_labels(dataset) is None:
-            return False
-        if self.config is not None:
-            return self.trained_on == dataset and is_published(self.config, dataset)
-        return replace(self.model.config, drop_path=0.0) == ModelConfig()
 
 
 @dataclass(frozen=True)
@@ -163,51 +130,76 @@ def evaluate_runs(
         if source.suffix == ".json":
             report.tests.append((read_evaluation(source), None, []))
             continue
-        one = _open(source.expanduser(), dataset, root, lists, fold[number] if fold else None)
-        if one.dataset == "shards" and one.root is not None:
-            table: Annotations = open_shards(one.root)
-        else:
-            table = read_annotations(one.dataset, one.root, one.lists)
-        tested = 1 if table.num_folds == 1 else one.fold
-        if one.trained_on == table.dataset and one.config and tested != one.config.fold:
+        source = source.expanduser()
+        model, told, note = _open(source)
+        best, place, listed, tested = None, root, lists, 1
+        if "config" in told:
+            config = finetune_config(told["config"])
+            if config.data is None and root is None:
+                raise ValueError(
+                    f"{source} was trained on synthetic faces, whose scores are in its "
+                    "result.json; to test it on videos of the same classes name them with "
+                    "--dataset and --root"
+                )
+            kind, place, tested = dataset or config.dataset, root or config.data, config.fold
+            listed = lists or (config.lists if dataset is None else None)
+            trained = {"stride": config.stride, "framing": config.framing}
+            if (weights := told["folder"] / BEST).exists():
+                best = copy.deepcopy(model)
+                best.load_state_dict(load_file(weights), strict=False)
+                note = ON_TEST * (config.holdout is None)
+        elif dataset is None:
             raise ValueError(
-                f"fold={tested}: {one.source.name} was trained on clips of this fold and is tested "
-                f"on fold {one.config.fold}; leave --fold out, or give the run of fold {tested}"
+                f"dataset is missing; name what {source.name} was fine-tuned on: dfew, ..."
+            )
+        else:
+            config, kind = None, dataset_name(dataset)
+            trained = {"stride": finetune_recipe(kind, 1).stride, "framing": framing_of(kind)}
+        if kind == "shards" and place is not None:
+            table: Annotations = open_shards(place)
+        else:
+            table = read_annotations(kind, place, listed)
+        tested = 1 if table.num_folds == 1 else fold[number] if fold else tested
+        is_own = config is not None and str(told["data"]).partition(",")[0] == table.dataset
+        if config is not None and is_own and tested != config.fold:
+            raise ValueError(
+                f"fold={tested}: {source.name} was trained on clips of this fold and is tested "
+                f"on fold {config.fold}; leave --fold out, or give the run of fold {tested}"
             )
         clips = table.split(tested)[1]
-        names = one.names
+        names = told.get("classes") and tuple(told["classes"])
         if labels and names is None:
             published = published_labels(labels[0]) if len(labels) == 1 else None
             names = published.classes if published else labels
-        matched = match_classes(
-            one.model.head.out_features, names, table.classes, table.dataset, map
-        )
-        named = method or OWN
-        if one.is_published(table.dataset) and map is None:
-            named = method or METHOD
-        elif method == METHOD:
+        matched = match_classes(model.head.out_features, names, table.classes, table.dataset, map)
+        is_papers = table.dataset in DATASETS and published_labels(table.dataset) is not None
+        if config is None:
+            is_papers &= map is None and replace(model.config, drop_path=0.0) == ModelConfig()
+        else:
+            is_papers &= map is None and is_own and is_published(config, table.dataset)
+        if method == METHOD and not is_papers:
             raise ValueError(
                 f"method={method!r} is kept to the published model and recipe, which "
-                f"{one.source.name} is not; leave it out"
+                f"{source.name} is not; leave it out"
             )
-        options |= {"stride": stride or one.stride, "framing": one.framing, "matched": matched}
-        run = one.source.name, weights_digest(one.model)
-        found = replace(evaluate(one.model.to(device), table, clips, **options), run=run)
-        best = one.best and evaluate(one.best.to(device), table, clips, **options)
-        said = (one.note, matched.note, *_since_training(one, table, clips))
-        notes = [note for note in said if note]
-        report.tests.append((found, best, notes))
+        options |= trained | {"matched": matched} | ({"stride": stride} if stride else {})
+        found = evaluate(model.to(device), table, clips, **options)
+        found = replace(found, run=(source.name, weights_digest(model)))
+        judged = best and evaluate(best.to(device), table, clips, **options)
+        changes = [] if config is None else _since_training(source, config, is_own, table, clips)
+        notes = [text for text in (note, matched.note, *changes) if text]
+        report.tests.append((found, judged, notes))
         if written:
             shown = {name: options[name] for name in ("segments", "crops", "stride", "framing")}
-            seed = one.config.seed if one.config else 0
-            origin = provenance(profile="evaluate", seed=seed, device=device_name(device),
-                                data=table.root.name, source=one.source.name,
-                                precision=precision)  # fmt: skip
+            origin = provenance(profile="evaluate", seed=config.seed if config else 0,
+                                device=device_name(device), data=table.root.name,
+                                source=source.name, precision=precision)  # fmt: skip
             slug = re.sub(r"[^a-z0-9]+", "-", (method or "").lower()).strip("-")
             report.files.extend(
-                save_evaluation(found, folder, origin, method=named, views=shown, epoch="last",
+                save_evaluation(found, folder, origin, views=shown, epoch="last", notes=notes,
+                                method=method or (METHOD if is_papers else OWN),
                                 name=f"{found.dataset}_fold{found.fold}" + f"_{slug}" * bool(slug),
-                                best=best.scores if best else None, notes=notes)
+                                best=judged.scores if judged else None)
             )  # fmt: skip
     if len(report.folds) > 1 and written:
         mean, pooled = combine(report.folds)
@@ -217,10 +209,8 @@ def evaluate_runs(
     return report
 
 
-def _open(
-    source: Path, dataset: str | None, root: Path | None, lists: Path | None, fold: int | None
-) -> Candidate:
-    """A run's folder or a checkpoint; what is given wins over what a run was trained with."""
+def _open(source: Path) -> tuple[Classifier, Mapping[str, Any], str]:
+    """The classifier in a run's folder or a file, what is told of it, and what must be said."""
     told = facts_of(source)
     if told.get("kind") == "pre-trained" and "config" in told:
         raise ValueError(
@@ -228,39 +218,13 @@ def _open(
             f"finetune DATASET --checkpoint {source}"
         )
     loaded = load_checkpoint(source)
-    model = loaded.model
-    if not isinstance(model, Classifier) or loaded.report.fresh:
+    if not isinstance(loaded.model, Classifier) or loaded.report.fresh:
         raise ValueError(f"{source} is not fine-tuned, so it tells no classes; fine-tune it first")
-    names = told.get("classes")
-    names = None if names is None else tuple(names)
-    if "config" not in told:
-        if dataset is None:
-            raise ValueError(
-                f"dataset is missing; name what {source.name} was fine-tuned on: dfew, ..."
-            )
-        kind, epoch = dataset_name(dataset), loaded.report.epoch
-        note = f"epoch {epoch} of the file" if epoch is not None else ""
+    epoch, note = loaded.report.epoch, ""
+    if "config" not in told and epoch is not None:
+        note = f"epoch {epoch} of the file"
         note = f"This file is a best epoch. {ON_TEST}" if epoch == "best" else note
-        stride = finetune_recipe(kind, 1).stride
-        return Candidate(source, model, kind, root, lists, fold or 1, stride, framing_of(kind),
-                         names, note=note)  # fmt: skip
-    config = finetune_config(told["config"])
-    trained_on = str(told["data"]).partition(",")[0]
-    if config.data is None and root is None:
-        raise ValueError(
-            f"{source} was trained on synthetic faces, whose scores are in its result.json; to "
-            "test it on videos of the same classes name them with --dataset and --root"
-        )
-    best, weights = None, told["folder"] / BEST
-    if weights.exists():
-        best = copy.deepcopy(model)
-        best.load_state_dict(load_file(weights), strict=False)
-    return Candidate(
-        source, model, dataset or config.dataset, root or config.data,
-        lists or (config.lists if dataset is None else None), fold or config.fold, config.stride,
-        config.framing, names, trained_on, config, best,
-        ON_TEST * (best is not None and config.holdout is None),
-    )  # fmt: skip
+    return loaded.model, told, note
 
 
 def is_published(config: FinetuneConfig, dataset: str) -> bool:
@@ -279,15 +243,17 @@ def is_published(config: FinetuneConfig, dataset: str) -> bool:
     )
 
 
-def _since_training(one: Candidate, table: Annotations, clips: Sequence[Clip]) -> list[str]:
+def _since_training(
+    source: Path, config: FinetuneConfig, is_own: bool, table: Annotations, clips: Sequence[Clip]
+) -> list[str]:
     """What changed in the data of a run, and which tested people it was trained on."""
-    file, notes = one.source / "data.json", []
-    if one.config is None or not file.is_file():
+    file, notes = source / "data.json", []
+    if not file.is_file():
         return []
     try:
         kept = json.loads(file.read_bytes())
-        trained = [row for row in kept["each"] if row[2] != one.config.fold]
-        if one.trained_on == table.dataset:
+        trained = [row for row in kept["each"] if row[2] != config.fold]
+        if is_own:
             what, both = "people", {row[3] or row[0] for row in trained} & set(table.people(clips))
             changes = explain_change(kept, table.summary())
             notes = [f"since the training: {change}" for change in changes]

@@ -34,7 +34,6 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Framing, Precision, check_counts, choose_framing
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import DATASETS, Matched, match_classes, published_labels
-from maedfer_lab.data.shards import ShardedAnnotations
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, VideoReader
@@ -107,19 +106,8 @@ class Views:
         return views, np.array([*windows.values()]) / windows.total(), box
 
 
-@dataclass(frozen=True)
-class ReadClip:
-    """The distinct views of a clip, their weights, and their box; without any, the reason."""
-
-    index: int
-    views: UInt8[np.ndarray, "v T H W 3"]
-    weights: Float[np.ndarray, " v"]
-    box: Box | None
-    reason: str = ""
-
-
 class ClipViews(Dataset):
-    """Reads the views of clips, for a data loader; a clip that cannot be read says why."""
+    """Reads clips for a data loader: (number, views, weights, box, why it cannot be read or "")."""
 
     def __init__(
         self,
@@ -129,21 +117,21 @@ class ClipViews(Dataset):
         boxes: Mapping[Clip, Box] | None = None,
     ) -> None:
         self.annotations, self.clips, self.views = annotations, clips, views
-        self.boxes, self.reads_shards = boxes or {}, isinstance(annotations, ShardedAnnotations)
+        self.boxes = boxes or {}
 
     def __len__(self) -> int:
         """Count the clips."""
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> ReadClip:
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray, Box | None, str]:
         """One clip."""
         clip = self.clips[index]
         try:
             reader = self.annotations.open(clip)
-            return ReadClip(index, *self.views.read(reader, self.boxes.get(clip)))
+            return index, *self.views.read(reader, self.boxes.get(clip)), ""
         except (VideoError, OSError) as error:
             reason = getattr(error, "reason", "") or str(error) or type(error).__name__
-            return ReadClip(index, np.empty((0, 1, 1, 1, 3), np.uint8), np.empty(0), None, reason)
+            return index, np.empty(0), np.empty(0), None, reason
 
 
 def evaluate(
@@ -186,16 +174,16 @@ def evaluate(
     was_training, own = model.training, []
     model = speed_up(model).eval()
     for batch in shown:
-        own += [(clip.index, clip.reason) for clip in batch if clip.reason]
-        good = [clip for clip in batch if not clip.reason]
+        own += [(index, reason) for index, *_, reason in batch if reason]
+        good = [read for read in batch if not read[-1]]
         if boxes is not None:
-            boxes.update({clips[clip.index]: clip.box for clip in good if clip.box is not None})
+            boxes.update({clips[index]: box for index, _, _, box, _ in good})
         if good:
-            pixels = torch.from_numpy(np.concatenate([clip.views for clip in good]))
+            pixels = torch.from_numpy(np.concatenate([read[1] for read in good]))
             found = matched.gather(view_probabilities(model, pixels, precision).numpy())
-            ends = np.cumsum([len(clip.views) for clip in good])
-            for clip, part in zip(good, np.split(found, ends[:-1]), strict=True):
-                own.append((clip.index, np.round(clip.weights @ part, DIGITS)))
+            ends = np.cumsum([len(read[1]) for read in good])
+            for read, part in zip(good, np.split(found, ends[:-1]), strict=True):
+                own.append((read[0], np.round(read[2] @ part, DIGITS)))
     model.train(was_training)
     # A process without a batch takes part as well; gather_object joins the lists.
     answers: dict[int, Any] = dict(own if state.num_processes == 1 else gather_object(own))

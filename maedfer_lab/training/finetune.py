@@ -37,7 +37,7 @@ from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
-from maedfer_lab.training.pretrain import absolute, facts, finish, is_gone, pretrain, set_fields
+from maedfer_lab.training.pretrain import absolute, finish, is_gone, pretrain, set_fields
 from maedfer_lab.training.stream import (
     ERASE,
     MIX,
@@ -65,9 +65,8 @@ class FinetunedRun:
 
     The result holds UAR and WAR in [0, 1] and the confusion matrix (rows are true classes) of the
     last epoch on the test clips, one middle view of each; the same of the best epoch under
-    "best"; "validation", the scores by which the best was chosen; the training loss of each row
-    of the log; seconds; and what pre-training gave.
-    told: what is to be said of a run that was loaded, not trained just now.
+    "best"; "validation", the scores by which that was chosen; the log's losses; seconds; and what
+    pre-training gave. told: what is to be said of a run that was loaded, not trained just now.
     """
 
     config: FinetuneConfig
@@ -108,10 +107,9 @@ def finetune(
     A finished run is loaded, a partial one resumed (bit for bit on one CPU machine). The run of
     `config.init` is loaded or trained first. On several devices: `accelerate launch`.
 
-    profile: named in the provenance. workers: processes that read clips.
-    data: the clips of `config`, where they have been opened already.
+    profile: named in the provenance. data: the clips of `config`, where they are open already.
     on_log: called with the log so far, for a live curve.
-    compile, checkpointing, shard: how a step is taken (`loop.train`); results stay the same.
+    workers, tensorboard, compile, checkpointing, shard: as in `loop.train`.
 
     Raises:
         ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
@@ -133,18 +131,16 @@ def finetune(
 
     PartialState().wait_for_everyone()  # the best weights are written
     last, best = task.test_scores()
-    result = {
-        **last,
-        "best": {"step": task.best["step"], **best},
-        "classes": list(table.classes),
-        "validated_on": "test clips" if data.validates_on_test else "held-out training clips",
-        "validation": [row for row in trained.log if "validation_uar" in row],
-        **facts(config, profile, model, data, trained),
-        "skipped": [list(pair) for pair in data.skipped],
-        "pretraining": pretraining,
-        "loss": [row["loss"] for row in trained.log],
-    }
-    result = finish(run, model, trained.log, result)
+    result = finish(
+        run, config, model, data, trained, profile, **last,
+        best={"step": task.best["step"], **best},
+        classes=list(table.classes),
+        validated_on="test clips" if data.validates_on_test else "held-out training clips",
+        validation=[row for row in trained.log if "validation_uar" in row],
+        skipped=[list(pair) for pair in data.skipped],
+        pretraining=pretraining,
+        loss=[row["loss"] for row in trained.log],
+    )  # fmt: skip
     return FinetunedRun(config, run.folder, model.cpu().eval(), result)
 
 

@@ -18,7 +18,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,30 +28,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import FinetuneConfig, OptimConfig, PretrainConfig
-from maedfer_lab.config.schedule import learning_rate
+from maedfer_lab.config import FinetuneConfig, PretrainConfig, learning_rate
 from maedfer_lab.cost.memory import one_thread
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
-from maedfer_lab.training.device import (
-    CapturedStep,
-    Compile,
-    Halved,
-    Losses,
-    blocks_of,
-    checkpoint_blocks,
-    choose_compile,
-    compile_blocks,
-    gathered,
-    is_beside,
-    moved,
-    one_ahead,
-    sharded,
-    split_like,
-    synchronize,
-    uncompiled,
-)
+from maedfer_lab.training import device as devices
+from maedfer_lab.training.device import CapturedStep, Compile, Losses, gathered, is_beside, moved
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
 from maedfer_lab.training.stream import ClipStream, read_batches
 
@@ -70,8 +53,9 @@ class Task(ABC):
         tuple of tensors). Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
     log_every: steps whose means make a row of the log; a row ends where the model is judged.
     mix_group: clips of a batch in which pairs are mixed; None is the whole batch.
-    idle_parameters: whether some parameters get no gradient in some steps, although they
-        require one; many processes then need a slower way of joining gradients.
+    idle_parameters: some parameters that require a gradient get none in some steps; many processes
+        then need a slower way of joining gradients.
+    is_static: `loss` depends on a prepared batch alone, so that a step can be captured.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -80,11 +64,7 @@ class Task(ABC):
     log_every: int = 1
     mix_group: int | None = None
     idle_parameters: bool = False
-
-    @property
-    def is_static(self) -> bool:
-        """Whether `loss` depends on a prepared batch alone, so that a step can be captured."""
-        return False
+    is_static: bool = False
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
@@ -118,16 +98,11 @@ class Task(ABC):
         """Hear of clips that the stream could not read and replaced: names and reasons."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What else a resumed run must know, as plain values and tensors (say, the best score).
-
-        Called by all processes.
-        """
+        """What else a resumed run must know, as plain values; called by all processes."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take back what `state_dict` gave."""
-        if state:
-            raise NotImplementedError(f"{type(self).__name__} keeps {sorted(state)}: load them too")
 
 
 @dataclass(frozen=True)
@@ -152,8 +127,8 @@ def train(
     task: Task,
     run: Run,
     *,
-    workers: int = 0,
     on_log: Callable[[list[LogRow]], None] | None = None,
+    workers: int = 0,
     tensorboard: bool = False,
     compile: Compile | bool = "auto",
     checkpointing: bool = False,
@@ -166,8 +141,8 @@ def train(
     is a warning, and tried again at the next time to save. The caller finishes the run:
     `Run.finish`.
 
-    workers: processes that read clips.
     on_log: called by the main process with the log so far, every few steps, for a live curve.
+    workers: processes that read clips.
     tensorboard: write the log also for TensorBoard, in the run's folder.
     compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph": with
         compiled blocks the step is captured as a CUDA graph; "auto": graph on one GPU where the
@@ -181,50 +156,37 @@ def train(
         ChildProcessError: a process that read clips died; names the clip.
     """
     stepper = Stepper(task, compile, checkpointing, shard)
-    # Of many processes the first one holds the folder: it alone writes there.
-    with run.locked() if stepper.accelerator.is_main_process else nullcontext():
-        try:
-            return _train(task, stepper, run, workers, on_log, tensorboard)
-        finally:
-            stepper.close()
-
-
-def _train(
-    task: Task,
-    stepper: Stepper,
-    run: Run,
-    workers: int,
-    on_log: Callable[[list[LogRow]], None] | None,
-    tensorboard: bool,
-) -> TrainedLog:
-    config, optim = task.config, task.config.optim
+    config, optim, device = task.config, task.config.optim, stepper.device
     is_main = stepper.accelerator.is_main_process
-    start, log, unlogged, seconds = 0, [], [], 0.0
-    if is_main:
-        run.sweep()
-    if (state := run.load_state(stepper.check)) is not None:
-        stepper.load_state_dict(state)
-        start, log, unlogged = state["step"], state["log"], state["unlogged"]
-        seconds = state["seconds"]
-    pure_s = stepper.time_alone() if is_beside(stepper.device) else None
-    loaded = read_batches(
-        task.stream,
-        stepper.parts(start),
-        workers,
-        lambda index: task.names([index])[0],
-        pin_memory=stepper.device.type == "cuda",
-        replaced=task.replaced,
-    )
-    shown = stepper.accelerator.is_local_main_process
-    pending: list[LogRow] = []
-    is_drawn = getattr(task.stream, "is_drawn", False)
-    shows = Progress(config.name, start, optim, seconds, workers, shown, is_drawn, pure_s)
-    gpus = [stepper.device] if stepper.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), delayed_interrupt() as interrupt, shows as progress:
-        batches = one_ahead(stepper.prepared(progress.timed(loaded), start), stepper.device)
+    with ExitStack() as held:
+        held.callback(stepper.close)
+        if is_main:  # of many processes the first one holds the folder: it alone writes there
+            held.enter_context(run.locked())
+            run.sweep()
+        if (kept := run.load_state(stepper.check)) is None:
+            kept = {"step": 0, "log": [], "unlogged": [], "seconds": 0.0}
+        else:
+            stepper.load_state_dict(kept)
+        start, log, unlogged = kept["step"], kept["log"], kept["unlogged"]
+        pure_s = stepper.time_alone() if is_beside(device) else None
+        loaded = read_batches(
+            task.stream,
+            ([step * optim.batch_size + n for n in share] for step, share in stepper.plan(start)),
+            workers,
+            lambda index: task.names([index])[0],
+            pin_memory=device.type == "cuda",
+            replaced=task.replaced,
+        )
+        held.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stop = held.enter_context(delayed_interrupt())
+        bar = tqdm(total=optim.last_step, initial=start, desc=config.name, unit="step",
+                   disable=not stepper.accelerator.is_local_main_process)  # fmt: skip
+        progress = Progress(held.enter_context(bar), task, kept["seconds"], workers, pure_s)
+        batches = devices.one_ahead(stepper.prepared(progress.timed(loaded), start), device)
         if stepper.compiled != "no":
-            progress.write(f"Compiled: {stepper.compiled} ({config.precision}, {stepper.device})")
-        writer, written = _tensorboard(run, start) if tensorboard and is_main else None, len(log)
+            progress.write(f"Compiled: {stepper.compiled} ({config.precision}, {device})")
+        writer = _tensorboard(run, start) if tensorboard and is_main else None
+        pending: list[LogRow] = []
         for step in range(start, optim.last_step):
             pending.append(stepper.step(step, batches, stepper.shares))
             done = step + 1
@@ -232,37 +194,43 @@ def _train(
             judge = is_last or (config.eval_every and done % config.eval_every == 0)
             keep = is_last or done % config.save_every == 0
             look = judge or keep or done % READ_EVERY == 0
-            stop = False  # many processes ask each other only when they look at the loss anyway
-            if look or stepper.accelerator.num_processes == 1:
-                stop = stepper.agree(interrupt.is_set()) and not is_last
-            if look or stop:
+            stopped = False  # many processes ask each other only when they look at the loss anyway
+            if look or stepper.is_alone:
+                stopped = stepper.agree(stop.is_set()) and not is_last
+            if look or stopped:
                 rows = stepper.read(pending)
                 pending.clear()
                 _check_finite(task, rows, run)
                 unlogged += rows
                 progress.show(unlogged[-1], stepper.skipped)
             progress.update()
-            if judge or (look and len(unlogged) >= task.log_every):
-                log += _means(unlogged, task.log_every, everything=bool(judge))
-                unlogged = [row for row in unlogged if row["step"] > log[-1]["step"]]
+            fresh: list[LogRow] = []
+            if look:
+                whole = len(unlogged) // task.log_every * task.log_every
+                whole = len(unlogged) if judge else whole
+                fresh, unlogged = _means(unlogged[:whole], task.log_every), unlogged[whole:]
             if judge:
-                with progress.pause(), uncompiled(task.model):
+                with progress.pause(), devices.uncompiled(task.model):
                     stepper.swap()
-                    log[-1] |= task.judge()
+                    fresh[-1] |= task.judge()
                     stepper.swap()
-            if writer is not None and look:
-                written = _write_scalars(writer, log, written)
+            log += fresh
+            for row in fresh if writer is not None else ():
+                for name in row.keys() - {"step"}:
+                    writer.add_scalar(name, row[name], row["step"])
             if on_log is not None and is_main and look and log:
                 on_log(log)
-            kept = False
-            if keep or stop:
+            where = "the state before it is kept"
+            if keep or stopped:
                 state = {**stepper.state_dict(), "step": done, "log": log, "unlogged": unlogged,
                          "seconds": progress.seconds}  # fmt: skip
                 with progress.pause():
-                    kept = is_main and _keep(run, state)
-            if stop:
+                    if is_main and _keep(run, state):
+                        where = f"the state is kept in {run.folder}"
+            if stopped:
                 if is_main:
-                    progress.write(_stopped(done, optim.last_step, run, kept))
+                    progress.write(f"Stopped after step {done} of {optim.last_step}; {where}. "
+                                   "Run the same command again to go on.")  # fmt: skip
                 stepper.accelerator.wait_for_everyone()  # an early end would have the others killed
                 raise KeyboardInterrupt
         stepper.swap()
@@ -270,23 +238,19 @@ def _train(
         return TrainedLog(log, seconds, stepper.skipped, progress.waited, stepper.compiled)
 
 
-def _means(rows: list[LogRow], every: int, everything: bool) -> list[LogRow]:
-    """Means of every `every` rows, under the step of the last; `everything`: of the rest too."""
-    end = len(rows) if everything else len(rows) // every * every
-    means = []
-    for first in range(0, end, every):
-        part = rows[first : min(first + every, end)]
-        names = [name for name in part[-1] if name != "step"]
-        mean = {name: math.fsum(row[name] for row in part) / len(part) for name in names}
-        means.append({"step": part[-1]["step"], **mean})
-    return means
+def _means(rows: list[LogRow], every: int) -> list[LogRow]:
+    """Means of every `every` rows, under the step of the last."""
+    parts = (rows[first : first + every] for first in range(0, len(rows), every))
+    return [
+        {name: math.fsum(row[name] for row in part) / len(part) for name in part[-1]}
+        | {"step": part[-1]["step"]}
+        for part in parts
+    ]
 
 
 def _check_finite(task: Task, rows: list[LogRow], run: Run) -> None:
     """Raise at the first loss that is not finite, with the clips of its batch."""
-    for row in rows:
-        if math.isfinite(row["loss"]):
-            continue
+    if row := next((row for row in rows if not math.isfinite(row["loss"])), None):
         size, step = task.config.optim.batch_size, int(row["step"])
         names = "\n  ".join(task.names(range((step - 1) * size, step * size)))
         raise FloatingPointError(
@@ -310,27 +274,12 @@ def _keep(run: Run, state: dict[str, Any]) -> bool:
     return True
 
 
-def _stopped(done: int, steps: int, run: Run, kept: bool) -> str:
-    where = f"the state is kept in {run.folder}" if kept else "the state before it is kept"
-    return f"Stopped after step {done} of {steps}; {where}. Run the same command again to go on."
-
-
 def _tensorboard(run: Run, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError(
-            "tensorboard=True needs the package tensorboard; type: pip install tensorboard"
-        ) from error
+        raise ImportError("tensorboard=True: type pip install tensorboard") from error
     return SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1)
-
-
-def _write_scalars(writer: Any, log: list[LogRow], written: int) -> int:
-    for row in log[written:]:
-        for name, value in row.items():
-            if name != "step":
-                writer.add_scalar(name, value, row["step"])
-    return len(log)
 
 
 # --- one step: devices, processes, precision, parts of a batch --------------------------------
@@ -343,57 +292,56 @@ class Stepper:
         self, task: Task, compile: Compile | bool = "no", checkpointing: bool = False,
         shard: bool = False,
     ) -> None:  # fmt: skip
-        self.task = task
+        self.task, optim = task, task.config.optim
         keep_freed_memory()
         self.accelerator = open_accelerator(task.idle_parameters)
-        self.device = self.accelerator.device
-        half, alone = amp_dtype(task.config.precision, self.device), self.is_alone
+        self.device, number = self.accelerator.device, self.accelerator.num_processes
+        self.is_alone = number == 1
+        half = amp_dtype(task.config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
-        can_capture = task.is_static and alone and half != torch.float16
-        can_capture = can_capture and task.config.optim.accumulate == 1 and not checkpointing
-        self.compiled = choose_compile(compile, self.device, can_capture)
+        can_capture = task.is_static and self.is_alone and half != torch.float16
+        can_capture = can_capture and optim.accumulate == 1 and not checkpointing
+        self.compiled = devices.choose_compile(compile, self.device, can_capture)
         network: Any = speed_up(task.model)
         self.whole: nn.Module | None = None  # the model in one piece, where it is trained in shares
         if shard:
-            if half == torch.float16 or task.config.optim.optimiser != "adamw":
+            if half == torch.float16 or optim.optimiser != "adamw":
                 raise ValueError("shard=True needs optimiser='adamw', in bf16 or float32")
             self.whole = network
-            self.in_shares = network = task.model = sharded(network, self.device)
+            self.in_shares = network = task.model = devices.sharded(network, self.device)
         else:
             network = self.accelerator.prepare_model(network)
-        self.optimiser, self.means = task.optimiser(), list[Tensor]()
-        if task.config.optim.ema:
-            self.means = [p.detach().clone() for p in task.model.parameters()]
+        self.optimiser = task.optimiser()
+        parameters = [*task.model.parameters()]
+        self.means = [p.detach().clone() for p in parameters] if optim.ema else []
         if checkpointing:
-            checkpoint_blocks(task.model)
+            devices.checkpoint_blocks(task.model)
         if self.compiled in ("block", "graph"):
-            compile_blocks(task.model)
+            devices.compile_blocks(task.model)
         if self.compiled == "whole":
             # One graph for each share of hidden tokens, of fixed sizes.
             network = torch.compile(network, dynamic=False)
-        elif half is not None and self.device.type != "cpu" and alone and not checkpointing:
-            network = Halved(task.model, half)
-        self.network = network
-        self.captured = None
-        if self.compiled == "graph":
-            self.captured = CapturedStep(self._of_batch, [*task.model.parameters()])
-        self.skipped = 0
-        optim, index = task.config.optim, self.accelerator.process_index
-        total = self.accelerator.num_processes * optim.accumulate
-        numbers = range(index * optim.accumulate, (index + 1) * optim.accumulate)
+        elif half is not None and is_beside(self.device) and self.is_alone and not checkpointing:
+            network = devices.Halved(task.model, half)
+        self.network, self.skipped = network, 0
+        is_captured = self.compiled == "graph"
+        self.captured = CapturedStep(self._of_batch, parameters) if is_captured else None
         # The places of each part of a batch that this process takes.
-        self.shares = [own_share(optim.batch_size, total, n, task.mix_group) for n in numbers]
+        first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
+        self.shares = [
+            own_share(optim.batch_size, total, n, task.mix_group)
+            for n in range(first, first + optim.accumulate)
+        ]
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether no other process trains with this one."""
-        return self.accelerator.num_processes == 1
+    def plan(self, start: int) -> Iterator[tuple[int, list[int]]]:
+        """Step and places of each part that this process takes, from step `start` on."""
+        for step in range(start, self.task.config.optim.last_step):
+            for share in self.shares:
+                yield step, share
 
     def prepared(self, batches: Iterator[Any], start: int) -> Iterator[Any]:
         """What the task prepares of the batches from step `start` on, part by part."""
-        parts = ((step, share) for step in range(start, self.task.config.optim.last_step)
-                 for share in self.shares)  # fmt: skip
-        for (step, places), batch in zip(parts, batches, strict=False):
+        for (step, places), batch in zip(self.plan(start), batches, strict=False):
             # as the items are, not as torch makes them
             batch = tuple(batch) if isinstance(batch, list) else batch
             # Threads of this process would wait for each other, on cores that readers keep busy:
@@ -402,28 +350,25 @@ class Stepper:
                 prepared = self.task.prepare(batch, step, places)
             yield prepared
 
-    def time_alone(self, steps: int = 5) -> float:
+    def time_alone(self, count: int = 5) -> float:
         """Seconds of a step by itself: on one clip many times, without a reader beside it."""
-        task, share = self.task, self.shares[0]
-        batch = default_collate([task.stream[0]] * len(share))
-        batch = task.prepare(tuple(batch) if isinstance(batch, list) else batch, 0, share)
-        batch, taken = moved(batch, self.device), []
-        task.model.train()
+        clips = iter([default_collate([self.task.stream[0]] * len(self.shares[0]))])
+        batch, taken = moved(next(self.prepared(clips, 0)), self.device), []
+        self.task.model.train()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for _ in range(steps):
+            for _ in range(count):
                 before = time.perf_counter()
                 for _ in self.shares:
                     (self.captured or self._of_batch)(batch)
                 self.optimiser.zero_grad()
-                synchronize(self.device)
+                devices.synchronize(self.device)
                 taken.append(time.perf_counter() - before)
-        return sorted(taken)[len(taken) // 2]
+        return sorted(taken)[count // 2]
 
     def close(self) -> None:
         """Leave the model as it was given."""
-        if self.whole is not None:
-            self.task.model = self.whole
-        for block in blocks_of(self.task.model):
+        self.task.model = self.whole or self.task.model
+        for block in devices.blocks_of(self.task.model):
             block._compiled_call_impl = None
             block.__dict__.pop("forward", None)
 
@@ -445,32 +390,25 @@ class Stepper:
                     own.copy_(gathered(parts.pop(0)))
             task.model = self.whole.to(self.device)
 
-    def parts(self, start: int) -> Iterator[list[int]]:
-        """The items that this process reads from step `start` on, part by part."""
-        optim = self.task.config.optim
-        for step in range(start, optim.last_step):
-            for share in self.shares:
-                yield [step * optim.batch_size + place for place in share]
-
     def step(self, step: int, batches: Iterator[Any], shares: Sequence[Sequence[int]]) -> LogRow:
         """Take one batch in parts, follow the gradient of its mean loss; losses stay tensors."""
-        task = self.task
-        rate = learning_rate(step, task.config.optim)
+        config = self.task.config
+        rate = learning_rate(step, config.optim)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
-        task.model.train()
+        self.task.model.train()
         means: dict[str, Any] = {}
-        for part, places in enumerate(shares):
+        for part, places in enumerate(shares, 1):
             batch = moved(next(batches), self.device)
-            number = self.accelerator.process_index * len(shares) + part
-            torch.manual_seed(_seed(task.config.seed, step, number))
-            is_last = part == len(shares) - 1
+            key = [config.seed, step, self.accelerator.process_index * len(shares) + part - 1]
+            seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+            torch.manual_seed(int(seed))
+            is_last = part == len(shares)
             with nullcontext() if is_last else self.accelerator.no_sync(self.network):
-                losses = (
-                    self._of_part(batch, step, places, len(shares))
-                    if self.captured is None
-                    else self.captured(batch)
-                )
+                if self.captured is None:
+                    losses = self._of_part(batch, step, places, len(shares))
+                else:
+                    losses = self.captured(batch)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach().float() / len(shares)
         scale = self.scaler.get_scale()
@@ -479,10 +417,10 @@ class Stepper:
         self.skipped += self.scaler.get_scale() < scale
         self.optimiser.zero_grad()
         if self.means:
-            keep = task.config.optim.ema
+            weights, share = [*self.task.model.parameters()], 1 - config.optim.ema
             with torch.no_grad():
-                torch._foreach_mul_(self.means, keep)  # type: ignore
-                torch._foreach_add_(self.means, [*task.model.parameters()], alpha=1 - keep)  # type: ignore
+                torch._foreach_mul_(self.means, config.optim.ema)  # type: ignore
+                torch._foreach_add_(self.means, weights, alpha=share)  # type: ignore
         return {"step": step + 1, "lr": rate, **means}
 
     def _of_part(self, batch: Any, step: int, places: Sequence[int], parts: int) -> Losses:
@@ -496,19 +434,18 @@ class Stepper:
 
     def read(self, rows: list[LogRow]) -> list[LogRow]:
         """The rows with their losses as numbers, averaged over the processes."""
-        names = [name for name in (rows[0] if rows else {}) if name not in ("step", "lr")]
-        if not names:
+        if not rows:
             return []
+        names = [name for name in rows[0] if name not in ("step", "lr")]
         values = torch.stack([torch.stack([row[name] for name in names]) for row in rows])  # type: ignore
         means = self.accelerator.reduce(values, "mean").tolist()  # type: ignore
         return [
-            {"step": row["step"], "lr": row["lr"], **dict(zip(names, mean, strict=True))}
-            for row, mean in zip(rows, means, strict=True)
+            row | dict(zip(names, mean, strict=True)) for row, mean in zip(rows, means, strict=True)
         ]
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raised its flag."""
-        if self.accelerator.num_processes == 1:
+        if self.is_alone:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
         return bool(self.accelerator.reduce(flags, "sum") > 0)  # type: ignore
@@ -529,9 +466,9 @@ class Stepper:
                   "seconds", *(["ema"] if self.means else [])}  # fmt: skip
         if missing := wanted - state.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
-        steps = self.task.config.optim.last_step
-        if not isinstance(state["step"], int) or not 0 < state["step"] <= steps:
-            raise ValueError(f"step={state['step']} must lie in [1, {steps}], the steps of the run")
+        last = self.task.config.optim.last_step
+        if not isinstance(state["step"], int) or not 0 < state["step"] <= last:
+            raise ValueError(f"step={state['step']} must lie in [1, {last}], the steps of the run")
         own, kept = ({name: x.shape for name, x in states.items()}
                      for states in (self.task.model.state_dict(), state["model"]))  # fmt: skip
         if wrong := [name for name in own | kept if own.get(name) != kept.get(name)]:
@@ -542,19 +479,17 @@ class Stepper:
         if self.whole is not None:
             own, optimiser = self.task.model.state_dict(), state["optimiser"]
             parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-            moments = {number: {name: split_like(x, parameters[number]) for name, x in kept.items()}
-                       for number, kept in optimiser["state"].items()}  # fmt: skip
-            weights = {name: split_like(x, own[name]) for name, x in state["model"].items()}
+            moments = {
+                number: {name: devices.split_like(x, parameters[number]) for name, x in has.items()}
+                for number, has in optimiser["state"].items()
+            }
+            weights = {name: devices.split_like(x, own[name]) for name, x in state["model"].items()}
             state = {**state, "model": weights, "optimiser": {**optimiser, "state": moments}}
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for mean, kept in zip(self.means, state.get("ema", ()), strict=False):
-            mean.copy_(split_like(kept, mean))
+            mean.copy_(devices.split_like(kept, mean))
         self.skipped = state["skipped"]
-
-
-def _seed(seed: int, step: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0])
 
 
 def own_share(
@@ -564,38 +499,29 @@ def own_share(
 
     Mixup and CutMix pair a clip with its mirror image in its group: `group` places in a row (the
     last group may be smaller), or the whole batch. A share holds whole pairs, so that the same
-    clips are mixed whatever the number of processes. If the share is odd, pairs cannot stay
-    together, and shares are plain blocks.
+    clips are mixed whatever the number of processes; if it is odd, shares are plain blocks.
 
-    Raises:
-        ValueError: batch_size is not a multiple of num_processes, or process_index is none of them.
+    Raises ValueError if batch_size is not a multiple of num_processes.
     """
     if num_processes < 1 or batch_size % num_processes:
         raise ValueError(
             f"batch_size={batch_size} must be a multiple of its {num_processes} parts (processes "
             f"x accumulate); use {math.ceil(batch_size / max(num_processes, 1)) * num_processes}"
         )
-    if not 0 <= process_index < num_processes:
-        raise ValueError(f"process_index={process_index} must lie in [0, {num_processes})")
     share = batch_size // num_processes
     if share % 2:
         return list(range(process_index * share, (process_index + 1) * share))
-    pairs = [
-        (part[i], part[-1 - i])
-        for part in groups(range(batch_size), group)
-        for i in range(len(part) // 2)
-    ]
+    parts = groups(range(batch_size), group)
+    pairs = [(part[i], part[-1 - i]) for part in parts for i in range(len(part) // 2)]
     own = pairs[process_index * share // 2 : (process_index + 1) * share // 2]
     return sorted(place for pair in own for place in pair)
 
 
 def groups(places: Sequence[int], group: int | None) -> list[list[int]]:
     """Cut ascending places of a batch into those of each group."""
-    if group is None:
-        return [list(places)]
     found: dict[int, list[int]] = {}
     for place in places:
-        found.setdefault(place // group, []).append(place)
+        found.setdefault(place // group if group else 0, []).append(place)
     return list(found.values())
 
 
@@ -605,33 +531,19 @@ def groups(places: Sequence[int], group: int | None) -> list[list[int]]:
 class Progress:
     """A bar with loss, rate, clips/s, the share of time spent waiting for clips, and time left.
 
-    seconds: time of training so far, with that of the parts before a resume.
+    seconds: time of training in the parts before a resume.
     pure_s: seconds of a step by itself, where it was measured.
     """
 
     def __init__(
-        self,
-        name: str,
-        start: int,
-        optim: OptimConfig,
-        seconds: float,
-        workers: int,
-        shown: bool,
-        is_drawn: bool = False,
-        pure_s: float | None = None,
+        self, bar: tqdm, task: Task, seconds: float, workers: int, pure_s: float | None
     ) -> None:
-        self.bar = tqdm(total=optim.last_step, initial=start, desc=name, unit="step",
-                        disable=not shown)  # fmt: skip
-        self.batch_size, self.workers, self.pure_s = optim.batch_size, workers, pure_s
+        self.bar, self.workers, self.pure_s = bar, workers, pure_s
+        self.batch_size = task.config.optim.batch_size
         self.began = time.monotonic() - seconds
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
-        self._told = is_drawn  # of clips that are drawn once and kept, the wait soon ends by itself
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        # Of clips that are drawn once and kept, the wait soon ends by itself.
+        self._told = getattr(task.stream, "is_drawn", False)
 
     @property
     def seconds(self) -> float:
@@ -652,13 +564,11 @@ class Progress:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time that is no step's: it counts neither as waiting nor as training."""
+        """Time that is no step's: where steps are timed, it does not count as waiting."""
         before = time.monotonic()
-        try:
-            yield
-        finally:
-            if self.pure_s is not None:
-                self._since += time.monotonic() - before
+        yield
+        if self.pure_s is not None:
+            self._since += time.monotonic() - before
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches, with the wait for each measured."""
@@ -683,8 +593,8 @@ class Progress:
             told = "" if self.pure_s is None else f" ({took:.3g} s a step, {self.pure_s:.3g} alone)"
             self.write(
                 f"Data-bound: {100 * self.waited:.0f} % of the time was spent waiting for clips"
-                f"{told}. "
-                f"Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer prepare)"
+                f"{told}. Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer "
+                "prepare)"
             )
 
     def show(self, row: dict[str, float | int], skipped: int) -> None:
@@ -692,10 +602,9 @@ class Progress:
         if self._steps < 2:
             return
         rate = (self._steps - 1) * self.batch_size / (time.monotonic() - self._since)
-        more = {"fp16_skipped": skipped} if skipped else {}
         self.bar.set_postfix(
             {"loss": f"{row['loss']:.3f}", "lr": f"{row['lr']:.1e}", "clips/s": f"{rate:.1f}",
-             "waiting": f"{self.waited:.0%}", **more}
+             "waiting": f"{self.waited:.0%}"} | ({"fp16_skipped": skipped} if skipped else {})
         )  # fmt: skip
 
     def write(self, text: str) -> None:
@@ -712,15 +621,12 @@ def delayed_interrupt() -> Iterator[threading.Event]:
     that their processes have had already, and send SIGTERM after it. Outside the main thread
     signals stay as they are.
     """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
+    flag, first_s = threading.Event(), 0.0
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    elif hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)
-    previous = {number: signal.getsignal(number) for number in numbers}
-    first_s = 0.0
 
     def note(number: int, _: object) -> None:
         nonlocal first_s
@@ -730,8 +636,7 @@ def delayed_interrupt() -> Iterator[threading.Event]:
         elif number == signal.SIGINT and time.monotonic() - first_s > 1:
             raise KeyboardInterrupt
 
-    for number in previous:
-        signal.signal(number, note)
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield flag
     finally:

@@ -1,4 +1,4 @@
-"""Devices, precision and parameter groups of a run (its learning rate: `config/schedule.py`)."""
+"""Devices, precision and parameter groups of a run (its learning rate: `config/recipe.py`)."""
 
 from __future__ import annotations
 

@@ -34,12 +34,7 @@ from maedfer_lab.data.transforms import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
 from maedfer_lab.method.masking import TokenSplit
-from maedfer_lab.method.models import (
-    MaskedAutoencoder,
-    build_autoencoder,
-    check_batch,
-    model_mask,
-)
+from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, check_batch, model_mask
 from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.device import Compile, moved
@@ -112,12 +107,10 @@ def pretrain(
     A finished run is loaded, a partial one resumed (bit for bit on one CPU machine), else a new
     one is trained. On several devices start it with `accelerate launch` (docs/launching.md).
 
-    profile: named in the provenance. workers: processes that prepare clips.
+    profile: named in the provenance.
     on_log: called with the log so far and the held-out baselines, for a live curve.
-    tensorboard: write the log also for TensorBoard, in the run's folder.
-    compile, checkpointing, shard: how a step is taken (`loop.train`); results stay the same.
-
-    The other rules of a training (Ctrl-C, full disk, a loss that is not finite) are `loop.train`'s.
+    workers, tensorboard, compile, checkpointing, shard: as in `loop.train`, whose other rules
+        (Ctrl-C, full disk, a loss that is not finite) hold too; results stay the same.
 
     Raises:
         ValueError: the run belongs to other clips; or more than 5 % of them are broken.
@@ -137,29 +130,28 @@ def pretrain(
         task, run, workers=workers, on_log=live, tensorboard=tensorboard, compile=compile,
         checkpointing=checkpointing, shard=shard,
     )  # fmt: skip
-
     log = trained.log
-    result = {
-        **facts(config, profile, task.model, data, trained),
-        "broken": sorted(map(list, task.broken.items())),
-        "held_out": {kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
-        "baselines": baselines,
-        "skipped_steps": trained.skipped,
-        "log": log,
-    }
-    result = finish(run, task.model, log, result)
+    result = finish(
+        run, config, task.model, data, trained, profile,
+        broken=sorted(map(list, task.broken.items())),
+        held_out={kind: log[-1][f"held_out_{kind}"] for kind in ("appearance", "motion")},
+        baselines=baselines,
+        skipped_steps=trained.skipped,
+        log=log,
+    )  # fmt: skip
     return PretrainedRun(config, run.folder, task.model.cpu().eval(), log, result)
 
 
-def facts(
-    config: PretrainConfig | FinetuneConfig,
-    profile: str,
-    model: nn.Module,
-    data: RunData,
-    trained: TrainedLog,
-) -> dict[str, Any]:
-    """What every result tells: how long it took, on which data, where its numbers come from."""
-    return {
+def finish(
+    run: Run, config: PretrainConfig | FinetuneConfig, model: nn.Module, data: RunData,
+    trained: TrainedLog, profile: str, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Let the main process write what a run ends with; gives the result as it is written.
+
+    Every result tells how long it took, on which data, and where its numbers come from.
+    """
+    state = PartialState()
+    result = {
         "steps": config.optim.last_step,
         "seconds": trained.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -168,20 +160,16 @@ def facts(
             profile=profile,
             seed=config.seed,
             device=device_name(next(model.parameters()).device),
-            processes=PartialState().num_processes,
+            processes=state.num_processes,
             waited=round(trained.waited, 3),
             compiled=trained.compiled,
             seconds=trained.seconds,
             data="synthetic faces" if config.data is None else config.data.name,
         ),
+        **more,
     }
-
-
-def finish(run: Run, model: nn.Module, log: list[LogRow], result: dict[str, Any]) -> dict[str, Any]:
-    """Let the main process write what a run ends with; gives the result as it is written."""
-    state = PartialState()
     if state.is_main_process:
-        run.save_log(log)
+        run.save_log(trained.log)
         result = run.finish(model, result)
     state.wait_for_everyone()
     return result
@@ -205,6 +193,7 @@ class PretrainTask(Task):
 
     def __init__(self, config: PretrainConfig, data: RunData | None = None) -> None:
         self.config, self.log_every = config, config.log_every
+        self.is_static = not (config.jitter or config.blend)  # which draw on the host
         self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         if config.init is not None:
             warm_start(self.model, config.init)
@@ -217,11 +206,6 @@ class PretrainTask(Task):
     def optimiser(self) -> torch.optim.Optimizer:
         """AdamW over all parameters."""
         return make_optimiser(self.model, self.config.optim)
-
-    @property
-    def is_static(self) -> bool:
-        """Without jitter and blending, which draw on the host."""
-        return not (self.config.jitter or self.config.blend)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
         """Frames (b T H W 3), and which tokens the step's masks show and hide (`TokenSplit`)."""
@@ -297,7 +281,7 @@ def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
 
     Clips may be longer or shorter than the checkpoint's by a whole factor: positions are computed,
     and the representative tokens, region after region in time, are repeated, or their mean over
-    time is taken.
+    time is taken. ValueError for another model.
     """
     state = load_checkpoint(checkpoint, as_="autoencoder").model.state_dict()
     own = model.state_dict()
@@ -307,18 +291,19 @@ def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
         if many % few or own[name].shape[1] != state[name].shape[1]:
             raise ValueError(
                 f"init={checkpoint} has representative tokens of shape {tuple(state[name].shape)}, "
-                f"which do not fit {tuple(own[name].shape)}; use one whose clips are as long, or "
-                "longer or shorter by a whole factor"
+                f"which do not fit {tuple(own[name].shape)}; its clips may be longer or shorter by "
+                "a whole factor"
             )
         if many == len(own[name]):
             state[name] = state[name].repeat(many // few, 1)
         else:
             state[name] = state[name].unflatten(0, (many // few, few)).mean(0)
-    wrong = [k for k in own if k not in state or own[k].shape != state[k].shape]
-    if wrong or state.keys() - own.keys():
+    keys = [*own, *(state.keys() - own.keys())]
+    shapes = [{key: x.shape for key, x in one.items()} for one in (own, state)]
+    if wrong := [key for key in keys if shapes[0].get(key) != shapes[1].get(key)]:
         raise ValueError(
-            f"init={checkpoint} is another model (first difference: "
-            f"{(wrong or sorted(state.keys() - own.keys()))[0]}); use a run of the same preset"
+            f"init={checkpoint} is another model (first difference: {wrong[0]}); use a run of the "
+            "same preset"
         )
     model.load_state_dict(state)
 

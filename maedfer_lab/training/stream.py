@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import (
-    Augment,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    check_workers,
-)
+from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig, check_workers
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
@@ -82,10 +77,9 @@ Transform = Callable[[VideoReader, Clip, np.random.Generator, tuple[int, ...]], 
 class ClipStream(Dataset):
     """Item `index` of an endless stream is always the same clip, changed in the same way.
 
-    table: opens the clips. split: numbers of those that are streamed; one that gives several clips
-        an epoch stands there several times.
-    transform: (reader, clip, generator, key) -> item. Generator and key are functions of the seed
-        and the item.
+    table: opens the clips. split: numbers of those that are streamed, each once for every time in
+        an epoch.
+    transform: (reader, clip, generator, key) -> item; the latter two follow from seed and index.
     batch: an epoch drops the clips that fill no batch. with_replacement: any clip at any time, in
         place of all clips in an order of each epoch.
     other: another stream, and the share of the items that come from it.
@@ -119,7 +113,7 @@ class ClipStream(Dataset):
         self._order: tuple[int, np.ndarray] = (-1, self.split)
 
     def __len__(self) -> int:
-        """Count the clips that are streamed, each one once for every time in an epoch."""
+        """Count the clips of an epoch."""
         return len(self.split)
 
     @property
@@ -194,6 +188,7 @@ class Window:
     """Which frames of a video are shown, and what part of the picture.
 
     framing: "whole", "face" (the square around it, looked for once), or "voxceleb2".
+    to_the_end: of frames that were chosen before: every stride-th, or drawn ones.
     """
 
     frames: int
@@ -201,15 +196,10 @@ class Window:
     stride: int
     framing: str
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
-    to_the_end: bool = False  # of frames that were chosen before: every stride-th, or drawn ones
+    to_the_end: bool = False
 
     def box(self, reader: VideoReader) -> Box:
-        """What is cut out of every frame.
-
-        Raises:
-            ValueError: the frames are not VoxCeleb2's 224 x 224 pixels, but its framing is asked
-                for.
-        """
+        """What is cut out of every frame; ValueError where "voxceleb2" is asked of other frames."""
         if self.framing == "whole":
             return Box(0, 0, reader.height, reader.width)
         if self.framing == "face":
@@ -218,9 +208,8 @@ class Window:
             return self.boxes[reader.path]
         if (reader.height, reader.width) != (VOXCELEB2_PX, VOXCELEB2_PX):
             raise ValueError(
-                f"{reader.path}: its frames are {reader.width} x {reader.height} pixels; "
-                "framing='voxceleb2' needs that data set's 224 x 224. Use framing='face' for "
-                "other videos"
+                f"{reader.path}: frames of {reader.width} x {reader.height} pixels; "
+                "framing='voxceleb2' needs 224 x 224. Use framing='face' for other videos"
             )
         return VOXCELEB2_BOX
 
@@ -291,20 +280,15 @@ class RunData:
         return self.validation is self.test
 
 
+@dataclass(frozen=True)
 class CachedTable(Annotations):
     """A table of a small set whose clips are opened as `Squares`."""
 
-    squares: Squares
-
-    @classmethod
-    def of(cls, table: Annotations, squares: Squares) -> CachedTable:
-        """The same clips."""
-        cached = cls(table.dataset, table.classes, table.clips, table.root, table.notes)
-        cached.__dict__.update(squares=squares)  # the table itself is frozen
-        return cached
+    squares: Squares | None = None
 
     def open(self, clip: Clip) -> VideoReader:
         """The squares of a clip."""
+        assert self.squares is not None
         return self.squares.open(clip.path)
 
 
@@ -343,28 +327,27 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
     model, data = config.model, config.data
     assert data is not None
     kept, held = split_people(table.people(), config.held_out, config.seed)
-    numbers, skipped = np.asarray(kept), []
-    opened, stride = table, config.stride
+    numbers = streamed = np.asarray(kept)
+    opened, stride, skipped, how = table, config.stride, [], "decoded when needed"
     is_small = config.framing == "face" and data.is_dir() and not is_prepared(data)
-    streamed = numbers
     if is_small:
         paths = [clip.path for clip in table.clips]
         good, bad = check_videos(paths)
         if bad and config.on_broken == "stop":
             raise ValueError(f"{bad[0][0]} cannot be used: {bad[0][1]}. {_advice(config)}")
-        skipped = [(str(path), why) for path, why in bad]
-        usable = set(good)
+        skipped, usable = [(str(path), why) for path, why in bad], set(good)
         numbers = numbers[[paths[number] in usable for number in kept]]
         held = [number for number in held if paths[number] in usable]
-        opened, stride = CachedTable.of(table, Squares(model.size_px, config.stride)), 1
+        squares = Squares(model.size_px, stride)
+        opened = CachedTable(table.dataset, table.classes, table.clips, table.root, squares=squares)
         lengths = [len(table.open(table.clips[number])) for number in numbers]
-        times = [clips_of(n, model.frames, config.stride, config.max_clips) for n in lengths]
-        streamed = np.repeat(numbers, times)
+        times = [clips_of(n, model.frames, stride, config.max_clips) for n in lengths]
+        streamed, stride, how = np.repeat(numbers, times), 1, f"{len(skipped)} skipped"
     vary = {"min_scale": config.min_crop, "tilt": config.tilt, "warp": config.warp,
             "mirrors": config.mirror}  # fmt: skip
     transform = PretrainClip(model.frames, model.size_px, stride, config.framing, vary=vary,
                              to_the_end=is_small)  # fmt: skip
-    other, how = None, f"{len(skipped)} skipped" if is_small else "decoded when needed"
+    other = None
     if config.synthetic:
         how += f"; {config.synthetic:.0%} of the training clips synthetic faces"
         other = _drawn_stream(config, _drawn(config, config.num_held_out)), config.synthetic
@@ -374,12 +357,11 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
         other = stills, config.synthetic + config.stills_share
     stream = ClipStream(opened, streamed, transform, config.seed, other=other,
                         on_broken=config.on_broken, advice=_advice(config))  # fmt: skip
-    unseen = [table.clips[number] for number in held]
     text = (
         f"{data.name}: {len(numbers)} videos for training, "
-        f"{min(len(unseen), config.num_held_out)} of other identities held out, {how}"
+        f"{min(len(held), config.num_held_out)} of other identities held out, {how}"
     )
-    return RunData(table, stream, unseen, text, skipped=skipped)
+    return RunData(table, stream, [table.clips[n] for n in held], text, skipped=skipped)
 
 
 def _advice(config: PretrainConfig) -> str:
@@ -399,14 +381,11 @@ def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
 
 def _stills_stream(config: PretrainConfig, other: tuple[ClipStream, float] | None) -> ClipStream:
     """Portraits of people of whom none is held out; each file gives as many as the largest."""
-    table = Stills(config.stills)
+    table, model = Stills(config.stills), config.model
     kept, _ = split_people(table.people(), config.held_out or 0.01, config.seed)
     sources = [table.clips[number].source for number in kept]
-    largest = max(Counter(sources).values())
-    times = [round(largest / Counter(sources)[source]) for source in dict.fromkeys(sources)]
-    repeats = dict(zip(dict.fromkeys(sources), times, strict=True))
-    split = np.repeat(kept, [repeats[source] for source in sources])
-    model = config.model
+    sizes = Counter(sources)
+    split = np.repeat(kept, [round(max(sizes.values()) / sizes[source]) for source in sources])
     transform = StillClip(model.frames, model.size_px, config.tilt, config.warp)
     return ClipStream(table, split, transform, config.seed, with_replacement=True, other=other,
                       on_broken=config.on_broken, advice=_advice(config))  # fmt: skip
@@ -417,8 +396,7 @@ def held_out_clips(
 ) -> tuple[Float[Tensor, "b 3 T H W"], list[tuple[str, str]]]:
     """The middle clips of at most `num_held_out` held-out videos; and those that are broken.
 
-    Raises:
-        ValueError: none can be read, or one cannot and on_broken is "stop".
+    Raises ValueError if none can be read, or one cannot and on_broken is "stop".
     """
     is_drawn = isinstance(data.table, DrawnFaces)
     window = Window(config.model.frames, config.model.size_px, 1 if is_drawn else config.stride,
@@ -445,9 +423,8 @@ def listed_videos(path: Path) -> Annotations:
     A path may hold spaces if a label follows it; it is absolute, or relative to the list's folder.
     Byte-order mark, Windows line ends and empty lines do not matter.
 
-    Raises:
-        ValueError: the list is empty, or names a video twice.
-        FileNotFoundError: its first video is not there. The others are opened when needed.
+    Raises ValueError for an empty list or a video named twice, FileNotFoundError if its first video
+    is not there. The others are opened when needed.
     """
     rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     names = [re.sub(r"[ ,]+-?\d+$", "", row) for row in rows if row]
@@ -456,10 +433,8 @@ def listed_videos(path: Path) -> Annotations:
         raise ValueError(f"{path} {what}; its lines must be 'path label', each video once")
     places = [path.parent / name for name in names]
     if not places[0].exists():
-        raise FileNotFoundError(
-            f"{path}, line 1: there is no {places[0]}; paths must be absolute, or relative to the "
-            "list's folder"
-        )
+        raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
+                                "such that are relative to the list's folder")  # fmt: skip
     people = (re.search(r"\bid\d{5}\b", place.as_posix()) for place in places)
     clips = tuple(
         Clip(place, 0, 0, None, path.name, person[0] if person else None)
@@ -495,8 +470,7 @@ def labelled_data(
 ) -> RunData:
     """The clips of a fine-tuning: those of the other folds to train on, some of them held out.
 
-    Raises:
-        ValueError: a side or a class has no clip.
+    Raises ValueError where a side or a class has no clip.
     """
     table = labelled_table(config) if table is None else table
     is_drawn, skipped = isinstance(table, DrawnFaces), []
@@ -513,30 +487,30 @@ def labelled_data(
         labels = [table.classes[clip.label] for clip in clips]
         kept, held = split_people(table.people(clips), config.holdout, config.seed, labels)
         train, validation = train[kept], [clips[i] for i in held]
+    elif not is_drawn:
+        warnings.warn(
+            "the epochs are validated on the test fold, as in the published code, so the best "
+            "of them is chosen on it; holdout=0.1 holds out training clips instead",
+            stacklevel=3,
+        )
     missing = set(range(len(table.classes))) - set(table.labels[train].tolist())
     if missing and not is_drawn:
         names = ", ".join(table.classes[i] for i in sorted(missing))
         raise ValueError(f"no training clip of class {names} in fold {config.fold}")
     if not test:
         raise ValueError(f"fold={config.fold} has no test clip; choose another")
+    model, stride, framing = config.model, config.stride, config.framing
+    number = 0 if validation is test else len(validation)
     text = (
-        f"synthetic faces: {len(train)} clips for training, {config.num_test} for the test with "
-        f"other identities, difficulty {config.difficulty}"
+        f"{table.dataset}, fold {config.fold}: {len(train)} clips for training, {number} held "
+        f"out of them, {len(test)} for the test, {len(skipped)} skipped"
     )
-    if not is_drawn:
-        number = 0 if validation is test else len(validation)
+    if is_drawn:
+        stride, framing = 1, "whole"
         text = (
-            f"{table.dataset}, fold {config.fold}: {len(train)} clips for training, {number} held "
-            f"out of them, {len(test)} for the test, {len(skipped)} skipped"
+            f"synthetic faces: {len(train)} clips for training, {config.num_test} for the test "
+            f"with other identities, difficulty {config.difficulty}"
         )
-        if config.holdout is None:
-            warnings.warn(
-                "the epochs are validated on the test fold, as in the published code, so the best "
-                "of them is chosen on it; holdout=0.1 holds out training clips instead",
-                stacklevel=3,
-            )
-    model = config.model
-    stride, framing = (1, "whole") if is_drawn else (config.stride, config.framing)
     stream = ClipStream(
         table,
         train,
@@ -553,11 +527,7 @@ def labelled_data(
 
 
 def check_data(run: Run, table: Annotations, stills: Sequence[Path] = ()) -> None:
-    """Keep what the table of a new run is; refuse a run that belongs to other data.
-
-    Raises:
-        ValueError: clips, labels, people or folds changed since the run began; tells which.
-    """
+    """Keep what the table of a new run is; ValueError, with the change, for a run of other data."""
     summary = table.summary()
     if stills:
         files = [place for zipped in stills for place in (zipped, zipped.with_suffix(".csv"))]
@@ -599,13 +569,6 @@ def unreadable(table: Annotations, workers: int) -> dict[int, str]:
 # --- reading beside the training: never a hang, never a death without a name ---
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An error that crosses from a worker as a value: without torch's traceback in its text."""
-
-    error: Exception
-
-
 class _Told(Dataset):
     """Items with the clips that were replaced in reading them; notes who reads which item."""
 
@@ -621,23 +584,18 @@ class _Told(Dataset):
         try:
             item = self.dataset[index]
         except (ValueError, OSError) as error:
-            return _Failure(error)
+            return error  # as a value: without torch's traceback in its text
         replaced = getattr(self.dataset, "replaced", [])
         told = tuple(replaced)
         replaced.clear()
         return item, told
 
 
-class _Collate:
-    """Makes a batch of its items, unless one of them failed."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[Any]) -> Any:
-        if failed := next((item for item in items if isinstance(item, _Failure)), None):
-            return failed
-        return self.collate([item for item, _ in items]), [one for _, told in items for one in told]
+def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """A batch of the items and what was replaced in it, or the error of one of them."""
+    if failed := next((item for item in items if isinstance(item, Exception)), None):
+        return failed
+    return collate([item for item, _ in items]), [one for _, told in items for one in told]
 
 
 def read_batches(
@@ -672,27 +630,23 @@ def read_batches(
         told,
         batch_sampler=batches,  # type: ignore
         num_workers=workers,
-        collate_fn=_Collate(collate),
+        collate_fn=partial(_collate, collate),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own, so that the loader leaves torch's state alone
         **options,
     )
-    iterator = iter(loader)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ChildProcessError(_obituary(str(error), told.notes.tolist(), name)) from error
-        if isinstance(batch, _Failure):
-            raise batch.error
-        items, names = batch
-        if replaced is not None and names:
-            replaced(names)
-        yield items
+    try:
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            items, names = batch
+            if replaced is not None and names:
+                replaced(names)
+            yield items
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(_obituary(str(error), told.notes.tolist(), name)) from error
 
 
 def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:
@@ -707,14 +661,16 @@ def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -
         )
     if "shared memory" in reason:
         return "/dev/shm is full: give it more room, or use workers=0"
-    advice = "Leave the file out if it dies again, or use fewer workers if memory ran out"
     if not items:
         return (
             "a process that reads clips died before it read one. A script that starts workers "
             'needs `if __name__ == "__main__":` around its calls; else try workers=0'
         )
-    names = ", ".join(dict.fromkeys(name(item) for item in items))
-    return f"a process that reads clips died over (or just after) {names}. {advice}"
+    return (
+        "a process that reads clips died over (or just after) "
+        f"{', '.join(dict.fromkeys(name(item) for item in items))}. Leave the file out if it dies "
+        "again, or use fewer workers if memory ran out"
+    )
 
 
 def _context() -> Any:
