@@ -1,10 +1,7 @@
 """Test views against the published protocol read literally; evaluation; its files."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from hypothesis import strategies as st
 from making_videos import moving_frames, write_video
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_loop import TORCHRUN, in_child
 
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.saving import save_official
@@ -65,20 +63,10 @@ def published_views(frames, num_frames, stride, segments, crops, size_px):
     chosen = list(range(0, len(frames), stride))
     while len(chosen) < num_frames:
         chosen.append(chosen[-1])
-    whole = np.stack(
-        [
-            np.asarray(Image.fromarray(frames[i]).resize((size_px, size_px), Image.BILINEAR))  # type: ignore
-            for i in chosen
-        ]
-    )
-    views = []
-    for k in range(segments):
-        start = int(k * (len(whole) - num_frames) / (segments - 1))
-        for c in range(crops):
-            at = int(c * (size_px - size_px) / (crops - 1))
-            window = whole[start : start + num_frames]
-            views.append(window[:, at : at + size_px, at : at + size_px])
-    return np.stack(views)
+    sized = [Image.fromarray(frames[i]).resize((size_px, size_px), Image.BILINEAR) for i in chosen]  # type: ignore
+    whole = np.stack([np.asarray(picture) for picture in sized])
+    starts = [int(k * (len(whole) - num_frames) / (segments - 1)) for k in range(segments)]
+    return np.stack([whole[s : s + num_frames] for s in starts for _ in range(crops)])
 
 
 @given(
@@ -118,12 +106,8 @@ def test_one_segment_and_one_crop_are_the_middle():
     assert dict(views.windows(26)) == {5: 1}
     shown, weights, _ = views.read(Shown(moving_frames(26, 20, 20)))
     assert shown.shape == (1, 16, 16, 16, 3) and weights.tolist() == [1.0]
-
-
-@pytest.mark.parametrize("odd", [{"segments": 0}, {"crops": 0}])
-def test_impossible_views_are_refused(odd):
-    with pytest.raises(ValueError, match=next(iter(odd))):
-        Views(16, 16, **odd)
+    with pytest.raises(ValueError, match="segments"):
+        Views(16, 16, segments=0)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +122,16 @@ def labelled(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def model():
+def opinionated():
     found = build_classifier(tiny().model, 2)
     with torch.no_grad():
         found.head.weight.mul_(3000)  # opinions: a fresh head has none
     return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    return opinionated()
 
 
 OPTIONS: dict[str, Any] = {"stride": 2, "segments": 3}
@@ -203,45 +191,26 @@ def test_faces_are_looked_for_once(labelled, model, monkeypatch, tmp_path):
 
 
 TWO = """
-import sys, torch
-from pathlib import Path
 from accelerate import PartialState
-from maedfer_lab.config import tiny
-from maedfer_lab.data.table import read_annotations
-from maedfer_lab.method.models import build_classifier
-from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.evaluation import save_evaluation
-torch.set_num_threads(1)
+from test_evaluation import OPTIONS, evaluate, opinionated, read_annotations, save_evaluation
 state = PartialState(cpu=True)
 assert state.num_processes == 2, state
-model = build_classifier(tiny().model, 2)
-with torch.no_grad():
-    model.head.weight.mul_(3000)
-table = read_annotations("folder", Path(sys.argv[1]))
-found = evaluate(model, table, table.clips, stride=2, segments=3, batch_size=5)
-save_evaluation(found, Path(sys.argv[2]) / str(state.process_index), {}, method="own", name="two")
+table = read_annotations("folder", Path(sys.argv[2]))
+found = evaluate(opinionated(), table, table.clips, **OPTIONS, batch_size=5)
+save_evaluation(found, Path(sys.argv[1]) / str(state.process_index), {}, method="own", name="two")
 """
 
 
 def test_two_processes_give_the_same_files(labelled, model, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(script), str(labelled), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    child = in_child(TWO, tmp_path, labelled, launcher=TORCHRUN)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors[-3000:]
     annotations = read_annotations("folder", labelled)
     one = evaluate(model, annotations, annotations.clips, **OPTIONS, batch_size=5)
     save_evaluation(one, tmp_path, {}, method="own", name="two")
     for suffix in (".csv", ".json"):
-        told = (tmp_path / f"two{suffix}").read_text()
-        assert told == (tmp_path / f"0/two{suffix}").read_text()
-        assert told == (tmp_path / f"1/two{suffix}").read_text()
+        told = {(tmp_path / place / f"two{suffix}").read_text() for place in (".", "0", "1")}
+        assert len(told) == 1
 
 
 def test_broken_clips_are_named_and_left_out_only_if_told(labelled, model, tmp_path):
@@ -255,10 +224,6 @@ def test_broken_clips_are_named_and_left_out_only_if_told(labelled, model, tmp_p
     rest = evaluate(model, annotations, annotations.clips, **OPTIONS, skip_broken=True)
     assert len(rest.labels) == 10 and len(rest.skipped) == 2
     assert "skipped: 2 clips" in str(rest) and "calm/person0_take 0.mp4" in str(rest)
-
-
-def test_a_model_of_other_classes_is_refused(labelled):
-    annotations = read_annotations("folder", labelled)
     with pytest.raises(ValueError, match="tells 7 classes apart, folder has 2"):
         evaluate(build_classifier(tiny().model, 7), annotations, annotations.clips)
 
@@ -325,43 +290,43 @@ def run(labelled, tmp_path_factory):
     return finetune(config, output=tmp_path_factory.mktemp("finetuned"))
 
 
+def verb(out: Path, *args: object) -> int:
+    """`maedfer evaluate` of one window, into a folder."""
+    return cli.main(["evaluate", *map(str, args), "--out", str(out), "--segments", "1"])
+
+
+def saved_in(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "folder_foldall.json").read_text())
+
+
 def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
-    status = cli.main(["evaluate", str(run.folder), "--out", str(tmp_path), "--segments", "1"])
-    told = capsys.readouterr()
-    assert status == 0, told.err
-    assert "UAR" in told.out and "calm" in told.out and "written" in told.out
-    (path,) = tmp_path.glob("*.json")
-    saved = json.loads(path.read_text())
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")
+    assert verb(tmp_path, folder) == 0
+    told = capsys.readouterr().out
+    assert "UAR" in told and "calm" in told and "written" in told
+    assert "side by side" in told and "chosen on this test fold" in told
+    saved = saved_in(tmp_path)
     assert saved["kind"] == "evaluation" and saved["method"] == "own recipe"
     assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
     # One window and the whole picture are what the run itself was judged by.
     assert saved["confusion"] == run.result["confusion"]
 
 
-def test_the_best_epoch_stands_beside_the_last_with_a_warning(run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder)
-    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")
-    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "side by side" in told and "chosen on this test fold" in told
-
-
 def test_a_checkpoint_needs_a_data_set_and_a_head(labelled, tmp_path, capsys, model):
     save_official(model, tmp_path / "model.pth")
-    path = str(tmp_path / "model.pth")
-    assert cli.main(["evaluate", path]) == 2
-    assert "dataset is missing" in capsys.readouterr().err
-    args = ["--dataset", "folder", "--root", str(labelled), "--out", str(tmp_path)]
-    assert cli.main(["evaluate", path, *args]) == 0
-    assert "tells no names; its 2 classes are taken in the order of folder: calm, wild" in (
-        capsys.readouterr().out
-    )
-    assert '"own recipe"' in (tmp_path / "folder_foldall.json").read_text()
-    assert cli.main(["evaluate", str(tmp_path / "folder_foldall.json"), path, *args]) == 2
-    assert "different" in capsys.readouterr().err
-    assert cli.main(["evaluate", path, *args, "--labels", "wild", "glad"]) == 2
-    assert "name other classes" in capsys.readouterr().err
+    path, known = tmp_path / "model.pth", ("--dataset", "folder", "--root", labelled)
+    for args, status, message in (
+        ((path,), 2, "dataset is missing"),
+        ((path, *known), 0, "tells no names; its 2 classes are taken in the order of folder: calm"),
+        ((tmp_path / "folder_foldall.json", path, *known), 2, "different"),
+        ((path, *known, "--labels", "wild", "glad"), 2, "name other classes"),
+    ):
+        assert verb(tmp_path, *args) == status
+        shown = capsys.readouterr()
+        assert message in shown.out + shown.err
+    assert saved_in(tmp_path)["method"] == "own recipe"
 
 
 def changed(run, folder: Path, **result: Any) -> Path:
@@ -378,39 +343,29 @@ def test_classes_in_another_order_are_mapped_by_name(run, tmp_path, capsys):
     weights = load_file(folder / "model.safetensors")
     turned = {k: x.flip(0) if k.startswith("head.") else x for k, x in weights.items()}
     save_file(turned, folder / "model.safetensors")
-    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]) == 0
+    assert verb(tmp_path, folder) == 0
     assert "the model's order is wild, calm" in capsys.readouterr().out
-    saved = json.loads((tmp_path / "folder_foldall.json").read_text())
+    saved = saved_in(tmp_path)
     assert saved["confusion"] == run.result["confusion"] and saved["classes"] == ["calm", "wild"]
 
 
-def test_other_names_are_refused_or_mapped_by_a_file(run, labelled, tmp_path, capsys):
-    folder, file = (
-        changed(run, tmp_path / "other", classes=["relaxed", "angry"]),
-        tmp_path / "m.csv",
-    )
-    call = ["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]
-    assert cli.main(call) == 2
+def test_other_names_are_refused_or_mapped_by_a_file(run, tmp_path, capsys):
+    folder = changed(run, tmp_path / "other", classes=["relaxed", "angry"])
+    assert verb(tmp_path, folder) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in ("relaxed", "angry", "calm", "wild", "--map"))
-    for text, message in (
-        ("relaxed,calm\n", "has no line for 'angry'"),
-        ("relaxed,calm\nangry,cross\n", "maps to the unknown 'cross'"),
-        ("relaxed,calm\nangry,wild\nglad,\n", "maps the unknown 'glad'"),
+    for name, text, status, message in (
+        ("m.csv", "relaxed,calm\n", 2, "has no line for 'angry'"),
+        ("m.csv", "relaxed,calm\nangry,cross\n", 2, "maps to the unknown 'cross'"),
+        ("m.csv", "relaxed,calm\nangry,wild\nglad,\n", 2, "maps the unknown 'glad'"),
+        ("m.csv", "relaxed,calm\nangry,wild\n", 0, "relaxed -> calm; angry -> wild"),
+        ("m.json", '{"relaxed": "calm", "angry": null}', 0, "all clips of folder's wild"),
     ):
-        file.write_text(text)
-        assert cli.main([*call, "--map", str(file)]) == 2
-        assert message in capsys.readouterr().err
-    file.write_text("relaxed,calm\nangry,wild\n")
-    assert cli.main([*call, "--map", str(file)]) == 0
-    assert "relaxed -> calm; angry -> wild" in capsys.readouterr().out
-    saved = json.loads((tmp_path / "folder_foldall.json").read_text())
-    assert saved["confusion"] == run.result["confusion"]
-    file.with_suffix(".json").write_text('{"relaxed": "calm", "angry": null}')
-    assert cli.main([*call, "--map", str(file.with_suffix(".json"))]) == 0
-    told = capsys.readouterr().out
-    assert "the model's angry" in told and "all clips of folder's wild" in told
-    assert "of 1 classes" in told
+        (tmp_path / name).write_text(text)
+        assert verb(tmp_path, folder, "--map", tmp_path / name) == status
+        shown = capsys.readouterr()
+        assert message in shown.out + shown.err
+    assert saved_in(tmp_path)["confusion"] == run.result["confusion"]
 
 
 def test_several_classes_become_one_and_the_rest_shares_what_is_left_out(tmp_path):
@@ -427,22 +382,22 @@ def test_a_run_does_not_overwrite_anothers_scores(run, tmp_path, capsys):
     weights = load_file(other / "model.safetensors")
     save_file(weights | {"head.bias": weights["head.bias"] + 5}, other / "model.safetensors")
     for folder in (run.folder, other, run.folder, other):
-        assert cli.main(["evaluate", str(folder), "--out", str(tmp_path), "--segments", "1"]) == 0
+        assert verb(tmp_path, folder) == 0
     names = sorted(path.name for path in tmp_path.glob("*.json"))
     assert names == ["folder_foldall.json", "folder_foldall_other-run.json"]
     assert read_evaluation(tmp_path / names[0]).run[0] == run.folder.name
 
 
-def test_ordinary_mistakes_are_one_sentence(run, labelled, tmp_path, capsys):
+def test_ordinary_mistakes_are_one_sentence(run, tmp_path, capsys):
     start = pretrain(tiny(), output=tmp_path)
     capsys.readouterr()
-    assert cli.main(["evaluate", str(start.folder)]) == 2
+    assert verb(tmp_path, start.folder) == 2
     told = capsys.readouterr().err
     assert "is a pre-training run, which names no classes" in told and told.count("\n") == 1
     folder = changed(run, tmp_path / "other-fold")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"fold": 2}))
-    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 2
+    assert verb(tmp_path, folder) == 2
     assert "was trained on clips of this fold" in capsys.readouterr().err
 
 
@@ -455,14 +410,13 @@ def test_what_changed_since_the_training_is_said(run, labelled, tmp_path, capsys
     kept["digest"] = "another"
     folder = changed(run, tmp_path / "before")
     (folder / "data.json").write_text(json.dumps(kept))
-    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
+    assert verb(tmp_path, folder) == 0
     told = capsys.readouterr().out
     assert "since the training: another fold of" in told
     assert "1 of the tested people were trained on" in told
     rows = [f"{table.name(c)},{table.classes[c.label]},{int(c.fold != 1)}" for c in table.clips]
     (labelled / "mine.csv").write_text("\n".join(["path,label,fold", *rows]))
-    asked = ["--dataset", "csv", "--root", str(labelled / "mine.csv"), "--out", str(tmp_path)]
-    assert cli.main(["evaluate", str(run.folder), *asked]) == 0
+    assert verb(tmp_path, run.folder, "--dataset", "csv", "--root", labelled / "mine.csv") == 0
     (labelled / "mine.csv").unlink()
     assert "of the tested clips were trained on" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from making_datasets import make_class_folders
 from safetensors.torch import load_file
-from test_loop import in_child
+from test_loop import TORCHRUN, in_child
 
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.runs import Run
@@ -25,8 +25,6 @@ TINY = FinetuneConfig(
 
 KILLED = """
 import os, signal
-from pathlib import Path
-
 from test_finetune_processes import TINY, finetune, replace
 from maedfer_lab import files
 from maedfer_lab.training import finetune as module
@@ -57,7 +55,6 @@ finetune(replace(TINY, data=Path(sys.argv[3])), output=Path(sys.argv[1]))
 """
 
 TWO = """
-from pathlib import Path
 from test_finetune_processes import TINY, finetune, replace
 model = replace(TINY.model, drop_path=0.0)
 finetune(replace(TINY, model=model, data=Path(sys.argv[2])), output=Path(sys.argv[1]))
@@ -92,9 +89,7 @@ def test_a_finetuning_killed_at_three_points_ends_with_the_same_bits(clips, tmp_
 
 def test_two_processes_finetune_as_one(clips, tmp_path):
     """Same losses within 1e-5 of their size, same weights within 1e-5, same answers."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
-    launcher += ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-    child = in_child(TWO, tmp_path / "two", clips, launcher=launcher)
+    child = in_child(TWO, tmp_path / "two", clips, launcher=TORCHRUN)
     config = replace(TINY, model=replace(TINY.model, drop_path=0.0), data=clips)
     one = finetune(config, output=tmp_path / "one")
     _, errors = child.communicate(timeout=120)

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from maedfer_lab.checkpoints.official import our_name, to_official
 from maedfer_lab.config import FinetuneConfig, ModelConfig, OptimConfig, tiny
 from maedfer_lab.method.models import Classifier, build_autoencoder, build_classifier
-from maedfer_lab.training.optim import finetune_optimiser, layer_of, make_optimiser
+from maedfer_lab.training.optim import finetune_optimiser, make_optimiser
 
 CONFIG = FinetuneConfig(model=tiny().model, layer_decay=0.75)
 
@@ -59,36 +59,32 @@ def test_published_values_of_the_base_model():
     assert found["encoder.rep_tokens"][0] / min(rates) == pytest.approx(133, abs=0.1)
 
 
-def test_the_odd_groups_can_be_switched():
+def test_odd_groups_can_be_switched_frozen_ones_are_left_out_and_a_vit_has_layers_too():
     model = build_classifier(CONFIG.model, 7)
     first = groups_of(model, replace(CONFIG, rep_tokens_layer="first", decay_rep_tokens=True))
     assert first["encoder.rep_tokens"] == first["encoder.embed.proj.weight"]
     even = groups_of(model, replace(CONFIG, layer_decay=1.0))
     assert {scale for scale, _ in even.values()} == {1.0}
-
-
-def test_frozen_parameters_are_left_out():
-    model = build_classifier(CONFIG.model, 7)
     model.encoder.requires_grad_(False)
     names = set(groups_of(model, CONFIG))
     assert names == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
-
-
-def test_a_vit_has_layers_too():
-    model = replace(CONFIG.model, encoder="vit")
-    found = groups_of(build_classifier(model, 7), replace(CONFIG, model=model))
+    vit = replace(CONFIG.model, encoder="vit")
+    found = groups_of(build_classifier(vit, 7), replace(CONFIG, model=vit))
     assert found["encoder.blocks.0.attn.qkv.weight"] == (pytest.approx(0.75**2), 0.05)
-    assert layer_of("encoder.blocks.11.norm1.weight", 13) == 12
+
+
+def give_gradients(model, optimiser, seed):
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_muon_moves_matrices_of_blocks_in_all_directions_alike():
     model = build_autoencoder(tiny().model, tiny().target)
     optimiser = make_optimiser(model, OptimConfig(optimiser="muon", weight_decay=0.0))
-    for group in optimiser.param_groups:
-        group["lr"] = 0.01
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    give_gradients(model, optimiser, 0)
     optimiser.step()
     for name, parameter in model.named_parameters():
         step = (parameter.detach() - before[name]) / 0.01
@@ -106,11 +102,7 @@ def test_a_resumed_muon_goes_on_as_it_would_have(tmp_path):
         return model, make_optimiser(model, OptimConfig(optimiser="muon"))
 
     def step(model, optimiser, number):
-        for group in optimiser.param_groups:
-            group["lr"] = 0.01
-        for parameter in model.parameters():
-            generator = torch.Generator().manual_seed(number)
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        give_gradients(model, optimiser, number)
         optimiser.step()
 
     (whole, optimiser), (again, resumed) = start(), start()

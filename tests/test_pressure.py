@@ -43,10 +43,8 @@ class Fulls(Dataset):
 
 def test_a_batch_that_cannot_be_handed_over_is_told(monkeypatch):
     """Multiprocessing drops it: the training waited for it for ever."""
-    began = time.monotonic()
     with pytest.raises(ChildProcessError, match=r"could not hand them over: Too many open files"):
         list(read_batches(Fulls(), [[0], [1]], 1, str, collate=list))
-    assert time.monotonic() - began < 60
 
 
 def die_at_once(job: Job) -> str:
@@ -155,48 +153,53 @@ def test_states_that_a_kill_left_beside_a_result_are_swept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "result.json"]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after importing torch")
+def killed_py(folder: Path, *args: object, before: tuple[str, ...] = ()) -> str:
+    """What killed.py says."""
+    program = str(Path(__file__).with_name("killed.py"))
+    done = subprocess.run(
+        [*before, sys.executable, program, str(folder), *map(str, args)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def starved(folder: Path, *cases: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """How each verb ended under each limit; always in an answer."""
+    lines = killed_py(folder, *cases, before=before).splitlines()
+    told = [json.loads(line) for line in lines if line.startswith('{"verb"')]
+    for one in told:
+        assert one["status"] in (0, 2), one
+        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
+    return told
+
+
+forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after torch came")
+
+
+@forks
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 20), pytest.param(20, 520, marks=pytest.mark.hostile)]
 )
 def test_whatever_is_killed_at_any_moment_ends_with_the_same_bytes(first, last, tmp_path):
-    program = str(Path(__file__).with_name("killed.py"))
-    done = subprocess.run(
-        [sys.executable, program, str(tmp_path), str(first), str(last)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith(f"{last - first} cases"), done.stdout[:4000]
+    out = killed_py(tmp_path, first, last)
+    assert out.startswith(f"{last - first} cases"), out[:4000]
 
 
-def starved(folder: Path, *cases: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    program = str(Path(__file__).with_name("killed.py"))
-    done = subprocess.run(
-        [*before, sys.executable, program, str(folder), *cases],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"verb"')]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after importing torch")
+@forks
 def test_little_memory_few_files_and_killed_workers_end_in_an_answer(tmp_path):
     told = starved(tmp_path, "files-1", "memory-0", "memory-1", "killed-1", "killed-3")
     assert len(told) == 15
     for one in told:
-        assert one["status"] in (0, 2), one
-        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
         assert not one["skipped"] and "cannot write" not in one["said"], one  # all could be read
         if one["case"].startswith("memory"):  # C libraries crash where they cannot allocate
             assert one["status"] == 2 and "ulimit -v unlimited" in one["said"], one
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts")
+@forks
 def test_without_room_in_dev_shm_there_is_an_answer(tmp_path):
     mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     before = ("unshare", "-m", "sh", "-c", mount, "sh")
     if not shutil.which("unshare") or subprocess.run([*before, "true"]).returncode:
         pytest.skip("no right to mount")
-    for one in starved(tmp_path, "plain-1", before=before):
-        assert one["status"] in (0, 2), one
-        assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
+    assert starved(tmp_path, "plain-1", before=before)

@@ -6,7 +6,6 @@ import signal
 import time
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest

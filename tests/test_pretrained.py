@@ -64,15 +64,11 @@ def test_what_was_saved_comes_back(name, tmp_path, capsys):
     assert all(torch.equal(x, model.state_dict()[n]) for n, x in back.state_dict().items())
     for setting in ("target", "tokens", "pooling"):
         assert getattr(back, setting, None) == getattr(model, setting, None)
-    assert not back.training
+    assert not back.training and not any(p.is_meta for p in back.parameters())
+    if name == "shared":
+        block = back.encoder.blocks[0]
+        assert block.local_attn is block.inter_attn is block.interact_attn
     assert capsys.readouterr() == ("", "")
-
-
-def test_shared_parameters_stay_shared(tmp_path):
-    back = from_pretrained(save_pretrained(models()["shared"], tmp_path / "out"))
-    block = back.encoder.blocks[0]
-    assert block.local_attn is block.inter_attn is block.interact_attn
-    assert not any(p.is_meta for p in back.parameters())
 
 
 def test_the_classes_have_the_hubs_methods(tmp_path):
@@ -86,24 +82,18 @@ def test_the_classes_have_the_hubs_methods(tmp_path):
         PretrainedAutoencoder.from_pretrained(tmp_path)
 
 
-def test_the_folder_says_what_it_is(tmp_path):
-    save_pretrained(models()["classifier"], tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+def test_the_folder_says_what_it_is_and_an_incomplete_one_is_refused(tmp_path):
+    save_pretrained(models()["classifier"], tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_classes"] == 7 and config["model"]["region"] == [2, 2, 4]
-    card = (tmp_path / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: maedfer-lab\n") and "[0, 1]" in card
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_an_incomplete_folder_is_refused(name, tmp_path):
-    save_pretrained(models()["vit"], tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        from_pretrained(tmp_path)
-
-
-def test_a_folder_that_is_not_there_is_refused_without_the_network(tmp_path):
-    for missing in (tmp_path / "none", str(tmp_path / "none")):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copytree(tmp_path / "out", tmp_path / name)
+        (tmp_path / name / name).unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            from_pretrained(tmp_path / name)
+    for missing in (tmp_path / "none", str(tmp_path / "none")):  # without the network
         with pytest.raises(FileNotFoundError, match="none is not a folder"):
             from_pretrained(missing)
 

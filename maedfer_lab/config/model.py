@@ -40,9 +40,9 @@ def check_fields(config: object, **rules: int | str) -> None:
     rules: an interval and a hint, "(0, 1]; published is 0.75", or the largest allowed count.
     """
     for name, kind in _types(type(config)).items():
-        value, rule = getattr(config, name), rules.get(name, MOST)
-        if value is None and type(None) in get_args(kind):
+        if getattr(config, name) is None and type(None) in get_args(kind):
             continue
+        value, rule = getattr(config, name), rules.get(name, MOST)
         if isinstance(rule, str):
             interval, _, hint = rule.partition("; ")
             low, high = map(float, interval[1:-1].split(", "))

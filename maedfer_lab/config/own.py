@@ -1,8 +1,5 @@
 """Own encoders and targets: registered by name, so that a configuration can name them.
 
-    @register_encoder("mine")            ModelConfig(encoder="mine")
-    @register_target("flow")             TargetConfig(function="flow")
-
 A configuration keeps where a name comes from and a digest of its source (`extension`), so that a
 run of changed code is another run, and a run folder says what to import before it is loaded.
 """
@@ -37,18 +34,13 @@ def register_encoder(name: str, *, has_regions: bool = False) -> Callable[[Made]
     """Decorate a class or function (ModelConfig) -> nn.Module with the interface of `Encoder`.
 
     has_regions: it has representative tokens and works region by region, as LGI-Former; masks are
-        then equal in every region, and `ModelConfig.region` counts.
-
-    Raises ValueError for the name of a built-in encoder.
+    then equal in every region, and `ModelConfig.region` counts. ValueError for a built-in name.
     """
     return _register("encoder", name, has_regions)
 
 
 def register_target(name: str) -> Callable[[Made], Made]:
-    """Decorate a function (clip (b 3 T H W) in [0, 1], tubelet) -> targets (b n p) of all tokens.
-
-    Raises ValueError for an empty name.
-    """
+    """Decorate a function: clip (b 3 T H W) in [0, 1], tubelet -> targets (b n p) of all tokens."""
     return _register("target", name, False)
 
 
@@ -64,10 +56,7 @@ def _register(kind: Kind, name: str, has_regions: bool) -> Callable[[Made], Made
 
 
 def find_own(kind: Kind, name: str) -> Own | None:
-    """What is registered under a name; None for what the paper has.
-
-    Raises ValueError for a name that is not known.
-    """
+    """What is registered under a name; None for what the paper has; ValueError if unknown."""
     if name in BUILT_IN[kind]:
         return None
     if (kind, name) not in _KNOWN:

@@ -13,11 +13,9 @@ def base(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """The paper's model and recipe, as published code and logs tell it.
 
     Command: `accelerate launch -m maedfer_lab pretrain --preset base --data VOXCELEB2 --workers 8`
-    (a folder with id00012/VIDEO/00001.mp4, or a list with lines "path label"; docs/launching.md
-    has the lines for one GPU, many, and Slurm).
+    (a folder with id00012/VIDEO/00001.mp4, or a list with lines "path label"; docs/launching.md).
     Cost (projected, not measured): 4.4e18 floating-point operations (counted, times three for the
-    backward pass). docs/scaling.md says what hours and which cores for reading follow on 1 to 64
-    GPUs, `maedfer plan` the same for other machines; `maedfer estimate base` measures yours.
+    backward pass); hours: docs/scaling.md, `maedfer plan`, and `maedfer estimate base` for yours.
     Expected loss (quoted, published log): 0.952 in the mean of epoch 0, 0.633 in 5, 0.547 in 10,
     0.509 in 20, 0.474 in 49; targets in cube units, lambda 0.5.
 
@@ -36,9 +34,8 @@ def base(encoder: EncoderKind = "lgi") -> PretrainConfig:
 def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """The paper's token geometry at half resolution, for minutes on a CPU.
 
-    Clips of 16 x 80 x 80 with cubes of 2 x 8 x 8: the same 8 x 10 x 10 grid and (2, 5, 10)
-    regions as the paper, 3.3M parameters. Raw targets, because minutes on targets in cube units
-    teach next to nothing, and pictures made from them borrow the hidden cubes' statistics.
+    Clips of 16 x 80 x 80 with cubes of 2 x 8 x 8: the same grid and regions, 3.3M parameters. Raw
+    targets, because minutes on targets in cube units teach next to nothing.
 
     Command: `maedfer pretrain`. Cost (measured): 7.4 min on two cores of an AMD EPYC with bfloat16.
     Expected (measured): appearance on held-out people 46 % below interpolation from the visible
@@ -64,9 +61,9 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """First part of the shipped model: faces that hardly move, for hours on a CPU.
 
     `demo` with more width and four frames a clip, so that four times as many clips pass in the same
-    time; most of what hidden cubes show does not move. Mask ratios from 50 to 90 %. Proportions and
-    colours of faces are changed and faces mixed, since a few dozen people are soon known by heart:
-    without, held-out people stood still at 46 % below interpolation while the others reached 61 %.
+    time. Proportions and colours of faces are changed and faces mixed, since a few dozen people are
+    soon known by heart: without, held-out people stood still at 46 % below interpolation while the
+    others reached 61 %.
 
     Command: `maedfer pretrain --preset faces-still --data FACES`; then preset `faces`.
     Cost and result: the model card in maedfer_lab/weights/demo.

@@ -1,8 +1,7 @@
 """What a step on accelerators has beyond one on a CPU: compiled, captured, fed ahead, and sharded.
 
-A step of LGI-Former is bound by issuing its operators, not by computing them. So weights are cast
-to half precision by one operator (`Halved`), blocks are compiled, each kind once, and the whole of
-a step can be captured as a CUDA graph, which the host starts by one call. A CPU takes none of it.
+A step of LGI-Former is bound by issuing its operators, not by computing them: weights are cast by
+one (`Halved`), blocks are compiled, and the whole can be a CUDA graph. A CPU takes none of it.
 """
 
 from __future__ import annotations
@@ -37,10 +36,8 @@ def choose_compile(
 ) -> Literal["no", "block", "whole", "graph"]:
     """The way in which a run's step is compiled; "auto" goes by the device.
 
-    can_capture: the step depends on its batch alone, and no other process and no scaler joins it.
-
-    Raises:
-        ValueError: a graph is asked for where none can be captured.
+    can_capture: the step depends on its batch alone, and no other process and no scaler joins it;
+    ValueError where a graph is asked for without it.
     """
     if isinstance(wanted, bool):
         wanted = "whole" if wanted else "no"
@@ -98,10 +95,8 @@ def checkpoint_blocks(model: nn.Module) -> None:
 def sharded(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy of which every process holds its share (FSDP2); a block is gathered when it works.
 
-    By torch itself, since Accelerate shards on no CPU; the processes are those it has joined.
-
-    Raises:
-        ValueError: there is one process, or an old PyTorch without what this takes on a CPU.
+    By torch itself, since Accelerate shards on no CPU; ValueError for one process or an old
+    PyTorch.
     """
     from torch.distributed import get_world_size, is_initialized
     from torch.distributed.device_mesh import init_device_mesh

@@ -126,7 +126,7 @@ class Estimate:
     def __str__(self) -> str:
         optim, many = self.config.optim, self.processes > 1
         each = f"{self.processes} processes, each {self.device}" if many else self.device
-        cells = [HEAD]
+        cells: list[tuple[str, ...]] = [HEAD]
         for row in self.rows:
             spread = f"{row.step_s:.3g} projected"
             if row.steps:

@@ -2,10 +2,9 @@
 
 The published protocol tests 2 windows x 2 crops of frames resized to the crop's own size, so its
 two crops are the same picture (and so are the windows of a short video). Here a video is read once,
-only the frames that are shown, and a view that occurs several times carries their weight: the
-weighted mean is the published mean. Batches are cut from the list of clips in one way, so that no
-number depends on how many processes there are; other sizes sum in another order, which moves
-probabilities by some 1e-6, and they are rounded to six digits before anything is decided.
+and a view that occurs several times carries their weight: the weighted mean is the published one.
+Batches do not depend on the number of processes; other sizes sum in another order, which moves
+probabilities by some 1e-6: they are rounded to six digits before anything is decided.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ class Views:
     ) -> tuple[UInt8[np.ndarray, "v T H W 3"], Float[np.ndarray, " v"], Box]:
         """The distinct views of a video, their weights, which sum to 1, and what was cut out.
 
-        box: as an earlier reading of the same video gave it, which saves looking for the face.
+        box: from an earlier reading of the same video, which saves looking for the face.
         """
         windows = self.windows(len(reader))
         chosen = [self.frames(start, len(reader)) for start in windows]
@@ -147,8 +146,7 @@ def evaluate(
     The model comes back in the mode in which it came.
 
     matched: whose classes become which; by default the model's are the table's, in its order.
-    batch_size: clips that are read together.
-    workers: processes that read clips, of each process.
+    batch_size: clips that are read together. workers: processes that read clips, of each process.
     boxes: where faces were found; these are not looked for again, and new ones are added.
 
     Raises:
@@ -228,8 +226,7 @@ class Evaluation:
     """Probabilities of the clips of one fold, or of several folds pooled.
 
     fold: its number; "all" where a data set has a single split; "pooled" for several folds.
-    paths: relative to the data set's folder.
-    folds: in which fold each clip is tested.
+    paths: relative to the data set's folder. folds: in which fold each clip is tested.
     subjects: who is seen in each clip, or None where names do not tell.
     skipped: path and reason of every clip that could not be read.
     run: name and digest of the weights that were tested, of each fold.
@@ -293,7 +290,7 @@ class Evaluation:
 def combine(folds: Sequence[Evaluation]) -> tuple[dict[str, float], Evaluation]:
     """Plain mean of the scores over folds, as published, and all predictions pooled.
 
-    Raises ValueError where folds belong to other data sets or one comes twice.
+    Raises ValueError where folds are of other data sets or one comes twice.
     """
     names = [one.fold for one in folds]
     if not folds or len(set(names)) < len(names):
@@ -321,10 +318,9 @@ def save_evaluation(
     it is a "partial evaluation", which no claim counts. The files of another run, or of other
     clips, are kept: then the new ones get the run's name as well.
 
-    source: the `provenance` of the scores.
-    method: "MAE-DFER" is the published method, which `maedfer claims` looks for.
-    name: by default DATASET_foldK.
-    more: further entries of the JSON file.
+    source: the `provenance`. method: "MAE-DFER" is the published one, which `maedfer claims` looks
+        for.
+    name: by default DATASET_foldK. more: further entries of the JSON file.
     """
     path = _free_path(found, folder / f"{name or f'{found.dataset}_fold{found.fold}'}.json")
     file, names = io.StringIO(), found.classes

@@ -52,8 +52,8 @@ class HeldOut:
     def baselines(self) -> dict[str, Losses]:
         """What predicting zero and interpolating the visible cubes would give.
 
-        Zero is the mean colour of ImageNet without motion for raw targets; for targets in cube
-        units it is every cube's own mean colour.
+        Zero is ImageNet's mean colour without motion for raw targets, in cube units each cube's
+        own.
         """
         config, cpu = self.model.config, torch.device("cpu")
         values = target_width(config, self.model.target)

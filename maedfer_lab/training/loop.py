@@ -1,11 +1,8 @@
 """The training loop of pre-training and fine-tuning: steps, resume, log, stop.
 
-Accelerate finds the device and joins the processes; precision is the configuration's, through
-torch's own autocast and gradient scaler, so that runs of one notebook may differ in it.
-
-What makes a resumed run end bit for bit as an uninterrupted one (same number of processes, CPU):
-clip i of the stream, the masks and the random state of a step are functions of the seed and the
-step alone; weights, optimiser, scaler, log and the task's own state are in the checkpoint.
+A resumed run ends bit for bit as an uninterrupted one (same number of processes, CPU): clip i of
+the stream, masks and random state of a step are functions of the seed and the step alone; weights,
+optimiser, scaler, log and the task's own state are in the checkpoint.
 """
 
 from __future__ import annotations
@@ -46,15 +43,14 @@ JUDGED_AFTER = 20  # steps, before that is said
 class Task(ABC):
     """What the loop asks of a training.
 
-    config: its name, recipe, seed, precision, and how often it is judged (eval_every; None: after
-        the last step alone) and saved.
+    config: its name, recipe, seed, precision, and how often it is judged and saved.
     model: the module that is trained; its state dict goes into the checkpoints.
-    stream: item i is clip i of an endless stream, always the same for the same i (a clip, or a
-        tuple of tensors). Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
+    stream: item i is always the same clip, or tuple of tensors, for the same i. Step s (from 0)
+        takes items s * B to s * B + B - 1, B = batch_size.
     log_every: steps whose means make a row of the log; a row ends where the model is judged.
     mix_group: clips of a batch in which pairs are mixed; None is the whole batch.
-    idle_parameters: some parameters that require a gradient get none in some steps; many processes
-        then need a slower way of joining gradients.
+    idle_parameters: some that require a gradient get none in some steps; many processes then need a
+        slower way of joining gradients.
     is_static: `loss` depends on a prepared batch alone, so that a step can be captured.
     """
 
@@ -110,9 +106,7 @@ class TrainedLog:
     """What a training leaves beside its model.
 
     log: rows of step, lr, losses, and where judged its measures. seconds: over all its parts.
-    skipped: steps whose gradients overflowed in fp16 and changed nothing.
-    waited: share of the time in [0, 1] in which this process waited for clips (on an accelerator:
-        that a step took longer than by itself).
+    skipped: steps whose gradients overflowed in fp16. waited: see `Progress.waited`.
     compiled: how the step was compiled: no, block, whole or graph.
     """
 
@@ -136,14 +130,12 @@ def train(
 ) -> TrainedLog:
     """Train `task.model` in place, from the state kept in `run` or from the start.
 
-    The first Ctrl-C (or SIGTERM, which Slurm sends, or SIGHUP of a closed terminal) ends the
-    step, keeps the state and raises KeyboardInterrupt. A state that cannot be written (full disk)
-    is a warning, and tried again at the next time to save. The caller finishes the run:
-    `Run.finish`.
+    The first Ctrl-C, SIGTERM (Slurm) or SIGHUP (a closed terminal) ends the step, keeps the state
+    and raises KeyboardInterrupt. A state that cannot be written (full disk) is a warning, and tried
+    again at the next time to save. The caller finishes the run: `Run.finish`.
 
     on_log: called by the main process with the log so far, every few steps, for a live curve.
-    workers: processes that read clips.
-    tensorboard: write the log also for TensorBoard, in the run's folder.
+    workers: processes that read clips. tensorboard: write the log there too, in the run's folder.
     compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph": with
         compiled blocks the step is captured as a CUDA graph; "auto": graph on one GPU where the
         step can be captured, else block on GPUs, no on a CPU. Results are equal within rounding.
@@ -215,9 +207,10 @@ def train(
                     fresh[-1] |= task.judge()
                     stepper.swap()
             log += fresh
-            for row in fresh if writer is not None else ():
-                for name in row.keys() - {"step"}:
-                    writer.add_scalar(name, row[name], row["step"])
+            if writer is not None:
+                for row in fresh:
+                    for name in row.keys() - {"step"}:
+                        writer.add_scalar(name, row[name], row["step"])
             if on_log is not None and is_main and look and log:
                 on_log(log)
             where = "the state before it is kept"
@@ -554,8 +547,8 @@ class Progress:
     def waited(self) -> float:
         """Share of the time, in [0, 1], that steps lost to clips that were being read.
 
-        Where steps compute beside the host (`pure_s`) that is all by which they take longer than
-        by themselves; else the wait for the next clips.
+        Where steps compute beside the host (`pure_s`) all by which they take longer than by
+        themselves; else the wait for the next clips.
         """
         taken = max(time.monotonic() - self._since, 1e-9)
         if self.pure_s is None:
@@ -618,8 +611,7 @@ def delayed_interrupt() -> Iterator[threading.Event]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a flag, so that a step is never torn.
 
     A second Ctrl-C stops at once, unless it comes within a second: launchers pass on the Ctrl-C
-    that their processes have had already, and send SIGTERM after it. Outside the main thread
-    signals stay as they are.
+    that their processes have had already. Outside the main thread signals stay as they are.
     """
     flag, first_s = threading.Event(), 0.0
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -18,10 +18,8 @@ from maedfer_lab.method.models import Classifier
 def open_accelerator(idle_parameters: bool = False) -> Accelerator:
     """The accelerator of this process, as `accelerate launch`, torchrun or a notebook started it.
 
-    Without a GPU the processes of torchrun are joined through gloo; Accelerate alone would let
-    each of them train for itself. Precision is left to `mixed_precision`.
-
-    idle_parameters: some parameters get no gradient in some steps.
+    On CPUs too, where Accelerate alone would let each process of torchrun train for itself.
+    Precision is left to `mixed_precision`. idle_parameters: some get no gradient in some steps.
     """
     return Accelerator(
         mixed_precision="no",
@@ -33,8 +31,8 @@ def open_accelerator(idle_parameters: bool = False) -> Accelerator:
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """AdamW without weight decay for biases, norms and the mask token; or Muon beside it.
 
-    With `optim.optimiser` "muon", the matrices inside blocks take Muon's step (a step whose
-    singular values are all alike), scaled to be about as long as AdamW's, so that rates compare.
+    Muon's step (all singular values alike) is for the matrices inside blocks, scaled to be about as
+    long as AdamW's, so that rates compare.
     """
     muon = optim.optimiser == "muon"
 
@@ -55,13 +53,13 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
 
 
 def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW whose rates fall from the head down to the tubelet embedding.
+    """AdamW whose rates fall from the head down to the tubelet embedding; frozen parameters left
+    out.
 
     A group's `lr_scale` is `layer_decay ** (depth + 1 - layer)`, the tubelet embedding being layer
     0, block i layer i + 1, and fc_norm, head and representative tokens layer depth + 1 (B6: where
     the reference trains them; `rep_tokens_layer="first"` puts them beside the embedding). Without
-    weight decay: biases, norms and, unless `decay_rep_tokens`, the representative tokens. Frozen
-    parameters are left out.
+    weight decay: biases, norms and, unless `decay_rep_tokens`, the representative tokens.
     """
     top = model.config.depth + 1
 
@@ -104,8 +102,7 @@ def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
 def layer_of(name: str, top: int) -> int:
     """The layer of a classifier's parameter: 0 for the tubelet embedding, `top` above the blocks.
 
-    timm's `param_groups_layer_decay` counts layers in another way (it would need the model to
-    name its own), and gives no group to the representative tokens.
+    timm's `param_groups_layer_decay` counts in another way, without representative tokens.
     """
     if name.startswith("encoder.embed."):
         return 0

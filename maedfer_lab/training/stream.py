@@ -1,7 +1,7 @@
 """The stream of training clips: endless, reproducible, read by processes beside the training.
 
-Which clip item i of the stream is, is a function of (seed, epoch, i); what is done to it, of
-(seed, i). So a resumed run, and each of many processes, sees what one process would.
+Which clip item i is, is a function of (seed, epoch, i); what is done to it, of (seed, i). So a
+resumed run, and each of many processes, sees what one process would.
 """
 
 from __future__ import annotations
@@ -122,11 +122,7 @@ class ClipStream(Dataset):
         return [self.table.clips[number] for number in np.unique(self.split).tolist()]
 
     def __getitem__(self, index: int) -> Any:
-        """Item `index`.
-
-        Raises:
-            ValueError: its clip (with on_broken="skip" ten in a row) cannot be read; names it.
-        """
+        """Item `index`; ValueError, with its name, if its clip (ten in a row) cannot be read."""
         if (other := self._other(index)) is not None:
             return other[index]
         for attempt in range(ATTEMPTS):
@@ -229,7 +225,7 @@ class PretrainClip(Window):
     def __call__(
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:
-        """An item: RGB in [0, 255] (T H W 3), as the device gets it."""
+        """An item: RGB in [0, 255] (T H W 3)."""
         count, stride = len(reader), self.stride
         chosen = clip_indices(count, self.frames, stride, rng, to_the_end=self.to_the_end)
         box = self.box(reader)
@@ -246,7 +242,7 @@ class FinetuneClip(Window):
     def __call__(
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
     ) -> tuple[Tensor, int]:
-        """An item: RGB in [0, 255] (T H W 3), as the device gets it, and the class."""
+        """An item: RGB in [0, 255] (T H W 3), and the class."""
         frames = reader.read(training_indices(len(reader), self.frames, self.stride, rng))
         box, size = self.box(reader), self.size_px
         if self.augment is not None:
@@ -261,10 +257,10 @@ class FinetuneClip(Window):
 
 @dataclass(frozen=True)
 class RunData:
-    """The clips of a run: a stream to train on, and tables of clips to judge by.
+    """The clips of a run: a stream to train on, and a table of clips to judge by.
 
-    table: opens the clips that are judged. skipped: names and reasons of clips left out at the
-    start. validation: clips that validate the epochs; the test clips themselves without a holdout.
+    skipped: names and reasons of clips left out at the start. validation: clips that validate the
+    epochs; the test clips themselves without a holdout.
     """
 
     table: Annotations
@@ -314,7 +310,7 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
     """The clips of a pre-training; whole people are held out.
 
     The videos of a folder are decoded once and kept (`Squares`); those of prepared shards, of a
-    list, or with VoxCeleb2's framing are decoded whenever they are needed.
+    list, or with VoxCeleb2's framing whenever they are needed.
     """
     table = pretraining_table(config) if table is None else table
     if isinstance(table, DrawnFaces):
@@ -614,12 +610,10 @@ def read_batches(
     computed, waits for threads that it does not have), so `dataset` is pickled, and a script
     needs `if __name__ == "__main__":`.
 
-    name: what an item was made from, for messages. replaced: hears of the clips that `dataset`
-    noted as replaced, by name and reason.
+    name: what an item was made from, for messages. replaced: hears of replaced clips and reasons.
 
-    Raises:
-        ChildProcessError: a worker died (a decoder's crash, no memory); names what it read.
-        ValueError, OSError: as reading an item raised it.
+    Raises ChildProcessError, with what it read, where a worker died (a decoder's crash, no memory);
+    ValueError and OSError as reading an item raised them.
     """
     check_workers(workers)
     told = _Told(dataset, workers)
