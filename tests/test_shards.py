@@ -35,9 +35,8 @@ def table(tmp_path_factory) -> Annotations:
     clips = []
     for i in range(9):
         path = write_video(root / f"ü {i}.mp4", moving_frames(20 + i, seed=i))
-        clips.append(
-            Clip(path, i % 2, i // 3, None, f"list, line {i}", f"p{i // 3}" if i else None)
-        )
+        person = f"p{i // 3}" if i else None
+        clips.append(Clip(path, i % 2, i // 3, None, f"list, line {i}", person))
     return Annotations("csv", ("calm", "loud"), tuple(clips), root)
 
 
@@ -47,32 +46,32 @@ def prepared(table, tmp_path_factory) -> Path:
     return prepare(table, out, size_px=32, framing="whole", progress=False).out
 
 
+@pytest.fixture
+def copied(prepared, tmp_path) -> Path:
+    return shutil.copytree(prepared, tmp_path / "copy")
+
+
 def test_raw_frames_are_kept_as_they_are(table, prepared, tmp_path):
     """To the bit, where JPEGs are near; for the disk that pixels take."""
     raw = prepare(table, tmp_path, size_px=32, framing="whole", store="raw", progress=False)
-    some = [0, 3, 19]
-    for kept, coded in zip(
-        open_shards(raw.out).clips[:3], open_shards(prepared).clips, strict=False
-    ):
+    some, rows = [0, 3, 19], open_shards(raw.out)
+    for kept, coded in zip(rows.clips[:3], open_shards(prepared).clips, strict=False):
         frames, near = open_video(kept.path).read(some), open_video(coded.path).read(some)
         assert frames.shape == (3, 32, 32, 3) and np.abs(frames.astype(int) - near).mean() < 5
-        whole = Box(0, 0, 48, 64)
-        source = open_video(table.root / open_shards(raw.out).name(kept)).read(some)
-        assert np.array_equal(frames, crop_and_resize(source, whole, 32, 32))
+        source = open_video(table.root / rows.name(kept)).read(some)
+        assert np.array_equal(frames, crop_and_resize(source, Box(0, 0, 48, 64), 32, 32))
     assert open_index(str(raw.out)).about["store"] == "raw"
     assert raw.bytes > raw.frames * 32 * 32 * 3
     with pytest.raises(ValueError, match="other clips or settings"):
         prepare(table, tmp_path, size_px=32, framing="whole", progress=False)
 
 
-def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared):
+def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, monkeypatch):
     opened = open_shards(prepared)
     assert isinstance(opened.clips, Clips) and len(opened) == 9
     for old, new in zip(table.clips, opened.clips, strict=True):
-        assert (new.label, new.fold, new.source, new.subject) == (
-            old.label, old.fold, old.source, old.subject
-        )  # fmt: skip
-        assert opened.name(new) == table.name(old)
+        told = [(c.label, c.fold, c.source, c.subject) for c in (new, old)]
+        assert told[0] == told[1] and opened.name(new) == table.name(old)
     assert opened.people() == table.people()
     assert opened.counts() == table.counts() and opened.num_folds == table.num_folds
     for ours, theirs in zip(opened.split(2), table.split(2), strict=True):
@@ -83,49 +82,40 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared):
     assert opened.clips[-2:] == [opened.clips[7], opened.clips[8]]
     with pytest.raises(ValueError, match="fold=3 is not in this table"):
         opened.split(3)
-
-
-def test_a_set_of_many_clips_is_told_from_another_without_asking_each(prepared, monkeypatch):
-    one = open_shards(prepared)
-    monkeypatch.setattr("maedfer_lab.data.shards.TOLD", 3)
-    told = one.summary()
+    monkeypatch.setattr("maedfer_lab.data.shards.TOLD", 3)  # very many clips, without asking each
+    told = opened.summary()
     assert told["clips"] == 9 and told["digest"] == open_shards(prepared).summary()["digest"]
 
 
-def test_a_set_without_an_index_gets_one_and_mended_people_count(prepared, tmp_path):
-    old = shutil.copytree(prepared, tmp_path / "old")
-    (old / "index.safetensors").unlink()
-    assert open_shards(old).people() == open_shards(prepared).people()
-    assert (old / "index.safetensors").read_bytes() == (prepared / "index.safetensors").read_bytes()
-    manifest = old / "MANIFEST.csv"
+def test_mended_people_count(copied):
+    manifest = copied / "MANIFEST.csv"
     manifest.write_text(manifest.read_text().replace(",p2,", ",p1,"))
-    assert {clip.subject for clip in open_shards(old, verify=True).clips} == {None, "p0", "p1"}
+    assert {clip.subject for clip in open_shards(copied, verify=True).clips} == {None, "p0", "p1"}
 
 
-@pytest.mark.parametrize("how", ["cut", "bit", "empty", "other set"])
-def test_a_damaged_index_is_made_anew(prepared, tmp_path, how):
-    copy = shutil.copytree(prepared, tmp_path / "copy")
-    file = copy / "index.safetensors"
-    data = bytearray(file.read_bytes())
-    if how == "cut":
-        del data[-20:]
-    elif how == "bit":
-        data[-200] ^= 4
-    elif how == "empty":
-        data.clear()
-    else:
-        data = data.replace(b"calm", b"glad")
-    file.write_bytes(data)
-    assert list(open_shards(copy).clips.rows) == list(range(9))
+INDEXES = {
+    "missing": lambda data: None,
+    "cut": lambda data: data[:-20],
+    "bit": lambda data: data[:-200] + bytes([data[-200] ^ 4]) + data[-199:],
+    "empty": lambda data: b"",
+    "other set": lambda data: data.replace(b"calm", b"glad"),
+}
+
+
+@pytest.mark.parametrize("how", INDEXES)
+def test_a_missing_or_damaged_index_is_made_anew(prepared, copied, how):
+    file = copied / "index.safetensors"
+    damaged = INDEXES[how](file.read_bytes())
+    file.unlink() if damaged is None else file.write_bytes(damaged)
+    assert list(open_shards(copied).clips.rows) == list(range(9))
     assert file.read_bytes() == (prepared / "index.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "dataset": 3}'])
-def test_a_damaged_list_of_shards_is_named(prepared, tmp_path, text):
-    copy = shutil.copytree(prepared, tmp_path / "copy")
-    (copy / "index.json").write_text(text)
+def test_a_damaged_list_of_shards_is_named(copied, text):
+    (copied / "index.json").write_text(text)
     with pytest.raises(ValueError, match=r"index.json is damaged; delete it and run"):
-        open_shards(copy)
+        open_shards(copied)
 
 
 MEMORY = """
@@ -176,30 +166,23 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 
     asked: list[tuple[str, str | None]] = []  # noqa: RUF012
 
-    def do_HEAD(self, with_body: bool = False) -> None:
+    def do_GET(self) -> None:
         folder, wanted = self.server.folder, self.headers.get("Range")  # type: ignore[attr-defined]
         path = folder / self.path.strip("/").partition("/")[2]
         if not path.is_file():
             return self.send_error(404)
-        data, status = path.read_bytes(), 200
-        size = len(data)
-        if wanted and with_body:
-            Ranges.asked.append((path.name, wanted))
-            begin, end = map(int, re.findall(r"\d+", wanted))
-            data, status = data[begin : end + 1], 206
-        elif with_body:
-            Ranges.asked.append((path.name, None))
-        self.send_response(status)
+        data, with_body = path.read_bytes(), self.command == "GET"
+        begin, end = map(int, re.findall(r"\d+", wanted)) if wanted else (0, len(data) - 1)
+        self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data)))
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{begin + len(data) - 1}/{size}")
+        self.send_header("Content-Length", str(end + 1 - begin))
+        self.send_header("Content-Range", f"bytes {begin}-{end}/{len(data)}")
         self.end_headers()
         if with_body:
-            self.wfile.write(data)
+            Ranges.asked.append((path.name, wanted))
+            self.wfile.write(data[begin : end + 1])
 
-    def do_GET(self) -> None:
-        self.do_HEAD(with_body=True)
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
         pass
@@ -248,7 +231,7 @@ def test_pre_training_from_a_url_sees_the_same_clips(behind_a_url, prepared):
 def test_a_url_without_its_package_says_what_to_install(monkeypatch):
     for module in ("s3fs", "aiohttp"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match=r"s3://bucket/set needs .* pip install s3fs"):
+    with pytest.raises(ModuleNotFoundError, match=r"s3://bucket/set: .* pip install .* s3fs"):
         open_shards("s3://bucket/set")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
@@ -261,6 +244,5 @@ def test_an_index_finds_a_clip_by_its_shard_and_name(prepared):
     assert isinstance(index, Index) and len(index) == 9
     assert [index.find(row, f"ü {row}.mp4") for row in range(9)] == list(range(9))
     assert index.find(0, "ü 1.mp4") is None and index.find(77, "ü 1.mp4") is None
-    clip = open_shards(prepared).clips[4]
     with pytest.raises(ValueError, match="holds no clip of this name"):
-        open_video(clip.path.parent / "another.mp4")
+        open_video(open_shards(prepared).clips[4].path.parent / "another.mp4")

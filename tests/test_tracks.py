@@ -32,19 +32,17 @@ class Drawn(VideoReader):
 
     backend = "drawn"
 
-    def __init__(self, *places, height=120, width=160, cut_at=None):
+    def __init__(self, *places, height=120, width=160, cut_at=1000):
         self.path, self.fps = Path("drawn.mp4"), 25.0
         self.places, self.height, self.width, self.cut_at = places, height, width, cut_at
-        self._length = len(places[0])
-        self.pieces = []
+        self._length, self.pieces = len(places[0]), []
 
     def _read(self, indices):
         self.pieces.append(len(indices))
         frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         ramp = np.linspace(20, 90, self.width).astype(np.uint8)
         for frame, i in zip(frames, indices, strict=True):
-            turned = self.cut_at is not None and i >= self.cut_at
-            frame[:] = (ramp[::-1] if turned else ramp)[None, :, None]
+            frame[:] = (ramp[::-1] if i >= self.cut_at else ramp)[None, :, None]
             for place, colour in zip(self.places, COLOURS, strict=False):
                 if place[i] is not None:
                     left, top = place[i]
@@ -55,62 +53,53 @@ class Drawn(VideoReader):
 def find_squares(frame):
     boxes = []
     for colour in COLOURS:
-        rows, columns = np.nonzero((frame == colour).all(2))
-        if len(rows) > SIZE * SIZE / 3:
-            boxes.append(
-                FaceBox(
-                    float(columns.min()),
-                    float(rows.min()),
-                    float(np.ptp(columns) + 1),
-                    float(np.ptp(rows) + 1),
-                    1.0,
-                )
-            )
+        down, across = np.nonzero((frame == colour).all(2))
+        if len(down) > SIZE * SIZE / 3:
+            box = (across.min(), down.min(), np.ptp(across) + 1, np.ptp(down) + 1, 1)
+            boxes.append(FaceBox._make(map(float, box)))
     return boxes
 
 
-def track(*places, **how):
-    video = Drawn(*places, **{k: how.pop(k) for k in ("cut_at", "height", "width") if k in how})
-    return track_faces(video, find_squares, progress=False, **how)
+def track(*places, cut_at=1000, **how):
+    return track_faces(Drawn(*places, cut_at=cut_at), find_squares, progress=False, **how)
 
 
 def line(start, stop, num=100, top=40):
     return [(round(x), top) for x in np.linspace(start, stop, num)]
 
 
-def test_a_moving_face_is_one_track_whose_square_stays_on_it():
+def test_a_moving_face_is_one_track_whose_square_stays_on_it_and_whose_crops_are_a_video():
     places = line(10, 120)
     tracks = track(places)
     (one,) = tracks.tracks
     assert (one.first, one.stop, one.ending) == (0, 100, "end of the video")
     assert tracks.coverage(tracks.pick()) == 1.0
-    boxes = one.smooth_boxes(25.0)
-    assert boxes.shape == (100, 4)
-    off = boxes[:, 0] - [left for left, _ in places]
+    off = one.smooth_boxes(25.0)[:, 0] - [left for left, _ in places]
     assert np.abs(off[10:-10]).max() < 1.5, "a straight path is kept by the smoothing"
+    face = FaceVideo(tracks, one, 32, FRAMINGS["official"])
+    assert (len(face), face.height, face.width, face.fps) == (100, 32, 32, 25.0)
+    middle = face.read([50, 3, 50])
+    assert middle.shape == (3, 32, 32, 3) and (middle[0] == middle[2]).all()
+    assert middle[0, 4:-4, 4:-4, 0].min() > 200, "the square is the face"
+    assert len(track([(40, 40)]).tracks[0]) == 1, "a still picture"
 
 
 def test_short_gaps_are_bridged_and_long_ones_split():
-    places = line(40, 40)
-    short = [None if 40 <= i < 60 else p for i, p in enumerate(places)]
-    assert len(track(short).tracks) == 1
-    (one, two) = track(short, bridge_s=0.4).tracks
+    places = [None if 40 <= i < 60 else p for i, p in enumerate(line(40, 40))]
+    assert len(track(places).tracks) == 1
+    (one, two) = track(places, bridge_s=0.4).tracks
     assert one.ending == "face lost" and one.stop <= 43 and two.first >= 57
-    assert 0.7 < track(short, bridge_s=0.4).coverage((one, two)) < 0.9
+    assert 0.7 < track(places, bridge_s=0.4).coverage((one, two)) < 0.9
 
 
-def test_faces_that_cross_are_split_where_nobody_can_tell_them_apart():
+def test_tracks_end_where_faces_cross_and_scenes_are_cut():
     tracks = track(line(10, 120), line(120, 10))
     assert [t.ending for t in tracks.tracks].count("another face crosses") == 2
-    apart = track(line(10, 30, top=10), line(120, 100, top=80))
-    assert len(apart.tracks) == 2 and {t.ending for t in apart.tracks} == {"end of the video"}
-
-
-def test_a_cut_of_the_scene_ends_a_track():
     (one, two) = track(line(40, 40), cut_at=50).tracks
     assert one.ending == "scene cut" and one.stop <= 50 <= two.first, "no frame of the other scene"
 
 
+@pytest.fixture(scope="module")
 def people():
     """40 frames of one drawn person, cut to 40 of another in the same place."""
     faces = SyntheticFaces(8, "train", num_frames=40, size_px=64)
@@ -136,29 +125,28 @@ def fade(frames):
     return ((1 - share) * frames[:40] + share * frames[40:]).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("scene", "cuts"),
-    [
-        (lambda frames: frames, [40]),
-        (lambda frames: frames[38:], [2]),
-        (lambda frames: frames[:40], []),
-        (lambda frames: flash(frames, 1), []),
-        (lambda frames: flash(frames, 4), []),
-        (pan, []),
-        (fade, []),
-        (lambda frames: frames[:1], []),
-    ],
-    ids=["cut", "early cut", "none", "flash", "long flash", "pan", "fade", "still"],
-)
-def test_cuts_between_people_are_told_from_flashes_pans_and_fades(scene, cuts):
-    changes = SceneChanges()
-    for frame in scene(people()):
+SCENES = {
+    "cut": (lambda frames: frames, [40]),
+    "early cut": (lambda frames: frames[38:], [2]),
+    "flash": (lambda frames: flash(frames, 1), []),
+    "long flash": (lambda frames: flash(frames, 4), []),
+    "pan": (pan, []),
+    "fade": (fade, []),
+    "still": (lambda frames: frames[:1], []),
+}
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_cuts_between_people_are_told_from_flashes_pans_and_fades(kind, people):
+    changes, (scene, cuts) = SceneChanges(), SCENES[kind]
+    for frame in scene(people):
         changes.add(frame)
     assert changes.cuts() == cuts
 
 
 def test_one_of_several_people_is_picked():
     tracks = track(line(10, 20, top=10), line(120, 120, top=80))
+    assert [t.ending for t in tracks.tracks] == ["end of the video"] * 2
     assert tracks.pick("left")[0].left_px < 30 and tracks.pick("right")[0].left_px > 100
     assert tracks.pick(1) == (tracks.tracks[1],)
     assert all(a.stop <= b.first for a, b in pairwise(tracks.pick("largest")))
@@ -171,44 +159,21 @@ def test_one_of_several_people_is_picked():
 def test_without_a_face_the_error_names_frames_and_shows_three():
     with pytest.raises(NoFaceError, match=r"no face was found in the 11 frame.*0, 5, 10") as caught:
         track([None] * 50)
-    assert caught.value.looked[-1] == 49
-    assert len(caught.value.pictures) == 3
-
-
-def test_a_still_picture_is_a_track_of_one_frame():
-    assert len(track([(40, 40)]).tracks[0]) == 1
-
-
-def test_the_crops_are_a_video():
-    tracks = track(line(10, 120))
-    face = FaceVideo(tracks, tracks.pick()[0], 32, FRAMINGS["official"])
-    assert (len(face), face.height, face.width, face.fps) == (100, 32, 32, 25.0)
-    middle = face.read([50, 3, 50])
-    assert middle.shape == (3, 32, 32, 3) and (middle[0] == middle[2]).all()
-    assert middle[0, 4:-4, 4:-4, 0].min() > 200, "the square is the face"
-    with pytest.raises(IndexError):
-        face.read([100])
+    assert caught.value.looked[-1] == 49 and len(caught.value.pictures) == 3
 
 
 def test_large_frames_pass_in_small_pieces():
-    places = [(200, 200)] * 12
-    video = Drawn(places, height=2160, width=3840)
+    video = Drawn([(200, 200)] * 12, height=2160, width=3840)
     tracks = track_faces(video, find_squares, look_every_s=0.04, progress=False)
     FaceVideo(tracks, tracks.pick()[0], 32).read(range(12))
     assert max(video.pieces) <= 2, "two 4K frames are 50 MB"
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.floats(-50, 400),
-    st.floats(-50, 300),
-    st.floats(4, 500),
-    st.floats(4, 500),
-    st.sampled_from(sorted(FRAMINGS)),
-)
-def test_squares_stay_inside_the_picture(left, top, width, height, framing):
-    box = np.array([left, top, width, height])
-    top, left, side = frame_square(box, 240, 320, FRAMINGS[framing])
+@given(st.tuples(st.floats(-50, 400), st.floats(-50, 300), st.floats(4, 500), st.floats(4, 500)),
+       st.sampled_from(sorted(FRAMINGS)))  # fmt: skip
+def test_squares_stay_inside_the_picture(box, framing):
+    top, left, side = frame_square(np.array(box), 240, 320, FRAMINGS[framing])
     assert 0 <= top and 0 <= left and 0 < side
     assert top + side <= 240 + 1e-9 and left + side <= 320 + 1e-9
 

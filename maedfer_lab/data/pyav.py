@@ -1,7 +1,6 @@
 """Read a video file through PyAV (FFmpeg): any container and codec, and the judge of what is whole.
 
-What PyAV decodes from front to back is what a frame *is*; every short cut here (counting without
-decoding, jumping to a key frame) is taken only where it leads to the same frame.
+What it decodes from front to back is what a frame *is*; short cuts lead to the same frame.
 """
 
 from __future__ import annotations
@@ -60,11 +59,10 @@ class PyAVReader(VideoReader):
     def __init__(self, path: Path, thorough: bool = False) -> None:
         """Count the frames and decode the first.
 
-        MP4 and MOV carry a table of their frames, so counting costs milliseconds. Other containers
-        may promise more or fewer frames than they give and are counted by decoding them once;
-        `damage` says where frames are damaged or end early, as in a file that was cut off.
+        MP4 and MOV carry a table of their frames; other containers may promise more or fewer than
+        they give and are counted by decoding them once, which finds their `damage` as well.
 
-        thorough: decode MP4 and MOV once too, so that their `damage` is known.
+        thorough: decode MP4 and MOV once too.
         """
         self.path, self.is_plain = path, False
         self._threads, self._left_out = "AUTO", 0
@@ -109,7 +107,7 @@ class PyAVReader(VideoReader):
         """
         shown: list[int | None] = []
         keys: list[int | None] = []
-        count, whole, in_order, steady = 0, 0, True, True
+        count, whole, is_plain = 0, 0, True
         with suppress(av.FFmpegError):  # a cut is judged below, by what is missing
             for packet in self._container.demux(self._stream):
                 if not packet.size:
@@ -118,9 +116,10 @@ class PyAVReader(VideoReader):
                 whole += not packet.is_corrupt
                 if packet.is_keyframe:
                     keys.append(packet.pts)
-                    steady = steady and not _starts_anew(bytes(packet), self._stream.codec_context)
+                    is_new = _starts_anew(bytes(packet), self._stream.codec_context)
+                    is_plain = is_plain and not is_new
                 elif not keys or None in (keys[-1], packet.pts) or packet.pts < keys[-1]:
-                    in_order = False
+                    is_plain = False
                 if not packet.is_discard:
                     shown.append(packet.pts)
         claimed = max(self._stream.frames, count)
@@ -136,7 +135,7 @@ class PyAVReader(VideoReader):
         self._times = {time: position for position, time in enumerate(times)}
         self._length = len(times)
         self._keys = sorted({0, *(self._times[key] for key in keys if key in self._times)})
-        self.is_plain = in_order and steady and len(shown) == count
+        self.is_plain = is_plain and len(shown) == count
         return times
 
     def _index_by_decoding(self, can_seek: bool) -> list[int] | None:
@@ -148,11 +147,10 @@ class PyAVReader(VideoReader):
         self._bad = {place for place, frame in enumerate(frames) if not frame.is_whole}
         times = [frame.pts for frame in frames]
         known = [time for time in times if time is not None]
-        rises = known == sorted(set(known))
-        if len(known) == len(times) and rises and can_seek:
-            self._times = {time: position for position, time in enumerate(known)}
-            self._keys = sorted({0, *(p for p, frame in enumerate(frames) if frame.is_key)})
-        if len(known) == len(times) and rises:
+        if len(known) == len(times) and known == sorted(set(known)):
+            if can_seek:
+                self._times = {time: position for position, time in enumerate(known)}
+                self._keys = sorted({0, *(p for p, frame in enumerate(frames) if frame.is_key)})
             return known
         # AVI tells when a frame is decoded, not when it is shown: the order makes up for it.
         if len(clock) == len(times) and clock == sorted(set(clock)):
@@ -188,34 +186,29 @@ class PyAVReader(VideoReader):
 
     def _tell(self, ticks: Sequence[int] | None) -> None:
         """Set times, rate, remarks and damage."""
-        stream, remarks = self._stream, []
+        stream = self._stream
+        odd: dict[str, bool] = dict.fromkeys((JUMPS, WRONG_RATE, UNEVEN_RATE), False)
         stated = stream.average_rate or stream.guessed_rate
         self.fps, end_s = float(stated) if stated else None, 0.0
         if ticks is not None:
-            unit = float(stream.time_base)
-            gaps, jumps = _without_jumps(np.diff(np.array(ticks, np.float64)), unit)
+            unit, gaps = float(stream.time_base), np.diff(np.array(ticks, np.float64))
+            usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1.0
+            jumps = (gaps <= 0) | (gaps > np.maximum(JUMP_S / unit, JUMP_GAPS * usual))
+            gaps, odd[JUMPS] = np.where(jumps, usual, gaps), bool(jumps.any())
             self.times = np.concatenate([[0.0], np.cumsum(gaps)]) * unit
             end_s = max(ticks) * unit
-            if jumps:
-                remarks.append(JUMPS)
             if len(gaps):
                 rate = len(gaps) / self.times[-1]
                 rounding = 2 * unit / self.times[-1]
                 if self.fps is None or abs(self.fps / rate - 1) > 0.001 + rounding:
                     usual = 1 / (float(np.median(gaps)) * unit)
                     off = min(abs((self.fps or usual) / true - 1) for true in (rate, usual))
-                    if off > RATE_OFF + rounding:
-                        remarks.append(WRONG_RATE)
-                    self.fps = float(rate)
-                if gaps.max() > UNEVEN * gaps.min() and np.ptp(gaps) > 2:
-                    remarks.append(UNEVEN_RATE)
-        if len(_pictures(self._container)) > 1:
-            remarks.append(TRACKS)
-        if stream.sample_aspect_ratio not in (None, 0, 1):
-            remarks.append(OBLONG)
-        if stream.codec_context.color_trc in HDR:
-            remarks.append(PALE)
-        self.remarks = tuple(remarks)
+                    odd[WRONG_RATE], self.fps = off > RATE_OFF + rounding, float(rate)
+                odd[UNEVEN_RATE] = gaps.max() > UNEVEN * gaps.min() and np.ptp(gaps) > 2
+        odd[TRACKS] = len(_pictures(self._container)) > 1
+        odd[OBLONG] = stream.sample_aspect_ratio not in (None, 0, 1)
+        odd[PALE] = stream.codec_context.color_trc in HDR
+        self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
         told = []
         if self._bad:
             places = sorted(self._bad)
@@ -230,10 +223,7 @@ class PyAVReader(VideoReader):
         self.damage = "; ".join(told) or None
 
     def _ends_early(self, last_s: float) -> str | None:
-        """Say how the frames, the last shown at `last_s`, fall short of the file's promise.
-
-        None if they do not, or if the container stores no promise (an estimate is none).
-        """
+        """Say how the frames, the last shown at `last_s`, fall short of what the file promises."""
         container, stream, slack = self._container, self._stream, 0.0
         told = stream.metadata.get("DURATION")  # of the pictures alone, in Matroska and WebM
         if told and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", told):
@@ -245,7 +235,7 @@ class PyAVReader(VideoReader):
             promised, slack = (container.duration or 0) / 1e6, SOUND_S
             slack = 1e9 if stream.frames else min(slack, (1 - EARLY) * promised)
         else:
-            return None
+            return None  # no promise: an estimate is none
         room = 1.5 if container.format.name == "avi" else 2.5  # frames; AVI counts them exactly
         if last_s + slack + room / (self.fps or 10) >= promised:
             return None
@@ -360,14 +350,6 @@ def _decoded_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[An
                 raise VideoError(Path(container.name), f"it cannot be decoded: {error}") from error
             frames = None
         yield packet, frames
-
-
-def _without_jumps(gaps: np.ndarray, unit_s: float) -> tuple[np.ndarray, int]:
-    """Gaps between frames with those that no recording has made usual ones, and their number."""
-    rising = gaps[gaps > 0]
-    usual = float(np.median(rising)) if len(rising) else 1.0
-    jumps = (gaps <= 0) | (gaps > np.maximum(JUMP_S / unit_s, JUMP_GAPS * usual))
-    return np.where(jumps, usual, gaps), int(jumps.sum())
 
 
 def _displayed(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:

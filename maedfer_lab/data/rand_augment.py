@@ -1,10 +1,9 @@
 """RandAugment of a clip, drawn as timm draws it, and done on all its uint8 frames at once.
 
-Draws, tables and blends are timm's and Pillow's to the last bit, moves to a level now and then
-(`tests/test_rand_augment.py`). Ours because a clip from shards then takes 7 ms of a core, where it
-takes 14 with torchvision's (bilinear, so not the published ones) and 21 with timm's. What is shared
-is worked out once: a chain of tables is one table, a move one list of places and weights for all
-frames. And only the part of the picture is computed that the crop after it will show.
+Draws, tables and blends are timm's and Pillow's to the last bit, moves to a level now and then.
+Ours because a clip from shards then takes 7 ms of a core, where it takes 14 with torchvision's
+(bilinear, so not the published ones) and 21 with timm's: a chain of tables is one table, a move one
+list of places and weights for all frames, and only what the crop will show is computed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LEVELS = np.arange(256)
 OUTSIDE = 128  # the grey of what lies outside the picture
 REACH = 2.5  # pixels that the filter looks around itself, with half of one to be safe
 NUDGE = 5e-4  # levels: sums that are whole up to float32's rounding are not rounded down
-_LOCAL = threading.local()
+_LOCAL = threading.local()  # its `chooser`: to make one takes longer than all other draws
 # Of red, green and blue, in 65,536ths, and what rounds their sum.
 GREY = np.array([[19595, 38470, 7471, 2**15]], np.float32)
 
@@ -63,7 +62,9 @@ def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
     drawn = timms(description)
     words = np.random.SeedSequence(key).generate_state(6)
     rng = random.Random(words[:2].tobytes())
-    legacy, shares = _chooser(), drawn.choice_weights
+    if not hasattr(_LOCAL, "chooser"):
+        _LOCAL.chooser = np.random.RandomState(0)
+    legacy, shares = _LOCAL.chooser, drawn.choice_weights
     legacy.seed(words[2:4])
     numbers = legacy.choice(len(drawn.ops), drawn.num_layers, replace=shares is None, p=shares)
     operations = []
@@ -77,13 +78,6 @@ def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
         argument = float(_argument(op, level, rng))
         operations.append(Operation(op.name.removesuffix("Increasing"), argument))
     return tuple(operations)
-
-
-def _chooser() -> np.random.RandomState:
-    """This thread's own: to make one takes longer than all other draws together."""
-    if not hasattr(_LOCAL, "chooser"):
-        _LOCAL.chooser = np.random.RandomState(0)
-    return _LOCAL.chooser
 
 
 @lru_cache(maxsize=8)
@@ -109,7 +103,7 @@ def _argument(op: Any, level: float, rng: random.Random) -> float | int:
     """The strength of an operation at `level` in [0, 1]; half of those with a sign lose it."""
     name = op.name.removesuffix("Increasing")
     rises = name != op.name
-    if name in ("AutoContrast", "Equalize", "Invert"):
+    if name in PLAIN:
         return 0
     if name in STEPS:
         strength, most, top = STEPS[name]
@@ -162,14 +156,24 @@ def _needed(operation: Operation, want: Box, height: int, width: int) -> Box:
     name = operation.name
     if name in OWN:
         return Box(0, 0, height, width)
-    if name == "Sharpness":
-        top, left = max(want.top - 1, 0), max(want.left - 1, 0)
-        bottom = min(want.top + want.height + 1, height)
-        right = min(want.left + want.width + 1, width)
-        return Box(top, left, bottom - top, right - left)
     if name in FIXED or name == "Color":
         return want
-    return source_box(_matrix(operation, height, width), want, height, width)
+    top, bottom, left, right = want.top, want.top + want.height, want.left, want.left + want.width
+    if name == "Sharpness":
+        top, left = max(top - 1, 0), max(left - 1, 0)
+        bottom, right = min(bottom + 1, height), min(right + 1, width)
+    else:
+        a, b, c, d, e, f = _matrix(operation, height, width)
+        corners = [(x, y) for x in (left, right) for y in (top, bottom)]
+        left, right = _range([a * x + b * y + c for x, y in corners], width)
+        top, bottom = _range([d * x + e * y + f for x, y in corners], height)
+    return Box(top, left, bottom - top, right - left)
+
+
+def _range(places: Sequence[float], size: int) -> tuple[int, int]:
+    """Where a move's filter looks."""
+    first = min(max(math.floor(min(places) - REACH), 0), size - 1)
+    return first, max(min(math.ceil(max(places) + REACH), size), first + 1)
 
 
 def _cut(clip: np.ndarray, have: Box, want: Box) -> np.ndarray:
@@ -184,8 +188,7 @@ def _look_up(clip: np.ndarray, tables: np.ndarray | None) -> np.ndarray:
     if tables is None:
         return clip
     if tables.ndim == 1:
-        long = clip.reshape(-1, clip.shape[2], 3)
-        return cv2.LUT(long, tables).reshape(clip.shape)
+        return cv2.LUT(clip.reshape(-1, clip.shape[2], 3), tables).reshape(clip.shape)
     looked_up = np.empty_like(clip)
     for frame, table, out in zip(clip, tables, looked_up, strict=True):
         cv2.LUT(frame, table[None], dst=out)
@@ -193,10 +196,7 @@ def _look_up(clip: np.ndarray, tables: np.ndarray | None) -> np.ndarray:
 
 
 def _blend(base: np.ndarray | int, values: np.ndarray, factor: float) -> np.ndarray:
-    """From `base` at 0 over `values` at 1 and beyond, in Pillow's precision; not rounded down yet.
-
-    values: floats, which are overwritten: what is as large as a frame stays in the nearest cache.
-    """
+    """From `base` at 0 over `values` (overwritten) at 1 and beyond, in Pillow's precision."""
     values -= base
     values *= np.float32(factor)
     values += base
@@ -280,53 +280,25 @@ def _matrix(operation: Operation, height: int, width: int) -> tuple[float, ...]:
     """(a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
     name, by = operation
     if name != "Rotate":
-        across, down = (by * width, by * height)
-        return {
-            "ShearX": (1.0, by, 0.0, 0.0, 1.0, 0.0),
-            "ShearY": (1.0, 0.0, 0.0, by, 1.0, 0.0),
-            "TranslateXRel": (1.0, 0.0, across, 0.0, 1.0, 0.0),
-            "TranslateYRel": (1.0, 0.0, 0.0, 0.0, 1.0, down),
-        }[name]
+        place, value = {"ShearX": (1, by), "ShearY": (3, by), "TranslateXRel": (2, by * width),
+                        "TranslateYRel": (5, by * height)}[name]  # fmt: skip
+        return tuple(value if i == place else float(i in (0, 4)) for i in range(6))
     angle = -math.radians(by % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2  # the middle stays
     return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y
 
 
-# --- Moves: Pillow's bicubic, its weights had once ---
-#
-# Each pixel of the result is a weighted sum over at most 4 x 4 pixels, the same places and weights
-# in all frames. With the frames side by side in memory that is torch's `embedding_bag`: ten times
-# as fast as Pillow frame after frame (16 frames of 160 x 160, one core: 1.6 against 15 ms; OpenCV's
-# bicubic takes 5.3 ms, and sharpens less).
-
-
-def source_box(matrix: Sequence[float], want: Box, height: int, width: int) -> Box:
-    """The part of a picture of height x width from which `move` takes the part `want`."""
-    a, b, c, d, e, f = matrix
-    corners = [
-        (x, y)
-        for x in (want.left, want.left + want.width)
-        for y in (want.top, want.top + want.height)
-    ]
-    left, right = _range([a * x + b * y + c for x, y in corners], width)
-    top, bottom = _range([d * x + e * y + f for x, y in corners], height)
-    return Box(top, left, bottom - top, right - left)
-
-
-def _range(places: Sequence[float], size: int) -> tuple[int, int]:
-    first = min(max(math.floor(min(places) - REACH), 0), size - 1)
-    return first, max(min(math.ceil(max(places) + REACH), size), first + 1)
-
-
 def move(
     clip: UInt8[np.ndarray, "T h w 3"], matrix: Sequence[float], have: Box, want: Box, whole: Box
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The part `want` of moved pictures, from their part `have`, which must hold `source_box`.
+    """The part `want` of moved pictures, from their part `have`, with Pillow's bicubic filter.
 
     matrix: (a, b, c, d, e, f); the pixel whose middle is (x, y) shows (ax + by + c, dx + ey + f).
-    whole: the picture's own box; what lies outside is grey 128, its edge is repeated for the
-    filter.
+    whole: the picture's own box; outside is grey 128, its edge is repeated for the filter.
+
+    Places and weights are the same in all frames: with the frames side by side in memory that is
+    torch's `embedding_bag`, ten times as fast as Pillow (1.6 ms for 16 frames of 160 x 160).
     """
     a, b, c, d, e, f = matrix
     x = np.arange(want.left, want.left + want.width) + 0.5
@@ -346,14 +318,13 @@ def move(
     # OpenCV rounds to the nearest level, Pillow down.
     moved = cv2.add(sums.numpy(), NUDGE - 0.5, dtype=cv2.CV_8U)  # type: ignore[call-overload]
     moved[outside.ravel()] = OUTSIDE
-    return _one_after_the_other(moved, want)
+    words = np.ascontiguousarray(cv2.transpose(moved.view(np.int32)))
+    pictures = words.view(np.uint8).reshape(-1, want.width, 4)
+    return cv2.cvtColor(pictures, cv2.COLOR_RGBA2RGB).reshape(-1, want.height, want.width, 3)
 
 
 def _taps(places: np.ndarray, size: int, first: int, held: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (4 H W) around `places`, counted from `first`, and weights; one where all are whole.
-
-    Pillow's cubic: its slope in a pixel is the difference of the pixel's two neighbours.
-    """
+    """Pixels (4 H W) around `places`, counted from `first`, and weights; one if all are whole."""
     low = np.floor(places)
     t = (places - low).astype(np.float32)
     if not t.any():
@@ -361,8 +332,9 @@ def _taps(places: np.ndarray, size: int, first: int, held: int) -> tuple[np.ndar
     else:
         around = low + np.arange(-1.0, 3.0)[:, None, None]
         square, cube = t * t, t * t * t
-        parts = (2 * square - t - cube, 1 - 2 * square + cube, t + square - cube, cube - square)
-        weights = np.stack(parts)
+        weights = np.stack(
+            [2 * square - t - cube, 1 - 2 * square + cube, t + square - cube, cube - square]
+        )
     inside = np.clip(around, 0, size - 1) - first
     return np.clip(inside, 0, held - 1).astype(np.int32), weights
 
@@ -380,12 +352,6 @@ def _side_by_side(clip: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(rows.reshape(height * width, frames).view(np.uint8)).float()
 
 
-def _one_after_the_other(rows: np.ndarray, box: Box) -> np.ndarray:
-    words = cv2.transpose(rows.view(np.int32))
-    pictures = np.ascontiguousarray(words).view(np.uint8).reshape(-1, box.width, 4)
-    return cv2.cvtColor(pictures, cv2.COLOR_RGBA2RGB).reshape(-1, box.height, box.width, 3)
-
-
 # Tables (256) that do not depend on the picture.
 FIXED: dict[str, Callable[[float], np.ndarray]] = {
     "Invert": lambda _: 255 - LEVELS,
@@ -400,6 +366,7 @@ OWN: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Equalize": _equalize,
     "Contrast": _contrast,
 }
+PLAIN = ("AutoContrast", "Equalize", "Invert")  # operations without a strength
 # Whole numbers: how many at full strength, at most, and from what they are taken where it rises.
 STEPS = {"Posterize": (4, 99, 4), "Solarize": (256, 256, 256), "SolarizeAdd": (110, 128, 0)}
 MOVES = {"Rotate": 30, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": SHIFT, "TranslateYRel": SHIFT}

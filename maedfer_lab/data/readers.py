@@ -1,11 +1,9 @@
 """Open a video file or a folder of images: one reader of frames, three sources; or only look.
 
-PyAV is the reference and the default: what it decodes is what a frame *is*. decord takes half the
-time for frames here and there, and is offered where it was found to return the same pixels: whole
-H.264 and MPEG-4 streams in 8-bit 4:2:0 inside MP4 or MOV, upright, one track, without an edit list,
-every group of pictures closed. Elsewhere decord 0.6 returned other frames than the ones asked for
-(open groups, also in HEVC; MPEG programme and transport streams; frames that an edit list hides) or
-other colours (10 bit).
+PyAV is the reference and the default. decord is offered where it was found to return the same
+pixels, in half the time here and there: whole H.264 and MPEG-4 streams in 8-bit 4:2:0 inside MP4 or
+MOV, upright, one track, no edit list, every group of pictures closed. Elsewhere decord 0.6 returned
+other frames than the ones asked for, or other colours.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,8 +44,8 @@ def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
     A path ``FOLDER/shard-00000.tar/NAME`` is a clip of a prepared folder, whatever the backend.
 
     Raises:
-        VideoError: no such file, empty, not a video, only sound, cut off, or (``"decord"`` asked
-            for by name) not a file that decord reads rightly.
+        VideoError: no such file, empty, not a video, only sound, cut off, or (``"decord"``) not a
+            file that decord reads rightly.
         ValueError: unknown backend.
     """
     path = Path(path)
@@ -148,11 +145,13 @@ class DecordReader(VideoReader):
 
     def __init__(self, path: Path) -> None:
         """Take over size, times and count from PyAV; raise where decord does not agree."""
-        decord, self.path = _import_decord(), path
-        if decord is None:
-            raise VideoError(
-                self.path, "decord is not installed on this machine; use backend='pyav'"
-            )
+        try:
+            import decord
+        except (ImportError, OSError) as error:  # no wheel, or one whose libraries miss
+            reason = "decord is not installed on this machine; use backend='pyav'"
+            raise VideoError(path, reason) from error
+        decord.logging.set_level(decord.logging.QUIET)
+        self.path = path
         reference = _pyav(path, thorough=True)
         self.fps, self.times, self._length = reference.fps, reference.times, len(reference)
         self.height, self.width = reference.height, reference.width
@@ -182,21 +181,8 @@ class DecordReader(VideoReader):
             raise VideoError(self.path, f"decord cannot read it: {error}") from error
 
 
-def _import_decord() -> ModuleType | None:
-    try:
-        import decord
-    except (ImportError, OSError):  # no wheel for this machine, or one whose libraries miss
-        return None
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
 class Glance(NamedTuple):
-    """What a look tells of one video.
-
-    frames: those that can be asked for, or images of a folder. sides: width and height.
-    remarks, damage: as of `VideoReader`.
-    """
+    """What a look tells: how many frames, width and height, and as of `VideoReader` the rest."""
 
     frames: int
     sides: tuple[int, int]
@@ -207,18 +193,15 @@ class Glance(NamedTuple):
 def glance(path: Path, thorough: bool = True) -> Glance:
     """Look at a video file (every frame is decoded once) or a folder of images.
 
-    Unless `thorough`, an MP4's or MOV's frames are counted by its table, and the first is decoded.
-    Of a folder every image's header and end are read, and the first, middle and last decoded;
-    damage in the middle of another image is not seen.
+    Unless `thorough`, an MP4's or MOV's frames are counted by its table. Of a folder every image's
+    header and end are read, and the first, middle and last decoded.
 
     Raises:
         VideoError: missing, empty, no video, only sound, cut off, broken or unequal images.
     """
     _check_regular(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        reader = _glance_images(path)
-    else:
-        reader = _pyav(path, thorough)
+    is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    reader = _glance_images(path) if is_image else _pyav(path, thorough)
     return Glance(len(reader), (reader.width, reader.height), reader.remarks, reader.damage)
 
 

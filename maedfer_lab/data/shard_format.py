@@ -1,20 +1,13 @@
 """Shards: WebDataset tar files of clips whose frames are JPEGs, read at random; and their index.
 
 A sample is a clip: ``KEY.mjpeg`` (its JPEGs one after the other; FFmpeg plays it) or ``KEY.rgb``
-(pixels: `prepare --store raw`), ``KEY.npy`` (bytes and CRC-32 of each frame) and ``KEY.json``
-(name, label and size). ``shard-00000.json`` beside the
-tar says where they lie. ``index.safetensors`` says so for all shards, in columns that are mapped
-into memory: a million clips open at once, and a frame costs one short read.
+(pixels: `prepare --store raw`), ``KEY.npy`` (bytes and CRC-32 of each frame), ``KEY.json`` (name,
+label and size). ``shard-00000.json`` beside the tar says where they lie; ``index.safetensors`` says
+so for all shards, in columns that are mapped into memory: a million clips open at once. Behind a
+URL that fsspec opens (s3://, hf://, https://) only those bytes are read that a clip needs.
 
-Chosen by measuring (7,041 frames of 10 clips, 192 px, 95 MB; a clip = 16 frames at stride 4 of a
-video of 4,800 frames, from memory): a tar with a member per clip takes 94.6 MB, is written in
-0.19 s, read in 0.06 ms and listed in 1 ms; with a member per frame 100.0 MB, 0.23 s, 0.04 ms,
-114 ms; an Arrow row per clip 94.6 MB, 0.14 s, 0.02 ms through pyarrow but 3.8 ms through datasets;
-Parquet 94.1 MB, but one row group, 450 ms, is the least it reads. To decode 16 JPEGs takes 2.9 ms,
-so speed does not choose: pyarrow and datasets install 260 MB, tar needs nothing, any tool opens it.
-
-A set may lie behind a URL that fsspec opens (s3://, hf://, https://): its index is copied once,
-and of a shard only those bytes are read that a clip needs. A path that begins like a URL is one.
+A member per frame, Arrow and Parquet were measured beside it: to decode 16 JPEGs takes 2.9 ms, to
+find them 0.02 to 0.06 (Parquet: 450), so speed does not choose; a tar needs no package.
 """
 
 from __future__ import annotations
@@ -41,12 +34,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import UInt8, UInt32
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
-from maedfer_lab.data.video import VideoError, VideoReader
+from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
 from maedfer_lab.files import file_sha256, text_bytes
 
 try:
@@ -68,9 +61,8 @@ STALE_S = 600  # without a sign of life, after which another machine's half-writ
 GAP = 2**16  # bytes that are read along from a URL rather than to ask twice
 NUMBERS = {"label": "i4", "fold": "i4", "frames": "u4", "height": "u4", "width": "u4",
            "fps": "f8", "table": "u8", "data": "u8"}  # fmt: skip
-# By which a JPEG may say that its picture is to be turned (Exif and XMP).
-TURNED = (b"Exif\0\0", b"Orientation")
-LARGEST = 2**26  # pixels of an ordinary picture; larger ones may be bombs, Pillow says
+TURNED = (b"Exif\0\0", b"Orientation")  # by which a JPEG may ask to be turned (Exif and XMP)
+NEEDED = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 
 
 @dataclass(frozen=True)
@@ -109,10 +101,8 @@ class Shard:
 def encode_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     """Code an RGB frame with its colours at full resolution (4:4:4).
 
-    At quality 95 our test frames keep 46.4 dB (worst 43.5) in 13.9 KB at 192 px, 49.4 dB once
-    shrunk to 160. In the normalised targets of pre-training, which blow up flat cubes, that is an
-    error of 0.033 where the loss ends near 0.47; 0.046 at quality 90 (9.9 KB), 0.049 at 95 with
-    halved colours (4:2:0, 11.3 KB), 0.078 at quality 85 with them (6.6 KB).
+    At quality 95 a frame of 192 px takes 13.9 KB and keeps 46.4 dB: in the normalised targets of
+    pre-training an error of 0.033, where the loss ends near 0.47 (quality 90: 9.9 KB, 0.046).
     """
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling]
@@ -120,11 +110,8 @@ def encode_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
 
 
 def decode_jpeg(data: bytes, out: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write a JPEG's RGB pixels into `out`, without Python's lock.
-
-    With simplejpeg where it is installed, which takes a fifth less time for the same pixels.
-    """
-    if simplejpeg is not None:
+    """Write a JPEG's RGB pixels into `out`, without Python's lock."""
+    if simplejpeg is not None:  # the same pixels in a fifth less time
         simplejpeg.decode_jpeg(data, buffer=out)
         return
     bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -134,14 +121,13 @@ def decode_jpeg(data: bytes, out: UInt8[np.ndarray, "H W 3"]) -> None:
 def decode_plain_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
     """RGB pixels of an ordinary JPEG, or None: then Pillow is to look, and to say what is wrong.
 
-    Ordinary is what a folder of frames holds: whole, in the usual colours, not to be turned. Takes
-    two thirds of Pillow's time; without simplejpeg always None.
+    Ordinary: whole, in the usual colours, not to be turned. Two thirds of Pillow's time.
     """
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or any(t in data for t in TURNED):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours != "YCbCr" or int(height) * int(width) > LARGEST:
+        if colours != "YCbCr" or int(height) * int(width) > MOST_PIXELS:
             return None
         return simplejpeg.decode_jpeg(data)
     except ValueError:
@@ -171,21 +157,14 @@ def is_prepared(folder: str | Path) -> bool:
 @lru_cache(maxsize=16)
 def _remote(folder: str) -> tuple[Any, str]:
     """The file system of a URL, and the folder's name in it."""
-    protocol = folder.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
+
+        return url_to_fs(folder)
     except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{folder} needs fsspec; type: pip install 'maedfer-lab[remote]'"
-        ) from error
-    try:
-        files, name = url_to_fs(folder)
-    except ImportError as error:
-        needed = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp",
-                  "https": "aiohttp", "hf": "huggingface_hub"}.get(protocol)  # fmt: skip
-        what = f"type: pip install {needed}" if needed else str(error)
-        raise ModuleNotFoundError(f"{folder} needs a package for {protocol}://; {what}") from error
-    return files, name
+        more = NEEDED.get(folder.partition("://")[0], "")
+        install = f"pip install 'maedfer-lab[remote]' {more}".strip()
+        raise ModuleNotFoundError(f"{folder}: {error}; type: {install}") from error
 
 
 def read_file(folder: str, name: str) -> bytes:
@@ -208,19 +187,16 @@ def _read_spans(folder: str, name: str, starts: list[int], sizes: list[int]) -> 
                 file.seek(start)
                 yield file.read(size)
         return
-    joined: list[list[int]] = []
-    for start, size in zip(starts, sizes, strict=True):
-        if joined and start - joined[-1][1] <= GAP:
-            joined[-1][1] = max(joined[-1][1], start + size)
-        else:
-            joined.append([start, start + size])
+    from fsspec.utils import merge_offset_ranges
+
     files, base = _remote(folder)
-    begins, ends = map(list, zip(*joined, strict=True))
-    pieces = files.cat_ranges([f"{base}/{name}"] * len(joined), begins, ends, on_error="raise")
-    at = 0
-    for start, size in zip(starts, sizes, strict=True):
-        at += start >= ends[at]
-        yield pieces[at][start - begins[at] : start - begins[at] + size]
+    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+    asked: Any = ([f"{base}/{name}"] * len(starts), starts, ends)
+    paths, begins, stops = merge_offset_ranges(*asked, max_gap=GAP)
+    pieces = files.cat_ranges(paths, begins, stops, on_error="raise")
+    for start, end in zip(starts, ends, strict=True):
+        at = bisect.bisect_right(begins, start) - 1
+        yield pieces[at][start - begins[at] : end - begins[at]]
 
 
 def _part_of(path: Path) -> Path:
@@ -282,7 +258,8 @@ def read_shard(file: Path) -> Shard:
         ValueError: one of the two is missing or damaged; the message names it.
     """
     try:
-        shard = _shard(file.with_suffix(".json"), file.with_suffix(".json").read_bytes())
+        beside = file.with_suffix(".json")
+        shard = _shard(beside, beside.read_bytes())
         size = file.stat().st_size
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing; {AGAIN}") from error
@@ -323,11 +300,9 @@ class ShardWriter:
         table = io.BytesIO()
         np.save(table, jpegs.table)
         self._member(f"{key:08d}.json", text_bytes(json.dumps(about, ensure_ascii=False)))
-        place = {
-            "table": self._member(f"{key:08d}.npy", table.getvalue()),
-            "data": self._member(f"{key:08d}.{jpegs.kind}", jpegs.data),
-        }
-        self.shard.clips.append({**about, **place})
+        about["table"] = self._member(f"{key:08d}.npy", table.getvalue())
+        about["data"] = self._member(f"{key:08d}.{jpegs.kind}", jpegs.data)
+        self.shard.clips.append(about)
 
     def skip(self, name: str, reason: str) -> None:
         """Note a clip that could not be read."""
@@ -372,19 +347,18 @@ class Index:
         try:
             with file.open("rb") as opened:
                 self._bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            begin = 8 + int.from_bytes(self._bytes[:8], "little")
-            head = json.loads(self._bytes[8:begin])
+            head, self._begin = _head(self._bytes)
             self.about: dict[str, Any] = json.loads(head.pop("__metadata__")["about"])
+            self._crc = _crc(head)
             self._columns = {
                 name: np.frombuffer(
                     self._bytes, f"<{one['dtype'].lower()[0]}{int(one['dtype'][1:]) // 8}",
-                    one["shape"][0], begin + one["data_offsets"][0],
+                    one["shape"][0], self._begin + one["data_offsets"][0],
                 )
                 for name, one in head.items()
             }  # fmt: skip
             self._ends, self._texts = self._columns["ends"], self._columns["texts"]
             self.first: list[int] = self._columns["first"].tolist()
-            self._crc = _crc(self._bytes[:begin])
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged; {AGAIN}") from error
 
@@ -420,19 +394,22 @@ class Index:
 
     def is_sound(self) -> bool:
         """Whether the columns are those that were written (a tenth of a second for a million)."""
-        crc, begin = self._crc, 8 + int.from_bytes(self._bytes[:8], "little")
+        crc = self._crc
         with self.file.open("rb") as file:
-            file.seek(begin)
+            file.seek(self._begin)
             while piece := file.read(2**20):
                 crc = zlib.crc32(piece, crc)
         return crc == self.about["crc"]
 
 
-def _crc(head: bytes) -> int:
-    """CRC-32 of what the head of an index says of its columns."""
-    columns = json.loads(head[8:])
-    columns.pop("__metadata__", None)
-    return zlib.crc32(json.dumps(columns, sort_keys=True).encode())
+def _head(data: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its columns, and where they begin."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:begin]), begin
+
+
+def _crc(head: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(head, sort_keys=True).encode())
 
 
 def pack_index(
@@ -447,38 +424,30 @@ def pack_index(
     parts: dict[str, list[np.ndarray]] = {}
     lengths = [0]
     try:
-        for shard in shards:
-            clips = shard.clips
+        for clips in (shard.clips for shard in shards):
             lengths.append(len(clips))
-            names = [clip["name"] for clip in clips]
-            who = [people.get(name, name) for name in names]
-            texts = {
-                "name": names,
-                "source": [clip["source"] for clip in clips],
-                "person": [
-                    clip["subject"] or "" if person == clip["name"] else person
-                    for clip, person in zip(clips, who, strict=True)
-                ],
-            }
-            found = {name: [clip[name] for clip in clips] for name in NUMBERS}
-            found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in names]
-            found |= {n: [words.setdefault(w, len(words)) for w in one] for n, one in texts.items()}
+            found = {name: [clip[name] for clip in clips] for name in (*NUMBERS, "name", "source")}
+            told = [people.get(name, name) for name in found["name"]]
+            found["person"] = [
+                clip["subject"] or "" if person == clip["name"] else person
+                for clip, person in zip(clips, told, strict=True)
+            ]
+            found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in found["name"]]
+            for name in ("name", "source", "person"):
+                found[name] = [words.setdefault(word, len(words)) for word in found[name]]
             for name, values in found.items():
                 parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        what = (
-            f"what stands beside a shard of {folder} is damaged ({type(error).__name__}: {error})"
-        )
-        raise ValueError(f"{what}; {AGAIN}") from error
+        what = f"what stands beside a shard of {folder} is damaged"
+        raise ValueError(f"{what} ({type(error).__name__}: {error}); {AGAIN}") from error
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     coded = [text_bytes(word, exact=True) for word in words]
     columns["first"] = np.cumsum(lengths).astype("u8")
     columns["ends"] = np.cumsum([len(word) for word in coded]).astype("u8")
     columns["texts"] = np.frombuffer(b"".join(coded), "u1")
-    data = save(columns)
-    begin = 8 + int.from_bytes(data[:8], "little")
-    crc = zlib.crc32(memoryview(data)[begin:], _crc(data[:begin]))
-    return save(columns, {"about": json.dumps({**about, "crc": crc}, sort_keys=True)})
+    head, begin = _head(data := save(columns))
+    about = {**about, "crc": zlib.crc32(memoryview(data)[begin:], _crc(head))}
+    return save(columns, {"about": json.dumps(about, sort_keys=True)})
 
 
 _OPEN: dict[str, tuple[int, Index]] = {}
@@ -504,16 +473,13 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
 
 
 def _find_index(folder: str, verify: bool) -> Index:
-    listed = _read_listed(folder)
-    raw = {"store": "raw"} if listed.get("store") == "raw" else {}  # of older sets nothing is told
-    told = Path(folder, MANIFEST)
+    listed, told = _read_listed(folder), Path(folder, MANIFEST)
+    digests = "".join(one["sha256"] for one in listed["shards"])
     about = {
         **{name: listed[name] for name in ("dataset", "classes", "skipped")},
-        **raw,
+        **({"store": "raw"} if listed.get("store") == "raw" else {}),  # older sets tell nothing
         "bytes": [one["bytes"] for one in listed["shards"]],
-        "shards": hashlib.sha256(
-            "".join(o["sha256"] for o in listed["shards"]).encode()
-        ).hexdigest(),
+        "shards": hashlib.sha256(digests.encode()).hexdigest(),
         "people": zlib.crc32(told.read_bytes()) if told.is_file() else None,
     }
     copy = output_folder() / "cache" / f"shards-{about['shards'][:16]}.safetensors"
@@ -543,10 +509,8 @@ def _keep(data: bytes, file: Path) -> Index:
 
 def _people(folder: str) -> dict[str, str]:
     try:
-        rows = csv.DictReader(
-            io.StringIO(read_file(folder, MANIFEST).decode("utf-8-sig", "surrogateescape"))
-        )
-        return {row["name"]: row["identity"] for row in rows}
+        text = read_file(folder, MANIFEST).decode("utf-8-sig", "surrogateescape")
+        return {row["name"]: row["identity"] for row in csv.DictReader(io.StringIO(text))}
     except FileNotFoundError:
         return {}
     except (UnicodeDecodeError, KeyError, TypeError, csv.Error) as error:
@@ -583,26 +547,22 @@ def refuse(damaged: list[str], number: int) -> None:
 
 def _read_listed(folder: str) -> dict[str, Any]:
     """What index.json says: the set, its settings and its shards."""
+    kinds = {"dataset": str, "classes": list, "skipped": int, "shards": list}
     try:
         listed = json.loads(read_file(folder, INDEX))
-        for name, kind in {"dataset": str, "classes": list, "skipped": int, "shards": list}.items():
-            if not isinstance(listed[name], kind):
-                raise TypeError(name)
-        if not all(isinstance(name, str) for name in listed["classes"]):
-            raise TypeError("classes")
-        if not all(
-            isinstance(one["sha256"], str) and one["bytes"] >= 0 for one in listed["shards"]
+        form, shards = listed["format"], listed["shards"]
+        if not (
+            all(isinstance(listed[name], kind) for name, kind in kinds.items())
+            and all(isinstance(name, str) for name in listed["classes"])
+            and all(isinstance(one["sha256"], str) and one["bytes"] >= 0 for one in shards)
         ):
-            raise TypeError("shards")
-        form = listed["format"]
+            raise TypeError(INDEX)
     except FileNotFoundError as error:
-        begun = not is_url(folder) and any(Path(folder).glob("shard-*.json"))
-        raise FileNotFoundError(
-            f"{folder} is not finished: run the same `maedfer prepare` again, or with --join if "
-            "all its parts are done"
-            if begun
-            else f"{folder} holds no {INDEX}; name a folder that `maedfer prepare` wrote"
-        ) from error
+        what = f"holds no {INDEX}; name a folder that `maedfer prepare` wrote"
+        if not is_url(folder) and any(Path(folder).glob("shard-*.json")):
+            what = "is not finished: run the same `maedfer prepare` again, or with --join if all "
+            what += "its parts are done"
+        raise FileNotFoundError(f"{folder} {what}") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder}/{INDEX} is damaged; {AGAIN}") from error
     if form != FORMAT:
@@ -619,18 +579,6 @@ def shard_and_name(path: Path) -> tuple[str, int, str] | None:
     """Split ``FOLDER/shard-00000.tar/NAME`` into folder, shard and the clip's name, else None."""
     found = IN_SHARD.fullmatch(path.as_posix())
     return (place(found[1].rstrip("/") or "."), int(found[2]), found[3]) if found else None
-
-
-def _read_table(data: bytes, frames: int) -> Int[np.ndarray, "T 2"]:
-    """Read the table of a clip. `np.load` would parse its head, which takes longer than to read.
-
-    Raises:
-        ValueError: there is no such table.
-    """
-    head = f"'<u4', 'fortran_order': False, 'shape': ({frames}, 2)".encode()
-    if not data.startswith(b"\x93NUMPY\x01") or head not in data[:TABLE_HEAD]:
-        raise ValueError("a table of frames is damaged")
-    return np.frombuffer(data, "<u4", 2 * frames, TABLE_HEAD).reshape(-1, 2).astype(np.int64)
 
 
 class ShardReader(VideoReader):
@@ -656,18 +604,24 @@ class ShardReader(VideoReader):
         self._is_raw = index.about.get("store") == "raw"
         self._length, self.fps = frames, None if math.isnan(fps) else fps
         (table,) = self._spans([start], [TABLE_HEAD + 8 * frames])
-        try:
-            self._table = _read_table(table, frames)
-        except ValueError as error:
-            raise VideoError(path, f"the shard {self._file} cannot be read: {error}") from error
+        # By hand: `np.load` takes longer to parse its head than to read it.
+        head = f"'<u4', 'fortran_order': False, 'shape': ({frames}, 2)".encode()
+        is_table = table.startswith(b"\x93NUMPY\x01") and head in table[:TABLE_HEAD]
+        if not is_table or len(table) < TABLE_HEAD + 8 * frames:
+            raise VideoError(
+                path, f"the shard {self._file} cannot be read: a table of frames is damaged"
+            )
+        numbers = np.frombuffer(table, "<u4", 2 * frames, TABLE_HEAD)
+        self._table = numbers.reshape(-1, 2).astype(np.int64)
         self._starts = data + np.cumsum(self._table[:, 0]) - self._table[:, 0]
 
     def _spans(self, starts: list[int], sizes: list[int]) -> Iterator[bytes]:
         try:
             yield from _read_spans(self._folder, self._file, starts, sizes)
         except Exception as error:  # of a file system's own kind, behind a URL
-            reason = f"the shard {self._file} cannot be read: {error}"
-            raise VideoError(self.path, reason) from error
+            raise VideoError(
+                self.path, f"the shard {self._file} cannot be read: {error}"
+            ) from error
 
     def _read(self, indices: list[int]) -> np.ndarray:
         frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)

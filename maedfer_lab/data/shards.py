@@ -28,11 +28,7 @@ SKIPPED = "skipped.csv"
 
 
 class Clips(Sequence[Clip]):
-    """Rows of a prepared set's index: a `Clip` is made when it is asked for.
-
-    people: a number of each, equal for the same person; a clip of which nothing tells the person
-    has a number of its own.
-    """
+    """Rows of a prepared set's index: a `Clip` is made when it is asked for."""
 
     def __init__(self, index: Index, folder: Path, rows: Int[np.ndarray, " n"]) -> None:
         self.columns, self.folder, self.rows = index, folder, rows
@@ -66,17 +62,14 @@ class Clips(Sequence[Clip]):
 
     @property
     def people(self) -> Int[np.ndarray, " n"]:
-        """Who each clip shows."""
+        """A number for who each clip shows; one of its own where nothing tells the person."""
         person, name = self.columns["person"][self.rows], self.columns["name"][self.rows]
         return np.where(person > 0, person, name).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ShardedAnnotations(Annotations):
-    """The table of a prepared folder; clips are named as they were before.
-
-    Its rows lie in the set's index, not in this process. Pickled, it is the index's path.
-    """
+    """The table of a prepared folder: rows lie in the index; pickled, it is the index's path."""
 
     clips: Clips
 
@@ -100,9 +93,8 @@ class ShardedAnnotations(Annotations):
         if not isinstance(clips, Clips):
             return super().counts(clips)
         labels, number = clips.columns["label"][clips.rows], len(self.classes)
-        return tuple(
-            np.bincount(labels[(labels >= 0) & (labels < number)], minlength=number).tolist()
-        )
+        known = labels[(labels >= 0) & (labels < number)]
+        return tuple(np.bincount(known, minlength=number).tolist())
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root of the original data set."""
@@ -124,9 +116,8 @@ class ShardedAnnotations(Annotations):
             return super().summary()
         index = self.clips.columns
         columns = [index[name].tobytes() for name in ("name", "label", "fold", "person")]
-        digests = [
-            hashlib.sha256(c).hexdigest() for c in (*columns, index.about["shards"].encode())
-        ]
+        columns.append(index.about["shards"].encode())
+        digests = [hashlib.sha256(column).hexdigest() for column in columns]
         return self._summary(dict(zip(FIELDS, digests, strict=True)), [None] * len(self))
 
     def _sizes(self) -> list[int]:
@@ -145,10 +136,9 @@ def _reopened(folder: str, file: Path) -> ShardedAnnotations:
 def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
     """Open a folder that `prepare` finished, or the same behind a URL (s3://, hf://, https://).
 
-    A clip's path is ``FOLDER/shard-00000.tar/NAME``, which `open_video` reads as well; its frames
-    are counted. Every shard's size is compared; ``verify`` reads them whole and compares checksums
-    (each frame's own checksum is compared whenever it is read). The index is made, once, if an
-    older version prepared the folder or MANIFEST.csv has changed since.
+    A clip's path is ``FOLDER/shard-00000.tar/NAME``, which `open_video` reads as well. Every
+    shard's size is compared; ``verify`` reads them whole and compares checksums (each frame's own
+    is compared whenever it is read). The index is made if there is none that fits the folder.
 
     Raises:
         FileNotFoundError: no prepared folder, or not finished.
@@ -158,19 +148,14 @@ def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
     text = place(folder)
     index = open_index(text, verify=verify)
     if not is_url(text):
-        wanted = index.about["bytes"]
         found = {entry.name: entry.stat().st_size for entry in os.scandir(text)}
-        sizes = [(shard_name(i), found.get(shard_name(i)), size) for i, size in enumerate(wanted)]
-        refuse(
-            [
-                f"{folder}/{name} is missing; {AGAIN}"
-                if size is None
-                else f"{folder}/{name} has {size:,} bytes and not {right:,}; {AGAIN}"
-                for name, size, right in sizes
-                if size != right
-            ],
-            len(wanted),
-        )
+        damaged = []
+        for name, right in ((shard_name(i), n) for i, n in enumerate(index.about["bytes"])):
+            if (size := found.get(name)) is None:
+                damaged.append(f"{folder}/{name} is missing; {AGAIN}")
+            elif size != right:
+                damaged.append(f"{folder}/{name} has {size:,} bytes and not {right:,}; {AGAIN}")
+        refuse(damaged, len(index.about["bytes"]))
     return _table(text, index)
 
 

@@ -35,11 +35,8 @@ class Stills(Annotations):
     """The pictures of zip files as a table whose clips have one frame.
 
     Raises:
-        ValueError: a file has no list beside it, or its list no column `file`, or names a picture
-            that is not in it.
+        ValueError: a file has no list beside it, or that no column `file`, or a picture is missing.
     """
-
-    names: dict[Path, str]
 
     def __init__(self, archives: Sequence[Path]) -> None:
         clips: list[Clip] = []
@@ -50,7 +47,7 @@ class Stills(Annotations):
             if missing := [row["file"] for row in rows if row["file"] not in known]:
                 raise ValueError(
                     f"stills: {archive.with_suffix('.csv')} names {missing[0]!r}, which is not in "
-                    f"{archive.name} ({len(missing)} such rows); each row is a picture of the zip"
+                    f"{archive.name} ({len(missing)} such rows)"
                 )
             for row in rows:
                 person = row.get("identity") or f"{archive.stem} {row['file']}"
@@ -112,8 +109,8 @@ class StillClip:
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:
         """An item: RGB in [0, 255] (T H W 3)."""
-        return to_bytes(move_still(reader.read([0])[0], self.frames, self.size_px, rng,
-                                   self.tilt, BENT * self.warp))  # fmt: skip
+        picture, warp = reader.read([0])[0], BENT * self.warp
+        return to_bytes(move_still(picture, self.frames, self.size_px, rng, self.tilt, warp))
 
 
 def move_still(
@@ -142,13 +139,11 @@ def move_still(
         smaller = (round(width * scale), round(height * scale))
         picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
         height, width, scale = *picture.shape[:2], 1.0
-    shown = []
-    for time in np.linspace(-0.5, 0.5, frames):
-        zoom = scale * (1 + MOVES * moves[0] * time)
-        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2),
-                                       angle + tilt / 2 * moves[1] * time, zoom)  # fmt: skip
-        middle = np.array([width - 1, height - 1]) / 2
+    shown = np.empty((frames, size_px, size_px, 3), np.uint8)
+    middle = np.array([width - 1, height - 1]) / 2
+    for out, time in zip(shown, np.linspace(-0.5, 0.5, frames), strict=True):
+        zoom, turned = scale * (1 + MOVES * moves[0] * time), angle + tilt / 2 * moves[1] * time
+        turn = cv2.getRotationMatrix2D(middle.tolist(), turned, zoom)
         turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
-        shown.append(cv2.warpAffine(picture, turn, (size_px, size_px), flags=cv2.INTER_LINEAR,
-                                    borderMode=border, borderValue=colour))  # fmt: skip
-    return np.stack(shown)
+        cv2.warpAffine(picture, turn, (size_px, size_px), out, cv2.INTER_LINEAR, border, colour)
+    return shown

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,8 +26,7 @@ from maedfer_lab.data.rand_augment import Box, apply_operations, draw_operations
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORT = 1  # height and width may differ by this many steps of CROP_SCALES
-# Where a crop may lie, in quarters of the free room (down, right): 13 of the 5 x 5 places, namely
-# corners, middles of the edges, the centre, and the four half-way between centre and corner.
+# Where a crop may lie, in quarters of the free room (down, right): 13 of the 5 x 5 places.
 CROP_PLACES = tuple((d, r) for d in range(5) for r in range(5) if (d % 2 == r % 2))
 SNAP_PX = 3  # a crop whose side is nearer to the clip's than this has the clip's
 PORTRAIT_LIFT = 0.25  # share of a portrait video's surplus height that is cut off above the square
@@ -53,11 +51,9 @@ def clip_indices(
 ) -> Int[np.ndarray, " T"]:
     """Choose the frames of one pre-training clip: ``num_frames`` frames, ``stride`` apart.
 
-    The clip spans ``num_frames * stride`` frames; its start is uniform over all places where the
-    span fits, or in the middle of them without ``rng``. In a video that ends before, the last frame
-    that strides reach is repeated; the video's very last frame is reached only ``to_the_end``.
-
-    *Official:* the same rule for pre-training (16 frames, stride 4, start in [0, L - 64]).
+    The start is uniform over all places where ``num_frames * stride`` frames fit, or in the middle
+    of them without ``rng``. In a shorter video the last frame that strides reach is repeated; the
+    very last one is reached only ``to_the_end``. *Official:* the same rule (start in [0, L - 64]).
 
     Raises:
         ValueError: one of the numbers is below 1.
@@ -79,14 +75,12 @@ def training_indices(
 ) -> Int[np.ndarray, " T"]:
     """Choose the frames of one training clip as the published fine-tuning does.
 
-    The clip spans ``num_frames * stride`` frames that end at a random frame, and its frames are
-    spread evenly over the span: 64 / 15 = 4.27 apart at stride 4, where test clips are 4 apart.
-    Without ``rng`` the span lies in the middle (the published validation draws it at random, so
-    that its scores change from look to look). A video no longer than the span gives one frame for
-    every ``stride`` frames, and then its last one again and again.
+    They are spread evenly over ``num_frames * stride`` frames that end at a random one, or lie in
+    the middle without ``rng`` (the published validation draws there too): 64 / 15 = 4.27 apart at
+    stride 4, where test clips are 4 apart. A video no longer than that gives one frame for every
+    ``stride`` frames, and then its last one again and again.
 
-    *Official:* the same rule. The last frame of a longer video is never used: its `randint`
-    leaves the end out.
+    *Official:* the same rule; the last frame of a longer video is never used.
 
     Raises:
         ValueError: one of the numbers is below 1.
@@ -109,11 +103,10 @@ def training_indices(
 def multi_scale_box(
     height: int, width: int, size_px: int, rng: np.random.Generator, min_scale: float = 0.66
 ) -> Box:
-    """Draw a crop for clips of `size_px`: two neighbouring scales of the short side, one of 13
-    places.
+    """Draw a crop for clips of `size_px`: neighbouring scales of the short side, one of 13 places.
 
-    *Official:* scales (1, .875, .75, .66), ``max_distort=1``, 13 fixed offsets, and sides that
-    nearly are the clip's made equal to it. ``min_scale`` leaves the smaller scales out.
+    *Official:* the same, sides that nearly are the clip's made equal to it. ``min_scale`` leaves
+    the smaller scales out.
     """
     steps = range(sum(scale >= min_scale for scale in CROP_SCALES))
     if not steps:
@@ -128,10 +121,10 @@ def multi_scale_box(
 
 
 def centre_square(height: int, width: int) -> Box:
-    """Return the square in which the face most likely is, while no detector has looked.
+    """Return the square of the full short side in which the face most likely is.
 
-    Full short side. Landscape: centred. Portrait: a quarter of the surplus height is cut off above
-    and three quarters below, since heads stand above the middle of upright phone videos.
+    Centred; of a portrait a quarter of the surplus height is cut off above, since heads stand above
+    the middle of upright phone videos.
     """
     side = min(height, width)
     return Box(round((height - side) * PORTRAIT_LIFT), (width - side) // 2, side, side)
@@ -145,11 +138,9 @@ def crop_and_resize(
     *,
     exact: bool = False,
 ) -> UInt8[np.ndarray, "T {height_px} {width_px} 3"]:
-    """Cut ``box`` out of every frame and resize it with Pillow's bilinear filter.
+    """Cut ``box`` out of every frame and resize it with Pillow's antialiasing bilinear filter.
 
-    That filter widens when it shrinks (antialiasing); the official code uses it as well. Torch has
-    it for all frames at once, seven times as fast, and a level off in one value of 1,000.
-
+    Torch has it for all frames at once, seven times as fast, and a level off in one value of 1,000.
     exact: Pillow itself, for tests, whose numbers should be those of the official code.
     """
     if exact:
@@ -164,21 +155,13 @@ def crop_and_resize(
 def resize(
     frames: UInt8[np.ndarray, "T H W 3"], height_px: int, width_px: int, antialias: bool = True
 ) -> UInt8[np.ndarray, "T {height_px} {width_px} 3"]:
-    """Resize every frame bilinearly, rounded to whole levels.
-
-    antialias: look at all the pixels that make a smaller one, as Pillow does; not at four of them.
-    """
+    """Resize every frame bilinearly, rounded to whole levels; `antialias` as Pillow does."""
     if frames.shape[1:3] == (height_px, width_px):
         return frames.copy()
     if not antialias:  # OpenCV rounds more closely than torch here, in two thirds of its time
-        resized = np.empty((len(frames), height_px, width_px, 3), np.uint8)
-        for frame, out in zip(frames, resized, strict=True):
-            cv2.resize(frame, (width_px, height_px), dst=out, interpolation=cv2.INTER_LINEAR)
-        return resized
-    shrunk = functional.interpolate(
-        torch.from_numpy(frames).permute(0, 3, 1, 2), (height_px, width_px), mode="bilinear",
-        antialias=True,
-    )  # fmt: skip
+        return np.stack([cv2.resize(frame, (width_px, height_px)) for frame in frames])
+    pictures, size = torch.from_numpy(frames).permute(0, 3, 1, 2), (height_px, width_px)
+    shrunk = functional.interpolate(pictures, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(shrunk.permute(0, 2, 3, 1).numpy())
 
 
@@ -225,9 +208,7 @@ def tilt_clip(
     """Turn a clip by up to `degrees` about its middle and bend it, the same for all frames.
 
     warp: share of the side by which each point of a coarse lattice may move, with everything
-        between them following smoothly: other proportions, as those of another face.
-
-    What comes from beyond the border mirrors what is inside. For sets of a few people. Not in the
+    between them following smoothly, as of another face. For sets of a few people; not in the
     reference.
     """
     if degrees == 0 and warp == 0:
@@ -258,8 +239,7 @@ def jitter_colours(
     """Change brightness, contrast, saturation and white balance, the same for all frames.
 
     ``strength`` in [0, 1]: factors within 1 +- strength, of each colour within 1 +- strength / 3.
-    ``rngs``: one for each clip. Contrast is stretched about each frame's mean grey.
-    For sets of a few people, whose skins and walls would be learned by heart. Not in the reference.
+    ``rngs``: one for each clip. For sets of a few people; not in the reference.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength} must lie in [0, 1]; 0 changes nothing, try 0.4")
@@ -282,8 +262,7 @@ def blend_clips(
 ) -> Float[Tensor, "b 3 T H W"]:
     """Mix a `share` of the clips with the clip at the mirrored place of the batch.
 
-    ``rngs``: one for each clip; it draws whether, and with which weight in [0.3, 1], the same for
-    all frames. Not in the reference.
+    ``rngs``: one for each clip; it draws whether, and its weight in [0.3, 1]. Not in the reference.
     """
     if share == 0:
         return clips
@@ -308,16 +287,12 @@ def augment_clip(
     """Turn the part `box` of a video's frames into a training clip that `finish_clips` completes.
 
     Resize to a square -> RandAugment -> random resized crop -> mirror, each drawn once for the
-    clip. `key` decides everything that is random; no global generator is touched, so many threads
-    may do this at once.
-
-    *Official:* the crop is resized in floats; here it is rounded to whole levels.
+    clip from `key` alone. *Official:* the crop is resized in floats; here to whole levels.
     """
     clip = np.ascontiguousarray(frames)
     if frames.shape[1:3] != (size_px, size_px) or box != (0, 0, size_px, size_px):
         clip = crop_and_resize(frames, box, size_px, size_px)
-    description = augment.rand_augment
-    operations = draw_operations(description, *key) if description else ()
+    operations = draw_operations(augment.rand_augment, *key) if augment.rand_augment else ()
     rng = np.random.default_rng([*key, 1])
     shown = crop_box(size_px, size_px, augment.crop_area, augment.crop_ratio, rng)
     # parity: without antialiasing, as the official crop
@@ -334,8 +309,8 @@ def crop_box(
 ) -> Box:
     """Draw the rectangle of a random resized crop, as torchvision does.
 
-    area: as a share of the picture, uniform. ratio: width / height, its logarithm uniform. If ten
-    draws do not fit into the picture, its middle of the nearest allowed ratio.
+    area: share of the picture, uniform. ratio: width / height, its logarithm uniform. If ten draws
+    do not fit, the picture's middle of the nearest allowed ratio.
     """
     if box := _rectangle(height, width, area, ratio, rng, is_crop=True):
         return box
@@ -369,11 +344,8 @@ def finish_clips(
 ) -> Float[Tensor, "b 3 T H W"]:
     """Clips of `augment_clip`, where they are, as floats in [0, 1], some of them erased in part.
 
-    keys: one for each clip; it decides what is erased, and with the kind of device the noise.
-
-    One box for all frames, noise of its own for every pixel, as timm has it. The published noise
-    is N(0, 1) in normalised units. Ours is the same, mapped to pixels, where the 3.3 % of it that
-    no picture can hold are clipped to [0, 1].
+    keys: one for each clip; it decides what is erased, and with the kind of device the noise: one
+    box for all frames, every pixel N(0, 1) in normalised units as published, but clipped to [0, 1].
     """
     clips = to_floats(frames)
     mean, std = _pixel_units(clips.device)
@@ -409,9 +381,8 @@ def mix_batch(
 ) -> tuple[Float[Tensor, "b 3 T H W"], Float[Tensor, "b k"]]:
     """Mix every clip with its mirror image in the batch (the last with the first); soft labels.
 
-    timm's mixup or CutMix, one weight and one box for the whole batch. All draws follow from
-    `key`, so that processes that hold mirrored positions of one batch mix as one process would.
-    The clips are overwritten, and returned.
+    timm's mixup or CutMix, one weight and one box for the whole batch, from `key`: processes that
+    hold mirrored positions mix as one would. The clips are overwritten, and returned.
 
     Raises:
         ValueError: an odd number of clips.
@@ -452,20 +423,14 @@ def _seeded(*key: int) -> Iterator[None]:
         np.random.set_state(legacy)  # noqa: NPY002
 
 
-# --- Memory ---
-
-
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees for what it makes next; False where that is unknown.
 
-    glibc hands large arrays back to the system at once, and the system clears each page of the
-    next one: a fifth of the time of an augmented clip, four fifths of that of making floats of a
-    batch, up to half of a training step. The process stays as large as it was at its largest.
+    glibc hands large arrays back to the system at once, which clears each page of the next one: a
+    fifth of the time of an augmented clip, up to half of a training step.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError, TypeError):  # another C library, another system
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -28,8 +28,8 @@ NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\w|\.\d)|(\d+)|(\D+)")
 def natural_key(path: Path, dotted: bool = False) -> list[tuple[int, Any, str]]:
     """Sort key under which 9.jpg comes before 10.jpg, and that before 10.5.jpg.
 
-    Folders are compared before names. 1.10 is a decimal number, such as a time, and comes before
-    1.9; `dotted` reads it as the number 10 of 1, after 1.9.
+    Folders are compared before names. 1.10 is a decimal number and comes before 1.9; `dotted` reads
+    it as the number 10 of 1, after 1.9.
     """
     key: list[tuple[int, Any, str]] = []
     for broken, digits, text in NUMBERS.findall(path.as_posix().replace("/", "\0")):
@@ -48,13 +48,10 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def is_starved(error: BaseException | None) -> bool:
-    """Whether an error is the machine's, not the clip's: memory, files or threads have run out.
-
-    Damaged files ask for wild amounts and fail alike, so it is tried whether there is any left.
-    """
+    """Whether an error is the machine's, not the clip's: memory, files or threads have run out."""
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in STARVED:
-            try:
+            try:  # damaged files ask for wild amounts and fail alike: is there any left?
                 threading.Thread(target=np.ones, args=(1,)).start()
                 np.ones(2**27, np.uint8)
                 with contextlib.ExitStack() as files:
@@ -70,22 +67,21 @@ class VideoError(ValueError):
     """A video that cannot be read: its path and the reason in plain words."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Keep both parts, so that lists of skipped files can show them in two columns."""
+        """Keep both parts, so that lists of skipped files show them in two columns."""
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        """Let the error cross from a data-loading process to the main one."""
+        """Let the error cross from one process to another."""
         return type(self), (self.path, self.reason)
 
 
 class VideoReader:
     """Frames of one video by number; nothing is decoded that was not asked for or lies between.
 
-    ``fps`` is None where the source has no clock (images). ``height`` and ``width`` are those of
-    the picture as it is seen, that is after the rotation a phone wrote into the file.
-    ``times``: second at which each frame is shown, the first at 0, where the file tells; with a
-    variable frame rate that is not the frame's number over ``fps``, which is then their mean.
+    ``fps`` (of a variable rate the mean) is None where the source has no clock. ``height`` and
+    ``width`` are those of the picture as it is seen, after the rotation that a phone asks for.
+    ``times``: second at which each frame is shown, the first at 0, where the file tells.
     ``remarks``: what is odd but read rightly, each of a few fixed wordings.
     ``damage``: which frames are known to be damaged or missing; None where none is known.
     ``is_framed``: the picture was cut out of the original's already, as prepared clips are.
@@ -146,7 +142,6 @@ class VideoReader:
         return frames
 
     def _frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one frame."""
         raise NotImplementedError
 
     def named(self, index: int) -> str:

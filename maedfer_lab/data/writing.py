@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from maedfer_lab.drawn.faces import SyntheticFaces
-from maedfer_lab.files import check_writable
-
-# --- any frames ---
+from maedfer_lab.files import check_writable, write_aside
 
 CLOCK = Fraction(1, 90_000)  # second
-# A quarter of the time of x264's own preset, smaller files, half a decibel less.
 MOST_THREADS = 12  # x264's own choice at eight cores; each costs memory
+# A quarter of the time of x264's own preset, smaller files, half a decibel less.
 QUALITY = {"crf": "18", "preset": "veryfast"}
+FPS = 25  # of drawn videos
+BORDER = 0.25  # of their height, added at the left and right
 
 
 def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float | int = 25) -> bytes:
@@ -33,7 +32,7 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float | int = 25) ->
             f"({max(1, len(frames))}, {max(2, height // 2 * 2)}, {max(2, width // 2 * 2)}, 3)"
         )
     file = io.BytesIO()
-    _encode(file, frames, fps, height, width)
+    _encode(file, frames, fps)
     return file.getvalue()
 
 
@@ -47,49 +46,36 @@ def write_video(
 
     times: second at which each frame is shown; without them `fps` of them a second.
     """
+
+    def encode(part: Path) -> None:
+        with part.open("wb") as file:
+            _encode(file, frames, fps, times)
+
     check_writable(path)
-    aside = path.with_name(f".{path.name}.part")
-    steps = iter(frames)
-    first = next(steps)
-    height, width = (side // 2 * 2 for side in first.shape[:2])
-    try:
-        with aside.open("wb") as file:
-            cut = (frame[:height, :width] for frame in itertools.chain([first], steps))
-            _encode(file, cut, fps, height, width, times)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, encode)
 
 
 def _encode(
-    file: Any,
-    frames: Iterable[np.ndarray],
-    fps: float | int,
-    height: int,
-    width: int,
-    times: np.ndarray | None = None,
+    file: Any, frames: Iterable[np.ndarray], fps: float, times: np.ndarray | None = None
 ) -> None:
     import av
 
-    rate = Fraction(fps).limit_denominator(1000)
     with av.open(file, "w", format="mp4") as container:
+        rate = Fraction(fps).limit_denominator(1000)
         stream: Any = container.add_stream("libx264", rate=rate, options=QUALITY)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.pix_fmt = "yuv420p"
         stream.thread_count = min(3 * (os.cpu_count() or 1) // 2, MOST_THREADS)
         if times is not None:
             stream.codec_context.time_base = CLOCK
         for i, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            if i == 0:
+                stream.height, stream.width = (side // 2 * 2 for side in frame.shape[:2])
+            frame = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if times is not None:
                 picture.pts, picture.time_base = round(times[i] / CLOCK), CLOCK
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-
-
-# --- a drawn person, for pictures that may be shown to everybody ---
-
-FPS = 25
-BORDER = 0.25  # of the picture's height, added at the left and right
 
 
 def drawn_video(path: Path, *, person: int = 0, seconds: float = 2.0, height_px: int = 240) -> Path:
@@ -104,10 +90,6 @@ def drawn_video(path: Path, *, person: int = 0, seconds: float = 2.0, height_px:
         person + 1, "test", num_frames=frames, size_px=height_px, difficulty=0.2, seed=11
     )
     border = round(BORDER * height_px)
-
-    def widened() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        for frame in faces[person].frames:
-            yield np.pad(frame, ((0, 0), (border, border), (0, 0)), mode="edge")
-
-    write_video(path, widened(), FPS)
+    around = ((0, 0), (0, 0), (border, border), (0, 0))
+    write_video(path, np.pad(faces[person].frames, around, mode="edge"), FPS)
     return path

@@ -8,7 +8,7 @@ labels: the expression, and the direction, which needs the order of the frames.
 import operator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,7 +22,7 @@ SPLITS = ("train", "test")
 
 _CLIPS_PER_IDENTITY = 7
 _FIRST_TEST_IDENTITY = 2**31  # numbers below belong to the training split
-_PEOPLE, _CAST, _LABELS, _CLIPS, _SHEET = range(5)  # one independent random stream each
+_PEOPLE, _CAST, _LABELS, _CLIPS = range(4)  # one independent random stream each
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,12 @@ class FaceClip:
 class SyntheticFaces:
     """A sequence of `num_clips` clips of `num_frames` frames of `size_px` pixels, nothing stored.
 
-    Clip `i` depends on the settings and `i` alone, never on what was drawn before. Each 14 clips in
-    a row hold every pair of class and direction once; people are spread evenly and independently
-    of that. People of "train" and "test" are different ones.
+    Clip `i` depends on the settings and `i` alone. Each 14 clips in a row hold every pair of class
+    and direction once (a neutral face's lies in two small movements); people are spread evenly and
+    independently of that, and are others in "train" than in "test".
 
-    `difficulty` runs from 0 (studio light, full expressions) to 1 (noise, turned heads, hard light,
+    difficulty: from 0 (studio light, full expressions) to 1 (noise, turned heads, hard light,
     talking, weak expressions: near what the eye can read). The default is learnable in minutes.
-
-    Neutral faces carry a direction too, but only two small movements to tell it from.
 
     Raises ValueError for settings out of range, IndexError for clips that do not exist.
     """
@@ -92,7 +90,14 @@ class SyntheticFaces:
             raise ValueError(f"direction={direction} must be 0 (onset) or 1 (offset)")
         identity = self.identity_of(index)
         generator = self._generator(_CLIPS, self._checked(index))
-        frames, intensity = self._film(self.person(identity), label, generator)
+        scene = sample_scene(self.difficulty, generator)
+        if EXPRESSIONS[label] == "neutral":
+            intensity = generator.uniform(0.06, 0.16)
+        else:
+            intensity = generator.uniform(0.85, 1.0) - self.difficulty * generator.uniform(0.2, 0.6)
+        talking = self.difficulty * generator.uniform(0.0, 0.8) * (generator.random() < 0.5)
+        timeline = onset_timeline(label, self.num_frames, intensity, talking, generator)
+        frames = render_face(self.person(identity), timeline, scene, self.size_px)
         frames = frames if direction == 0 else np.ascontiguousarray(frames[::-1])
         return FaceClip(frames, label, direction, identity, intensity)
 
@@ -123,25 +128,11 @@ class SyntheticFaces:
     def _generator(self, stream: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, SPLITS.index(self.split), number])
 
-    def _film(
-        self, person: Identity, label: int, generator: np.random.Generator
-    ) -> tuple[UInt8[np.ndarray, "T H W 3"], float]:
-        """Frames from neutral to apex, and the apex's intensity."""
-        scene = sample_scene(self.difficulty, generator)
-        if EXPRESSIONS[label] == "neutral":
-            intensity = generator.uniform(0.06, 0.16)
-        else:
-            intensity = generator.uniform(0.85, 1.0) - self.difficulty * generator.uniform(0.2, 0.6)
-        talking = self.difficulty * generator.uniform(0.0, 0.8) * (generator.random() < 0.5)
-        timeline = onset_timeline(label, self.num_frames, intensity, talking, generator)
-        return render_face(person, timeline, scene, self.size_px), intensity
-
 
 def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames of clip `number`, drawn when first asked for, and kept: they are not to be changed.
 
-    Whatever asks for the same settings in one process shares them: the variants of an ablation,
-    a training and its test.
+    All that ask for the same settings in one process share them.
     """
     kept = _drawings(faces)
     if number not in kept:
@@ -152,33 +143,3 @@ def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W
 @lru_cache(maxsize=32)  # the sides of some seeds and sizes
 def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
     return {}
-
-
-def contact_sheet(
-    faces: SyntheticFaces,
-    columns: Literal["identities", "time"] = "identities",
-    num_columns: int = 6,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """One row per expression, in the order of `EXPRESSIONS`; seeded like the clips themselves.
-
-    Columns are the apex of different people, in the same scene down each column, or the `time` of
-    one person per row, from the first frame to the last.
-    """
-    if num_columns < 1:
-        raise ValueError(f"num_columns={num_columns} must be at least 1; use e.g. 6")
-    if columns not in ("identities", "time"):
-        raise ValueError(f"columns={columns!r} is unknown; use identities or time")
-    first = faces.identity_of(0) // _FIRST_TEST_IDENTITY * _FIRST_TEST_IDENTITY
-
-    def film(label: int, number: int) -> UInt8[np.ndarray, "T H W 3"]:
-        generator = faces._generator(_SHEET, number)
-        return faces._film(faces.person(first + number), label, generator)[0]
-
-    moments = np.linspace(0, faces.num_frames - 1, num_columns).round().astype(int)
-    rows = [
-        film(label, label)[moments]
-        if columns == "time"
-        else [film(label, number)[-1] for number in range(num_columns)]
-        for label in range(len(EXPRESSIONS))
-    ]
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
