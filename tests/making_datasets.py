@@ -118,7 +118,7 @@ def make_class_folders(
     return root
 
 
-def make_official_lists(folder: Path, dataset_root: Path) -> Path:
+def make_official_lists(folder: Path) -> Path:
     """The official code's lists of a DFEW-shaped folder: another machine's paths, labels from 0."""
     for fold, part in product(range(5), ("train", "test")):
         rows = [

@@ -1,5 +1,6 @@
 """Tables of clips from every layout and list: order, labels, folds, people, and bad rows."""
 
+import csv
 import json
 import re
 import shutil
@@ -44,10 +45,6 @@ def dfew(sets, tmp_path) -> Path:
 
 def kinds(dataset: str, root: Path, lists: Path | None = None) -> list[str]:
     return [problem.kind for problem in find_annotations(dataset, root, lists)[1]]
-
-
-def first_list(root: Path) -> Path:
-    return root / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv"
 
 
 def essence(table: Annotations) -> list[tuple[str, int, int]]:
@@ -117,7 +114,7 @@ def test_published_tables_are_in_the_official_order():
 
 def test_official_lists_of_another_machine_mean_the_same_clips(sets, tmp_path):
     native = read_annotations("dfew", sets["dfew"])
-    lists = make_official_lists(tmp_path / "lists", sets["dfew"])
+    lists = make_official_lists(tmp_path / "lists")
     assert essence(read_annotations("dfew", sets["dfew"], lists)) == essence(native)
     inside = read_annotations("dfew", sets["dfew"] / "Clip" / "clip_224x224", lists)
     assert [e[1:] for e in essence(inside)] == [e[1:] for e in essence(native)]
@@ -128,15 +125,11 @@ def test_official_lists_of_another_machine_mean_the_same_clips(sets, tmp_path):
     assert essence(read_annotations("dfew", sets["dfew"], lists)) == essence(native)
 
 
-@pytest.mark.parametrize(
-    ("end", "encoding", "blank"),
-    [("\r\n", "utf-8-sig", True), ("\n", "utf-8-sig", False), ("\r\n", "utf-16", True)],
-)
-def test_marks_of_other_systems_change_nothing(end, encoding, blank, dfew):
+@pytest.mark.parametrize(("end", "encoding"), [("\r\n", "utf-8-sig"), ("\r", "utf-16")])
+def test_marks_of_other_systems_change_nothing(end, encoding, dfew):
     before = read_annotations("dfew", dfew)
     for path in dfew.rglob("set_*.csv"):
-        lines = path.read_text().splitlines()
-        write_lines(path, [*lines, "", "  "] if blank else lines, end, encoding)
+        write_lines(path, [*path.read_text().splitlines(), "", "  "], end, encoding)
     assert read_annotations("dfew", dfew).clips == before.clips
 
 
@@ -158,23 +151,22 @@ def test_paths_with_spaces_quotes_and_backslashes_are_understood(tmp_path):
 @pytest.mark.parametrize(
     ("line", "kind", "message"),
     [
-        ("99999,1", "missing", r"set_1.csv line 3: '99999' does not exist"),
-        ("8,9", "label", r"line 3: label '9' of '8' is out of range; known are 1 to 7 or happy"),
-        ("8,-1", "label", "label '-1'"),
-        ("8,1.0", "label", "label '1.0'"),
-        ("8,", "label", "label ''"),
+        ("99999,1", "missing clips", r"set_1.csv line 3: '99999' does not exist"),
+        ("8,9", "label range", r"line 3: label '9' of '8' is out of range; known are 1 to 7 or"),
+        ("8,-1", "label range", "label '-1'"),
+        ("8,1.0", "label range", "label '1.0'"),
+        ("8,", "label range", "label ''"),
         ("8", "format", r"line 3: 1 values, but the header names 2 columns"),
-        ("10,3", "duplicate", r"line 4: '10' stands in .*set_1.csv line 3 already"),
+        ("10,3", "duplicates", r"line 4: '10' stands in .*set_1.csv line 3 already"),
         ("9,4", "two labels", r"label 4, but 2 in .*line \d+|label 2, but 4 in"),
         ("1,1", "train and test", "00001 is in the train and the test list of fold 1"),
     ],
 )
 def test_bad_rows_are_named_with_file_and_line(line, kind, message, dfew):
-    edit_line(first_list(dfew), 3, line)
-    assert kind in kinds("dfew", dfew)
+    edit_line(dfew / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv", 3, line)
     _, problems = find_annotations("dfew", dfew)
     told = "\n".join(str(problem) for problem in problems if problem.kind == kind)
-    assert re.search(message, told), told
+    assert re.search(message, told), problems
     with pytest.raises(ValueError, match="the annotations of dfew have"):
         read_annotations("dfew", dfew)
 
@@ -182,9 +174,7 @@ def test_bad_rows_are_named_with_file_and_line(line, kind, message, dfew):
 def test_lists_that_contradict_each_other_are_told(dfew):
     folder = dfew / "EmoLabel_DataSplit" / "test(single-labeled)"
     shutil.copy(folder / "set_1.csv", folder / "set_2.csv")
-    assert "tested twice" in kinds("dfew", dfew)
-    edit_line(first_list(dfew), 4, None)
-    assert "folds disagree" in kinds("dfew", dfew)
+    assert {"tested twice", "folds disagree"} <= set(kinds("dfew", dfew))
     (folder / "set_3.csv").write_bytes(b"video_name,label\n1,2\n\xe9\xe8,3\n")
     assert "encoding" in kinds("dfew", dfew)
     (folder / "set_3.csv").write_bytes(b"")
@@ -204,18 +194,11 @@ def test_lists_of_another_task_are_refused(sets):
 
 def test_a_clip_in_two_places_is_not_guessed(dfew):
     clips = dfew / "Clip" / "clip_224x224"
-    shutil.copytree(clips / "00001", clips / "part_2" / "00001")
-    shutil.copytree(clips / "00002", clips / "part_2" / "00002")
+    for name in ("00001", "00002"):
+        shutil.copytree(clips / name, clips / "part_2" / name)
     _, problems = find_annotations("dfew", dfew)
-    (problem,) = [p for p in problems if p.kind == "places"]
-    assert "may be" in str(problem) and f"--root '{clips}' or --root '{clips}/part_2'" in str(
-        problem
-    )
-    shutil.rmtree(clips / "part_2")
-    clips.rename(dfew / "A")
-    shutil.copytree(dfew / "A", dfew / "B")
-    (problem,) = find_annotations("dfew", dfew)[1]
-    assert f"--root '{dfew}/A' or --root '{dfew}/B'" in str(problem)
+    (problem,) = [p for p in problems if p.kind == "two places"]
+    assert f"may be {clips}/00001 or {clips}/part_2/00001" in str(problem)
 
 
 def test_original_clips_are_taken_before_interpolated_ones(dfew):
@@ -240,8 +223,7 @@ def test_original_clips_are_taken_before_interpolated_ones(dfew):
 def test_a_recording_with_sound_stands_in_folders_count_and_the_rest_is_told(
     dataset, files, told, tmp_path
 ):
-    videos(tmp_path, *files)
-    table, problems = find_annotations(dataset, tmp_path)
+    table, problems = find_annotations(dataset, videos(tmp_path, *files))
     (clip,) = table.clips
     label = table.classes[clip.label]
     assert not problems and (label, clip.fold, clip.subject, "".join(table.notes)) == told
@@ -253,13 +235,13 @@ def test_a_recording_with_sound_stands_in_folders_count_and_the_rest_is_told(
 @pytest.mark.parametrize(
     ("name", "file", "kind"),
     [
-        ("cremad", "VideoFlash/1001_IEO_JOY_XX.flv", "name"),
-        ("cremad", "VideoFlash/2001_IEO_SAD_XX.flv", "subject"),
-        ("cremad", "zwei/1001_IEO_ANG_XX.mp4", "duplicate"),
-        ("ravdess", "Actor_01/02-01-09-01-01-01-01.mp4", "name"),
-        ("ravdess", "Actor_25/02-01-01-01-01-01-25.mp4", "subject"),
-        ("enterface", "subject 1/boredom/sentence 1/s1_bo_1.avi", "name"),
-        ("enterface", "subject 45/anger/sentence 1/s45_an_1.avi", "subject"),
+        ("cremad", "VideoFlash/1001_IEO_JOY_XX.flv", "file names"),
+        ("cremad", "VideoFlash/2001_IEO_SAD_XX.flv", "subjects"),
+        ("cremad", "zwei/1001_IEO_ANG_XX.mp4", "duplicates"),
+        ("ravdess", "Actor_01/02-01-09-01-01-01-01.mp4", "file names"),
+        ("ravdess", "Actor_25/02-01-01-01-01-01-25.mp4", "subjects"),
+        ("enterface", "subject 1/boredom/sentence 1/s1_bo_1.avi", "file names"),
+        ("enterface", "subject 45/anger/sentence 1/s45_an_1.avi", "subjects"),
     ],
 )
 def test_names_that_tell_nothing_are_told(name, file, kind, sets, tmp_path):
@@ -267,38 +249,30 @@ def test_names_that_tell_nothing_are_told(name, file, kind, sets, tmp_path):
     tiny_video(root / file, 77)
     table, problems = find_annotations(name, root)
     assert [(p.kind, p.where) for p in problems] == [(kind, file)]
-    assert len(table) == NUM_CLIPS[name] + (kind == "duplicate")
+    assert len(table) == NUM_CLIPS[name] + (kind == "duplicates")
 
 
-def test_a_folder_per_class_holds_people_out(tmp_path):
-    make_class_folders(tmp_path, ("sad", "happy", "angry"))
+def test_a_folder_per_class_holds_people_out_so_that_each_class_is_tested(tmp_path):
+    make_class_folders(tmp_path, ("sad", "happy", "angry"), num=3)
     table = read_annotations("folder", tmp_path)
     assert table.classes == ("angry", "happy", "sad") and table.num_folds == 1
     assert table.counts(table.split(1)[1]) == (1, 1, 1)
-    assert table.name(table.clips[0]) == "angry/take 8.mp4"
-    rows = [f"{table.name(clip)},{'ann' if '8' in clip.path.name else i}" for i, clip in
-            enumerate(table.clips)]  # fmt: skip
-    write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *rows])
-    table = read_annotations("folder", tmp_path)
-    assert min(table.counts(table.split(1)[1])) > 0
-    assert len({clip.fold for clip in table.clips if clip.subject == "ann"}) == 1
-
-
-def test_few_people_are_dealt_so_that_each_class_is_tested(tmp_path):
-    make_class_folders(tmp_path, ("sad", "happy", "angry"), num=3)
-    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4"))
-    alone = [f"{path},{'one' if 'angry' in path else path}" for path in paths]
-    write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *alone])
-    table = read_annotations("folder", tmp_path)
-    tested = table.counts(table.split(1)[1])
-    assert tested[0] == 0 and min(tested[1:]) > 0  # one angry person cannot be on both sides
-    assert min(table.counts(table.split(1)[0])) > 0
+    names = [table.name(clip) for clip in table.clips]
+    assert names[0] == "angry/take 8.mp4"
+    for shared, tested in (("8", (1, 1, 1)), ("angry", (0, 1, 1))):  # of one person
+        rows = [f"{name},{'ann' if shared in name else name}" for name in names]
+        write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *rows])
+        table = read_annotations("folder", tmp_path)
+        found = table.counts(table.split(1)[1])
+        assert [n > 0 for n in found] == [n > 0 for n in tested]
+        assert min(table.counts(table.split(1)[0])) > 0
+        assert len({clip.fold for clip in table.clips if clip.subject == "ann"}) == 1
 
 
 def test_a_csv_of_ones_own(tmp_path):
     for name in ("a", "b", "c"):
         write_frames(tmp_path / name, ord(name), num=3)
-    rows = ["path;label;fold;frames;subject", "a;sad;1;3;x", "b;glad;2;;y", "c;glad;0;;"]
+    rows = ["path;label;fold;subject", "a;sad;1;x", "b;glad;2;y", "c;glad;0;"]
     write_lines(tmp_path / "mine.csv", rows, end="\r\n", encoding="utf-8-sig")
     table = read_annotations("csv", tmp_path / "mine.csv")
     assert table.classes == ("glad", "sad") and table.num_folds == 2
@@ -308,7 +282,7 @@ def test_a_csv_of_ones_own(tmp_path):
     assert table.classes == ("0", "2") and table.num_folds == 1
     assert "no column fold" in " ".join(table.notes)
     write_lines(tmp_path / "mine.csv", ["path,label,fold", "a,0,first", "a,0,1", "a,0,1"])
-    assert kinds("csv", tmp_path / "mine.csv") == ["format", "duplicate", "duplicate"]
+    assert kinds("csv", tmp_path / "mine.csv") == ["format", "duplicates", "duplicates"]
 
 
 def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
@@ -327,17 +301,6 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
             read_annotations(*asked)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_table_written_and_read_is_the_same(name, sets, tmp_path):
-    table = read_annotations(name, sets[name])
-    path = table.write_csv(tmp_path / "table.csv")
-    again = read_annotations("csv", sets[name], path)
-    assert (again.clips, again.classes, again.dataset) == (
-        *(table.clips, table.classes, table.dataset),
-    )
-    assert again.write_csv(tmp_path / "again.csv").read_bytes() == path.read_bytes()
-
-
 @pytest.mark.parametrize(
     ("levels", "layout", "classes", "people"),
     [
@@ -349,6 +312,7 @@ def test_a_table_written_and_read_is_the_same(name, sets, tmp_path):
         (("set", "happy sad", "id00012 id00013", "a b", "1.mp4"), None, "happy sad", 2),
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "class/person/clip", "calm loud", 2),
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "person/class/clip", "anna bert", 2),
+        (("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"), None, "happy sad", 2),
     ],
 )
 def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
@@ -361,16 +325,24 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         assert read_annotations(f"folder:{layout}", tmp_path).clips == table.clips
 
 
-def test_two_readings_are_shown_with_what_to_type(tmp_path):
-    videos(tmp_path, *places("slow loud", "anna bert", "1.mp4 2.mp4"))
-    with pytest.raises(ValueError, match=r"--layout class/person/clip \(2 classes: loud, slow; 2 "
-                       r"people\) or --layout person/class/clip \(2 classes: anna"):  # fmt: skip
-        read_annotations("folder", tmp_path)
-    with pytest.raises(ValueError, match="layout='class/who/clip' must name the levels"):
-        read_annotations("folder", tmp_path, layout="class/who/clip")
-    videos(tmp_path / "b", *places("Actor_01 Actor_02", "1.mp4 2.mp4"))
-    with pytest.raises(ValueError, match="are people and no classes"):
-        read_annotations("folder", tmp_path / "b")
+@pytest.mark.parametrize(
+    ("levels", "layout", "words"),
+    [
+        (("slow loud", "anna bert", "1.mp4 2.mp4"), None,
+         r"--layout class/person/clip \(2 classes: loud, slow; 2 people\) or --layout "
+         r"person/class/clip \(2 classes: anna"),
+        (("slow loud", "1.mp4"), "class/who/clip", "layout='class/who/clip' must name the levels"),
+        (("Actor_01 Actor_02", "1.mp4 2.mp4"), None, "are people and no classes"),
+        (("train test extra", "happy sad", "1.mp4"), None, "splits, but extra beside them is none"),
+        (("train tets", "happy sad", "1.mp4"), None, "train are splits, but tets beside them"),
+        (("train tets", "happy sad", "1.mp4"), "split/class/clip", "the folder 'tets' is no split"),
+        (("happy", "1.mp4"), None, "no two classes"),
+    ],
+)  # fmt: skip
+def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):
+    videos(tmp_path, *places(*levels))
+    with pytest.raises(ValueError, match=words):
+        read_annotations("folder", tmp_path, layout=layout)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +353,7 @@ def test_two_readings_are_shown_with_what_to_type(tmp_path):
         ("train dev", "dev", "there is no test, so val is the test"),
         ("train validate", "validate", "there is no test, so val is the test"),
         ("train", "train", "everything is given as train, nothing as val or test"),
+        ("fold1 fold_2 Fold3", "fold1 fold_2 Fold3", "each of 3 folds is tested in turn"),
     ],
 )
 def test_given_splits_are_used(sides, tested, note, tmp_path):
@@ -388,29 +361,8 @@ def test_given_splits_are_used(sides, tested, note, tmp_path):
                        for i in range(2)])  # fmt: skip
     table = read_annotations("folder", tmp_path)
     assert table.classes == ("happy", "sad") and note in " ".join(table.notes)
-    assert {table.name(c).split("/")[0] for c in table.clips if c.fold} == {tested}
-    videos(tmp_path, "extra/happy/1.mp4", "test/sad/more.mp4", "train/sad/more.mp4")
-    with pytest.raises(ValueError, match="are splits, but extra beside them is none"):
-        read_annotations("folder", tmp_path)
-
-
-def test_folders_of_folds_are_tested_in_turn(tmp_path):
-    folds = {"fold1": 1, "fold_2": 2, "Fold3": 3}
-    videos(tmp_path, *places(" ".join(folds), "happy sad", "1.mp4"))
-    table = read_annotations("folder", tmp_path)
-    assert all(folds[table.name(clip).split("/")[0]] == clip.fold for clip in table.clips)
-
-
-def test_one_misspelt_split_or_person_in_names_is_no_silence(tmp_path):
-    videos(tmp_path / "a", *places("train tets", "happy sad", "1.mp4 2.mp4"))
-    with pytest.raises(ValueError, match="train are splits, but tets beside them is none"):
-        read_annotations("folder", tmp_path / "a")
-    with pytest.raises(ValueError, match="the folder 'tets' is no split"):
-        read_annotations("folder", tmp_path / "a", layout="split/class/clip")
-    videos(tmp_path / "b", *places("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"))
-    table = read_annotations("folder", tmp_path / "b")
-    assert {c.subject for c in table.clips} == {"P01", "P2"} and not table.on_both_sides()
-    assert "2 people are told by names" in " ".join(table.notes)
+    found = {table.name(clip).split("/")[0]: clip.fold for clip in table.clips if clip.fold}
+    assert found == {side: 1 + i for i, side in enumerate(tested.split())}
 
 
 def test_scenes_are_not_taken_beside_clips_that_may_be_faces(tmp_path):
@@ -424,14 +376,14 @@ def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
     videos(tmp_path, "train/happy/Actor 1/1.mp4", "train/sad/Actor 2/2.mp4",
            "test/happy/actor_01/3.mp4", "test/sad/Actor 4/4.mp4")  # fmt: skip
     table, problems = find_annotations("folder", tmp_path)
-    assert [p.kind for p in problems] == ["both sides"] and "Actor_01" in str(problems).title()
-    assert "spelled in two ways" in " ".join(table.notes)
+    assert [p.kind for p in problems] == ["subject overlap"]
+    assert "Actor_01" in str(problems).title() and "spelled in two ways" in " ".join(table.notes)
     with pytest.raises(ValueError, match="on both sides of a fold"):
         table.split(1)
     shutil.rmtree(tmp_path / "test/happy")
     videos(tmp_path, "test/happy/Actor 5/five.mp4")
     shutil.copy(tmp_path / "train/sad/Actor 2/2.mp4", tmp_path / "test/happy/Actor 5/five.mp4")
-    assert kinds("folder", tmp_path) == ["same content"]
+    assert kinds("folder", tmp_path) == ["identical clips"]
     with pytest.raises(ValueError, match=r"two labels and on both sides: .*five.mp4"):
         read_annotations("folder", tmp_path)
 
@@ -449,13 +401,10 @@ def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
 )  # fmt: skip
 def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
     videos(tmp_path, "a b/1 x.mp4", "a b/2.mp4", "c/3.mp4")
-    write_lines(tmp_path / "mine.csv", lines, end, encoding)
-    table = read_annotations("csv", tmp_path / "mine.csv")
-    assert table.classes == ("happy", "sad")
-    assert [(c.label, c.fold, c.subject) for c in table.clips] == [
-        *[(1, 0, "x"), (0, 1, "y"), (0, 0, "x")]
-    ]
-    assert "not used: age" in " ".join(table.notes)
+    table = read_annotations("csv", write_lines(tmp_path / "mine.csv", lines, end, encoding))
+    assert table.classes == ("happy", "sad") and "not used: age" in " ".join(table.notes)
+    found = [(c.label, c.fold, c.subject) for c in table.clips]
+    assert found == [(1, 0, "x"), (0, 1, "y"), (0, 0, "x")]
 
 
 @pytest.mark.parametrize(
@@ -463,19 +412,18 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
     [
         (["utterance,valence", "a.mp4,1"], "format", "'utterance,valence' names no column of"),
         (["path,label", "a.mp4,happy", "b.mp4,Happy"], "spelling", "spellings of one class"),
-        (["path,label", "a.mp4,0.5", "b.mp4,1.5"], "label", "has decimals"),
+        (["path,label", "a.mp4,0.5", "b.mp4,1.5"], "label range", "has decimals"),
         (["path,label,split", "a.mp4,0,train", "b.mp4,1,left"], "format", "holds 'left'"),
-        (["path,label,who,fold", "a.mp4,0,x,1", "b.mp4,1,X,2"], "both sides", "'x' is on both"),
-        (["path,label", "x/a.mp4,0", "b.mp4,1"], "missing", "though 'b.mp4' does"),
+        (["path,label,who,fold", "a.mp4,0,x,1", "b.mp4,1,X,2"], "subject overlap", "'x' is on"),
+        (["path,label", "x/a.mp4,0", "b.mp4,1"], "missing clips", "though 'b.mp4' does"),
         (["path,label,label", "a.mp4,0,1", "b.mp4,1,0"], "format", "names 'label' twice"),
         (["path,label", "a.mp4,happy", "b.mp4,1"], "spelling", "labels are names and numbers"),
-        (["path,label", "a.mp4,happy", "b.mp4,NaN"], "label", "label '' of 'b.mp4'"),
+        (["path,label", "a.mp4,happy", "b.mp4,NaN"], "label range", "label '' of 'b.mp4'"),
     ],
 )
 def test_tables_that_mislead_are_refused(lines, kind, words, tmp_path):
     videos(tmp_path, "a.mp4", "b.mp4")
-    write_lines(tmp_path / "mine.csv", lines)
-    _, problems = find_annotations("csv", tmp_path / "mine.csv")
+    _, problems = find_annotations("csv", write_lines(tmp_path / "mine.csv", lines))
     assert words in "\n".join(str(p) for p in problems if p.kind == kind), problems
 
 
@@ -490,8 +438,6 @@ def test_any_whole_number_is_a_label(labels, classes, note, tmp_path):
     table, _ = find_annotations("csv", tmp_path)
     assert table.classes == tuple(classes.split()) and note in " ".join(table.notes)
     assert [table.classes[clip.label] for clip in table.clips] == labels.split()
-    again, _ = find_annotations("csv", tmp_path, table.write_csv(tmp_path / "annotations.csv"))
-    assert again.clips == table.clips
 
 
 @pytest.mark.parametrize(
@@ -551,14 +497,14 @@ def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
 def test_letter_case_is_told_and_never_guessed(tmp_path):
     videos(tmp_path, "Anna/1.mp4", "bert/2.mp4", "bert/3.mp4", "BERT/3.mp4")
     lines = ["path,label", "anna/1.mp4,a", "BERT/2.MP4,b", "bert/3.mp4,b"]
-    write_lines(tmp_path / "mine.csv", lines)
-    table, problems = find_annotations("csv", tmp_path / "mine.csv")
+    file = write_lines(tmp_path / "mine.csv", lines)
+    table, problems = find_annotations("csv", file)
     assert not problems and len(table) == 3
     assert "2 paths of lists match only without letter case, first 'Anna/1.mp4' for" in " ".join(
         table.notes
     )
-    write_lines(tmp_path / "mine.csv", [*lines, "Bert/3.mp4,b"])
-    (problem,) = find_annotations("csv", tmp_path / "mine.csv")[1]
+    write_lines(file, [*lines, "Bert/3.mp4,b"])
+    (problem,) = find_annotations("csv", file)[1]
     assert all(str(tmp_path / name) in str(problem) for name in ("bert/3.mp4", "BERT/3.mp4"))
 
 
@@ -579,20 +525,23 @@ names = st.text(st.sampled_from("abB ü0129,;'\"#-_"), min_size=1, max_size=8).f
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(found=st.dictionaries(names, st.tuples(*[st.integers(0, 3)] * 2), min_size=1, max_size=6))
-def test_any_names_survive_the_csv(found, tmp_path_factory):
+@given(found=st.dictionaries(names, st.tuples(*[st.integers(0, 3)] * 2), min_size=2, max_size=6))
+def test_any_names_and_people_are_read_from_a_csv(found, tmp_path_factory):
     root = tmp_path_factory.mktemp("any")
-    clips = []
-    for i, (name, (label, fold)) in enumerate(found.items()):
-        (root / f"{name}.mp4").touch()
-        who = f"ü, {i}"
-        clips.append(Clip(root / f"{name}.mp4", label, fold, None, f"row, of {name}", who))
-    clips.sort(key=lambda clip: natural_key(Path(clip.path.name)))
-    table = Annotations("csv", ("a", "b,", 'c"', "ü d"), tuple(clips), root)
-    lists = table.write_csv(root / "annotations.csv")
-    again, problems = find_annotations("csv", root, lists)
-    assert not problems
-    assert (again.clips, again.classes) == (table.clips, table.classes)
+    with (root / "mine.csv").open("w", newline="", encoding="utf-8") as file:
+        write = csv.writer(file).writerow
+        write(("file", "label", "fold", "who"))
+        for i, (name, (label, fold)) in enumerate(found.items()):
+            (root / f"{name}.mp4").write_bytes(bytes([i]))
+            write((f"{name}.mp4", f"class, {label}", fold, f"ü, {i}"))
+    table, problems = find_annotations("csv", root / "mine.csv")
+    assert not [problem for problem in problems if problem.kind != "subject overlap"]
+    who = {f"{name}.mp4": i for i, name in enumerate(found)}
+    for clip in table.clips:
+        label, fold = found[clip.path.stem]
+        assert (table.classes[clip.label], clip.fold) == (f"class, {label}", fold)
+        assert clip.subject == f"ü, {who[clip.path.name]}"
+    assert len(table) == len(found)
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3)), min_size=2, max_size=20))

@@ -45,27 +45,20 @@ def test_rows_are_numbered_and_say_what_is_done_here():
         assert row[3] in ("right by default", "as official", "does not arise", "own way")
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z]\w+\.\w+)`", str(ROWS)))))
-def test_every_named_option_exists(name):
-    owner, _, member = name.partition(".")
-    cls = getattr(config, owner, None) or getattr(maedfer_lab, owner)
-    options = fields(cls) if is_dataclass(cls) else inspect.signature(cls).parameters.values()
-    assert member in {option.name for option in options}
-
-
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(maedfer [^`]+)`", PAGE.read_text()))))
-def test_every_named_command_exists(name):
-    _, verb, *flags = name.split()
-    module, _, function = cli.VERBS[verb][0].partition(":")
-    known = inspect.signature(getattr(importlib.import_module(module), function)).parameters
-    flags = [flag for flag in flags if flag.startswith("--")]
-    assert all(flag.lstrip("-").replace("-", "_") in known for flag in flags)
-
-
-@pytest.mark.parametrize("name", re.findall(r"`maedfer_lab\.([\w.]+)`", PAGE.read_text()))
-def test_every_named_function_exists(name):
-    module, _, member = f"maedfer_lab.{name}".rpartition(".")
-    assert hasattr(importlib.import_module(module), member)
+def test_every_named_option_command_and_function_exists():
+    text = PAGE.read_text(encoding="utf-8")
+    for owner, member in set(re.findall(r"`([A-Z]\w+)\.(\w+)`", str(ROWS))):
+        cls = getattr(config, owner, None) or getattr(maedfer_lab, owner)
+        options = fields(cls) if is_dataclass(cls) else inspect.signature(cls).parameters.values()
+        assert member in {option.name for option in options}, member
+    for command in set(re.findall(r"`maedfer ([^`]+)`", text)):
+        verb, *flags = command.split()
+        module, _, function = cli.VERBS[verb][0].partition(":")
+        known = inspect.signature(getattr(importlib.import_module(module), function)).parameters
+        flags = [flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")]
+        assert set(flags) <= known.keys(), command
+    for module, member in re.findall(r"`(maedfer_lab\.[\w.]+)\.(\w+)`", text):
+        assert hasattr(importlib.import_module(module), member), member
 
 
 # B1 and B2: order and partition of visible tokens.
@@ -76,16 +69,11 @@ def test_official_pretraining_weights_bring_their_order():
     weights = recognise(to_official(build_autoencoder(config)))
 
     def load(as_: LoadAs, num_classes: int | None = None):
+        heads = config.decoder_heads if as_ == "autoencoder" else None
         return load_checkpoint(
-            weights,
-            as_=as_,
-            num_classes=num_classes,
-            frames=config.frames,
-            size_px=config.size_px,
-            region=config.region,
-            num_heads=config.num_heads,
-            decoder_heads=config.decoder_heads if as_ == "autoencoder" else None,
-        )
+            weights, as_=as_, num_classes=num_classes, frames=config.frames, size_px=config.size_px,
+            region=config.region, num_heads=config.num_heads, decoder_heads=heads,
+        )  # fmt: skip
 
     loaded = load("autoencoder")
     assert loaded.model.config.legacy_visible_order

@@ -27,7 +27,7 @@ from PIL import Image
 
 from maedfer_lab import cli
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
-from maedfer_lab.data.doctor import DoctorReport, contact_sheet, counts_findings, doctor, view_of
+from maedfer_lab.data.doctor import DoctorReport, Finding, contact_sheet, counts_findings, doctor
 from maedfer_lab.data.labels import published_labels
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import content_digest, glance, open_video
@@ -42,17 +42,21 @@ def check(name: str, root: Path, lists: Path | None = None, quick: bool = False)
     return doctor(name, root, lists, quick=quick, progress=False)
 
 
+def of(report: DoctorReport, name: str) -> list[Finding]:
+    return [finding for finding in report.findings if finding.check == name]
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_healthy_folder_passes(name, sets):
     report = check(name, sets[name])
     assert report.exit_status == 0, str(report)
     unpadded = ["frame order"] * (name in ("dfew", "ferv39k"))
     assert [f.check for f in report.findings if f.level == "warning"] == ["counts", *unpadded]
-    assert report.opened == report.table.clips
+    assert tuple(report.looks) == report.table.clips
     text = str(report)
     assert "natural order" not in text  # the lists are read as the official code reads them
     assert "ready to train" in text and "published" in text and "a sample with" in text
-    assert f"17-31 frames {len(report.opened):>8}" in text
+    assert f"all {len(report.looks)} clips" in text and "frames: " in text
 
 
 TRAIN = "EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
@@ -88,11 +92,7 @@ def unequal(folder: Path) -> None:
 SPOILED: list[tuple[str, str, Callable[[Path], object], str]] = [
     # data set, check that must name it, how it is spoiled, words of the report
     ("dfew", "missing clips", lambda r: remove(r, FRAMES), "'1' does not exist"),
-    ("dfew", "label range", lambda r: edit_line(r / TRAIN, 3, "9,8"), "label '8' of '9'"),
-    ("dfew", "label range", lambda r: edit_line(r / TRAIN, 2, "8,0"), "'0' of '8' is out of range"),
-    ("dfew", "train and test", lambda r: edit_line(r / TRAIN, 3, "1,1"), "00001 is in the train"),
     ("dfew", "duplicates", lambda r: edit_line(r / TRAIN, 3, "10,3"), "stands in"),
-    ("dfew", "two labels", lambda r: edit_line(r / TRAIN, 3, "9,7"), "has label"),
     ("dfew", "unreadable clips", lambda r: (own(r / FRAMES) / "7.jpg").write_bytes(b"\xff\xd8\xff"),
      "frame 6 (7.jpg) is broken"),
     ("dfew", "unreadable clips", lambda r: (own(r / FRAMES) / "7.jpg").write_bytes(b""), "0 bytes"),
@@ -104,23 +104,17 @@ SPOILED: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("ferv39k", "identical clips", lambda r: copy(r, f"{FERV}/0001", f"{FERV}/0002"), "sad, fold"),
     ("ferv39k", "identical clips", lambda r: copy(r, f"{FERV}/0001",
      "2_ClipsforFaceCrop/War/Fear/0001"), "with two labels"),
-    ("mafw", "format", lambda r: edit_line(r / MAFW, 2, "00001"), "line 2"),
     ("mafw", "label range", lambda r: edit_line(r / MAFW, 2, "00013.mp4 joyful"), "'joyful'"),
     ("mafw", "unreadable clips", lambda r: unequal(r / "data/frames/00002"), "first is 16 x 16"),
     ("cremad", "unreadable clips", lambda r: (r / FLV).write_bytes(b""), "empty (0 bytes)"),
     ("cremad", "damaged clips", lambda r: cut(r / FLV, r / FLV, 0.5), "cut off"),
-    ("cremad", "file names", lambda r: (r / FLV).rename(r / "VideoFlash/x.flv"), "1001_DFA_ANG_XX"),
     ("cremad", "empty class", lambda r: remove(r, "VideoFlash/*_NEU_*"), "no clip of neutral"),
     ("ravdess", "unreadable clips", lambda r: write_sound(r / MP4), "sound but no picture"),
     ("ravdess", "identical clips", lambda r: copy(r, MP4, MP4.replace("-03-", "-04-", 1)), "="),
     ("ravdess", "class without test clip", lambda r: (r / MP4).unlink(), "fold 1 has no test"),
     ("enterface", "unreadable clips", lambda r: (r / AVI).write_bytes(b"no video"), "not a video"),
-    ("enterface", "subjects", lambda r: (r / "subject 1").rename(r / "subject 77"), "subject 77"),
     ("enterface", "class without test clip", lambda r: remove(r, "subject 44/anger"), "fold 5"),
 ]  # fmt: skip
-# Checks of the table, not of a clip: the table itself is refused as well.
-OF_THE_TABLE = {"missing clips", "label range", "train and test", "duplicates", "two labels",
-                "format", "file names", "subjects"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "finding", "spoil", "words"), SPOILED)
@@ -129,13 +123,10 @@ def test_a_spoiled_folder_is_caught_by_name(name, finding, spoil, words, sets, t
     spoil(root)
     report = check(name, root)
     assert report.exit_status == 1
-    found = [f for f in report.of(finding) if f.level == "error"]
+    found = [f for f in of(report, finding) if f.level == "error"]
     told = "\n".join([f.message + "\n" + "\n".join(f.where) for f in found])
     assert any(word in told for word in words.split("|")), f"{told}\n\n{report}"
     assert "this would spoil results" in str(report)
-    if finding in OF_THE_TABLE:
-        with pytest.raises(ValueError, match=f"the annotations of {name} have"):
-            read_annotations(name, root)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -154,32 +145,27 @@ def test_from_a_folder_to_a_score(name, sets, tmp_path, capsys):
 
 
 def test_sixteen_frame_clips_are_recognised(sets, tmp_path):
-    root = tmp_path / "dfew"
-    make_dfew(root, "clip_224x224_16f", num=16)
-    (finding,) = check("dfew", root).of("frame counts")
+    make_dfew(tmp_path, "clip_224x224_16f", num=16)
+    (finding,) = of(check("dfew", tmp_path), "frame counts")
     assert finding.level == "error" and "it would see 4 different frames" in finding.message
-    (finding,) = check("dfew", sets["dfew"]).of("frame counts")
+    (finding,) = of(check("dfew", sets["dfew"]), "frame counts")
     assert finding.level == "note" and "original clips" in finding.message
 
 
 def test_odd_clips_are_told_without_an_error(sets, tmp_path):
     root = linked_copy(sets["ravdess"], tmp_path / "ravdess")
-    clips = sorted((root / "Actor_01").glob("02-01-*"))
-    for clip, shape in zip(clips, ((1, 32, 32), (5, 32, 32), (20, 96, 192), (17, 1312, 1312))):  # noqa: B905
+    clips = sorted((root / "Actor_01").glob("02-01-*"))[:3]
+    for clip, shape in zip(clips, ((1, 32, 32), (5, 32, 32), (20, 96, 192)), strict=True):
         write_video(clip, moving_frames(*shape))
-    turn(clips[4], 90)
+    turn(clips[2], 90)
     report = check("ravdess", root)
     assert report.exit_status == 0
-    for name, level, clip in (
-        ("one-frame clips", "warning", clips[0]),
-        ("short clips", "note", clips[1]),
-        ("large pictures", "note", clips[3]),
-    ):
-        (finding,) = report.of(name)
+    for name, level, clip in zip(("one-frame clips", "short clips"), ("warning", "note"), clips):  # noqa: B905
+        (finding,) = of(report, name)
         assert finding.level == level and len(finding.where) == 1
         assert clip.name in finding.where[0]
-    assert any("by their metadata" in f.message for f in report.of("reading"))
-    assert not report.of("no face crops"), "the recipe cuts the faces out of these pictures"
+    assert any("by their metadata" in f.message for f in of(report, "reading"))
+    assert not of(report, "no face crops"), "the recipe cuts the faces out of these pictures"
 
 
 def test_people_on_both_sides_are_told(sets, tmp_path):
@@ -188,27 +174,18 @@ def test_people_on_both_sides_are_told(sets, tmp_path):
     write_lines(tmp_path / "train.csv", mixed[::2])
     write_lines(tmp_path / "test.csv", mixed[1::2])
     report = check("cremad", sets["cremad"], tmp_path)
-    (finding,) = report.of("subject overlap")
-    assert finding.level == "error" and "5 people" in finding.message
-    assert report.of("class without test clip") and report.of("folds")
+    (finding,) = of(report, "subject overlap")
+    assert finding.level == "error" and len(finding.where) == 5
+    assert of(report, "class without test clip") and of(report, "folds")
 
 
 def test_lists_that_count_from_one_are_told(sets, tmp_path):
-    lists = make_official_lists(tmp_path / "lists", sets["dfew"])
+    lists = make_official_lists(tmp_path / "lists")
     for path in lists.rglob("*.csv"):
         rows = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
         write_lines(path, [f"{name} {int(label) + 1}" for name, label in rows])
-    (finding,) = check("dfew", sets["dfew"], lists).of("label range")
+    (finding,) = of(check("dfew", sets["dfew"], lists), "label range")
     assert "seems to count from 1" in finding.message
-
-
-def made_up(counts: tuple[int, ...], root: Path, folds: str = "12345") -> Annotations:
-    """Clips of one class after the other, dealt to the folds in turn."""
-    turns = [int(fold) for fold in folds]
-    clips = tuple(Clip(root, c, turns[i % 5]) for c, n in enumerate(counts) for i in range(n))
-    labels = published_labels("dfew")
-    assert labels
-    return Annotations("dfew", labels.classes, clips, root)
 
 
 def test_counts_are_compared_with_the_published_ones(tmp_path):
@@ -216,37 +193,37 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
     assert labels
     right = labels.clips_per_class
 
-    def told(counts: tuple[int, ...]) -> list[tuple[str, str]]:
-        found = counts_findings(made_up(counts, tmp_path), labels)
-        return [(f.level, f.check) for f in found]
+    def told(counts: tuple[int, ...], turns: tuple[int, ...] = (1, 2, 3, 4, 5)) -> list[Finding]:
+        """Of clips of one class after the other, dealt to the folds in turn."""
+        clips = (Clip(tmp_path, c, turns[i % 5]) for c, n in enumerate(counts) for i in range(n))
+        table = Annotations("dfew", labels.classes, tuple(clips), tmp_path)
+        return list(counts_findings(table, labels))
 
-    assert told(right) == [("note", "counts"), ("note", "folds")]
-    assert told(right[::-1]) == [("error", "label order")]
-    assert told((right[0] - 1, *right[1:])) == [("error", "counts")]
-    assert told((right[0] + 1, *right[1:])) == [("error", "counts")]
-    assert told(tuple(n // 10 + 1 for n in right)) == [("warning", "counts")]
-    other = made_up(right, tmp_path, folds="54321")
-    (fold,) = [f for f in counts_findings(other, labels) if f.level == "error"]
+    for counts, level, name in (
+        (right, "note", "counts"),
+        (right[::-1], "error", "label order"),
+        ((right[0] - 1, *right[1:]), "error", "counts"),
+        ((right[0] + 1, *right[1:]), "error", "counts"),
+        (tuple(n // 10 + 1 for n in right), "warning", "counts"),
+    ):
+        assert told(counts)[0][:2] == (level, name)
+    assert told(right)[1][:2] == ("note", "folds")
+    (fold,) = [finding for finding in told(right, (5, 4, 3, 2, 1)) if finding.level == "error"]
     assert fold.check == "folds"
     assert any(place.startswith("fold 1 test: 489, 378, 5") for place in fold.where)
 
 
-def test_a_quick_look_opens_a_sample(sets, monkeypatch):
-    from maedfer_lab.data import doctor as module
-
-    monkeypatch.setattr(module, "QUICK", 3)
+def test_a_quick_look_opens_a_sample_and_decodes_no_whole_video(sets, monkeypatch, tmp_path):
+    monkeypatch.setattr("maedfer_lab.data.doctor.QUICK", 3)
     first, again = (check("mafw", sets["mafw"], quick=True) for _ in range(2))
-    assert 11 <= len(first.opened) <= 14 and "a sample of" in str(first)
+    assert 11 <= len(first.looks) <= 14 and "a sample of" in str(first)
     assert str(replace(first, seconds=0.0)) == str(replace(again, seconds=0.0))
-
-
-def test_a_quick_look_decodes_no_whole_video(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), dtype=np.uint8)
     root = make_class_folders(tmp_path / "set")
     whole = write_video(tmp_path / "whole.mp4", noise, options={"bf": "0"})
     spoil(root / "calm" / "take 8.mp4", whole, [11])
-    assert check("folder", root).of("damaged clips")
-    assert not check("folder", root, quick=True).of("damaged clips")
+    assert of(check("folder", root), "damaged clips")
+    assert not of(check("folder", root, quick=True), "damaged clips")
 
 
 def test_frames_whose_numbers_have_two_readings_are_remarked(tmp_path):
@@ -254,11 +231,11 @@ def test_frames_whose_numbers_have_two_readings_are_remarked(tmp_path):
         folder = write_images(tmp_path / name / f"take {i}", moving_frames(2))
         for number, new in enumerate(("1.9", "1.10") if i == 0 else ("1.5", "10.5")):
             (folder / f"{number}.png").rename(folder / f"{new}.png")
-    (found,) = check("folder", tmp_path).of("frame order")
+    (found,) = of(check("folder", tmp_path), "frame order")
     assert found.level == "warning" and found.where == ("calm/take 0",)
 
 
-def test_names_that_are_no_utf8_pass_through_lists_reports_and_shards(tmp_path):
+def test_names_that_are_no_utf8_pass_through_reports_and_shards(tmp_path):
     make_class_folders(tmp_path / "set")
     odd = tmp_path / "set" / "calm" / os.fsdecode(b"caf\xe9.mp4")
     try:
@@ -266,41 +243,28 @@ def test_names_that_are_no_utf8_pass_through_lists_reports_and_shards(tmp_path):
     except OSError:
         pytest.skip("names are text on this file system")
     odd.write_bytes(b"")
-    report = check("folder", tmp_path / "set")
-    for name in ("report.txt", "report.html"):
-        assert r"caf\udce9.mp4" in report.write(tmp_path / name).read_text(encoding="utf-8")
+    page = check("folder", tmp_path / "set").write(tmp_path / "report.html")
+    assert r"caf\udce9.mp4" in page.read_text(encoding="utf-8")
     shutil.copy(tmp_path / "set" / "calm" / "take 9.mp4", odd)
-    table = doctor("folder", tmp_path / "set", progress=False).table
-    again = read_annotations("csv", tmp_path / "set", table.write_csv(tmp_path / "set.csv"))
-    assert odd in {clip.path for clip in again.clips} and again.digest() == table.digest()
+    table = check("folder", tmp_path / "set").table
     prepare(table, tmp_path / "out", size_px=32, framing="whole", progress=False)
     kept = open_shards(tmp_path / "out")
     (clip,) = [clip for clip in kept.clips if clip.path.name == odd.name]
     assert len(open_video(clip.path)) == glance(odd).frames
 
 
-def test_reports_are_written(sets, tmp_path):
-    report = check("ravdess", sets["ravdess"])
+def test_the_report_shows_what_the_model_sees(sets, tmp_path):
+    report = check("dfew", sets["dfew"])
     page = report.write(tmp_path / "new" / "report.html").read_text()
-    assert "data:image/png;base64," in page and "Clips per class" in page
-    assert "http" not in page
-    report.write(tmp_path / "report.txt")
-    assert (tmp_path / "report.txt").read_text().startswith(f"{report}\n")
-    with Image.open(tmp_path / "report.png") as picture:
-        assert picture.size == report.sheet[0].size == (4 * 160, 8 * 160)
-    with pytest.raises(ValueError, match=r"must end in \.html or \.txt"):
+    assert "data:image/png;base64," in page and "Clips per class" in page and "http" not in page
+    with pytest.raises(ValueError, match=r"must end in \.html"):
         report.write(tmp_path / "report.pdf")
-
-
-def test_the_sheet_shows_what_the_model_sees(sets, tmp_path):
-    table = read_annotations("dfew", sets["dfew"])
-    clip = table.clips[0]
-    frames = table.open(clip).read(clip_indices(20, 16, 4)[[0, 5, 10, 15]])
-    shown = crop_and_resize(frames, Box(0, 0, 24, 24), 160, 160)
-    np.testing.assert_array_equal(view_of(table, clip), shown)
+    table, clip = report.table, report.table.clips[0]
     picture, rows = contact_sheet(table, table.clips)
-    np.testing.assert_array_equal(np.asarray(picture)[:160, :160], shown[0])
-    assert f"0  happy: {table.name(clip)}" in rows
+    assert picture.size == (4 * 160, 7 * 160) and f"0  happy: {table.name(clip)}" in rows
+    frames = table.open(clip).read(clip_indices(20, 16, 4)[[0, 5, 10, 15]])
+    shown = np.concatenate(crop_and_resize(frames, Box(0, 0, 24, 24), 160, 160), axis=1)
+    np.testing.assert_array_equal(np.asarray(picture)[:160], shown)
     gone = replace(table, clips=(replace(clip, path=tmp_path / "gone"),))
     other, rows = contact_sheet(gone, gone.clips)
     assert other.size == picture.size and "0  happy: no clip that can be read" in rows
@@ -339,7 +303,7 @@ def test_the_verb_tells_by_its_status(sets, tmp_path, capsys):
     assert cli.main(["doctor", "folder", "--root", str(tmp_path / "mine")]) == 1
     assert "calm/take 8.mp4: the file is empty" in capsys.readouterr().out
     assert cli.main([*args, "--out", str(tmp_path / "r.doc")]) == 2
-    assert "must end in .html or .txt" in capsys.readouterr().err
+    assert "must end in .html" in capsys.readouterr().err
     assert cli.main(["doctor", "afew", "--root", str(tmp_path)]) == 2
 
 
@@ -347,4 +311,4 @@ def test_unlabelled_videos_are_only_looked_at(tmp_path):
     for i in range(3):
         tiny_video(tmp_path / "id00001" / f"{i}.mp4", i)
     report = check("voxceleb2", tmp_path)
-    assert report.exit_status == 0 and len(report.opened) == 3
+    assert report.exit_status == 0 and len(report.looks) == 3

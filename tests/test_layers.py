@@ -66,7 +66,7 @@ BUDGETS = {
     "checkpoints": 2522,
     "config": 1200,
     "cost": 1449,
-    "data": 6391,
+    "data": 6068,
     "drawn": 983,
     "figures": 1876,
     "inference": 1849,

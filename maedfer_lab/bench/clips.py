@@ -58,7 +58,7 @@ def videos(bench: Bench) -> dict[str, Path]:
     if folders["roomy"].is_dir():
         return folders
     lengths = (20, 24, 28, 32) if bench.smoke else tuple(range(72, 144, 12))  # 3 to 5 s at 25 fps
-    clips: dict[str, list[Clip]] = {"MP4": [], "JPEGs": []}
+    rows = {name: ["path,label,fold,subject"] for name in ("MP4", "JPEGs")}
     for number, frames in enumerate(lengths):
         name = f"id{number:05d}_{frames}"
         mp4, jpegs = folders["MP4"] / name / f"{name}.mp4", folders["JPEGs"] / name
@@ -74,10 +74,10 @@ def videos(bench: Bench) -> dict[str, Path]:
             Image.fromarray(picture).save(jpegs / f"{place:05d}.jpg", quality=95)
         tested = int(frames == lengths[-1])  # the others are trained on
         for key, path in (("MP4", mp4), ("JPEGs", jpegs)):
-            clips[key].append(Clip(path, number % 2, tested, None, "", name))
-    for key, found in clips.items():
-        table = Annotations("csv", ("smile", "none"), tuple(found), folders[key])
-        table.write_csv(folders[key] / "annotations.csv")
+            place = path.relative_to(folders[key])
+            rows[key].append(f"{place},{('calm', 'smile')[number % 2]},{tested},{name}")
+    for key, lines in rows.items():
+        (folders[key] / "annotations.csv").write_text("\n".join(lines) + "\n")
     for name, margin in ((SHARDS, 1.0), ("roomy", 1.2)):
         prepare(read_annotations("csv", folders["JPEGs"]), folders[name], margin=margin,
                 size_px=bench.model().size_px, framing="whole", progress=False)  # fmt: skip

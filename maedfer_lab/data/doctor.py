@@ -6,11 +6,10 @@ import base64
 import html
 import io
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,9 +21,9 @@ from maedfer_lab.config import finetune_recipe
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import Labels, label_number, published_labels
 from maedfer_lab.data.layouts import named
-from maedfer_lab.data.lists import Problem
+from maedfer_lab.data.lists import Clip, Problem
 from maedfer_lab.data.readers import DECIMALS, UNSORTED, Glance, glance
-from maedfer_lab.data.table import TEXT_ORDER, Annotations, Clip, find_annotations
+from maedfer_lab.data.table import TEXT_ORDER, Annotations, find_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
 from maedfer_lab.files import check_writable, text_bytes, write_aside
@@ -37,35 +36,10 @@ ALIGNED = 0.95  # share of clips with exactly 16 frames from which on they are i
 CLIP_FRAMES, CLIP_PX = 16, 160
 SHOWN = (0, 5, 10, 15)  # of the 16 frames of a clip
 SQUARE = 1.15  # longer over shorter side up to which a picture passes for a face crop
-LARGE_PX = 1280
-BINS = (1, 2, 16, 17, 32, 64, 128, 256, 512)
-
 ORDERS = {
     UNSORTED: "the official code reads the frames of these as text, 10.jpg before 2.jpg",
     DECIMALS: "name frames with a fixed number of decimals, 1.09 and 1.10, if 9 comes before 10",
 }
-
-# Kind of a problem -> the check it belongs to, and what its places are.
-_PROBLEMS = {
-    "missing": ("missing clips", "lines name a clip that is not there"),
-    "places": ("two places", "choices between clips are yours"),
-    "label": ("label range", "lines have a label that the data set does not know"),
-    "spelling": ("spelling", "classes are spelled in two ways"),
-    "duplicate": ("duplicates", "clips are listed twice"),
-    "two labels": ("two labels", "clips have different labels in different lists"),
-    "train and test": ("train and test", "clips are trained on and tested in the same fold"),
-    "tested twice": ("tested twice", "clips are tested in two folds"),
-    "folds disagree": ("folds disagree", "folds do not share one set of clips"),
-    "encoding": ("encoding", "lists are not UTF-8"),
-    "format": ("format", "lines cannot be understood"),
-    "split": ("format", "folders are called so that nothing tells their side"),
-    "name": ("file names", "videos lie or are called so that nothing tells their class"),
-    "subject": ("subjects", "videos show a person of no published fold"),
-    "people": ("people", "ways in which people are not told"),
-    "both sides": ("subject overlap", "people trained on and tested: faces can be learned"),
-    "same content": ("identical clips", "files stand under two labels or on both sides"),
-}
-
 # Level, check, what is said, and whether it is so of a clip and how the recipe frames it.
 _OF_A_CLIP: tuple[tuple[Level, str, str, Callable[[Glance, str], bool]], ...] = (
     ("warning", "one-frame clips", "of one frame: still pictures, no motion",
@@ -75,11 +49,14 @@ _OF_A_CLIP: tuple[tuple[Level, str, str, Callable[[Glance, str], bool]], ...] = 
     ("warning", "no face crops", "not square: the published runs use aligned crops of faces, and "
      "the recipe stretches the whole picture to a square; crop the faces first (maedfer prepare)",
      lambda look, how: how == "whole" and max(look.sides) > SQUARE * min(look.sides)),
-    ("note", "small pictures", f"smaller than the {CLIP_PX} pixels of a training clip: they are "
-     "enlarged", lambda look, _: min(look.sides) < CLIP_PX),
-    ("note", "large pictures", "far larger than a training clip: decoding will brake (maedfer "
-     "prepare)", lambda look, _: max(look.sides) > LARGE_PX),
 )  # fmt: skip
+PAGE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>'
+    "body{{font:16px/1.5 system-ui;max-width:70em;margin:2em auto;padding:0 1em}}"
+    "pre{{overflow-x:auto;font-size:14px;background:#f4f4f4;padding:1em}}img{{max-width:100%}}"
+    "</style><h1>{title}</h1><pre>{text}</pre><h2>One clip per class</h2><pre>{rows}</pre>"
+    '<img alt="frames of a clip of each class" src="data:image/png;base64,{picture}"></html>'
+)
 
 
 class Finding(NamedTuple):
@@ -113,87 +90,44 @@ class DoctorReport:
     seconds: float
 
     @property
-    def opened(self) -> tuple[Clip, ...]:
-        """The clips that were looked at."""
-        return tuple(self.looks)
-
-    @cached_property
-    def sheet(self) -> tuple[Image.Image, str]:
-        """A row of frames for each class, as the model will see them, and what the rows show."""
-        return contact_sheet(self.table, self.opened)
-
-    @property
     def exit_status(self) -> int:
         """1 if something would spoil a result, else 0."""
         return int(any(finding.level == "error" for finding in self.findings))
 
-    def of(self, check: str) -> tuple[Finding, ...]:
-        """The findings of one check, such as "unreadable clips"."""
-        return tuple(finding for finding in self.findings if finding.check == check)
-
-    @property
-    def verdict(self) -> str:
-        """One sentence."""
-        number = Counter(finding.level for finding in self.findings)
-        told = ", ".join(_many(number[level], level) for level in LEVELS)
-        advice = "this would spoil results: mend it first" if number["error"] else "ready to train"
-        return f"{told}: {advice}"
-
-    def sections(self) -> dict[str, str]:
-        """Title and text of the report's parts."""
-        total, looked = len(self.table), len(self.looks)
-        share = "all" if looked == total else f"a sample of {looked:,} of {total:,}"
-        seen = [look for look in self.looks.values() if isinstance(look, Glance)]
-        sizes = Counter(look.sides for look in seen).most_common(6)
-        lines = [f"{w:>5} x {h:<5} {number:>8,} clips" for (w, h), number in sizes]
-        return {
-            "Verdict": self.verdict,
-            "Findings": "\n".join(map(str, self.findings)) or "nothing",
-            "Clips per class and test fold": str(self.table).partition("\n(")[0],
-            f"Frames of a clip ({share} clips opened, in {self.seconds:.1f} s)": "\n".join(
-                _histogram([look.frames for look in seen])
-            )
-            or "no clip could be read",
-            "The most frequent picture sizes (width x height, pixels)": "\n".join(lines) or "none",
-        }
-
     def __str__(self) -> str:
         """The whole report as text."""
-        title = f"maedfer doctor {self.table.dataset}: {self.table.root}"
-        parts = [f"{name}\n{'-' * len(name)}\n{text}" for name, text in self.sections().items()]
-        return "\n\n".join([title, *parts])
+        number, looked = Counter(finding.level for finding in self.findings), len(self.looks)
+        verdict = ", ".join(_many(number[level], level) for level in LEVELS)
+        advice = "this would spoil results: mend it first" if number["error"] else "ready to train"
+        share = f"a sample of {looked:,} of" if looked < len(self.table) else "all"
+        seen = [look for look in self.looks.values() if isinstance(look, Glance)]
+        frames = sorted(look.frames for look in seen) or [0]
+        sizes = Counter(f"{look.sides[0]} x {look.sides[1]}" for look in seen).most_common(6)
+        sections = {
+            f"maedfer doctor {self.table.dataset}: {self.table.root}": f"{verdict}: {advice}",
+            "Findings": "\n".join(map(str, self.findings)) or "nothing",
+            "Clips per class and test fold": str(self.table).partition("\n(")[0],
+            f"Looked at {share} {len(self.table):,} clips, in {self.seconds:.1f} s":
+                f"frames: {frames[0]:,} to {frames[-1]:,}, median {frames[len(frames) // 2]:,}\n"
+                f"pixels: {', '.join(f'{size} ({n:,})' for size, n in sizes)}",
+        }  # fmt: skip
+        parts = (f"{name}\n{'-' * len(name)}\n{text}" for name, text in sections.items())
+        return "\n\n".join(parts)
 
     def write(self, path: str | Path) -> Path:
-        """Write the report: .html with the picture inside, or .txt with a .png beside it.
+        """Write the report as one HTML file with a picture of one clip per class.
 
         Raises:
             ValueError: another suffix.
         """
-        path, file, (picture, rows) = _report_path(path), io.BytesIO(), self.sheet
+        path, file = _report_path(path), io.BytesIO()
+        picture, rows = contact_sheet(self.table, tuple(self.looks))
         picture.save(file, "PNG", optimize=True)
-        if path.suffix == ".txt":
-            write_aside(path, text_bytes(f"{self}\n\nRows of {path.stem}.png\n{rows}\n"))
-            write_aside(path.with_suffix(".png"), file.getvalue())
-            return path
-        title = html.escape(f"{self.table.dataset}: {self.table.root}")
-        sections = "".join(
-            f"<h2>{html.escape(name)}</h2><pre>{html.escape(text)}</pre>"
-            for name, text in {
-                **self.sections(),
-                "One clip per class: rows of the picture": rows,
-            }.items()
-        )
-        data = base64.b64encode(file.getvalue()).decode()
-        style = (
-            "body{font:16px/1.5 system-ui;max-width:70em;margin:2em auto;padding:0 1em}"
-            "pre{overflow-x:auto;font-size:14px;background:#f4f4f4;padding:1em}img{max-width:100%}"
-        )
-        page = (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>'
-            f"{style}</style><h1>{title}</h1>{sections}"
-            f'<img alt="frames of a clip of each class" src="data:image/png;base64,{data}"></html>'
-        )
-        write_aside(path, text_bytes(page))
+        title, text = f"{self.table.dataset}: {self.table.root}", str(self)
+        told = {"title": title, "text": text, "rows": rows}
+        told = {name: html.escape(part) for name, part in told.items()}
+        code = base64.b64encode(file.getvalue()).decode()
+        write_aside(path, text_bytes(PAGE.format(**told, picture=code)))
         return path
 
 
@@ -218,7 +152,7 @@ def doctor(
     layout: what the levels of folders are, where that is not plain, such as class/person/clip.
     quick: open a sample of 400 clips instead of all, and decode only the first frame of an MP4.
     seed: of the sample.
-    out: write the report there as well, as .html or .txt, with a picture of one clip per class.
+    out: write the report there as well, as .html with a picture of one clip per class.
     progress: show how far it is.
     """
     from tqdm.auto import tqdm
@@ -227,14 +161,14 @@ def doctor(
         check_writable(_report_path(out))
     start = time.perf_counter()
     table, problems = find_annotations(dataset, root, lists, layout)
-    copies = table.copies()
-    if not any(problem.kind == "same content" for problem in problems):
-        problems += tuple(table.copy_problems(copies))
-    clips = table.clips
+    copies, clips = table.copies(), table.clips
+    wrong = {id(group): problem for group in copies if (problem := table.copy_problem(group))}
+    if not any(problem.kind == "identical clips" for problem in problems):
+        problems += tuple(wrong.values())
     if quick:
         order = np.random.default_rng(seed).permutation(len(table)).tolist()
-        firsts = {table.clips[i].label: i for i in reversed(order)}
-        clips = [table.clips[i] for i in sorted({*order[:QUICK], *firsts.values()})]
+        firsts = {clips[i].label: i for i in reversed(order)}
+        clips = [clips[i] for i in sorted({*order[:QUICK], *firsts.values()})]
 
     def look(clip: Clip) -> Glance | str:
         try:
@@ -247,11 +181,9 @@ def doctor(
         bar = tqdm(found, "looking at clips", many, unit="clip", disable=not progress)
         looks = dict(zip(clips, bar, strict=True))
     findings = [*_of_table(table, problems), *_of_clips(table, looks)]
-    if equal := [c for c in copies if not table.copy_problems([c])]:
+    if equal := tuple(table.equal(group) for group in copies if id(group) not in wrong):
         message = f"{_many(len(equal), 'group')} of equal clips on one side"
-        findings.append(
-            Finding("warning", "identical clips", message, tuple(map(table.equal, equal)))
-        )
+        findings.append(Finding("warning", "identical clips", message, equal))
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     report = DoctorReport(table, tuple(findings), looks, time.perf_counter() - start)
     if out is not None:
@@ -261,8 +193,8 @@ def doctor(
 
 def _report_path(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if path.suffix not in (".html", ".txt"):
-        raise ValueError(f"out={str(path)!r} must end in .html or .txt, such as report.html")
+    if path.suffix != ".html":
+        raise ValueError(f"out={str(path)!r} must end in .html, such as report.html")
     return path
 
 
@@ -275,15 +207,17 @@ def _many(number: int, thing: str) -> str:
 
 
 def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Finding]:
-    for kind in dict.fromkeys(problem.kind for problem in problems):
-        places = tuple(str(problem) for problem in problems if problem.kind == kind)
-        check, what = _PROBLEMS[kind]
-        message = f"{len(places):,} {what}"
-        if kind == "label" and all(f"label '{len(table.classes)}'" in place for place in places):
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(str(problem))
+    for kind, places in kinds.items():
+        message = _many(len(places), "problem")
+        if kind == "label range" and all(
+            f"label '{len(table.classes)}'" in text for text in places
+        ):
             message += "; the list seems to count from 1: take one off, as the official code does"
-        yield Finding("error", check, message, places)
-    labels = published_labels(table.dataset)
-    if labels is not None:
+        yield Finding("error", kind, message, tuple(places))
+    if (labels := published_labels(table.dataset)) is not None:
         yield from counts_findings(table, labels)
         told = ((clip, _name_label(labels, clip)) for clip in table.clips)
         wrong = tuple(
@@ -315,8 +249,7 @@ def counts_findings(table: Annotations, labels: Labels) -> Iterator[Finding]:
         message = f"a sample with {clips} of {sum(published):,} published; scores cannot be "
         yield Finding("warning", "counts", message + "compared with the paper's")
     else:
-        message = f"{clips}, published are {sum(published):,}"
-        yield Finding("error", "counts", message, differing)
+        yield Finding("error", "counts", f"{clips}, published are {sum(published):,}", differing)
     if table.num_folds != labels.num_folds:
         message = f"{_many(table.num_folds, 'fold')}, published are {labels.num_folds}"
         yield Finding("warning", "folds", message)
@@ -328,9 +261,8 @@ def counts_findings(table: Annotations, labels: Labels) -> Iterator[Finding]:
             for part, clips in zip(("train", "test"), table.sides(fold), strict=True)
             if (counted := table.counts(clips)) != labels.counts[fold, part]
         )
-        what = "are not" if other else "are"
-        message = f"clips per class and side of the folds {what} the published ones"
-        yield Finding("error" if other else "note", "folds", message, other)
+        message = f"clips per class and side of the folds are {'not ' * bool(other)}the published"
+        yield Finding("error" if other else "note", "folds", message + " ones", other)
 
 
 def _name_label(labels: Labels, clip: Clip) -> int | None:
@@ -342,13 +274,12 @@ def _name_label(labels: Labels, clip: Clip) -> int | None:
 
 
 def _of_classes(table: Annotations) -> Iterator[Finding]:
-    if not table.num_folds:
-        yield Finding("warning", "folds", "no clip is tested, so no score can be computed")
-
     def lacking(clips: Sequence[Clip] | None = None) -> list[str]:
         counted = zip(table.classes, table.counts(clips), strict=True)
         return [name for name, number in counted if not number]
 
+    if not table.num_folds:
+        yield Finding("warning", "folds", "no clip is tested, so no score can be computed")
     if empty := lacking():
         message = f"no clip of {', '.join(empty)}; a recall of it cannot be computed"
         yield Finding("error", "empty class", message)
@@ -366,14 +297,10 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
     seen = {clip: look for clip, look in looks.items() if isinstance(look, Glance)}
     broken = {clip: look for clip, look in looks.items() if isinstance(look, str)}
     damaged = {clip: look.damage for clip, look in seen.items() if look.damage}
-    for check, wrong, what in (
-        ("unreadable clips", broken, "cannot be read"),
-        ("damaged clips", damaged, "damaged or cut off"),
-    ):
+    for check, wrong in (("unreadable clips", broken), ("damaged clips", damaged)):
         if wrong:
             where = tuple(f"{table.name(clip)}: {why}" for clip, why in wrong.items())
-            message = f"{_many(len(wrong), 'clip')} of {len(looks):,} {what}"
-            yield Finding("error", check, message, where)
+            yield Finding("error", check, f"{len(wrong):,} of {len(looks):,}", where)
     if not seen:
         return
     recipe, labels = finetune_recipe(table.dataset, len(table)), published_labels(table.dataset)
@@ -397,22 +324,13 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
             yield Finding(level, check, f"{_many(len(where), 'clip')} {what}", where)
     for remark in dict.fromkeys(remark for look in seen.values() for remark in look.remarks):
         where = tuple(table.name(clip) for clip, look in seen.items() if remark in look.remarks)
-        if what := ORDERS.get(remark):
-            told = f"{len(where):,} {remark}"
-            if remark == UNSORTED and table.dataset in TEXT_ORDER:
-                told = f"{_many(len(where), 'clip')}, read so here as well"
-            yield Finding("warning", "frame order", f"{what}: {told}", where)
-        else:
-            yield Finding("note", "reading", f"{len(where):,} {remark}", where)
-
-
-def _histogram(frames: list[int], width: int = 40) -> Iterator[str]:
-    """Clips by their number of frames, as bars of text."""
-    counts = np.histogram(frames, [*BINS, np.inf])[0]
-    for low, high, count in zip(BINS, (*BINS[1:], None), counts if frames else (), strict=False):
-        name = f"{low}+" if high is None else str(low) if high == low + 1 else f"{low}-{high - 1}"
-        bar = "#" * round(width * count / counts.max()) or "." * bool(count)
-        yield f"{name:>8} frames {count:>8,}  {bar}".rstrip()
+        told = f"{len(where):,} {remark}"
+        if remark not in ORDERS:
+            yield Finding("note", "reading", told, where)
+            continue
+        if remark == UNSORTED and table.dataset in TEXT_ORDER:
+            told = f"{_many(len(where), 'clip')}, read so here as well"
+        yield Finding("warning", "frame order", f"{ORDERS[remark]}: {told}", where)
 
 
 # ---- A picture of one clip per class -----------------------------------------------------------

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from maedfer_lab.data.folder import FramesReader
-from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.lists import Clip
+from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import DIRECTIONS, SyntheticFaces, drawn_frames
@@ -27,18 +28,9 @@ class DrawnFaces(Annotations):
     is_middle: bool
 
     def __init__(
-        self,
-        num_train: int,
-        num_test: int,
-        *,
-        frames: int,
-        size_px: int,
-        difficulty: float = 0.3,
-        seed: int = 0,
-        fold: int = 1,
-        label: str = "expression",
-        zoom: float = 1.0,
-    ) -> None:
+        self, num_train: int, num_test: int, *, frames: int, size_px: int, difficulty: float = 0.3,
+        seed: int = 0, fold: int = 1, label: str = "expression", zoom: float = 1.0,
+    ) -> None:  # fmt: skip
         side = round(size_px * MARGIN * zoom)
         sides = {
             split: SyntheticFaces(number, split, frames, side, difficulty, seed)
@@ -54,17 +46,16 @@ class DrawnFaces(Annotations):
         classes = DIRECTIONS if label == "direction" else EXPRESSIONS
         super().__init__("synthetic faces", classes, clips, Path())
         # The table itself is frozen.
-        self.__dict__.update(faces=sides, size_px=size_px, is_middle=False)
+        self.__dict__.update(faces=sides, size_px=size_px, is_middle=False, sizes=[0] * len(clips))
 
     def open(self, clip: Clip) -> VideoReader:
         """The drawn frames, or their middle."""
         frames = drawn_frames(self.faces[clip.path.parent.name], int(clip.path.name))
         side = self.size_px if self.is_middle else round(self.size_px * MARGIN)
-        if side < frames.shape[1]:
-            first = (frames.shape[1] - side) // 2
-            middle = slice(first, first + side)
-            frames = frames[:, middle, middle]
-        return FramesReader(clip.path, frames)
+        side = min(side, frames.shape[1])
+        first = (frames.shape[1] - side) // 2
+        middle = slice(first, first + side)
+        return FramesReader(clip.path, frames[:, middle, middle])
 
     def middle(self) -> DrawnFaces:
         """The same table, whose clips show the middle of the frames alone: models are judged so."""
@@ -75,6 +66,3 @@ class DrawnFaces(Annotations):
     def summary(self) -> dict[str, Any]:
         """What this table is; its clips one by one follow from the configuration."""
         return {**super().summary(), "each": []}
-
-    def _sizes(self) -> list[int]:
-        return [0] * len(self)

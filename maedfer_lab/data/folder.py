@@ -17,7 +17,6 @@ from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.layouts import scan
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import INDEX, read_shard
-from maedfer_lab.data.table import split_videos
 from maedfer_lab.data.transforms import (
     Box,
     check_counts,
@@ -29,15 +28,6 @@ from maedfer_lab.data.transforms import (
     to_bytes,
 )
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader
-
-__all__ = [
-    "VideoFolder",
-    "check_videos",
-    "find_videos",
-    "load_clips",
-    "sample_clip",
-    "split_videos",
-]
 
 Skipped = list[tuple[Path, str]]
 CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, so that crops keep detail
@@ -92,11 +82,11 @@ def check_videos(
         except VideoError as error:
             skipped.append((path, error.reason))
             continue
-        if count < min_frames:
+        if count >= min_frames:
+            good.append(path)
+        else:
             reason = "no motion to learn" if count == 1 else f"at least {min_frames} are needed"
             skipped.append((path, f"{count} frame{'s' * (count > 1)}: {reason}"))
-        else:
-            good.append(path)
     lines = [f"  {path}: {reason}" for path, reason in skipped[:5]]
     lines += [f"  and {len(skipped) - 5} more"] * (len(skipped) > 5)
     if not good:
@@ -118,6 +108,24 @@ class FramesReader(VideoReader):
 
     def _read(self, indices: list[int]) -> np.ndarray:
         return self.frames[indices]
+
+
+class _SquaresOf(VideoReader):
+    """The squares of one video, decoded when they are asked for."""
+
+    backend, fps, is_framed = "squares", None, True
+
+    def __init__(self, video: VideoReader, box: Box, size_px: int, stride: int) -> None:
+        self.path, self.video, self.box, self.stride = video.path, video, box, stride
+        self._length = len(range(0, len(video), stride))
+        self.height = self.width = min(round(CACHE_MARGIN * size_px), box.height)
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        squares = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        wanted = np.array(indices, dtype=np.int64) * self.stride
+        for place, frames in self.video.in_pieces(wanted.tolist()):
+            squares[place] = crop_and_resize(frames, self.box, self.height, self.width)
+        return squares
 
 
 class Squares:
@@ -159,24 +167,6 @@ class Squares:
         return FramesReader(path, self.kept[path])
 
 
-class _SquaresOf(VideoReader):
-    """The squares of one video, decoded when they are asked for."""
-
-    backend, fps, is_framed = "squares", None, True
-
-    def __init__(self, video: VideoReader, box: Box, size_px: int, stride: int) -> None:
-        self.path, self.video, self.box, self.stride = video.path, video, box, stride
-        self._length = len(range(0, len(video), stride))
-        self.height = self.width = min(round(CACHE_MARGIN * size_px), box.height)
-
-    def _read(self, indices: list[int]) -> np.ndarray:
-        squares = np.empty((len(indices), self.height, self.width, 3), np.uint8)
-        wanted = np.array(indices, dtype=np.int64) * self.stride
-        for place, frames in self.video.in_pieces(wanted.tolist()):
-            squares[place] = crop_and_resize(frames, self.box, self.height, self.width)
-        return squares
-
-
 def clips_of(num_video_frames: int, frames: int, stride: int, max_clips: int) -> int:
     """How many clips of an epoch a video gives: one for every `frames * stride` of its frames."""
     return min(max(num_video_frames // (frames * stride), 1), max_clips)
@@ -208,15 +198,15 @@ def vary_clip(
 class VideoFolder(torch.utils.data.Dataset):
     """Pre-training clips from videos: a torch data set whose items are fixed by their numbers.
 
-    Item ``i`` of epoch ``e`` depends on (seed, e, i) and the list of videos alone. Each video gives
-    one clip per epoch for every ``frames * stride`` of its frames, at least 1 and at most
-    ``max_clips``. A clip is a random stretch of the video, then one random multi-scale crop inside
-    the ``face_square``, with ``tilt`` and ``warp`` turned and bent (``tilt_clip``), with ``mirror``
-    flipped half of the time. It stays uint8 until it is on the device.
+    Item ``i`` of epoch ``e`` (`set_epoch`) depends on (seed, e, i) and the list of videos alone.
+    Each video gives one clip per epoch for every ``frames * stride`` of its frames, at least 1 and
+    at most ``max_clips``: a random stretch of it, varied (`vary_clip`) inside the ``face_square``,
+    uint8. Videos are decoded once, when the data set is made (`Squares`), the shortest first: 2 GB
+    hold 12 minutes at 30 frames/s and stride 1 for 160 px. Clips therefore start at multiples of
+    ``stride`` (*Official:* at any frame). ``skipped``: videos that cannot be used, and why.
 
-    Videos are decoded once, when the data set is made (`Squares`), the shortest first: 2 GB hold 12
-    minutes at 30 frames/s and stride 1 for 160 px, 48 minutes for 80 px. Clips therefore start at
-    multiples of ``stride`` (*Official:* at any frame).
+    Raises:
+        ValueError: no video can be used, or a number is below 1 (``cache_gb``: below 0).
     """
 
     def __init__(
@@ -234,17 +224,12 @@ class VideoFolder(torch.utils.data.Dataset):
         cache_gb: float | int = CACHE_GB,
         progress: bool = True,
     ) -> None:
-        """Decode ``paths``; ``skipped`` lists those that cannot be used, with the reason.
-
-        Raises:
-            ValueError: no video can be used, or a number is below 1 (``cache_gb``: below 0).
-        """
         check_counts(frames=frames, stride=stride, size_px=size_px, max_clips=max_clips)
         if cache_gb < 0:
             raise ValueError(f"cache_gb={cache_gb} must not be negative; 0 keeps nothing in memory")
-        self.frames, self.stride, self.size_px, self.seed = frames, stride, size_px, seed
+        self.frames, self.size_px, self.seed, self.epoch = frames, size_px, seed, 0
         self.vary = {"min_scale": min_scale, "mirrors": mirror, "tilt": tilt, "warp": warp}
-        self.epoch, self.squares = 0, Squares(size_px, stride, cache_gb)
+        self.squares = Squares(size_px, stride, cache_gb)
         good, self.skipped = check_videos(paths, progress=progress)
         counts = {path: len(open_video(path)) for path in good}
         shortest_first = sorted(good, key=lambda path: counts[path])
@@ -253,11 +238,6 @@ class VideoFolder(torch.utils.data.Dataset):
         self.paths = [path for path in good if path in set(usable)]
         clips = [clips_of(counts[path], frames, stride, max_clips) for path in self.paths]
         self._video_of = np.repeat(np.arange(len(self.paths)), clips)
-
-    @property
-    def cached_bytes(self) -> int:
-        """Memory that the decoded frames take."""
-        return self.squares.kept_bytes
 
     def __len__(self) -> int:
         """Count the clips of one epoch."""
@@ -271,10 +251,6 @@ class VideoFolder(torch.utils.data.Dataset):
         """Return ``clip(index, self.epoch)``."""
         return self.clip(index, self.epoch)
 
-    def path_of(self, index: int) -> Path:
-        """The video that clip ``index`` is taken from."""
-        return self.paths[self._video_of[index]]
-
     def clip(self, index: int, epoch: int) -> UInt8[Tensor, "T {self.size_px} {self.size_px} 3"]:
         """Draw clip ``index`` of ``epoch``: RGB in [0, 255]; ``to_floats`` makes it a model's.
 
@@ -284,7 +260,7 @@ class VideoFolder(torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index={index} must lie in [0, {len(self)}), the clips of an epoch")
         rng = np.random.default_rng([self.seed, epoch, index])
-        squares = self.squares.open(self.path_of(index))
+        squares = self.squares.open(self.paths[self._video_of[index]])
         # Every stride-th frame is a video of its own, in which a clip's frames are neighbours.
         chosen = clip_indices(len(squares), self.frames, 1, rng, to_the_end=True)
         return vary_clip(squares.read(chosen), self.size_px, rng, **self.vary)

@@ -1,9 +1,7 @@
 """One table of class names per data set, in the order of the official code; counts and folds.
 
-A label is the place of its class in this order, from 0. DFEW's own lists count from 1
-(1 = happy ... 7 = fear); the official code and this table take one off. FERV39k's, MAFW's and
-eNTERFACE's lists and folders hold names; CREMA-D's and RAVDESS's file names hold codes (ANG, 01).
-The numbers and words lie in published/, from where the paper's code reads them too.
+A label is the place of its class in this order, from 0 (DFEW's own lists count from 1). Numbers and
+words lie in published/, from where the paper's code reads them too.
 """
 
 from __future__ import annotations
@@ -173,9 +171,7 @@ def match_classes(
     theirs, every = tuple(classes), tuple(range(num))
     if names is None:
         if file is not None:
-            raise ValueError(
-                f"{file} maps names of classes, and the model tells none; add --labels"
-            )
+            raise ValueError(f"{file} maps names, and the model tells none; add --labels")
         if num != len(theirs):
             raise ValueError(
                 f"the model tells {num} classes apart, {dataset} has {len(theirs)} "
@@ -184,18 +180,17 @@ def match_classes(
         known = "the published order" if dataset in WORDS["sets"] else "the order"
         note = f"the model tells no names; its {num} classes are taken in {known} of {dataset}: "
         return Matched(theirs, every, every, note + ", ".join(theirs))
-    if len(names) != num:
-        raise ValueError(f"{len(names)} names ({', '.join(names)}) for a model of {num} classes")
     ours = tuple(names)
+    if len(ours) != num:
+        raise ValueError(f"{len(ours)} names ({', '.join(ours)}) for a model of {num} classes")
     if file is None:
         if sorted(ours) != sorted(theirs):
             rows = zip_longest(("model", *ours), (dataset, *theirs), fillvalue="")
             shown = "\n  ".join(f"{a:<20} {b}" for a, b in rows)
             raise ValueError(
                 f"the model and {dataset} name other classes:\n  {shown}\nChoose the data set that "
-                "it was fine-tuned on; to test it on another one, write a CSV with a line for each "
-                "class of the model, such as 'happy,happiness' ('neutral,' leaves it out), and "
-                "give it with --map"
+                "it was fine-tuned on, or give --map: a CSV with a line for each class of the "
+                "model, such as 'happy,happiness' ('neutral,' leaves it out)"
             )
         note = f"classes matched by name; the model's order is {', '.join(ours)}"
         return Matched(theirs, tuple(map(theirs.index, ours)), every, note * (ours != theirs))
@@ -206,10 +201,9 @@ def match_classes(
         ("maps to the unknown", set(pairs.values()) - {*theirs, ""}, theirs),
     ):
         if wrong:
-            raise ValueError(
-                f"{file} {what} {', '.join(map(repr, sorted(wrong)))}; known: {', '.join(known)}"
-            )
-    kept = tuple(name for name in theirs if name in pairs.values())
+            names = ", ".join(map(repr, sorted(wrong)))
+            raise ValueError(f"{file} {what} {names}; known: {', '.join(known)}")
+    kept = [name for name in theirs if name in pairs.values()]
     place = {name: i for i, name in enumerate(kept)}
     said = [f"{name} -> {pairs[name]}" for name in ours if pairs[name]]
     for whose, left in (
@@ -219,7 +213,9 @@ def match_classes(
         said += [f"left out: {whose} {', '.join(left)}"] * bool(left)
     columns = tuple(place.get(pairs[name], -1) for name in ours)
     labels = tuple(place.get(name, -1) for name in theirs)
-    return Matched(kept, columns, labels, f"classes mapped by {file.name}: {'; '.join(said)}")
+    return Matched(
+        tuple(kept), columns, labels, f"classes mapped by {file.name}: {'; '.join(said)}"
+    )
 
 
 def _read_map(file: Path) -> dict[str, str]:

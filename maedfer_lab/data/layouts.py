@@ -1,4 +1,4 @@
-"""Find the clips below a folder, and read class, split and person from where they lie or a list.
+"""Find the clips below a folder; class, split and person from where they lie or from lists.
 
 Layouts as the data sets' authors ship them (published/layouts.json, with sources); where an archive
 unpacks differently on different machines (spaces or underscores, one folder more) both are taken.
@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from maedfer_lab.data.labels import (
-    WORDS,
-    Labels,
-    dataset_name,
-    is_expression,
-    label_number,
-    plain_word,
-)
-from maedfer_lab.data.lists import ListFile, Problem, Row, Rows, fold_of, read_rows, side_of
+from maedfer_lab.data.labels import WORDS, Labels, is_expression, label_number, plain_word
+from maedfer_lab.data.lists import Clip, Found, ListFile, Problem, Row, fold_of, read_rows, side_of
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 MOST_FOLDS = 10_000  # each is counted
@@ -39,42 +32,6 @@ _PEOPLE = [
     (must_fit, re.compile(pattern.replace("PERSON", WORDS["person"])))
     for _, must_fit, pattern in WORDS["people"]
 ]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One labelled video.
-
-    path: a video file, or a folder of images. label: place of its class, from 0. fold: the one
-    in which it is tested, from 1; 0 = never tested. frames: where known without decoding.
-    source: the list and line, or the layout, that named it. subject: the person, where known.
-    """
-
-    path: Path
-    label: int
-    fold: int
-    frames: int | None = None
-    source: str = ""
-    subject: str | None = None
-
-
-@dataclass
-class Found:
-    """Clips, what is wrong with them, and what was chosen.
-
-    splits: whether people are still to be split. people_told: whether a list says who is seen.
-    """
-
-    classes: tuple[str, ...] = ()
-    clips: list[Clip] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    splits: bool = False
-    people_told: bool = False
-
-    def problem(self, kind: str, where: object, what: str) -> None:
-        """Note what is wrong."""
-        self.problems.append(Problem(kind, str(where), what))
 
 
 @dataclass(frozen=True)
@@ -105,39 +62,38 @@ def scan(root: Path) -> Tree:
     """
     from tqdm.auto import tqdm
 
-    root = Path(root)
     if not root.is_dir():
         raise NotADirectoryError(f"root={str(root)!r} is not a folder; give one that holds videos")
     videos: dict[Path, int | None] = {}
     lists, seen = [], set()
-    ignored: dict[str, list[Path]] = {}
+    ignored: dict[str, list[Path]] = defaultdict(list)
     walk = os.walk(root, followlinks=True)
     for folder, below, names in tqdm(walk, "listing", unit=" folders", delay=2, leave=False):
         place = Path(folder)
         identity = place.stat().st_dev, place.stat().st_ino
         if identity in seen:
-            ignored.setdefault("folders that are linked a second time", []).append(place)
+            ignored["folders that are linked a second time"].append(place)
             below.clear()
             continue
         seen.add(identity)
-        for name in [n for n in below if n[0] == "." or n.casefold() in WORDS["no data"]]:
+        below[:] = [name for name in below if name[0] != "."]
+        for name in [name for name in below if name.casefold() in WORDS["no data"]]:
             below.remove(name)
-            if name[0] != ".":
-                ignored.setdefault(f"folders {name}", []).append(place / name)
-        kinds: dict[str, list[Path]] = {}
+            ignored[f"folders {name}"].append(place / name)
+        kinds: dict[str, list[Path]] = defaultdict(list)
         for name in names:
             if name[0] != ".":
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names)
-                kinds.setdefault(_KINDS.get(suffix, suffix), []).append(place / name)
+                kinds[_KINDS.get(suffix, suffix)].append(place / name)
         files, images = kinds.pop("video", []), kinds.pop("image", [])
+        lists += kinds.pop("list", [])
         videos.update(dict.fromkeys(files))
         if images and files:
-            ignored.setdefault("images beside videos", []).extend(images)
+            ignored["images beside videos"] += images
         elif images:
             videos[place] = len(images)
-        lists += kinds.pop("list", [])
         for suffix, others in kinds.items():
-            ignored.setdefault(f"files {suffix or 'without a suffix'}", []).extend(others)
+            ignored[f"files {suffix or 'without a suffix'}"] += others
     told = (f"{len(p):,} {what} are not read, such as {p[0]}" for what, p in ignored.items())
     in_order = {path: videos[path] for path in sorted(videos, key=natural_key)}
     return Tree(root, in_order, tuple(sorted(lists, key=natural_key)), tuple(told))
@@ -174,10 +130,9 @@ def people_of(names: Sequence[str], root: Path, found: Found) -> list[str | None
 def told_by_names(who: Sequence[str | None]) -> list[str]:
     """A note on people whom nothing but names tells."""
     names = list(dict.fromkeys(filter(None, who)))
-    return [
-        f"{len(names):,} people are told by names of files or folders, such as "
-        f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) says it for sure"
-    ] * bool(names)
+    told = f"{len(names):,} people are told by names of files or folders, such as "
+    told += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) says it for sure"
+    return [told] * bool(names)
 
 
 def _is_no_person(word: str) -> bool:
@@ -193,12 +148,12 @@ def _listed_people(
 ) -> list[str | None]:
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
     finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv")
-    read = read_rows(manifest, need=("path", "subject"))
-    found.people_told = True
-    found.problems += read.problems
+    before = len(found.problems)
+    rows, _ = read_rows(manifest, found, need=("path", "subject"))
+    found.people_told, is_sound = True, len(found.problems) == before
     who: dict[Path, str] = {}
     lost, twice = [], []
-    for row in read.rows:
+    for row in rows:
         path, listed = finder.find(row.path, str(manifest)), row.path.replace("\\", "/")
         if isinstance(path, Path) and who.setdefault(path, row.subject) != row.subject:
             twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[path]!r}")
@@ -209,7 +164,7 @@ def _listed_people(
     found.notes += finder.respelled()
     unlisted = [name for name in names if root / name not in who]
     kinds = {"rows name no file": lost, "clips are in no row": unlisted, "rows differ": twice}
-    for what, places in kinds.items() if not read.problems else ():
+    for what, places in kinds.items() if is_sound else ():
         if places:
             more = f"; and {len(places) - 5:,} more" if len(places) > 5 else ""
             text = f"{len(places):,} {what} ({'; '.join(places[:5])}{more}); its paths are relative"
@@ -253,10 +208,8 @@ def fold_clips(
                 what = f"{path.name} is tested in folds {test_fold[path]} and {fold}"
                 found.problem("tested twice", where[path], what)
         if train and (left_out := len(every - train - test)):
-            what = (
-                f"{left_out:,} clips of the other folds are in neither list of fold {fold}, though "
-                "the table would train on them; give the lists of one data set and version"
-            )
+            what = f"{left_out:,} clips of other folds are in neither list of this one, and would "
+            what += "be trained on; give the lists of one data set and version"
             found.problem("folds disagree", f"fold {fold}", what)
     return test_fold
 
@@ -266,8 +219,7 @@ def _given(sides: Mapping[tuple[str, int], set[Path]], found: Found) -> None:
     found.splits = not any(part in ("test", "val") for part, _ in sides)
     numbers = ", ".join(f"{part} {len(paths):,}" for (part, _), paths in sorted(sides.items()))
     found.notes.append(
-        "everything is given as train, nothing as val or test: a fifth of the people, held out "
-        "here, are tested as fold 1"
+        "everything is given as train, nothing as val or test: a fifth of the people are fold 1"
         if found.splits
         else f"the given split is used ({numbers})"
     )
@@ -295,8 +247,7 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
             given = ", ".join(word for word in words[level] if side_of(word))
             raise ValueError(
                 f"the folders {given} are splits, but {', '.join(others[:5])} beside them is none: "
-                "rename it (train, val, test), move it away, or type what they are: --layout "
-                "class/clip"
+                "rename it (train, val, test), move it away, or type --layout class/clip"
             )
         if len(words[level]) > 1 and (len(sides[level]) > 1 or all(map(fold_of, words[level]))):
             if "split" in kinds:
@@ -308,7 +259,7 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
     if not free:
         raise ValueError(
             f"it holds {len(words[0])} folders ({', '.join(words[0][:5])}) and no two classes; "
-            "labelled videos need a folder for each class, at least two, such as happy/ and sad/"
+            "labelled videos need a folder for each class, such as happy/ and sad/"
         )
     kinds[_class_level(levels, words, kinds, free)] = "class"
     others = [i for i, kind in enumerate(kinds) if kind == "*" and len(words[i]) > 1]
@@ -337,9 +288,9 @@ def _class_level(
         return first
     if people == [first]:
         return second
-    above: dict[str, set[str]] = {}
+    above: dict[str, set[str]] = defaultdict(set)
     for parts in levels:
-        above.setdefault(parts[second], set()).add(parts[first])
+        above[parts[second]].add(parts[first])
     if max(map(len, above.values())) == 1 or _most(words[second], _is_no_person):
         return first  # a class that only one folder above has would be shown by one person
     readings = []
@@ -362,7 +313,7 @@ def layout_of(text: str) -> tuple[str, ...]:
     if parts.count("class") != 1 or not set(parts) <= {"class", "person", "split", "*"}:
         raise ValueError(
             f"layout={text!r} must name the levels of folders: class once, and person, split or *, "
-            "then clip, such as class/person/clip, person/class/clip or split/class/clip"
+            "then clip, such as class/person/clip or split/class/clip"
         )
     return tuple(parts)
 
@@ -380,28 +331,27 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         kinds = layout_of(layout) if layout else guess_layout(below or ["/"])
     except ValueError as error:
         raise ValueError(f"root={str(tree.root)!r}: {error}") from None
-    for name in [name for name in names if name.count("/") <= kinds.index("class")]:
+    depth = kinds.index("class") + 1
+    for name in [name for name in names if name.count("/") < depth]:
         images = "; images in a class's own folder are one clip, which needs a folder of its own"
         what = f"lies in no folder of a class{images * bool(tree.videos[names.pop(name)])}"
-        found.problem("name", name, what)
+        found.problem("file names", name, what)
     rows = [name.split("/")[:-1] for name in names]
     told = {
         kind: [parts[level] if len(parts) > level else None for parts in rows]
-        for kind in ("class", "split", "person")
-        for level in ([kinds.index(kind)] if kind in kinds else [])
+        for level, kind in enumerate(kinds)
     }
     labels = [label or "" for label in told["class"]]
     found.classes = tuple(sorted(set(labels)))
-    found.problems += [Problem("spelling", str(tree.root), w) for w in spelled_twice(labels)]
+    found.problems += [Problem("spelling", str(tree.root), what) for what in spelled_twice(labels)]
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in told:
         who = told["person"]
-    elif not found.people_told and (layout or who in told.values()):
-        who = [None] * len(who)  # a class or a split is no person
     elif not found.people_told:
+        if layout or who in (told["class"], told.get("split")):
+            who = [None] * len(who)  # a class or a split is no person
         found.notes += told_by_names(who)
     folds = _folder_folds(told["split"], list(names.values()), found) if "split" in told else {}
-    depth = kinds.index("class") + 1
     for path, parts, label, person in zip(names.values(), rows, labels, who, strict=True):
         number, source = found.classes.index(label), f"folder {'/'.join(parts[:depth])}"
         fold = folds.get(path, 0)
@@ -418,10 +368,10 @@ def _folder_folds(
     texts: Sequence[str | None], paths: Sequence[Path], found: Found
 ) -> dict[Path, int]:
     """The folds of clips in folders called train, val, test, or fold1, fold2, ..."""
-    sides: dict[tuple[str, int], set[Path]] = {}
+    sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
     for text, path in zip(texts, paths, strict=True):
-        side, number = side_of(text or ""), fold_of(text or "")
-        sides.setdefault(("test", number) if number else (side or "", 1), set()).add(path)
+        number = fold_of(text or "")
+        sides[("test", number) if number else (side_of(text or "") or "", 1)].add(path)
     if all(fold_of(text or "") for text in texts):
         found.splits = False
         found.notes.append(f"each of {max(n for _, n in sides)} folds is tested in turn")
@@ -429,15 +379,15 @@ def _folder_folds(
         _given(sides, found)
         if odd := [text for text in texts if not side_of(text or "")]:
             what = f"the folder {odd[0]!r} is no split; call it train, val or test, or fold1, fold2"
-            found.problem("split", paths[0].parent, what)
+            found.problem("format", paths[0].parent, what)
     return fold_clips(sides, found, {path: str(path) for path in paths})
 
 
 def spelled_twice(labels: Iterable[str]) -> list[str]:
     """Spellings that would be two classes, or one, in sentences."""
-    words: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = defaultdict(list)
     for text in sorted(set(labels)):
-        words.setdefault(plain_word(text), []).append(text)
+        words[plain_word(text)].append(text)
     return [
         f"{' and '.join(map(repr, spelled))} are spellings of one class; write it in one way"
         for spelled in words.values()
@@ -466,43 +416,39 @@ _NAMED = {  # an example, and a pattern of who is seen and of the code of the cl
 
 
 def read_named(tree: Tree, labels: Labels) -> Found:
-    """CREMA-D, RAVDESS and eNTERFACE05, whose paths tell class and person.
+    """CREMA-D, RAVDESS and eNTERFACE05, whose paths tell class and person (examples: `_NAMED`).
 
-    CREMA-D: VideoFlash/1001_DFA_ANG_XX.flv = actor, sentence, expression, level.
-    RAVDESS: Actor_01/02-01-06-01-02-01-12.mp4 = modality, speech or song, expression, ... The
-    official lists hold the speech without sound (02-01-...). The same recordings with sound
-    (01-01-...) show the same pictures: they stand in where no silent ones are. Songs and files of
-    sound only are left out.
-    eNTERFACE05: subject 1/anger/sentence 1/s1_an_1.avi; the folders count, not file names (the
-    official lists follow the folders). Subject 6 is uncut and in no official list.
+    RAVDESS: the official lists hold the speech without sound (02-01-...); the same recordings with
+    sound (01-01-...) stand in where no silent ones are. Songs and mere sound are left out.
+    eNTERFACE05: the folders count, as in the official lists. Subject 6 is uncut and in none.
     """
     found, skipped = Found(labels.classes), Counter()
     silent = {path.stem[3:] for path in tree.videos if path.name.startswith("02-01-")}
     first: dict[tuple[str, int], Path] = {}
     for path, frames in tree.videos.items():
         name, stem = tree.name(path), path.stem if frames is None else path.name
-        told = named(name, labels)
+        told, kind = named(name, labels), ""
         if labels.name == "ravdess" and told and not stem.startswith("02-01-"):
             kind = "songs" if stem[3:5] == "02" else "files of sound only"
             if stem.startswith("01-") and kind != "songs":
                 kind = "copies with sound" if stem[3:] in silent else ""
-        else:
-            is_sixth = labels.name == "enterface" and re.search(r"(?i)subject[ _-]*0*6/", name)
-            kind = "subject 6, who is in no official list" if is_sixth else ""
+        elif labels.name == "enterface" and re.search(r"(?i)subject[ _-]*0*6/", name):
+            kind = "subject 6, who is in no official list"
         if kind:
             skipped[kind] += 1
         elif told is None:
             example = _NAMED[labels.name][0]
-            found.problem("name", name, f"the name says no class and person, as {example} does")
+            what = f"the name says no class and person, as {example} does"
+            found.problem("file names", name, what)
         elif told[1] not in labels.test_fold:
             known = f"{min(labels.test_fold)} to {max(labels.test_fold)}"
             what = f"subject {told[1]} is in no published fold (known: {known})"
-            found.problem("subject", name, what)
+            found.problem("subjects", name, what)
         else:
             label, subject = told
             if (there := first.setdefault((stem, subject), path)) != path:
                 what = f"the same clip as {tree.name(there)}; keep one, or point root at one"
-                found.problem("duplicate", name, what)
+                found.problem("duplicates", name, what)
             fold, source = labels.test_fold[subject], f"{labels.title} names"
             found.clips.append(Clip(path, label, fold, frames, source, str(subject)))
     found.notes += [f"left out: {what} ({number:,})" for what, number in sorted(skipped.items())]
@@ -539,26 +485,30 @@ class Finder:
     def __init__(self, tree: Tree, dataset: str) -> None:
         self._tree, self._is_own = tree, dataset == "csv"
         self.parts = 3 if dataset == "ferv39k" else 1  # Action/Happy/0063
-        self._spelled: tuple[dict[str, list[Path]], ...] = ({}, {}, {}, {})  # as `_spellings`
-        self._by_name: dict[str, list[Path]] = {}
+        self._spelled: list[dict[str, list[Path]]] = [defaultdict(list) for _ in _spellings("")]
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._cut: dict[str, str] = {}  # list -> what is cut off the front of its paths
         self._respelled: dict[str, str] = {}
         self.notes: list[str] = []
         for path in self._wanted(WORDS["kinds"].get(dataset, ())):
             name = tree.name(path)
             for known, spelled in zip(self._spelled, _spellings(name), strict=True):
-                known.setdefault(spelled, []).append(path)
-            self._by_name.setdefault(self._tail(name), []).append(path)
+                known[spelled].append(path)
+            self._by_name[self._tail(name)].append(path)
 
     def _wanted(self, known: Sequence[Sequence[str]]) -> Iterable[Path]:
         """The videos of the kind to be taken; what else is there goes into `notes`."""
-        tree, kinds, others = self._tree, dict[int, dict[Path, str]](), []
+        tree, others = self._tree, []
+        kinds: dict[int, dict[Path, str]] = defaultdict(dict)
         for path in tree.videos:
-            for folder in reversed(path.relative_to(tree.root).parts[:-1]):
-                ranks = [i for i, (p, _) in enumerate(known) if re.fullmatch(p, folder, re.I)]
-                if ranks:
-                    kinds.setdefault(ranks[0], {})[path] = folder
-                    break
+            fits = (
+                (rank, folder)
+                for folder in reversed(path.relative_to(tree.root).parts[:-1])
+                for rank, (pattern, _) in enumerate(known)
+                if re.fullmatch(pattern, folder, re.I)
+            )
+            if fit := next(fits, None):
+                kinds[fit[0]][path] = fit[1]
             else:
                 others.append(path)
         if not kinds:
@@ -576,7 +526,7 @@ class Finder:
                 "which the name does not say whether they are crops of faces; rename that folder "
                 "(faces, if so), or point root at the clips and lists at the lists"
             )
-        less = "training expects crops of faces" if "scenes" in taken else ""
+        less = "training expects crops of faces" * ("scenes" in taken)
         if rest:
             less = f"{', '.join(rest)} lies there as well, which suits training less: point root "
             less += "at it, and lists at the lists, to use it"
@@ -613,8 +563,9 @@ class Finder:
         for start in range(len(parts)):
             tail, front = "/".join(parts[start:]), "/".join(parts[:start])
             for i, spelled in enumerate(_spellings(tail)):
-                if not (same := self._spelled[i].get(spelled)):
+                if spelled not in self._spelled[i]:
                     continue
+                same = self._spelled[i][spelled]
                 if self._is_own and of and self._cut.setdefault(of, front) != front:
                     return f"{listed!r} does not exist, though {tail!r} does"
                 if i > 1 and of and len(same) == 1:
@@ -637,83 +588,69 @@ def _spellings(name: str) -> tuple[str, str, str, str]:
     return name, _bare(name), plain, _bare(plain)
 
 
-def read_lists(
-    tree: Tree, labels: Labels | None, files: Sequence[ListFile], base: Path
-) -> tuple[str, Found]:
-    """Data set and clips of train, val and test lists of all folds, or of one table of one's own.
+def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], base: Path) -> Found:
+    """Clips of train, val and test lists of all folds, or of one table of one's own.
 
     A table's column of sides (train, val, test) or of folds is used; without one, fold 1 tests
     people that are held out. What contradicts is a problem.
     """
-    finder, dataset = Finder(tree, labels.name if labels else "csv"), "csv"
-    found = Found(labels.classes if labels else (), notes=list(finder.notes))
+    finder = Finder(tree, labels.name if labels else "csv")
+    found = Found(labels.classes if labels else (), notes=[*finder.notes])
     pairs: list[tuple[ListFile, Row]] = []
     native = set()  # the authors' own lists
     for file in files:
-        read = read_rows(file.path, file.path.relative_to(base).as_posix(), finder.knows)
+        name = file.path.relative_to(base).as_posix()
+        rows, roles = read_rows(file.path, found, name, finder.knows)
         if not file.part:
-            dataset = dataset_name(read.head.get("dataset", "csv"))
-            found.classes = tuple(read.head.get("classes", ()))
-            _check_column(read, found)
-        found.problems += read.problems
-        found.notes += read.notes
-        found.people_told |= "subject" in read.roles
-        native |= {row.where for row in read.rows if read.roles.get("path") == "video_name"}
-        pairs += [(file, row) for row in read.rows]
+            rows = _checked(rows, roles.get("split"), name, found)
+        found.people_told |= "subject" in roles
+        native |= {row.where for row in rows if roles.get("path") == "video_name"}
+        pairs += [(file, row) for row in rows]
     understood = understand([row for _, row in pairs], finder, labels, found, native)
     first: dict[Path, tuple[int, Row]] = {}
     seen: dict[tuple[Path, ListFile], Row] = {}
-    sides: dict[tuple[str, int], set[Path]] = {}
+    sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
     for (file, row), meant in zip(pairs, understood, strict=True):
-        if not re.fullmatch(r"\d{0,9}", row.frames):
-            found.problem("format", row.where, f"frames {row.frames[:20]!r} must be a whole number")
-        elif row.split.isdecimal() and (len(row.split) > 9 or int(row.split) > MOST_FOLDS):
+        if row.split.isdecimal() and (len(row.split) > 9 or int(row.split) > MOST_FOLDS):
             found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
-        elif meant is not None:
+        elif meant and (there := seen.setdefault((meant[0], file), row)) is not row:
+            what = f"{row.path!r} stands in {there.where} already"
+            found.problem("duplicates", row.where, what)
+        elif meant:
             path, label = meant
-            if (path, file) in seen:
-                what = f"{row.path!r} stands in {seen[path, file].where} already"
-                found.problem("duplicate", row.where, what)
-                continue
-            if first.setdefault(path, (label, row))[0] != label:
-                there = first[path][1]
+            other, there = first.setdefault(path, (label, row))
+            if other != label:
                 what = f"{row.path!r} has label {row.label}, but {there.label} in {there.where}"
                 found.problem("two labels", row.where, what)
-            seen[path, file] = row
             side = file.part or side_of(row.split) or "test" * (int(row.split or 0) > 0)
             fold = int(row.split or 0) if row.split.isdecimal() else file.fold
-            sides.setdefault((side, fold), set()).add(path)
+            sides[side, fold].add(path)
     if not files[0].part and any(side_of(row.split) for _, row in pairs):
         _given(sides, found)
     folds = fold_clips(sides, found, {path: row.where for path, (_, row) in first.items()})
     for path in sorted(first, key=natural_key):
         label, row = first[path]
-        frames = tree.videos.get(path) or int(row.frames or 0) or None
-        source = row.source or row.where
-        clip = Clip(path, label, folds.get(path, 0), frames, source, row.subject or None)
-        found.clips.append(clip)
+        fold, who = folds.get(path, 0), row.subject or None
+        found.clips.append(Clip(path, label, fold, tree.videos.get(path), row.where, who))
     found.notes += finder.unread(len(first))
-    return labels.name if labels else dataset, found
+    return found
 
 
-def _check_column(read: Rows, found: Found) -> None:
+def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> list[Row]:
     """See that a table's column of sides or folds holds one of both, and say how it is used."""
-    texts = {row.split for row in read.rows}
-    never = sum(re.fullmatch(r"0*", row.split) is not None for row in read.rows)
-    if read.head and read.head.get("labels") != "names":  # tables of versions before hold numbers
-        names = dict(zip(map(str, range(len(found.classes))), found.classes, strict=True))
-        read.rows = [row._replace(label=names.get(row.label, row.label)) for row in read.rows]
-    if "split" not in read.roles:
+    texts = {row.split for row in rows}
+    if column is None:
         found.splits = True
         found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
-    elif not all(re.fullmatch(r"\d*", text) for text in texts):
-        if odd := sorted(text for text in texts if not side_of(text)):
-            what = f"column {read.roles['split']} holds {odd[0]!r}: use train, val and test, or "
-            found.problem("format", read.name, what + "folds from 1")
-            read.rows = [row._replace(split="") for row in read.rows]
-    elif not read.head:
-        told = f"each fold of column {read.roles['split']} is tested in turn"
+    elif all(re.fullmatch(r"\d*", text) for text in texts):
+        never = sum(re.fullmatch(r"0*", row.split) is not None for row in rows)
+        told = f"each fold of column {column} is tested in turn"
         found.notes.append(told + f"; {never:,} clips of fold 0 are never tested" * bool(never))
+    elif odd := sorted(text for text in texts if not side_of(text)):
+        what = f"column {column} holds {odd[0]!r}: use train, val and test, or folds from 1"
+        found.problem("format", name, what)
+        return [row._replace(split="") for row in rows]
+    return rows
 
 
 def understand(
@@ -730,7 +667,7 @@ def understand(
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
     done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
-    unclear: dict[tuple[Path, ...], list[tuple[Row, list[Path]]]] = {}
+    unclear: dict[tuple[Path, ...], list[tuple[Row, list[Path]]]] = defaultdict(list)
     for row in rows:
         of = row.where.rpartition(" line ")[0]
         if (key := (row.path, row.label, of if labels is None else "")) not in done:
@@ -739,12 +676,12 @@ def understand(
             if label is None:
                 known = f"{first} to {first + len(found.classes) - 1} or {', '.join(found.classes)}"
                 what = f"label {row.label!r} of {row.path!r} is out of range; known are {known}"
-                found.problem("label", row.where, what)
+                found.problem("label range", row.where, what)
             if isinstance(path, str):
-                found.problem("missing", row.where, path)
+                found.problem("missing clips", row.where, path)
             elif isinstance(path, list):
                 folders = tuple(dict.fromkeys(one.parents[finder.parts - 1] for one in path))
-                unclear.setdefault(folders, []).append((row, path))
+                unclear[folders].append((row, path))
             done[key] = (path, label) if isinstance(path, Path) and label is not None else None
         yield done[key]
     for folders, places in unclear.items():
@@ -753,20 +690,21 @@ def understand(
         if len(folders) > 1 and labels:
             roots = " or ".join(f"--root {str(folder)!r}" for folder in folders)
             advice = f", as {len(places):,} rows may: type {roots} (and --lists), or move one away"
-        found.problem("places", row.where, f"{row.path!r} may be {one} or {other}{advice}")
+        found.problem("two places", row.where, f"{row.path!r} may be {one} or {other}{advice}")
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
     """Classes of a list without a table, called as they are written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
-    found.problems += [Problem("spelling", "labels", what) for what in spelled_twice(texts)]
+    wrong = [("spelling", what) for what in spelled_twice(texts)]
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]
     if 0 < len(whole) < len(texts):
-        what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
-        found.problem("spelling", "labels", what)
+        some = ", ".join(texts[:6])
+        wrong.append(("spelling", f"labels are names and numbers ({some}); write all in one way"))
     if broken := [text for text in texts if re.fullmatch(r"[+-]?\d*[.,]\d+", text)]:
         what = f"label {broken[0]!r} has decimals; a class is a name or a whole number"
-        found.problem("label", "labels", what)
+        wrong.append(("label range", what))
+    found.problems += [Problem(kind, "labels", what) for kind, what in wrong]
     if not texts or len(whole) < len(texts):
         return tuple(sorted(texts, key=lambda text: natural_key(Path(text))))
     texts = sorted(texts, key=int)

@@ -1,10 +1,9 @@
-"""Lists as text: their columns, what each row says, and which side of which fold they are."""
+"""What reading a data set finds; lists as text: columns, rows, and their side of which fold."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maedfer_lab.data.labels import WORDS
-
-MARK = "# maedfer annotations "  # the first line of a table of our own, before its head in JSON
 
 # What a column may be called, without case and marks between words; the first one there is taken.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
@@ -23,13 +20,13 @@ _SIDES = {
     "val": re.compile(rf"(?:val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?){_SET}"),
     "test": re.compile(rf"(?:te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout){_SET}"),
 }
-# Of several kinds of lists in one archive: the ones whose path holds (or lacks) these words.
-_WANTED = {"dfew": "single", "ferv39k": "all", "mafw": "no_caption"}
-_UNWANTED = {"mafw": "compound"}
+# Of several kinds of lists in one archive: words that a path must (or must not) hold.
+_WANTED = (("mafw", "compound", False), ("dfew", "single", True), ("ferv39k", "all", True),
+           ("mafw", "no_caption", True))  # fmt: skip
 
 
 class Problem(NamedTuple):
-    """What is wrong with a list or a layout. kind: a few words that group like with like."""
+    """What is wrong with a list or a layout. kind: the check of `doctor` that tells it."""
 
     kind: str
     where: str
@@ -37,6 +34,42 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled video.
+
+    path: a video file, or a folder of images. label: place of its class, from 0. fold: the one
+    in which it is tested, from 1; 0 = never tested. frames: where known without decoding.
+    source: the list and line, or the layout, that named it. subject: the person, where known.
+    """
+
+    path: Path
+    label: int
+    fold: int
+    frames: int | None = None
+    source: str = ""
+    subject: str | None = None
+
+
+@dataclass
+class Found:
+    """Clips, what is wrong with them, and what was chosen.
+
+    splits: whether people are still to be split. people_told: whether a list says who is seen.
+    """
+
+    classes: tuple[str, ...] = ()
+    clips: list[Clip] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    splits: bool = False
+    people_told: bool = False
+
+    def problem(self, kind: str, where: object, what: str) -> None:
+        """Note what is wrong."""
+        self.problems.append(Problem(kind, str(where), what))
 
 
 class Row(NamedTuple):
@@ -47,25 +80,6 @@ class Row(NamedTuple):
     label: str = ""
     subject: str = ""
     split: str = ""
-    frames: str = ""
-    source: str = ""
-
-
-@dataclass
-class Rows:
-    """A list that was read. roles: role -> column. head: of a table of our own."""
-
-    name: str
-    rows: list[Row] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    roles: dict[str, str] = field(default_factory=dict)
-    head: dict = field(default_factory=dict)
-
-    def wrong(self, line: int, what: str, kind: str = "format") -> Rows:
-        """Note what is wrong with a line."""
-        self.problems.append(Problem(kind, f"{self.name} line {line}", what))
-        return self
 
 
 class ListFile(NamedTuple):
@@ -99,26 +113,25 @@ def find_lists(dataset: str, files: Iterable[Path], base: Path) -> list[ListFile
     """
     found: dict[tuple[str, int], Path] = {}
     named = {path: path.relative_to(base).as_posix().lower() for path in files}
-    for words, wanted in ((_UNWANTED, False), (_WANTED, True)):
-        if word := words.get(dataset):
+    for of, word, wanted in _WANTED:
+        if of == dataset:
             named = {p: n for p, n in named.items() if (word in n) == wanted} or named
-    parts_of = (part.lower() for path in named for part in path.parts[-6:])
-    if dataset == "mafw" and {"compound", "with_caption"} & set(parts_of):
+    folders = {part.lower() for path in named for part in path.parts[-6:]}
+    if dataset == "mafw" and {"compound", "with_caption"} & folders:
         raise ValueError(
             f"lists={str(base)!r} are MAFW's compound or captioned lists; the 11 classes of the "
             "published results are in Train & Test Set/single/no_caption"
         )
     side = r"(?<![a-z])(train|val|dev|test)(?:ing|id|idation)?[ _-]*(?:set|list)?(?![a-z])"
     for path, name in named.items():
-        parts = re.findall(side, name)
+        if not (parts := re.findall(side, name)):
+            continue
         folds = re.findall(r"(?:set|split|fold|fd)[\s_-]*0*(\d+)", name)
         folds = folds or re.findall(r"(?:train|val|dev|test)[a-z_ -]*0*(\d+)\.\w+$", name)
-        if not parts:
-            continue
-        part, fold = "val" if parts[-1] == "dev" else parts[-1], int(folds[-1]) if folds else 1
-        if (there := found.setdefault((part, fold), path)) != path:
+        place = "val" if parts[-1] == "dev" else parts[-1], int(folds[-1]) if folds else 1
+        if (there := found.setdefault(place, path)) != path:
             raise ValueError(
-                f"two {part} lists of fold {fold}: {there} and {path}; point lists at the "
+                f"two {place[0]} lists of fold {place[1]}: {there} and {path}; point lists at the "
                 "folder of the ones that are meant"
             )
     return [ListFile(path, *place) for place, path in sorted(found.items())]
@@ -126,59 +139,91 @@ def find_lists(dataset: str, files: Iterable[Path], base: Path) -> list[ListFile
 
 def read_rows(
     path: Path,
+    found: Found,
     name: str | None = None,
     knows: Callable[[str], bool] = lambda text: False,
     need: tuple[str, ...] = ("path", "label"),
-) -> Rows:
-    """Read a list in any of the known shapes; lines that cannot be read become problems.
+) -> tuple[list[Row], dict[str, str]]:
+    """Rows of a list in any of the known shapes, and the columns of its header by their roles.
 
     UTF-8 or UTF-16 with any line ends. With a header whose columns are known, or lines "path label"
     without one: they are parted where `knows` finds most clips, else by the last space or comma.
+    Lines that cannot be read become problems in `found`.
     """
-    found, data = Rows(name or path.name), path.read_bytes()
+    rows: list[Row] = []
+    name, data = name or path.name, path.read_bytes()
+
+    def wrong(line: int, what: str, kind: str = "format") -> tuple[list[Row], dict[str, str]]:
+        found.problem(kind, f"{name} line {line}", what)
+        return [], {}
+
     wide = next((f"utf-16-{o}" for o, i in (("le", 1), ("be", 0)) if data[i:40:2].count(0) > 2), "")
+    known = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else wide or "utf-8-sig"
     try:
-        known = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else wide or "utf-8-sig"
-        errors = "surrogateescape" if data.startswith(MARK.encode()) else "strict"  # our own
-        lines = re.split(r"\r\n|\r|\n", data.decode(known, errors))
+        lines = re.split(r"\r\n|\r|\n", data.decode(known))
     except UnicodeDecodeError as error:
-        what = "is not text in UTF-8; write the file anew in that encoding"
-        return found.wrong(data[: error.start].count(b"\n") + 1, what, "encoding")
-    if lines[0].startswith(MARK):
-        found.head = json.loads(lines[0].removeprefix(MARK))
+        line = data[: error.start].count(b"\n") + 1
+        return wrong(line, "is not text in UTF-8; write the file anew in that encoding", "encoding")
     used = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     if not used:
-        return found.wrong(1, "the list is empty")
-    start, first, told = used[0], lines[used[0]], {}
-    for mark in ",;\t| ":
-        columns = [cell.strip() for cell in next(csv.reader([first], delimiter=mark))]
-        plain = {re.sub(r"[^a-z0-9]", "", c.casefold()): c for c in reversed(columns)}
-        roles = {
-            role: plain[next(name for name in names if name in plain)]
-            for role, names in _COLUMNS.items()
-            if plain.keys() & set(names)
-        }
-        if set(need) <= roles.keys():
-            return _with_header(found, lines, start, mark, columns, roles)
-        told = told if len(told) >= len(set(need) & roles.keys()) else roles
+        return wrong(1, "the list is empty")
+    start, first = used[0] + 1, lines[used[0]]
+    mark, columns, roles = max(
+        (_header(first, mark) for mark in ",;\t| "),
+        key=lambda told: len(told[2].keys() & set(need)),
+    )
+    if not (lacks := [role for role in need if role not in roles]):
+        if twice := [column for column in roles.values() if columns.count(column) > 1]:
+            return wrong(start, f"the header names {twice[0]!r} twice; leave one of these columns")
+        if unused := [column for column in columns if column and column not in roles.values()]:
+            found.notes.append(f"columns of {name} that are not used: {', '.join(unused)}")
+        reader = csv.reader(io.StringIO("\n".join(lines[start:]), newline=""), delimiter=mark)
+        for values in ([*map(str.strip, row)] for row in reader):
+            extra, number = len(values) - len(columns) + 1, start + reader.line_num
+            if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:
+                values = [" ".join(values[:extra]), *values[extra:]]  # spaces belong to the path
+            if not any(values):
+                continue
+            if len(values) != len(columns):
+                wrong(number, f"{len(values)} values, but the header names {len(columns)} columns")
+                continue
+            cells = dict(zip(columns, values, strict=True))
+            told = {role: _known(cells[column]) for role, column in roles.items()}
+            rows.append(Row(f"{name} line {number}", **told))
+        return rows, roles
     cells = re.split(r"[,;\t|]", first)
     words = all(re.fullmatch(r"\s*[\"']?[^\W\d][\w .()-]*[\"']?\s*", cell) for cell in cells)
-    heads = (set(need) & told.keys() or len(cells) > 1) and words and not knows(cells[0].strip())
+    heads = (len(lacks) < len(need) or len(cells) > 1) and words and not knows(cells[0].strip())
     if "label" not in need or heads:
-        lacks = [role for role in need if role not in told]
         known = "; ".join(f"{role}: {', '.join(_COLUMNS[role][:8])}, ..." for role in lacks)
         what = f"the header {first!r} names no column of {' and '.join(lacks)} (known are {known})"
-        return found.wrong(start + 1, what)
-    body = {number: lines[number].strip() for number in used}
-    mark = _parted_by([*body.values()][:200], knows)
-    for number, line in body.items():
-        path_text, _, label = line.rpartition(mark)
-        if path_text:
-            where = f"{found.name} line {number + 1}"
-            found.rows.append(Row(where, path_text.strip().strip('",'), label.strip().strip('"')))
+        return wrong(start, what)
+    mark = _parted_by([lines[i].strip() for i in used[:200]], knows)
+    for i in used:
+        listed, _, label = lines[i].strip().rpartition(mark)
+        if listed:
+            where = f"{name} line {i + 1}"
+            rows.append(Row(where, listed.strip().strip('",'), label.strip().strip('"')))
         else:
-            found.wrong(number + 1, f"{line[:60]!r} is not a path, a space and a label")
-    return found
+            wrong(i + 1, f"{lines[i].strip()[:60]!r} is not a path, a space and a label")
+    return rows, {}
+
+
+def _header(line: str, mark: str) -> tuple[str, list[str], dict[str, str]]:
+    """The columns that a line names, and which of them has which role."""
+    columns = [cell.strip() for cell in next(csv.reader([line], delimiter=mark))]
+    plain = {re.sub(r"[^a-z0-9]", "", c.casefold()): c for c in reversed(columns)}
+    roles = {
+        role: plain[next(name for name in names if name in plain)]
+        for role, names in _COLUMNS.items()
+        if plain.keys() & set(names)
+    }
+    return mark, columns, roles
+
+
+def _known(cell: str) -> str:
+    """A cell; nothing for what spreadsheets and pandas write where nothing is known."""
+    return "" if cell.casefold() in WORDS["nothing"] else cell
 
 
 def _parted_by(lines: list[str], knows: Callable[[str], bool]) -> str:
@@ -194,36 +239,3 @@ def _parted_by(lines: list[str], knows: Callable[[str], bool]) -> str:
         if all(path and not re.search(r"[/\\]|\.\w{2,4}$", label) for path, _, label in labels):
             return mark
     return " "
-
-
-def _with_header(
-    found: Rows, lines: list[str], start: int, mark: str, columns: list[str], roles: dict[str, str]
-) -> Rows:
-    if twice := [column for column in roles.values() if columns.count(column) > 1]:
-        return found.wrong(
-            start + 1, f"the header names {twice[0]!r} twice; leave one of these columns"
-        )
-    found.roles = roles
-    unused = [column for column in columns if column and column not in roles.values()]
-    if unused and not found.head:
-        found.notes.append(f"columns of {found.name} that are not used: {', '.join(unused)}")
-    text = "\n".join(lines[start + 1 :])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-    for values in reader:
-        if not any(value.strip() for value in values):
-            continue
-        number = start + 1 + reader.line_num
-        if mark == " " and columns.index(roles["path"]) == 0:  # spaces in a path belong to it
-            extra = len(values) - len(columns) + 1
-            values = [" ".join(values[:extra]), *values[extra:]] if extra > 1 else values
-        if len(values) != len(columns):
-            found.wrong(
-                number, f"{len(values)} values, but the header names {len(columns)} columns"
-            )
-            continue
-        cells = dict(zip(columns, values if found.head else map(str.strip, values), strict=True))
-        if not found.head:  # what spreadsheets and pandas write where nothing is known
-            cells = {k: "" if v.casefold() in WORDS["nothing"] else v for k, v in cells.items()}
-        told = {role: cells[column] for role, column in roles.items()}
-        found.rows.append(Row(f"{found.name} line {number}", **told))
-    return found

@@ -7,19 +7,17 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import shutil
 import signal
-import socket
 import threading
-import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -32,6 +30,7 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Framing, check_workers, choose, choose_framing
 from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.faces import face_square
+from maedfer_lab.data.lists import Clip, Problem
 from maedfer_lab.data.shard_format import (
     COLUMNS,
     FORMAT,
@@ -48,14 +47,7 @@ from maedfer_lab.data.shard_format import (
     sweep,
 )
 from maedfer_lab.data.shards import SKIPPED
-from maedfer_lab.data.table import (
-    TEXT_ORDER,
-    Annotations,
-    Clip,
-    Problem,
-    find_annotations,
-    open_clip,
-)
+from maedfer_lab.data.table import TEXT_ORDER, Annotations, find_annotations, open_clip
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, is_starved
 from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
@@ -63,11 +55,11 @@ from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
 Store = Literal["jpeg", "raw"]
 MOST_CLIPS = 256  # of a shard: what a kill costs at most
 USUAL_SHARDS = 64
-FEW = 20  # clips after which the size in the end is guessed
 MOST_DEATHS, FIRST_DEATHS = 10, 3  # of clips in a row, after which the clips are not at fault
 DIED = "the process that read it died: a crash of the decoder, or not enough memory"
 AHEAD = 4  # clips handed out for each worker
 HEADS = "file identity name class label fold frames height width source".split()
+SKIPPED_HEADS = ["clip", "reason", "shard"]
 
 
 class Done(NamedTuple):
@@ -96,10 +88,8 @@ class Prepared:
     part: str = ""
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.out}: {self.clips:,} clips, {self.frames:,} frames, {_size(self.bytes)} in "
-            f"{self.shards} shards"
-        ]
+        held = f"{self.clips:,} clips, {self.frames:,} frames, {self.bytes / 1e9:,.3f} GB"
+        lines = [f"{self.out}: {held} in {self.shards} shards"]
         if self.part:
             lines = [f"part {self.part} of {lines[0]}; with all parts in one folder, type --join"]
         if self.skipped:
@@ -153,21 +143,13 @@ def prepare_command(
     """
     table, problems = find_annotations(dataset, root, lists, layout)
     for problem in problems:  # what a prepared set could not tell any more
-        if problem.kind in ("people", "both sides", "same content", "spelling"):
+        if problem.kind in ("people", "subject overlap", "identical clips", "spelling"):
             raise ValueError(f"{problem} (maedfer doctor lists all)")
     return prepare(
-        table,
-        out,
-        size_px=size_px,
-        margin=margin,
-        framing=framing,
-        quality=quality,
-        store=store,
-        workers=os.cpu_count() or 1 if workers is None else workers,
-        problems=problems,
-        part=part,
+        table, out, size_px=size_px, margin=margin, framing=framing, quality=quality, store=store,
+        workers=os.cpu_count() or 1 if workers is None else workers, problems=problems, part=part,
         join=join,
-    )
+    )  # fmt: skip
 
 
 def prepare(
@@ -187,15 +169,12 @@ def prepare(
 ) -> Prepared:
     """Write every frame of every clip, cropped and shrunk, into shards; `open_shards` reads them.
 
-    framing "face": the `face_square` of the video at ``margin * size_px`` (a smaller square keeps
-    its size). "whole": the picture stretched to that side (*Official:* 160 x 160, aspect not kept).
+    The arguments are the verb's (`prepare_command`); a smaller square than ``margin * size_px``
+    keeps its size (*Official:* "whole" at 160 x 160, aspect not kept).
     A finished shard is never written again; one that is half written is thrown away. The bytes do
     not depend on ``workers``, on interruptions or on parts. Clips that cannot be read are listed in
     skipped.csv, below them the ``problems`` of the lists. A clip passes through memory as JPEGs
     (15 KB a frame), at most four clips for each worker.
-
-    part: "3/16" writes every sixteenth shard, from the third on, and no index. join: folders of
-    such parts besides ``out``; nothing is read anew.
 
     Raises:
         ValueError: an argument out of range; ``out`` holds other clips or settings; a part is
@@ -205,7 +184,13 @@ def prepare(
     out = Path(out)
     framing = choose_framing(framing or framing_of(annotations.dataset), "face", "whole")
     margin = margin or (1.2 if framing == "face" else 1.0)
-    _check(size_px, margin, quality, workers)
+    if not 16 <= size_px <= 4096:
+        raise ValueError(f"size_px={size_px} must lie in [16, 4096]; the paper's clips have 160")
+    if not 1 <= margin <= 4:
+        raise ValueError(f"margin={margin} must lie in [1, 4]; 1.2 leaves room for random crops")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality} must lie in [1, 100]; use 95")
+    check_workers(workers)
     clips = annotations.clips
     if not clips:
         raise ValueError("annotations has no clip; there is nothing to prepare")
@@ -225,20 +210,21 @@ def prepare(
             raise ValueError(f"{out / name} is being written by {who}: this is prepared twice")
     if join is not None:
         _gather(join, out, plan)
-    finished = {
-        number: done for number, file in enumerate(files) if (done := _finished(file, plan))
-    }
+    found = {number: _finished(file, plan) for number, file in enumerate(files)}
+    finished = {number: done for number, done in found.items() if done}
     missing = [number for number in own if number not in finished]
     if join is not None and missing:
-        raise ValueError(_missing(missing, files, out))
+        raise ValueError(
+            f"{len(missing)} of {len(files)} shards miss in {out}: "
+            f"{', '.join(files[number].name for number in missing[:9])}, ...; part 1/N holds the "
+            "first and every Nth after it; prepare these, or all that misses without --join"
+        )
     jobs = [
         Job(clip.path, framing, side_px, 0 if store == "raw" else quality, as_text)
         for number in missing
         for clip in clips[number * chunk : (number + 1) * chunk]
     ]
-    written = [finished[number] for number in own if number in finished]
-    total = sum(min(chunk, len(clips) - number * chunk) for number in own)
-    bar = _Bar(total, written, out, disable=not progress)
+    bar = tqdm(total=len(jobs), desc="preparing", unit="clip", disable=not progress)
     with bar, encode_in_order(jobs, workers) as results:
         for number in missing:
             first = number * chunk
@@ -250,31 +236,26 @@ def prepare(
                             writer.skip(about["name"], result)
                         else:
                             writer.add(key, about, result)
-                        bar.step(0 if isinstance(result, str) else len(result.data))
+                        bar.update()
                     finished[number] = _done(writer.finish())
             except OSError as error:
                 if error.errno is None:  # of reading, told already
                     _forget_deaths(files, finished, missing)
                     raise
-                why = error.strerror or error
                 raise OSError(
                     error.errno,
-                    f"cannot write {files[number].name} to {out}: {why} "
+                    f"cannot write {files[number].name} to {out}: {error.strerror or error} "
                     f"({shutil.disk_usage(out).free:,} bytes are free). {len(finished)} of "
                     f"{len(files)} shards are finished and stay; make room there and run the same "
                     "command again",
                 ) from error
-    if part is not None:
-        number, _, parts = part.partition("/")
-        with aside(out / f"part-{number}-of-{parts}.json") as file:
-            file.write_text(json.dumps({"machine": socket.gethostname(), "plan": plan}))
-    elif missing or not all((out / name).is_file() for name in (INDEX, COLUMNS)):
+    if part is None and (missing or not all((out / name).is_file() for name in (INDEX, COLUMNS))):
         _conclude(annotations, out, files, finished, settings, problems)
     done = [finished[number] for number in own]
     skipped = [one for shard in done for one in shard.skipped]
-    num_clips, frames, size = (sum(getattr(d, what) for d in done) for what in Done._fields[:3])
     skipped += [(problem.where, problem.what) for problem in problems]
-    report = Prepared(out, len(done), num_clips, frames, size, tuple(skipped), part or "")
+    num, frames, size = (sum(getattr(shard, what) for shard in done) for what in Done._fields[:3])
+    report = Prepared(out, len(done), num, frames, size, tuple(skipped), part or "")
     if not report.clips and not part:
         raise ValueError(f"none of {len(annotations)} clips could be read:\n{report}")
     return report
@@ -305,25 +286,12 @@ def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
     }
 
 
-def _check(size_px: int, margin: float, quality: int, workers: int) -> None:
-    if not 16 <= size_px <= 4096:
-        raise ValueError(f"size_px={size_px} must lie in [16, 4096]; the paper's clips have 160")
-    if not 1 <= margin <= 4:
-        raise ValueError(f"margin={margin} must lie in [1, 4]; 1.2 leaves room for random crops")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality={quality} must lie in [1, 100]; use 95")
-    check_workers(workers)
-
-
 def _own(part: str | None, shards: int) -> range:
     """The shards of a part, such as "3/16"; all of them without one."""
-    if part is None:
-        return range(shards)
-    found = re.fullmatch(r"(\d+)/(\d+)", part)
-    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= parts:
+    number, _, parts = ("1/1" if part is None else part).partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise ValueError(f"part={part!r} must be like '3/16', the third of sixteen parts")
-    return range(number - 1, shards, parts)
+    return range(int(number) - 1, shards, int(parts))
 
 
 def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
@@ -342,21 +310,6 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
             for path in (file, file.with_suffix(".json")) if not old else ():
                 with aside(out / path.name) as copy:
                     shutil.copyfile(path, copy)
-        for path in folder.glob("part-*-of-*.json"):
-            shutil.copyfile(path, out / path.name)
-
-
-def _missing(missing: Sequence[int], files: Sequence[Path], out: Path) -> str:
-    """Which parts miss, as far as the files say that the finished ones have left."""
-    told = [re.findall(r"\d+", path.name) for path in out.glob("part-*-of-*.json")]
-    parts = max((int(of) for _, of in told), default=0)
-    lines = [
-        f"part {number + 1}/{parts}: {len(lost)} of its shards, such as {files[lost[0]].name}"
-        for number in range(parts)
-        if (lost := [one for one in missing if one % parts == number])
-    ] or [files[number].name for number in missing[:5]]
-    head = f"{len(missing)} of {len(files)} shards miss in {out}; prepare these parts, or all that "
-    return "\n  ".join([head + "misses without --join:", *lines])
 
 
 def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
@@ -397,76 +350,38 @@ def _conclude(
     problems: Sequence[Problem],
 ) -> None:
     """Write MANIFEST.csv (people may be mended there), skipped.csv, index.json and the index."""
-    classes, shards = annotations.classes, [finished[number] for number in range(len(files))]
-    with _table(out / MANIFEST, HEADS) as write:
-        for file in files:
-            write(
-                (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
-                 classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
-                 c["fold"], c["frames"], c["height"], c["width"], c["source"])
-                for c in read_shard(file).clips
-            )  # fmt: skip
-    with _table(out / SKIPPED, ["clip", "reason", "shard"]) as write:
-        for file, done in zip(files, shards, strict=True):
-            write((*one, file.name) for one in done.skipped)
-        write((problem.where, problem.what, "") for problem in problems)
+    classes = annotations.classes
+    shards = [(file, finished[number]) for number, file in enumerate(files)]
+    skipped = [(*one, file.name) for file, done in shards for one in done.skipped]
+    skipped += [(problem.where, problem.what, "") for problem in problems]
+    rows = (
+        (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
+         classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
+         c["fold"], c["frames"], c["height"], c["width"], c["source"])
+        for file in files
+        for c in read_shard(file).clips
+    )  # fmt: skip
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    for name, told in ((MANIFEST, chain([HEADS], rows)), (SKIPPED, [SKIPPED_HEADS, *skipped])):
+        with aside(out / name) as part, part.open("w", **how) as file:
+            file.writelines(map(csv_line, told))
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
         "classes": classes,
         **settings,
-        "clips": sum(done.clips for done in shards),
-        "frames": sum(done.frames for done in shards),
-        "skipped": sum(len(done.skipped) for done in shards) + len(problems),
+        "clips": sum(done.clips for _, done in shards),
+        "frames": sum(done.frames for _, done in shards),
+        "skipped": len(skipped),
         "shards": [
-            {"file": file.name, "clips": done.clips, "frames": done.frames, "bytes": done.bytes,
-             "sha256": done.sha256}
-            for file, done in zip(files, shards, strict=True)
+            {"file": file.name, **dict(zip(Done._fields[:4], done[:4], strict=True))}
+            for file, done in shards
         ],
         "provenance": provenance(profile="full", seed=0, device="cpu", data=annotations.dataset),
-    }  # fmt: skip
-    with aside(out / INDEX) as file:
-        file.write_bytes(text_bytes(json.dumps(index, indent=1, ensure_ascii=False) + "\n"))
+    }
+    with aside(out / INDEX) as part:
+        part.write_bytes(text_bytes(json.dumps(index, indent=1, ensure_ascii=False) + "\n"))
     open_index(out.as_posix())
-    for path in out.glob("part-*-of-*.json"):
-        path.unlink()
-
-
-@contextmanager
-def _table(path: Path, heads: Sequence[str]) -> Iterator[Any]:
-    how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with aside(path) as part, part.open("w", **how) as file:
-        file.write(csv_line(heads))
-        yield lambda rows: file.writelines(map(csv_line, rows))
-
-
-class _Bar(tqdm):
-    """Clips done, time left, and the size that the shards will have in the end."""
-
-    def __init__(self, total: int, finished: Sequence[Done], out: Path, disable: bool) -> None:
-        self.done = sum(done.clips + len(done.skipped) for done in finished)
-        self.size, self.out, self.warned = sum(done.bytes for done in finished), out, False
-        super().__init__(
-            total=total, initial=self.done, desc="preparing", unit="clip", disable=disable
-        )
-
-    def step(self, num_bytes: int) -> None:
-        """Count one clip."""
-        self.done, self.size = self.done + 1, self.size + num_bytes
-        expected = self.size * (self.total or 1) // self.done
-        self.set_postfix_str(f"{_size(expected)} in the end", refresh=False)
-        self.update()
-        if self.done < FEW or self.warned:
-            return
-        free, missing = shutil.disk_usage(self.out).free, expected - self.size
-        if missing > free:
-            self.warned = True
-            what = f"{_size(missing)} more are expected but {self.out} has room for {_size(free)}"
-            warnings.warn(f"{what} only", stacklevel=3)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"
 
 
 # --- The work: code one clip, in many processes none of which matters ---
@@ -512,22 +427,18 @@ def encode(job: Job) -> Jpegs | str:
     return Jpegs(b"".join(jpegs), table, height, width, reader.fps, tuple(box), kind)
 
 
-@contextmanager
-def encode_in_order(jobs: Sequence[Job], workers: int) -> Iterator[Iterator[Jpegs | str]]:
+def encode_in_order(
+    jobs: Sequence[Job], workers: int
+) -> closing[Generator[Jpegs | str, None, None]]:
     """A context that gives the results of `encode` in the order of the jobs.
 
     A process that dies over a clip (a decoder's crash, no memory) costs that clip alone, which is
     named: it is tried once more by itself. With 0 workers all is done in this process.
     """
-    results = _pooled(jobs, workers) if workers else map(encode, jobs)
-    try:
-        yield results
-    finally:
-        if workers:
-            results.close()  # type: ignore[attr-defined]
+    return closing(_pooled(jobs, workers) if workers else (encode(job) for job in jobs))
 
 
-def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[Jpegs | str]:
+def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, None]:
     if not jobs:
         return
     pool, waiting = _pool(min(workers, len(jobs))), deque(jobs)

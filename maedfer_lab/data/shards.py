@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -120,7 +121,8 @@ class ShardedAnnotations(Annotations):
         digests = [hashlib.sha256(column).hexdigest() for column in columns]
         return self._summary(dict(zip(FIELDS, digests, strict=True)), [None] * len(self))
 
-    def _sizes(self) -> list[int]:
+    @cached_property
+    def sizes(self) -> Sequence[int]:
         """Of the tar in which each clip lies."""
         index = self.clips.columns
         return np.repeat(index.about["bytes"], np.diff(index.first)).tolist()

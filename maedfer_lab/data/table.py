@@ -1,17 +1,13 @@
-"""The annotation table: which clips a data set has, their classes, and the fold that tests each.
-
-Everything that trains, tests, prepares or checks labelled videos starts here.
-"""
+"""The annotation table: which clips a data set has, their classes, and the fold that tests each."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,8 +21,6 @@ from maedfer_lab import text as text_of
 from maedfer_lab.config import data_folder
 from maedfer_lab.data.labels import DATASETS, OTHERS, dataset_name, published_labels
 from maedfer_lab.data.layouts import (
-    Clip,
-    Found,
     Tree,
     people_of,
     read_class_folders,
@@ -37,27 +31,12 @@ from maedfer_lab.data.layouts import (
     scan,
     told_by_names,
 )
-from maedfer_lab.data.lists import MARK, ListFile, Problem, find_lists
+from maedfer_lab.data.lists import Clip, Found, ListFile, Problem, find_lists
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
-from maedfer_lab.files import csv_line, text_bytes, write_aside
-
-__all__ = [
-    "Annotations",
-    "Clip",
-    "Problem",
-    "explain_change",
-    "find_annotations",
-    "people_in",
-    "read_annotations",
-    "split_people",
-    "split_videos",
-]
 
 STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
-TABLE = "annotations.csv"
-COLUMNS = ("path", "label", "fold", "frames", "subject", "source")
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary keeps each of them
 _SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
@@ -146,9 +125,9 @@ class Annotations:
 
     def on_both_sides(self) -> dict[str, str]:
         """People who are tested in a fold and trained on in it, and with which clips, in words."""
-        folds: dict[str, dict[int, int]] = {}
+        folds: dict[str, dict[int, int]] = defaultdict(dict)
         for i, (who, fold) in enumerate(zip(self.people(), self.folds.tolist(), strict=True)):
-            folds.setdefault(who, {}).setdefault(fold, i)
+            folds[who].setdefault(fold, i)
         return {
             who: ", ".join(
                 f"{self.name(self.clips[i])} {f'tested in fold {fold}' if fold else 'never tested'}"
@@ -164,11 +143,8 @@ class Annotations:
         return [clip.subject or self.name(clip) for clip in clips]
 
     @cached_property
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> Sequence[int]:
         """Bytes of each clip's file, or of its images; files are asked, none is read."""
-        return tuple(self._sizes())
-
-    def _sizes(self) -> list[int]:
         with ThreadPoolExecutor(16) as pool:
             return list(pool.map(_bytes, (clip.path for clip in self.clips)))
 
@@ -176,26 +152,22 @@ class Annotations:
         """Groups of clips whose files hold the same bytes; only files of equal size are read."""
         number = Counter(self.sizes)
         alike = [c for c, n in zip(self.clips, self.sizes, strict=True) if n and number[n] > 1]
-        groups: dict[bytes, list[Clip]] = {}
+        groups: dict[bytes, list[Clip]] = defaultdict(list)
         with ThreadPoolExecutor(8) as pool:
             for clip, key in zip(alike, pool.map(_content, alike), strict=True):
-                groups.setdefault(key, []).append(clip)
+                groups[key].append(clip)
         return [group for key, group in groups.items() if len(group) > 1 and key]
 
-    def copy_problems(self, copies: Iterable[Sequence[Clip]]) -> list[Problem]:
-        """Copies with two labels or on both sides of a fold."""
-        problems = []
-        for group in copies:
-            numbers = {"with two labels": {c.label for c in group},
-                       "on both sides": {c.fold for c in group}}  # fmt: skip
-            if odd := [what for what, found in numbers.items() if len(found) > 1]:
-                what = f"one file {' and '.join(odd)}: {self.equal(group)}"
-                problems.append(Problem("same content", str(self.root), what))
-        return problems
+    def copy_problem(self, copies: Sequence[Clip]) -> Problem | None:
+        """Copies of one file with two labels or on both sides of a fold."""
+        odd = ["with two labels"] * (len({clip.label for clip in copies}) > 1)
+        odd += ["on both sides"] * (len({clip.fold for clip in copies}) > 1)
+        what = f"one file {' and '.join(odd)}: {self.equal(copies)}"
+        return Problem("identical clips", str(self.root), what) if odd else None
 
-    def equal(self, group: Iterable[Clip]) -> str:
+    def equal(self, copies: Iterable[Clip]) -> str:
         """Copies of one file, in words."""
-        told = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in group)
+        told = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in copies)
         return " = ".join(told)
 
     def summary(self) -> dict[str, Any]:
@@ -203,14 +175,14 @@ class Annotations:
 
         Names, labels, folds, people and bytes of the clips (files are asked for their size, none
         is read), classes in order and the version of the stream; up to 3,000 clips one by one.
+        "digest" is equal for equal data on every machine.
         """
         rows = sorted(
             [self.name(clip), self.classes[clip.label], clip.fold, clip.subject or "", size]
             for clip, size in zip(self.clips, self.sizes, strict=True)
         )
         columns = [[(row[0], row[i]) for row in rows] for i in range(len(FIELDS))]
-        digests = dict(zip(FIELDS, map(_sha256, columns), strict=True))
-        return self._summary(digests, rows)
+        return self._summary(dict(zip(FIELDS, map(_sha256, columns), strict=True)), rows)
 
     def _summary(self, digests: dict[str, str], rows: list[Any]) -> dict[str, Any]:
         about = {"stream": STREAM_VERSION, "classes": list(self.classes), "digests": digests}
@@ -224,29 +196,13 @@ class Annotations:
             "each": rows if len(rows) <= TOLD else [],
         }
 
-    def digest(self) -> str:
-        """SHA-256 of all that `summary` tells: equal for equal data on every machine."""
-        return self.summary()["digest"]
-
-    def write_csv(self, path: str | Path) -> Path:
-        """Write the table as one CSV (paths below the root) that `read_annotations` reads back."""
-        path, text = Path(path), io.StringIO()
-        head = {"dataset": self.dataset, "classes": self.classes, "labels": "names"}
-        text.write(f"{MARK}{json.dumps(head, ensure_ascii=False)}\n")
-        text.write(csv_line(COLUMNS))
-        for c in self.clips:
-            row = (self.name(c), self.classes[c.label], c.fold, c.frames, c.subject, c.source)
-            text.write(csv_line(row))
-        write_aside(path, text_bytes(text.getvalue(), exact=True))
-        return path
-
     def __str__(self) -> str:
         """Clips per class and fold, beside the published ones, as text."""
-        columns, folds = {"all": self.counts()}, self.folds
+        columns = {"all": self.counts()}
         for fold in range(self.num_folds + 1):
-            if fold or (folds == 0).any():
+            if fold or (self.folds == 0).any():
                 name = f"test {fold}" if fold else "train only"
-                columns[name] = self.counts(self.take(np.flatnonzero(folds == fold)))
+                columns[name] = self.counts(self.take(np.flatnonzero(self.folds == fold)))
         known = published_labels(self.dataset) if self.dataset in DATASETS else None
         if known:
             columns["published"] = known.clips_per_class
@@ -278,8 +234,8 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
         told.append("the files of stills differ")
     if not every:  # too many to keep each
         fields = [name for name in new["digests"] if old["digests"][name] != new["digests"][name]]
-        return (*told, *([f"the {', '.join(fields)} of the clips differ"] if fields else []))
-    changed: dict[str, list[str]] = {
+        return (*told, *[f"the {', '.join(fields)} of the clips differ"] * bool(fields))
+    changed = {
         "{} new": [name for name in after if name not in before],
         "{} gone": [name for name in before if name not in after],
     }
@@ -289,14 +245,11 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
             for name in after
             if name in before and before[name][i] != after[name][i]
         ]
-    return (
-        *told,
-        *(
-            f"{what.format(f'{len(clips):,} clip' + 's' * (len(clips) > 1))}, first: {clips[0]}"
-            for what, clips in changed.items()
-            if clips
-        ),
-    )
+    for what, clips in changed.items():
+        if clips:
+            number = f"{len(clips):,} clip{'s' * (len(clips) > 1)}"
+            told.append(f"{what.format(number)}, first: {clips[0]}")
+    return tuple(told)
 
 
 def _sha256(what: object) -> str:
@@ -337,25 +290,16 @@ def split_people(
     Raises:
         ValueError: `share` outside (0, 1), or fewer than two people.
     """
-    kept, held, gaps = _split(people, share, seed, labels)
-    if gaps:
-        warnings.warn(gaps, stacklevel=2)
-    return kept, held
-
-
-def _split(
-    people: Sequence[str], share: float, seed: int, labels: Sequence[Any] | None
-) -> tuple[list[int], list[int], str]:
     if not 0 < share < 1:
         raise ValueError(f"share={share} must lie between 0 and 1; 0.2 holds out a fifth")
     names = sorted(set(people))
-    number = {name: i for i, name in enumerate(names)}
-    person = np.array([number[one] for one in people])
     if len(names) < 2:
         raise ValueError(
             f"the {len(people)} clips belong to {len(names)} person, so none can be held out; add "
             "clips of another one"
         )
+    number = {name: i for i, name in enumerate(names)}
+    person = np.array([number[one] for one in people])
     num_held = min(max(round(share * len(names)), 1), len(names) - 1)
     classes = sorted(set(labels or ()), key=str)
     shows = np.zeros((len(names), len(classes)), dtype=np.int64)  # whether a person shows a class
@@ -372,16 +316,15 @@ def _split(
             best, least = held, missing
         if not least:
             break
-    sides = {"trained on": ~best @ shows, "held out": best @ shows}
-    gaps = [
+    if gaps := [
         f"no clip of class {name} is {what}"
-        for what, shown in sides.items()
-        for name, number in zip(classes, shown, strict=True)
+        for what, side in (("trained on", ~best), ("held out", best))
+        for name, number in zip(classes, side @ shows, strict=True)
         if not number
-    ]
-    few = f": it has {len(names)} people, and some classes too few to have one on each side"
-    kept, out = np.flatnonzero(~best[person]).tolist(), np.flatnonzero(best[person]).tolist()
-    return kept, out, "; ".join(gaps) + few if gaps else ""
+    ]:
+        few = f"it has {len(names)} people, and some classes too few to have one on each side"
+        warnings.warn(f"{'; '.join(gaps)}: {few}", stacklevel=2)
+    return np.flatnonzero(~best[person]).tolist(), np.flatnonzero(best[person]).tolist()
 
 
 def _missing(held: np.ndarray, shown: np.ndarray) -> np.ndarray:
@@ -481,7 +424,7 @@ def find_annotations(
     if layout and dataset != "folder":
         raise ValueError(f"layout={layout!r} is for folders of classes: use dataset folder")
     folder, lists = _places(dataset, root, lists)
-    tree = scan(folder)
+    tree, labels = scan(folder), published_labels(dataset)
     if (folder / INDEX).is_file() and not tree.videos:
         raise ValueError(
             f"root={str(folder)!r} is a prepared set, for finetune shards and pretrain; name the "
@@ -491,27 +434,27 @@ def find_annotations(
         raise FileNotFoundError(
             f"no video under root={str(folder)!r}: neither video files nor folders of .jpg or .png"
         )
-    labels = published_labels(dataset)
-    in_lists = lists is not None and lists.is_dir()
-    files, base = (scan(lists).lists, lists) if in_lists and lists else (tree.lists, tree.root)
-    if dataset == "csv" and lists is not None and lists.is_file():
-        dataset, found = read_lists(tree, None, [ListFile(lists)], lists.parent)
-    elif dataset == "folder":
+    if dataset == "folder":
         found = read_class_folders(tree, layout)
     elif dataset == "voxceleb2":
         found = read_unlabelled(tree)
     elif labels is not None and labels.test_fold and lists is None:
         found = read_named(tree, labels)
-    elif chosen := find_lists(dataset, files, base):
-        _, found = read_lists(tree, labels, chosen, base)
     else:
-        others = f" (there are {', '.join(path.name for path in files[:5])})" if files else ""
-        raise FileNotFoundError(
-            f"no annotation lists of {dataset} under {base}{others}; lists must be a folder with a "
-            "train and a test list of each fold, such as split01/train.csv and split01/test.csv, "
-            "or the folder that the authors ship (EmoLabel_DataSplit, 4_setups, Train & Test Set); "
-            "of dataset csv also one file"
-        )
+        base = lists or tree.root
+        if base.is_file():
+            base, files, chosen = base.parent, (), [ListFile(base)]
+        else:
+            files = scan(base).lists if lists else tree.lists
+            chosen = find_lists(dataset, files, base)
+        if not chosen:
+            others = f" (there are {', '.join(path.name for path in files[:5])})" if files else ""
+            raise FileNotFoundError(
+                f"no annotation lists of {dataset} under {base}{others}; give the folder that the "
+                "authors ship, or a train and a test list of each fold, such as split01/train.csv "
+                "and split01/test.csv; of dataset csv also one file"
+            )
+        found = read_lists(tree, labels, chosen, base)
     return _table(dataset, tree, found)
 
 
@@ -523,61 +466,58 @@ def _places(
         raise ValueError("root is not given and MAEDFER_DATA is not set; name the clips' folder")
     if root.is_file():
         root, lists = root.parent, root
+    if dataset == "csv" and lists is None and (root / "annotations.csv").is_file():
+        lists = root / "annotations.csv"
     if lists is not None:
         lists = Path(lists).expanduser().absolute()
         if not lists.exists():
             raise FileNotFoundError(f"lists={str(lists)!r} does not exist; give a folder or a file")
         if lists.is_file() and dataset != "csv":
             raise ValueError(f"lists={str(lists)!r} is a file; give its folder, or dataset csv")
-    elif dataset == "csv" and (root / TABLE).is_file():
-        lists = (root / TABLE).absolute()
     return root.absolute(), lists
 
 
 def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[Problem, ...]]:
     """Sort the clips, name the people, split them where nothing says how, and look for leaks."""
-    clips = tuple(sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path)))))
+    clips = sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path))))
     is_own = dataset in ("folder", "csv")
     # Of the sets cut from films nobody knows the people, and their folders are scenes.
-    unnamed = not found.people_told and not any(clip.subject for clip in clips)
     known = None if dataset in OTHERS else published_labels(dataset)
+    unnamed = not found.people_told and not any(clip.subject for clip in clips)
     if unnamed and (dataset == "csv" or (known and known.test_fold)):
         clips = _with_people(clips, tree, found, is_known=known is not None)
     clips = _spelled_alike(clips, found)
-    unknown = [clip.path.stem for clip in clips if is_own and not clip.subject]
-    table = Annotations(dataset, found.classes, clips, tree.root)
+    unknown = sum(not clip.subject for clip in clips) if is_own else 0
+    table = Annotations(dataset, found.classes, tuple(clips), tree.root)
     copies = table.copies() if is_own else []
-    alike = [group for group in copies if len({clip.fold for clip in group}) == 1]
-    table = replace(table, clips=_joined(table, alike, found))
+    table = _joined(table, [c for c in copies if len({clip.fold for clip in c}) == 1], found)
     if found.splits and clips:
         try:
-            names = [table.classes[clip.label] for clip in table.clips]
-            _, test, gaps = _split(table.people(), _SHARE, 0, names)
-            tested = set(test)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                labels = [table.classes[clip.label] for clip in table.clips]
+                tested = set(split_people(table.people(), _SHARE, 0, labels)[1])
+            found.notes += [str(warning.message) for warning in told]
             clips = (replace(clip, fold=int(i in tested)) for i, clip in enumerate(table.clips))
             table = replace(table, clips=tuple(clips))
-            found.notes += [gaps] if gaps else []
         except ValueError as error:
             found.problem("people", tree.root, str(error))
     for who, where in table.on_both_sides().items():
         what = f"{who!r} is on both sides of a fold: {where}"
         if is_own and not found.people_told:
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
-        found.problem("both sides", tree.root, what)
-    found.problems += table.copy_problems(copies)
+        found.problem("subject overlap", tree.root, what)
+    found.problems += filter(None, map(table.copy_problem, copies))
     if unknown:
-        heads = Counter(re.split(r"[ _.-]", stem)[0] for stem in unknown)
-        likely = [head for head in heads if head.isalpha()] * (2 * len(heads) <= len(unknown))
-        asked = f" (are {', '.join(likely[:3])}, ... people?)" * (len(likely) > 1)
         found.notes.append(
-            f"nothing tells who is seen in {len(unknown):,} of {len(table):,} clips: each counts "
-            f"as a person of its own; MANIFEST.csv (columns file, identity) tells{asked}"
+            f"nothing tells who is seen in {unknown:,} of {len(table):,} clips: each counts as a "
+            "person of its own; MANIFEST.csv (columns file, identity) tells"
         )
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
 
 
-def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> tuple[Clip, ...]:
-    """The clips, with one name for all people whose clips are one file: no split parts them."""
+def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annotations:
+    """One name for all people whose clips are one file: no split parts them."""
     one: dict[str, str] = {}  # person -> the one they count as
     named, told = {clip.subject for clip in table.clips}, []
     for group in copies:
@@ -591,34 +531,30 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> tuple
             f"suspicious: {len(told):,} files lie there under several people, who are kept on one "
             f"side, as one person: {'; '.join(told[:5])}" + "; ..." * (len(told) > 5)
         )
-    return tuple(
-        replace(clip, subject=one.get(who, clip.subject))
-        for clip, who in zip(table.clips, table.people(), strict=True)
-    )
+    people = zip(table.clips, table.people(), strict=True)
+    clips = (replace(clip, subject=one.get(who, clip.subject)) for clip, who in people)
+    return replace(table, clips=tuple(clips))
 
 
-def _with_people(
-    clips: tuple[Clip, ...], tree: Tree, found: Found, is_known: bool
-) -> tuple[Clip, ...]:
+def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) -> list[Clip]:
     """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
     who = people_of([tree.name(clip.path) for clip in clips], tree.root, found)
-    pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
     if is_known:  # the numbers of the published folds
         who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
     elif not found.people_told:
+        pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
         if len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
             who = [None] * len(who)  # these are the folders of classes
         found.notes += told_by_names(who)
-    return tuple(replace(clip, subject=person) for clip, person in zip(clips, who, strict=True))
+    return [replace(clip, subject=person) for clip, person in zip(clips, who, strict=True)]
 
 
-def _spelled_alike(clips: tuple[Clip, ...], found: Found) -> tuple[Clip, ...]:
+def _spelled_alike(clips: list[Clip], found: Found) -> list[Clip]:
     """One spelling for people whose names differ in case, marks and leading zeros alone."""
     first: dict[tuple[str, ...], str] = {}
     people = dict.fromkeys(clip.subject for clip in clips if clip.subject)
     other = {name: first.setdefault(same_person(name), name) for name in people}
-    pairs = [f"{one!r} and {name!r}" for name, one in other.items() if one != name]
-    if pairs:
+    if pairs := [f"{one!r} and {name!r}" for name, one in other.items() if one != name]:
         told = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
         found.notes.append(told)
-    return tuple(replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips)
+    return [replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips]
