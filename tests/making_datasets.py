@@ -6,7 +6,6 @@ import shutil
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 from making_videos import moving_frames, write_video
 from PIL import Image
 
@@ -142,11 +141,6 @@ def edit_line(path: Path, number: int, line: str | None) -> None:
     lines = path.read_text().splitlines()
     lines[number - 1 : number] = [] if line is None else [line]
     write_lines(path, lines)
-
-
-def noise_pictures(seed: int, num: int = 3) -> np.ndarray:
-    """Pictures of noise (T, 24, 24, 3)."""
-    return np.random.default_rng(seed).integers(0, 256, (num, 24, 24, 3), dtype=np.uint8)
 
 
 def linked_copy(source: Path, target: Path) -> Path:

@@ -494,15 +494,12 @@ def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
     assert "2 files lie there under several people" in " ".join(table.notes)
 
 
-def test_letter_case_is_told_and_never_guessed(tmp_path):
+def test_letter_case_is_never_guessed(tmp_path):
     videos(tmp_path, "Anna/1.mp4", "bert/2.mp4", "bert/3.mp4", "BERT/3.mp4")
     lines = ["path,label", "anna/1.mp4,a", "BERT/2.MP4,b", "bert/3.mp4,b"]
     file = write_lines(tmp_path / "mine.csv", lines)
     table, problems = find_annotations("csv", file)
     assert not problems and len(table) == 3
-    assert "2 paths of lists match only without letter case, first 'Anna/1.mp4' for" in " ".join(
-        table.notes
-    )
     write_lines(file, [*lines, "Bert/3.mp4,b"])
     (problem,) = find_annotations("csv", file)[1]
     assert all(str(tmp_path / name) in str(problem) for name in ("bert/3.mp4", "BERT/3.mp4"))

@@ -17,21 +17,17 @@ from making_datasets import (
     make_class_folders,
     make_dfew,
     make_official_lists,
-    noise_pictures,
     own,
     tiny_video,
     write_lines,
 )
-from making_videos import cut, moving_frames, spoil, turn, write_images, write_sound, write_video
-from PIL import Image
+from making_videos import cut, moving_frames, spoil, turn, write_images, write_video
 
 from maedfer_lab import cli
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.doctor import DoctorReport, Finding, contact_sheet, counts_findings, doctor
 from maedfer_lab.data.labels import published_labels
-from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import content_digest, glance, open_video
-from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
@@ -61,11 +57,9 @@ def test_a_healthy_folder_passes(name, sets):
 
 TRAIN = "EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
 FRAMES = "Clip/clip_224x224/00001"
-MAFW = "Train & Test Set/single/no_caption/set_1/train.txt"
 FERV, LISTS = "2_ClipsforFaceCrop/Action/Sad", "4_setups/All_scenes"
 FLV = "VideoFlash/1001_IEO_DIS_XX.flv"
 MP4 = "Actor_01/02-01-03-01-01-01-01.mp4"
-AVI = "subject 1/fear/sentence 1/s1_fe_1.avi"
 
 
 def remove(root: Path, pattern: str) -> None:
@@ -85,34 +79,22 @@ def copy(root: Path, source: str, target: str) -> None:
     (shutil.copytree if (root / source).is_dir() else shutil.copy)(root / source, root / target)
 
 
-def unequal(folder: Path) -> None:
-    Image.fromarray(noise_pictures(0)[0]).save(own(folder) / "0005.png")
-
-
 SPOILED: list[tuple[str, str, Callable[[Path], object], str]] = [
     # data set, check that must name it, how it is spoiled, words of the report
     ("dfew", "missing clips", lambda r: remove(r, FRAMES), "'1' does not exist"),
     ("dfew", "duplicates", lambda r: edit_line(r / TRAIN, 3, "10,3"), "stands in"),
     ("dfew", "unreadable clips", lambda r: (own(r / FRAMES) / "7.jpg").write_bytes(b"\xff\xd8\xff"),
      "frame 6 (7.jpg) is broken"),
-    ("dfew", "unreadable clips", lambda r: (own(r / FRAMES) / "7.jpg").write_bytes(b""), "0 bytes"),
-    ("ferv39k", "missing clips", lambda r: remove(r, f"{FERV}/0001"), "test_All|train_All"),
+    ("ferv39k", "missing clips", lambda r: remove(r, f"{FERV}/0001"), "train_All"),
     ("ferv39k", "label order", lambda r: rewrite(r / LISTS / "train_All.csv", "War/Sad/0001 Sad",
      "War/Sad/0001 Fear"), "War/Sad/0001 is listed as fear"),
-    ("ferv39k", "class without test clip", lambda r: rewrite(r / LISTS / "test_All.csv", ".*Fear.*",
-     ""), "test clip of fear"),
     ("ferv39k", "identical clips", lambda r: copy(r, f"{FERV}/0001", f"{FERV}/0002"), "sad, fold"),
     ("ferv39k", "identical clips", lambda r: copy(r, f"{FERV}/0001",
      "2_ClipsforFaceCrop/War/Fear/0001"), "with two labels"),
-    ("mafw", "label range", lambda r: edit_line(r / MAFW, 2, "00013.mp4 joyful"), "'joyful'"),
-    ("mafw", "unreadable clips", lambda r: unequal(r / "data/frames/00002"), "first is 16 x 16"),
     ("cremad", "unreadable clips", lambda r: (r / FLV).write_bytes(b""), "empty (0 bytes)"),
     ("cremad", "damaged clips", lambda r: cut(r / FLV, r / FLV, 0.5), "cut off"),
     ("cremad", "empty class", lambda r: remove(r, "VideoFlash/*_NEU_*"), "no clip of neutral"),
-    ("ravdess", "unreadable clips", lambda r: write_sound(r / MP4), "sound but no picture"),
-    ("ravdess", "identical clips", lambda r: copy(r, MP4, MP4.replace("-03-", "-04-", 1)), "="),
     ("ravdess", "class without test clip", lambda r: (r / MP4).unlink(), "fold 1 has no test"),
-    ("enterface", "unreadable clips", lambda r: (r / AVI).write_bytes(b"no video"), "not a video"),
     ("enterface", "class without test clip", lambda r: remove(r, "subject 44/anger"), "fold 5"),
 ]  # fmt: skip
 
@@ -125,7 +107,7 @@ def test_a_spoiled_folder_is_caught_by_name(name, finding, spoil, words, sets, t
     assert report.exit_status == 1
     found = [f for f in of(report, finding) if f.level == "error"]
     told = "\n".join([f.message + "\n" + "\n".join(f.where) for f in found])
-    assert any(word in told for word in words.split("|")), f"{told}\n\n{report}"
+    assert words in told, f"{told}\n\n{report}"
     assert "this would spoil results" in str(report)
 
 
@@ -235,22 +217,14 @@ def test_frames_whose_numbers_have_two_readings_are_remarked(tmp_path):
     assert found.level == "warning" and found.where == ("calm/take 0",)
 
 
-def test_names_that_are_no_utf8_pass_through_reports_and_shards(tmp_path):
-    make_class_folders(tmp_path / "set")
-    odd = tmp_path / "set" / "calm" / os.fsdecode(b"caf\xe9.mp4")
+def test_names_that_are_no_utf8_pass_through_reports(tmp_path):
+    odd = make_class_folders(tmp_path / "set") / "calm" / os.fsdecode(b"caf\xe9.mp4")
     try:
-        (tmp_path / "set" / "calm" / "take 8.mp4").rename(odd)
+        odd.write_bytes(b"")
     except OSError:
         pytest.skip("names are text on this file system")
-    odd.write_bytes(b"")
     page = check("folder", tmp_path / "set").write(tmp_path / "report.html")
     assert r"caf\udce9.mp4" in page.read_text(encoding="utf-8")
-    shutil.copy(tmp_path / "set" / "calm" / "take 9.mp4", odd)
-    table = check("folder", tmp_path / "set").table
-    prepare(table, tmp_path / "out", size_px=32, framing="whole", progress=False)
-    kept = open_shards(tmp_path / "out")
-    (clip,) = [clip for clip in kept.clips if clip.path.name == odd.name]
-    assert len(open_video(clip.path)) == glance(odd).frames
 
 
 def test_the_report_shows_what_the_model_sees(sets, tmp_path):
@@ -274,8 +248,6 @@ def test_a_glance_says_what_reading_says(tmp_path):
     frames = moving_frames(23, 32, 48)
     paths = [
         write_video(tmp_path / "a.mp4", frames),
-        write_video(tmp_path / "b.mkv", frames),
-        write_video(tmp_path / "c.avi", frames, codec="mpeg4"),
         write_video(tmp_path / "d.flv", frames, codec="flv"),
         write_video(tmp_path / "e.mp4", frames, hide_first=3),
         turn(write_video(tmp_path / "f.mp4", frames), 90),
@@ -284,14 +256,15 @@ def test_a_glance_says_what_reading_says(tmp_path):
     for path in paths:
         look, reader = glance(path), open_video(path)
         assert (look.frames, look.sides) == (len(reader), (reader.width, reader.height))
-    assert "read upright" in glance(paths[5]).remarks[0]
-    assert "sorted as text" in glance(paths[6]).remarks[0]
-    assert content_digest(paths[0]) != content_digest(paths[4])
-    shutil.copytree(paths[6], tmp_path / "copy")
-    assert content_digest(tmp_path / "copy") == content_digest(paths[6])
+    assert "read upright" in glance(paths[3]).remarks[0]
+    assert "sorted as text" in glance(paths[4]).remarks[0]
+    assert content_digest(paths[0]) != content_digest(paths[2])
+    shutil.copytree(paths[4], tmp_path / "copy")
+    assert content_digest(tmp_path / "copy") == content_digest(paths[4])
     with pytest.raises(VideoError):
         glance(cut(tmp_path / "h.mp4", paths[0], 0.5))
-    assert "cut off" in str(glance(cut(tmp_path / "i.mkv", paths[1], 0.5)).damage)
+    whole = write_video(tmp_path / "b.mkv", frames)
+    assert "cut off" in str(glance(cut(tmp_path / "i.mkv", whole, 0.5)).damage)
 
 
 def test_the_verb_tells_by_its_status(sets, tmp_path, capsys):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from maedfer_lab.data.labels import WORDS, Labels, is_expression, label_number, plain_word
-from maedfer_lab.data.lists import Clip, Found, ListFile, Problem, Row, fold_of, read_rows, side_of
+from maedfer_lab.data.lists import Clip, Found, ListFile, Row, fold_of, read_rows, side_of
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 MOST_FOLDS = 10_000  # each is counted
@@ -147,7 +147,7 @@ def _listed_people(
     names: Sequence[str], root: Path, manifest: Path, found: Found
 ) -> list[str | None]:
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
-    finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv")
+    finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv", found)
     before = len(found.problems)
     rows, _ = read_rows(manifest, found, need=("path", "subject"))
     found.people_told, is_sound = True, len(found.problems) == before
@@ -155,18 +155,16 @@ def _listed_people(
     lost, twice = [], []
     for row in rows:
         path, listed = finder.find(row.path, str(manifest)), row.path.replace("\\", "/")
-        if isinstance(path, Path) and who.setdefault(path, row.subject) != row.subject:
-            twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {who[path]!r}")
-        elif isinstance(path, list) or (
-            isinstance(path, str) and not (root / listed).exists() and ".tar/" not in listed
-        ):
+        if isinstance(path, Path):
+            if (other := who.setdefault(path, row.subject)) != row.subject:
+                twice.append(f"{row.where}: {row.path!r} is {row.subject!r} and {other!r}")
+        elif isinstance(path, list) or not ((root / listed).exists() or ".tar/" in listed):
             lost.append(f"{row.where}: {row.path!r}")
-    found.notes += finder.respelled()
     unlisted = [name for name in names if root / name not in who]
     kinds = {"rows name no file": lost, "clips are in no row": unlisted, "rows differ": twice}
-    for what, places in kinds.items() if is_sound else ():
-        if places:
-            more = f"; and {len(places) - 5:,} more" if len(places) > 5 else ""
+    for what, places in kinds.items():
+        if places and is_sound:
+            more = f"; and {len(places) - 5:,} more" * (len(places) > 5)
             text = f"{len(places):,} {what} ({'; '.join(places[:5])}{more}); its paths are relative"
             found.problem("people", manifest, f"{text} to that folder, such as {names[0]!r}")
     return [who.get(root / name) or None for name in names]
@@ -235,11 +233,9 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: no classes, or two readings; the message shows both, and what to type.
     """
     levels = [name.split("/")[:-1] for name in names]
-    words = [
-        sorted({parts[level] for parts in levels if len(parts) > level})
-        for level in range(max(map(len, levels)))
-    ]
-    kinds, common = ["*"] * len(words), range(min(map(len, levels)))
+    depth, common = max(map(len, levels)), range(min(map(len, levels)))
+    words = [sorted({parts[i] for parts in levels if len(parts) > i}) for i in range(depth)]
+    kinds = ["*"] * depth
     sides = [{side_of(word) for word in some} for some in words]
     for level in common:
         others = [word for word in words[level] if not side_of(word)]
@@ -343,7 +339,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     }
     labels = [label or "" for label in told["class"]]
     found.classes = tuple(sorted(set(labels)))
-    found.problems += [Problem("spelling", str(tree.root), what) for what in spelled_twice(labels)]
+    _spelled_alike(labels, tree.root, found)
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in told:
         who = told["person"]
@@ -383,16 +379,15 @@ def _folder_folds(
     return fold_clips(sides, found, {path: str(path) for path in paths})
 
 
-def spelled_twice(labels: Iterable[str]) -> list[str]:
-    """Spellings that would be two classes, or one, in sentences."""
+def _spelled_alike(labels: Iterable[str], where: object, found: Found) -> None:
+    """Tell spellings that would be two classes, or one."""
     words: dict[str, list[str]] = defaultdict(list)
     for text in sorted(set(labels)):
         words[plain_word(text)].append(text)
-    return [
-        f"{' and '.join(map(repr, spelled))} are spellings of one class; write it in one way"
-        for spelled in words.values()
-        if len(spelled) > 1
-    ]
+    for spelled in words.values():
+        if len(spelled) > 1:
+            what = f"{' and '.join(map(repr, spelled))} are spellings of one class; choose one"
+            found.problem("spelling", where, what)
 
 
 def read_unlabelled(tree: Tree) -> Found:
@@ -482,22 +477,21 @@ class Finder:
     sets, the clip whose last part (FERV39k: three) is the same without leading zeros.
     """
 
-    def __init__(self, tree: Tree, dataset: str) -> None:
-        self._tree, self._is_own = tree, dataset == "csv"
+    def __init__(self, tree: Tree, dataset: str, found: Found) -> None:
+        self._tree, self._is_own, self._found = tree, dataset == "csv", found
         self.parts = 3 if dataset == "ferv39k" else 1  # Action/Happy/0063
         self._spelled: list[dict[str, list[Path]]] = [defaultdict(list) for _ in _spellings("")]
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._cut: dict[str, str] = {}  # list -> what is cut off the front of its paths
-        self._respelled: dict[str, str] = {}
-        self.notes: list[str] = []
-        for path in self._wanted(WORDS["kinds"].get(dataset, ())):
+        self.videos = self._wanted(WORDS["kinds"].get(dataset, ()))
+        for path in self.videos:
             name = tree.name(path)
             for known, spelled in zip(self._spelled, _spellings(name), strict=True):
                 known[spelled].append(path)
             self._by_name[self._tail(name)].append(path)
 
-    def _wanted(self, known: Sequence[Sequence[str]]) -> Iterable[Path]:
-        """The videos of the kind to be taken; what else is there goes into `notes`."""
+    def _wanted(self, known: Sequence[Sequence[str]]) -> Mapping[Path, object]:
+        """The videos of the kind to be taken; what else is there is noted."""
         tree, others = self._tree, []
         kinds: dict[int, dict[Path, str]] = defaultdict(dict)
         for path in tree.videos:
@@ -526,26 +520,17 @@ class Finder:
                 "which the name does not say whether they are crops of faces; rename that folder "
                 "(faces, if so), or point root at the clips and lists at the lists"
             )
-        less = "training expects crops of faces" * ("scenes" in taken)
         if rest:
             less = f"{', '.join(rest)} lies there as well, which suits training less: point root "
-            less += "at it, and lists at the lists, to use it"
-        self.notes += [f"clips are taken from {taken}; {less}"] * bool(less)
+            self._found.notes.append(f"clips are taken from {taken}; {less}at it to use it")
+        elif "scenes" in taken:
+            less = "training expects crops of faces"
+            self._found.notes.append(f"clips are taken from {taken}; {less}")
         return wanted
 
     def _tail(self, name: str) -> str:
         parts = PurePosixPath(_bare(name)).parts[-self.parts :]
         return "/".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts)
-
-    def unread(self, used: int) -> list[str]:
-        """Notes on clips that no list names, and on names that were matched without case."""
-        left = sum(map(len, self._by_name.values())) - used
-        return [*[f"{left:,} clips below root are in no list"] * (left > 0), *self.respelled()]
-
-    def respelled(self) -> list[str]:
-        """A note on paths that were found without regard to letter case."""
-        told = f"{len(self._respelled):,} paths of lists match only without letter case, first "
-        return [told + " for ".join(map(repr, pair)) for pair in [*self._respelled.items()][:1]]
 
     def knows(self, listed: str) -> bool:
         """Whether a clip is called so."""
@@ -562,14 +547,12 @@ class Finder:
             return whole
         for start in range(len(parts)):
             tail, front = "/".join(parts[start:]), "/".join(parts[:start])
-            for i, spelled in enumerate(_spellings(tail)):
-                if spelled not in self._spelled[i]:
+            for known, spelled in zip(self._spelled, _spellings(tail), strict=True):
+                if spelled not in known:
                     continue
-                same = self._spelled[i][spelled]
+                same = known[spelled]
                 if self._is_own and of and self._cut.setdefault(of, front) != front:
                     return f"{listed!r} does not exist, though {tail!r} does"
-                if i > 1 and of and len(same) == 1:
-                    self._respelled[self._tree.name(same[0])] = listed
                 return same[0] if len(same) == 1 else same
         same = self._by_name.get(self._tail("/".join(parts)), [])
         if whole or not same or self._is_own or len(parts) < self.parts:
@@ -594,8 +577,8 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     A table's column of sides (train, val, test) or of folds is used; without one, fold 1 tests
     people that are held out. What contradicts is a problem.
     """
-    finder = Finder(tree, labels.name if labels else "csv")
-    found = Found(labels.classes if labels else (), notes=[*finder.notes])
+    found = Found(labels.classes if labels else ())
+    finder = Finder(tree, labels.name if labels else "csv", found)
     pairs: list[tuple[ListFile, Row]] = []
     native = set()  # the authors' own lists
     for file in files:
@@ -632,7 +615,8 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         label, row = first[path]
         fold, who = folds.get(path, 0), row.subject or None
         found.clips.append(Clip(path, label, fold, tree.videos.get(path), row.where, who))
-    found.notes += finder.unread(len(first))
+    left = len(finder.videos) - len(first)
+    found.notes += [f"{left:,} clips below root are in no list"] * (left > 0)
     return found
 
 
@@ -667,7 +651,7 @@ def understand(
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
     done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
-    unclear: dict[tuple[Path, ...], list[tuple[Row, list[Path]]]] = defaultdict(list)
+    unclear: dict[frozenset[Path], list[tuple[Row, list[Path]]]] = defaultdict(list)
     for row in rows:
         of = row.where.rpartition(" line ")[0]
         if (key := (row.path, row.label, of if labels is None else "")) not in done:
@@ -680,38 +664,32 @@ def understand(
             if isinstance(path, str):
                 found.problem("missing clips", row.where, path)
             elif isinstance(path, list):
-                folders = tuple(dict.fromkeys(one.parents[finder.parts - 1] for one in path))
+                folders = frozenset(one.parents[finder.parts - 1] for one in path)
                 unclear[folders].append((row, path))
             done[key] = (path, label) if isinstance(path, Path) and label is not None else None
         yield done[key]
-    for folders, places in unclear.items():
+    for places in unclear.values():
         row, (one, other, *_) = places[0]
-        advice = "; write it as it is spelled"
-        if len(folders) > 1 and labels:
-            roots = " or ".join(f"--root {str(folder)!r}" for folder in folders)
-            advice = f", as {len(places):,} rows may: type {roots} (and --lists), or move one away"
-        found.problem("two places", row.where, f"{row.path!r} may be {one} or {other}{advice}")
+        what = f"{row.path!r} may be {one} or {other} (so {len(places):,} rows); point root at one "
+        found.problem("two places", row.where, what + "folder, or write paths as they are spelled")
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
     """Classes of a list without a table, called as they are written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
-    wrong = [("spelling", what) for what in spelled_twice(texts)]
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]
+    _spelled_alike(texts, "labels", found)
     if 0 < len(whole) < len(texts):
-        some = ", ".join(texts[:6])
-        wrong.append(("spelling", f"labels are names and numbers ({some}); write all in one way"))
+        what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
+        found.problem("spelling", "labels", what)
     if broken := [text for text in texts if re.fullmatch(r"[+-]?\d*[.,]\d+", text)]:
         what = f"label {broken[0]!r} has decimals; a class is a name or a whole number"
-        wrong.append(("label range", what))
-    found.problems += [Problem(kind, "labels", what) for kind, what in wrong]
+        found.problem("label range", "labels", what)
     if not texts or len(whole) < len(texts):
         return tuple(sorted(texts, key=lambda text: natural_key(Path(text))))
     texts = sorted(texts, key=int)
     if list(map(int, texts)) != list(range(len(texts))):
         shown = ", ".join(f"{text} is output {i}" for i, text in enumerate(texts[:3]))
         start = "start at 1" if int(texts[0]) == 1 else f"are {texts[0]} to {texts[-1]}"
-        found.notes.append(
-            f"labels {start}; the {len(texts)} numbers that occur are the classes ({shown}, ...)"
-        )
+        found.notes.append(f"labels {start}; the numbers that occur are the classes ({shown}, ...)")
     return tuple(texts)
