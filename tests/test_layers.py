@@ -26,7 +26,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "method": ("method", "config", "files"),
     "fast": ("method", "config"),
     "figures": ("figures", "files", "config"),
-    "data": 6046("data", "drawn", "files", "text", "config"),
+    "data": ("data", "drawn", "files", "text", "config"),
     "runs": ("config", "files"),
     "attention": ("attention", "method", "config", "files", "metrics"),
     "cost": ("cost", "method", "config", "files", "text"),
