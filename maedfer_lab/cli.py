@@ -15,7 +15,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -80,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     argv: arguments without the program's name; None takes those of the process.
     Status 0: done, or the `exit_status` of the verb's result (1: it found what would spoil a
-    result). 2: refused, with one line on stderr that says why (`--debug` before the verb
-    shows the traceback instead). 130: interrupted. Warnings are lines on stderr too.
-    A reader of the output that stops reading, such as `head`, ends it quietly with 0.
+    result). 2: refused, all or a video, with a line on stderr that says why (`--debug` before the
+    verb shows the traceback instead). 130: interrupted. A reader of the output that stops reading,
+    such as `head`, ends it quietly with 0.
     """
     for stream in (sys.stdout, sys.stderr):  # a name or a sign that the console cannot show
         if isinstance(stream, io.TextIOWrapper):
@@ -104,10 +103,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(usage())
         return 0
     if verb == "--version":
-        try:
-            print(f"maedfer {version('maedfer-lab')}")
-        except PackageNotFoundError:  # a checkout that is used by its path
-            print("maedfer, not installed")
+        print("maedfer", importlib.import_module("maedfer_lab").__version__)
         return 0
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
@@ -141,7 +137,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(result)
         for problem in getattr(result, "refused", ()):
             print(f"maedfer {verb}: {problem}", file=sys.stderr)
-    return int(getattr(result, "exit_status", 0))
+    return int(getattr(result, "exit_status", 2 if getattr(result, "refused", ()) else 0))
 
 
 def run_verb(verb: str, args: Sequence[str]) -> object:
@@ -190,13 +186,11 @@ def split_fields(
 ) -> tuple[Callable[..., object], list[str]]:
     """Flags that are not the function's own, with their values, become its `fields`.
 
-    Gives the function without that parameter, and the flags that are left. `--fields` asks for help
-    on all of them.
+    Gives the function without that parameter, and its flags. `--fields` asks for help on all.
     """
     signature = inspect.signature(function)
     names = {"help", *signature.parameters} - {"fields"}
-    own: list[str] = []
-    fields: list[str] = []
+    own, fields = list[str](), list[str]()
     chosen = own
     for arg in args:
         if arg.startswith("--"):
@@ -216,10 +210,7 @@ def split_fields(
 
 
 def docstring_for_tyro(function: Callable[..., object]) -> str:
-    """Return the docstring with its `name: text` lines under a heading "Args:".
-
-    Without the heading tyro shows them as one paragraph instead of beside each option.
-    """
+    """The docstring with its `name: text` lines under "Args:", so that tyro shows them apart."""
     text = inspect.getdoc(function) or ""
     names = inspect.signature(function).parameters
     lines = text.splitlines()
@@ -230,11 +221,10 @@ def docstring_for_tyro(function: Callable[..., object]) -> str:
 
 
 def usage() -> str:
-    """Return the help page: every verb with its line."""
+    """The help page: every verb with its line."""
     verbs = "\n".join(f"  {verb:<12} {help_line}" for verb, (_, help_line) in VERBS.items())
     return (
-        "usage: maedfer [--debug] VERB ...\n\n"
-        f"{verbs}\n\n"
+        f"usage: maedfer [--debug] VERB ...\n\n{verbs}\n\n"
         "  maedfer VERB --help   what a verb takes\n"
         "  maedfer --version     the installed version\n"
         "  maedfer --debug ...   show the traceback of an error"

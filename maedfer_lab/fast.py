@@ -2,16 +2,14 @@
 
 `speed_up(model)` changes two things, and results by rounding alone:
 
-- Products with a weight matrix go to oneDNN where the CPU has AVX-512. PyTorch asks it for lower
-  precisions only, and its usual library (MKL) uses half of the width of a processor that is not
-  Intel's (measured on an AMD EPYC, one core: 97 GFLOP/s against 210).
+- Products with a weight matrix go to oneDNN where the CPU has AVX-512: PyTorch's usual MKL
+  uses half of the width of an AMD processor (EPYC, one core: 97 GFLOP/s against 210).
 - Attention between many tokens and few is taken in another order ("folded"). Where a thousand
   tokens read eight, their queries need not be computed: (x W_q) K' = x (W_q K'), and the matrix in
   brackets is small. Likewise (A V) W_o = A (V W_o). A ninth of LGI-Former's products goes (every
   count in this package is of the published products).
 
-Anything unusual (other devices and types, tensors that do not fit, a tracer that looks on) is
-PyTorch's own product, with its answers and its errors. No GPU takes the folded order.
+Anything unusual (other devices and types, tensors that do not fit, a tracer) is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -36,8 +34,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def speed_up(model: Model) -> Model:
     """Give a model's layers the CPU's kernels, in place, and return it; MAEDFER_FAST=0 does not.
 
-    Classes of layers change and nothing else: parameters, their names, hooks and mode stay, and the
-    model can be copied, pickled and moved. Layers of any other class are left alone.
+    Their classes change and nothing else; the model can be copied, pickled and moved.
     """
     for module in model.modules() if uses_fast_kernels() else ():
         module.__class__ = FAST.get(type(module), type(module))
@@ -96,12 +93,12 @@ class FastAttention(Attention):
         if x.device.type != "cpu":
             return super().forward(x, context)
         q, k, v = self.project(x, context)
-        if q.dtype == torch.bfloat16:
-            # There the fused kernel is slow: measured, 2 times forward and 3 times backward.
-            weights = (q * q.shape[-1] ** -0.5).flatten(0, 1) @ k.flatten(0, 1).transpose(1, 2)
-            read = weights.softmax(-1) @ v.flatten(0, 1)
-            return self.merge(read.unflatten(0, q.shape[:2]))
-        return self.merge(F.scaled_dot_product_attention(q, k, v))
+        if q.dtype != torch.bfloat16:
+            return self.merge(F.scaled_dot_product_attention(q, k, v))
+        # There the fused kernel is slow: measured, 2 times forward and 3 times backward.
+        weights = (q * q.shape[-1] ** -0.5).flatten(0, 1) @ k.flatten(0, 1).transpose(1, 2)
+        read = weights.softmax(-1) @ v.flatten(0, 1)
+        return self.merge(read.unflatten(0, q.shape[:2]))
 
     def _may_fold(self, x: Tensor, context: Tensor) -> bool:
         """True if the folded order is much less work, and bypasses no hook or wrapper of `proj`."""
@@ -162,8 +159,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = 
 def has_onednn() -> bool:
     """Whether oneDNN is there with AVX-512, and right.
 
-    It is called by the name that torch.compile uses (in PyTorch 2.6 to 2.15 at least), which is
-    no promise: a small product tells.
+    Its name is torch.compile's (PyTorch 2.6 to 2.15 at least), no promise: a small product tells.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False

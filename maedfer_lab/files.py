@@ -33,13 +33,11 @@ def write_aside(
 ) -> str:  # fmt: skip
     """Write `content` to a temporary file beside `path`, then rename it: never a half file.
 
-    content: bytes, or a function that writes the file it is given: large tensors then need no
-        copy in memory. Either way the bytes are on the disk before the name points to them.
-    num_bytes: about how many a function writes, for the message of a full disk.
+    content: bytes, or a function that writes the file it is given: large tensors then need no copy
+        in memory. num_bytes: about how many that writes, for the message of a full disk.
     sha256: give the content's SHA-256, taken while the disk is at work; else the result is "".
 
-    Raises:
-        OSError: it could not be written; names the file, the bytes needed and the folder.
+    Raises OSError, which names the file, the bytes needed and the folder.
     """
     handle, name = _beside(path)
     os.close(handle)
@@ -59,9 +57,8 @@ def write_aside(
             raise
         num_bytes = len(content) if isinstance(content, bytes) else num_bytes
         needs = "room" if num_bytes is None else f"{num_bytes:,} bytes"
-        raise OSError(
-            error.errno, f"{error.strerror}: {path.name} needs {needs} in {path.parent}"
-        ) from error
+        said = f"{error.strerror}: {path.name} needs {needs} in {path.parent}"
+        raise OSError(error.errno, said) from error
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -69,8 +66,8 @@ def write_aside(
 def text_bytes(text: str, exact: bool = False) -> bytes:
     """Text in UTF-8, whatever file names in it hold: Linux takes any bytes for a name.
 
-    exact: bytes that are no UTF-8 stay as they are, for tables read with errors="surrogateescape";
-        else they become \\udcXX, which JSON reads back and every program shows.
+    exact: bytes that are no UTF-8 stay, for tables read with errors="surrogateescape"; else they
+        become \\udcXX, which JSON reads back and every program shows.
     """
     return text.encode(errors="surrogateescape" if exact else "backslashreplace")
 
@@ -84,8 +81,8 @@ def csv_line(row: Iterable[object]) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -117,20 +114,19 @@ def commit() -> str:
     The working directory does not matter; an installed copy inside somebody's checkout has none.
     """
     here = str(Path(__file__).resolve().parent)
+
+    def git(*what: str, check: bool = True) -> str:
+        done = subprocess.run(["git", "-C", here, *what], capture_output=True, text=True,
+                              timeout=10, check=check)  # fmt: skip
+        return done.stdout.strip()
+
     try:
-        told = [
-            subprocess.run(["git", "-C", here, *what], capture_output=True, text=True, timeout=10)
-            for what in (
-                ["ls-files", "--error-unmatch", "files.py"],
-                ["rev-parse", "--short=10", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", "--", "."],
-            )
-        ]
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", "files.py")
+        now = git("rev-parse", "--short=10", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", check=False)
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    if told[0].returncode or told[1].returncode:
-        return "unknown"
-    return told[1].stdout.strip() + ("+" if told[2].stdout.strip() else "")
+    return now + ("+" if changes else "")
 
 
 def library_version(name: str) -> str:
@@ -145,22 +141,14 @@ def provenance(*, profile: str, seed: int | str, device: str, **more: object) ->
     """Where numbers come from: profile, seed, device, commit, versions, and what else is named."""
     data = data_folder()
     return {
-        "profile": profile,
-        "data": "synthetic faces" if data is None else data.name,
-        "seed": seed,
-        "device": device,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {name: library_version(name) for name in LIBRARIES},
-        **more,
-    }
+        "profile": profile, "data": "synthetic faces" if data is None else data.name,
+        "seed": seed, "device": device, "commit": commit(), "python": platform.python_version(),
+        "versions": {name: library_version(name) for name in LIBRARIES}, **more,
+    }  # fmt: skip
 
 
 def figures_folder(profile: str) -> Path:
-    """figures/ for results that may be shared; figures/own/ and figures/smoke/ for others.
-
-    Pictures of your own videos stay out of what git tracks.
-    """
+    """figures/ for what may be shared; figures/smoke/, and figures/own/ for your own videos."""
     folder = output_folder() / "figures"
     if profile == "smoke":
         return folder / "smoke"

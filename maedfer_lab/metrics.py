@@ -50,13 +50,10 @@ def scores(confusion: Int[np.ndarray, "*m k k"]) -> dict[str, Float[np.ndarray, 
     if not np.all(total):
         raise ValueError("confusion holds no clip; it must hold at least one, such as [[1, 0]]")
     own = f1(confusion)
-    found = {
-        "uar": np.nanmean(recalls(confusion), -1),
-        "war": np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1) / total,
-        "macro_f1": np.nanmean(own, -1),
-        "weighted_f1": np.nansum(own * clips, -1) / total,
-    }
-    return {name: np.asarray(value) for name, value in found.items()}
+    war = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1) / total
+    weighted = np.nansum(own * clips, -1) / total
+    found = np.nanmean(recalls(confusion), -1), war, np.nanmean(own, -1), weighted
+    return dict(zip(SCORES, map(np.asarray, found), strict=True))
 
 
 def uar(confusion: Int[np.ndarray, "k k"]) -> float:
@@ -77,8 +74,8 @@ def bootstrap(
     """Percentile intervals of the SCORES over resampled test sets.
 
     Clips are drawn with replacement, or with `subjects` (one name per clip) whole people: clips of
-    one person are alike, so intervals over clips are too narrow for the question how well other
-    people would be recognised. The spread of training is in neither.
+    one person are alike, so intervals over clips are too narrow for how well other people would be
+    recognised. The spread of training is in neither.
     """
     people = None
     if subjects is None:  # n draws of clips fill the cells of the matrix as one multinomial
@@ -103,7 +100,7 @@ def resampled(
 ) -> Intervals:  # fmt: skip
     """Percentile bootstrap of any statistics.
 
-    of: the statistics, (m,) each, of `resamples` draws: how often each of n units was drawn.
+    of: the statistics, (m,) each, of m draws: how often each of n units was drawn.
     shares: how likely each unit is drawn. number: draws of each resample.
     """
     if resamples < 1 or not 0 < level < 1:
@@ -162,12 +159,9 @@ def map_features(
 
 
 def linear_probe(
-    features: Float[np.ndarray, "n d"],
-    labels: Int[np.ndarray, " n"],
-    unseen: Float[np.ndarray, "m d"],
-    num_classes: int,
-    strength: float = 1.0,
-) -> Float[np.ndarray, "m k"]:
+    features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"],
+    unseen: Float[np.ndarray, "m d"], num_classes: int, strength: float = 1.0,
+) -> Float[np.ndarray, "m k"]:  # fmt: skip
     """Class probabilities of unseen clips by logistic regression on standardised features.
 
     Frozen features vary little around a common mean, which hides from gradient steps on a head
@@ -187,9 +181,9 @@ def probe_person(
 ) -> Int[np.ndarray, "m u"]:  # fmt: skip
     """What a linear probe of all other people guesses of one person's clips, for m labellings.
 
-    Logistic regression on standardised features (scikit-learn), classes weighing alike. Of the
-    `STRENGTHS` the one counts that gives the best UAR between two halves of the other people: no
-    scale, penalty or weight knows anything of the person.
+    Logistic regression on standardised features (scikit-learn), classes weighing alike, with the
+    one of the `STRENGTHS` that gives the best UAR between two halves of the other people: nothing
+    knows anything of the person.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -210,9 +204,8 @@ def probe_person(
 
     def between_halves(own: np.ndarray, strength: float) -> float:
         half = own[first].argsort(kind="stable").argsort()[of] % 2  # each class in both, if it can
-        parts = [half == side for side in (0, 1)]
         right = np.zeros(len(own), dtype=bool)
-        for one, other in (parts, parts[::-1]):
+        for one, other in ((half == 0, half == 1), (half == 1, half == 0)):
             right[other] = guess(known[one], own[one], known[other], strength) == own[other]
         return float(np.mean([right[own == k].mean() for k in np.unique(own)]))
 
@@ -232,8 +225,8 @@ def permuted(
     """
     rng = np.random.default_rng(seed)
     _, first, of = np.unique(np.array(people), return_index=True, return_inverse=True)
-    groups = [group for i in range(len(first)) if len(set(labels[group := of == i])) > 1]
     single = np.array([len(set(labels[of == i])) == 1 for i in range(len(first))])
+    groups = [of == i for i in np.flatnonzero(~single)]
     found = np.tile(labels, (number, 1))
     for row in found:
         own = labels[first]
@@ -247,12 +240,9 @@ def permuted(
 
 
 def nearest_classes(
-    features: Float[np.ndarray, "n d"],
-    labels: Int[np.ndarray, " n"],
-    unseen: Float[np.ndarray, "m d"],
-    num_classes: int,
-    neighbours: int = 10,
-) -> Float[np.ndarray, "m k"]:
+    features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"],
+    unseen: Float[np.ndarray, "m d"], num_classes: int, neighbours: int = 10,
+) -> Float[np.ndarray, "m k"]:  # fmt: skip
     """Class shares among the nearest labelled clips (cosine, standardised features)."""
     from sklearn.neighbors import KNeighborsClassifier
 

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -59,15 +59,66 @@ def run_notebook(
     is interrupted first, so that a training in it can keep its state.
     """
     save_to.mkdir(parents=True, exist_ok=True)
-    one = _Execution(path, timeout_s, save_to / path.name, threads)
+    notebook, start = nbformat.read(path, as_version=4), time.monotonic()
+    # An empty list of kernel folders leaves the one kernel that runs sys.executable: a kernel
+    # registered elsewhere as "python3" cannot take its place.
+    specs = KernelSpecManager(kernel_dirs=[])
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+    loops: list[asyncio.AbstractEventLoop] = []
+    begun, stopping = threading.Event(), threading.Event()
+
+    def on_cell_start(**_: object) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        begun.set()
+
+    client = NotebookClient(
+        notebook, km=kernel, timeout=timeout_s, resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"], on_cell_start=on_cell_start,
+        shutdown_kernel="immediate",  # all is written; a polite farewell takes seconds
+    )  # fmt: skip
+
+    async def execute() -> None:
+        loops.append(asyncio.get_running_loop())
+        await client.async_execute(cleanup_kc=True, env=environment(threads))
+
+    async def interrupt() -> None:
+        if begun.is_set() and kernel.has_kernel:  # one that still starts would die of it
+            await kernel.interrupt_kernel()
+
+    _say(f"[start] {path.stem}")
     with ThreadPoolExecutor(1) as pool:  # a thread, so that Ctrl-C reaches us and not nbclient
-        running = pool.submit(one.run, report_every_s)
+        running, said = pool.submit(asyncio.run, execute()), start
         while not running.done():
-            try:
-                wait([running], timeout=1)  # Windows notices Ctrl-C between two waits
+            try:  # Windows notices Ctrl-C between two waits
+                wait([running], timeout=min(1, report_every_s))
+                if time.monotonic() - said >= report_every_s:
+                    said = time.monotonic()
+                    _say(f"      {path.stem}, {_progress(notebook, start)}")
             except KeyboardInterrupt:
-                one.interrupt()
+                stopping.set()  # no further cell is begun
+                with contextlib.suppress(RuntimeError):  # it has just ended
+                    for loop in loops:
+                        asyncio.run_coroutine_threadsafe(interrupt(), loop)
+    nbformat.write(notebook, save_to / path.name)
+    if stopping.is_set():
+        raise KeyboardInterrupt
+    try:
         running.result()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        text = _ANSI_COLOUR.sub("", str(error))
+        raise NotebookError(f"{path.name} failed.\n{text}") from None
+    _say(f"[done]  {path.stem} in {_minutes_since(start)}")
+
+
+def _progress(notebook: nbformat.NotebookNode, start: float) -> str:
+    """Which cell runs, and the last line that it printed."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    begun = [cell for cell in code if "execution" in cell.metadata]
+    printed = "".join(out.text for cell in begun[-1:] for out in list(cell.outputs)
+                      if out.output_type == "stream")  # fmt: skip
+    last_line = (printed.rstrip().splitlines() or [""])[-1][-100:]
+    return f"cell {len(begun)} of {len(code)}, {_minutes_since(start)}  {last_line}".rstrip()
 
 
 def num_cores() -> int:
@@ -96,13 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         places = f"figures in {figures_folder(chosen.name)}, runs in {runs}"
         if what in ("plan", "end"):
             expected = [chosen.minutes.get(path.name[:2], 0) for path in paths]
-            minutes = max(sum(expected) / at_once, *expected)
+            minutes = max(sum(expected) / at_once, *expected, 1)
+            time_ = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
             _say(
-                f"Runs {len(paths)} notebooks at the {chosen.name} profile: about "
-                f"{_duration(minutes)}, less when runs are there already; {places}."
-                if what == "plan"
-                else f"All done: {places}, executed notebooks in {copies}."
-            )
+                f"Runs {len(paths)} notebooks at the {chosen.name} profile: about {time_}, less "
+                f"when runs are there already; {places}."
+                if what == "plan" else f"All done: {places}, executed notebooks in {copies}."
+            )  # fmt: skip
             return 0
         known = {path.stem: path for path in paths}
         if what not in known:
@@ -126,100 +177,8 @@ class _Stopped(Exception):
     """No further cell is begun."""
 
 
-class _Execution:
-    """One notebook in a kernel of its own; `run` in one thread, `interrupt` from another."""
-
-    def __init__(self, path: Path, timeout_s: int | None, copy: Path, threads: int) -> None:
-        self.path, self.copy, self.threads = path, copy, threads
-        self.notebook = nbformat.read(path, as_version=4)
-        # An empty list of kernel folders leaves the one kernel that runs sys.executable: a kernel
-        # registered elsewhere as "python3" cannot take its place.
-        self.kernel = AsyncKernelManager(
-            kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
-        )
-        self.client = NotebookClient(
-            self.notebook,
-            km=self.kernel,
-            timeout=timeout_s,
-            resources={"metadata": {"path": str(path.parent)}},
-            extra_arguments=["--log-level=ERROR"],
-            shutdown_kernel="immediate",  # all is written; a polite farewell takes seconds
-            on_cell_start=self._check,
-        )
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.begun = self.interrupted = False
-
-    def run(self, report_every_s: float) -> None:
-        """Run all cells and write the copy; raises NotebookError, or KeyboardInterrupt."""
-        start = time.monotonic()
-        _say(f"[start] {self.path.stem}")
-        try:
-            with self._reports(report_every_s):
-                asyncio.run(self._execute())
-        except (CellExecutionError, CellTimeoutError, DeadKernelError, _Stopped) as error:
-            if not self.interrupted:
-                text = _ANSI_COLOUR.sub("", str(error))
-                raise NotebookError(f"{self.path.name} failed.\n{text}") from None
-        finally:
-            nbformat.write(self.notebook, self.copy)
-        if self.interrupted:
-            raise KeyboardInterrupt
-        _say(f"[done]  {self.path.stem} in {_minutes_since(start)}")
-
-    def interrupt(self) -> None:
-        """Interrupt the running cell, as Ctrl-C does; no further cell is begun."""
-        self.interrupted = True
-        if self.loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has just ended
-                self.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._interrupt()))
-
-    async def _execute(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        await self.client.async_execute(cleanup_kc=True, env=environment(self.threads))
-
-    async def _interrupt(self) -> None:
-        if self.begun and self.kernel.has_kernel:  # one that still starts would die of it
-            await self.kernel.interrupt_kernel()
-
-    def _check(self, **_: object) -> None:
-        if self.interrupted:
-            raise _Stopped
-        self.begun = True
-
-    @contextlib.contextmanager
-    def _reports(self, every_s: float) -> Iterator[None]:
-        """Say from time to time which cell runs, and the last line that it printed."""
-        start, ended = time.monotonic(), threading.Event()
-        code = [cell for cell in self.notebook.cells if cell.cell_type == "code"]
-
-        def report() -> None:
-            while not ended.wait(every_s):
-                begun = [cell for cell in code if "execution" in cell.metadata]
-                printed = "".join(
-                    out.text
-                    for cell in begun[-1:]
-                    for out in list(cell.outputs)
-                    if out.output_type == "stream"
-                )
-                last_line = (printed.rstrip().splitlines() or [""])[-1][-100:]
-                place = f"{self.path.stem}, cell {len(begun)} of {len(code)}"
-                _say(f"      {place}, {_minutes_since(start)}  {last_line}".rstrip())
-
-        thread = threading.Thread(target=report, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-
 def _minutes_since(start: float) -> str:
     return f"{(time.monotonic() - start) / 60:.1f} min"
-
-
-def _duration(minutes: float) -> str:
-    return f"{max(1, round(minutes))} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
 
 
 def _say(line: str) -> None:

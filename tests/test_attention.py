@@ -3,10 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maedfer_lab.config import ModelConfig
 from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
 from maedfer_lab.method.formulas import attention_pairs, lgi_block_by_loops
-from maedfer_lab.method.models import build_autoencoder
 
 stages = st.fixed_dictionaries(
     {
@@ -39,12 +37,22 @@ def random_tokens(regions=4, size=5, width=24, num=2):
 @given(stages)
 @settings(max_examples=40, deadline=None)
 def test_block_equals_the_formulas_written_as_loops(options):
+    """So do its representative tokens alone, and it is the same with the weights kept."""
     block, (rep, tokens) = random_block(**options), random_tokens()
     got_rep, got_tokens = block.forward_separate(rep, tokens)
     for i in range(len(rep)):
         want_rep, want_tokens = lgi_block_by_loops(block, rep[i], tokens[i])
         assert (got_rep[i] - want_rep).abs().max() < 1e-5 * want_rep.abs().max().clamp(min=1)
         assert (got_tokens[i] - want_tokens).abs().max() < 1e-5 * want_tokens.abs().max().clamp(1)
+    alone, _ = block.forward_separate(rep, tokens, rep_only=True)
+    assert torch.allclose(alone, got_rep, atol=1e-5)
+    weights: dict[str, torch.Tensor] = {}
+    kept = block.forward_separate(rep, tokens, weights=weights)
+    for a, b in zip(kept, (got_rep, got_tokens), strict=True):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+    stages = {"local": True, "inter": options["inter"], "interact": options["interact"] != "none"}
+    assert set(weights) == {stage for stage, is_there in stages.items() if is_there}
+    assert all(torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5) for w in weights.values())
 
 
 @given(stages)
@@ -55,45 +63,9 @@ def test_every_variant_trains(options):
     new_rep, new_tokens = block.forward_separate(rep.requires_grad_(), tokens.requires_grad_())
     (new_rep.square().sum() + new_tokens.square().sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
-
-
-@given(stages)
-@settings(max_examples=20, deadline=None)
-def test_weights_are_kept_without_changing_the_output(options):
-    block, (rep, tokens) = random_block(**options), random_tokens()
-    weights: dict[str, torch.Tensor] = {}
-    kept, plain = (
-        block.forward_separate(rep, tokens, weights=weights),
-        block.forward_separate(rep, tokens),
-    )
-    for a, b in zip(kept, plain, strict=True):
-        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
-    assert set(weights) == {"local"} | ({"inter"} if options["inter"] else set()) | (
-        {"interact"} if options["interact"] != "none" else set()
-    )
-    for w in weights.values():
-        assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5)
-
-
-@given(stages)
-@settings(max_examples=20, deadline=None)
-def test_representative_tokens_alone_are_the_same(options):
-    block, (rep, tokens) = random_block(**options), random_tokens()
-    assert torch.allclose(
-        block.forward_separate(rep, tokens, rep_only=True)[0],
-        block.forward_separate(rep, tokens)[0],
-        atol=1e-5,
-    )
-
-
-def test_shared_stages_hold_one_set_of_parameters():
-    count = {
-        shared: sum(p.numel() for p in LGIBlock(16, 2, shared=shared).parameters())
-        for shared in ("none", "local_interact", "all")
-    }
-    one = sum(p.numel() for p in Attention(16, 2).parameters())
-    assert count["none"] - count["local_interact"] == one
-    assert count["none"] - count["all"] == 2 * one
+    sets = {"none": 3, "local_interact": 2, "all": 1}
+    modules = {m for m in LGIBlock(16, 2, shared=options["shared"]).modules()}
+    assert sum(isinstance(m, Attention) for m in modules) == sets[options["shared"]]
 
 
 def test_attention_without_key_bias_and_with_context():
@@ -106,6 +78,8 @@ def test_attention_without_key_bias_and_with_context():
     assert torch.allclose(attn(x, context), attn.with_weights(x, context)[0], atol=1e-6)
     half = attn.bfloat16()(x.bfloat16(), context.bfloat16())
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
+    block = ViTBlock(16, 2)
+    assert torch.allclose(block(context, last=4), block(context)[:, -4:], atol=1e-6)
 
 
 def test_drop_path_drops_regions_in_stage_1_and_clips_in_stage_2():
@@ -121,20 +95,7 @@ def test_drop_path_drops_regions_in_stage_1_and_clips_in_stage_2():
     assert len(set(per_region[0].tolist())) == 2  # regions of one clip differ
 
 
-def test_vit_block_computes_only_the_last_tokens_when_asked():
-    block, x = ViTBlock(16, 2), torch.randn(2, 9, 16)
-    assert torch.allclose(block(x, last=4), block(x)[:, -4:], atol=1e-6)
-
-
 def test_pairs_follow_the_papers_formula():
     pairs = attention_pairs(800, 8)
     lgi = sum(pairs.values()) - pairs["joint (ViT)"]
     assert lgi / 800**2 == pytest.approx(1 / 8 + 1 / 100**2 + 1 / 100, abs=0.005)
-
-
-def test_blocks_of_the_encoder_grow_their_drop_path_from_zero():
-    blocks = build_autoencoder(
-        ModelConfig(frames=8, size_px=32, tubelet=(2, 8, 8), region=(2, 2, 4), width=16, depth=3,
-                    num_heads=2, decoder_width=16, decoder_heads=2, decoder_depth=1, drop_path=0.1)
-    ).encoder.blocks  # fmt: skip
-    assert [round(b.drop_path.rate, 3) for b in blocks] == [0.0, 0.05, 0.1]  # type: ignore

@@ -2,8 +2,8 @@
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 
-import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,29 +13,27 @@ import pandas as pd
 import pytest
 import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maedfer_lab.checkpoints.saving import save_official, save_pretrained
+from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data import writing
-from maedfer_lab.data.faces import FaceBox, NoFaceError
+from maedfer_lab.data.faces import FaceBox
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations, split_people
 from maedfer_lab.figures import draw_rows
-from maedfer_lab.inference import predict as predicting
 from maedfer_lab.inference import reconstruct as reconstructing
 from maedfer_lab.inference.embed import embed, encode
-from maedfer_lab.inference.faces import open_faces, unique_names
+from maedfer_lab.inference.faces import open_faces
 from maedfer_lab.inference.judge import _content, judge
 from maedfer_lab.inference.known_model import known_model
-from maedfer_lab.inference.predict import DEFAULT, predict, save_prediction
+from maedfer_lab.inference.predict import predict, save_prediction
 from maedfer_lab.inference.reconstruct import reconstruct
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.training.finetune import finetune
 from maedfer_lab.training.pretrain import pretrain
-from maedfer_lab.weights import shipped
 
 
 def everywhere(frame):
@@ -116,14 +114,12 @@ def test_what_is_said_of_a_frame_is_the_mean_of_the_windows_that_hold_it(hop, cl
 
 def test_a_prediction_is_the_models_and_says_what_it_is(classifier, video):
     result = predict(video, classifier, detect=everywhere, progress=False)
-    model = known_model(classifier).model
     clips = torch.stack([result.faces.clip(w) for w in result.windows])
-    expected = model(clips).softmax(1).detach().numpy()
+    expected = known_model(classifier).model(clips).softmax(1).detach().numpy()
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
     text = f"{result.known}\n{result}"
-    for part in ("glad", "little", "made up for a test", "100%"):
-        assert part in text
-    assert result.at(0) is not None and 1 <= len(result.timeline()["crops"]) <= 8
+    assert all(part in text for part in ("glad", "little", "made up for a test", "100%"))
+    assert 1 <= len(result.timeline()["crops"]) <= 8
 
 
 def test_times_are_those_of_the_file_where_the_frame_rate_varies(classifier, tmp_path):
@@ -141,45 +137,29 @@ def test_times_are_those_of_the_file_where_the_frame_rate_varies(classifier, tmp
     np.testing.assert_allclose(open_video(result.files[2], "pyav").times, times, atol=2e-3)
 
 
-def test_embeddings_have_every_level(autoencoder, classifier, video):
+def test_embeddings_have_every_level_in_the_order_of_frames_rows_and_columns(
+    autoencoder, classifier, video
+):
+    """Regions are encoded one after the other; what is handed out is not."""
     for folder in (autoencoder, classifier):
+        known = known_model(folder)
         found = embed([video, video], folder, levels=("clip", "rep", "regions", "token"),
                       detect=everywhere, progress=False)  # fmt: skip
-        num = len(found.video)
-        shapes = {name: x.shape for name, x in found.arrays.items()}
-        side_by_side = found.arrays.pop("regions")
-        np.testing.assert_array_equal(side_by_side, found.arrays["rep"].reshape(num, 128))
-        shapes.pop("regions")
-        assert shapes == {"clip": (num, 32), "rep": (num, 4, 32), "token": (num, 64, 32)}
-        assert ("who is seen" in str(found)) == (folder == autoencoder)
-        half = num // 2
+        num, half = len(found.video), len(found.video) // 2
+        assert {name: x.shape for name, x in found.arrays.items()} == {
+            "clip": (num, 32), "rep": (num, 4, 32), "regions": (num, 128), "token": (num, 64, 32)
+        }  # fmt: skip
         np.testing.assert_array_equal(found.arrays["clip"][:half], found.arrays["clip"][half:])
-    assert found.start_s[:half] == sorted(found.start_s[:half])
-
-
-def test_representative_tokens_of_any_clips():
-    model, clips = build_autoencoder(tiny().model), torch.rand(9, 3, 8, 32, 32)
-    found = encode(model, clips, ["rep"])["rep"]
-    with torch.no_grad():
-        assert torch.allclose(found, model.eval().encoder(clips).rep_tokens, atol=1e-5)
-    vit = build_autoencoder(replace(tiny().model, encoder="vit"))
+        assert ("who is seen" in str(found)) == (folder == autoencoder)
+        faces = open_faces(video, 32, detect=everywhere, progress=False)
+        clip = faces.clip(faces.windows(known.model.config, known.stride)[0])[None]
+        with torch.no_grad():
+            encoded = known.model.encoder(clip)
+        tokens, rep = found.arrays["token"][0], found.arrays["rep"][0]
+        np.testing.assert_allclose(tokens[encoded.index[0]], encoded.tokens[0], atol=1e-5)
+        np.testing.assert_allclose(rep, encoded.rep_tokens[0], atol=1e-5)
     with pytest.raises(ValueError, match="no representative tokens"):
-        encode(vit, clips, ["rep"])
-
-
-def test_tokens_are_in_the_order_of_frames_rows_and_columns(autoencoder, video):
-    """Regions are encoded one after the other; what is handed out is not."""
-    found = embed([video], autoencoder, levels=("token",), detect=everywhere, progress=False)
-    known = known_model(autoencoder)
-    faces = open_faces(video, 32, detect=everywhere, progress=False)
-    clip = faces.clip(faces.windows(known.model.config, known.stride)[0])[None]
-    with torch.no_grad():
-        encoded = known.model.encoder(clip)
-    for place in (0, 5, 63):
-        row = (encoded.index[0] == place).nonzero().item()
-        np.testing.assert_allclose(
-            found.arrays["token"][0, place], encoded.tokens[0, row].numpy(), atol=1e-5
-        )
+        encode(build_autoencoder(replace(tiny().model, encoder="vit")), clip, ["rep"])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".html", ".gif", ".mp4", "$b_{x}$ \\frac.png"])
@@ -187,15 +167,19 @@ def test_a_reconstruction_is_written_in_every_format(
     autoencoder, video, tmp_path, monkeypatch, suffix
 ):
     drawn = []
-    monkeypatch.setattr(reconstructing, "draw_rows", lambda *a: drawn.append(draw_rows(*a)))
+    monkeypatch.setattr(
+        reconstructing, "draw_rows", lambda *given: drawn.append((given[1], draw_rows(*given)))
+    )
     out = tmp_path / f"out{suffix}"
     video = str(shutil.copy(video, out.with_suffix(".in")))
-    done = reconstruct(video, str(out), checkpoint=autoencoder, mask_ratio=0.75, detect=everywhere,
-                       progress=False)  # fmt: skip
-    assert out.stat().st_size > 500 and str(out) in str(done) and "appearance loss" in str(done)
-    assert done.known.footer.endswith("small model, not for judging people")
-    for figure in drawn:
-        assert done.known.footer in " ".join(figure.get_supxlabel().split())
+    for ratio in (0.75, None):  # a first look hides half, and shows the paper's ratio too
+        done = reconstruct(video, str(out), checkpoint=autoencoder, mask_ratio=ratio,
+                           detect=everywhere, progress=False)  # fmt: skip
+        assert abs(float((done.result.error > 0).mean()) - (ratio or 0.55)) < 0.1
+        assert out.stat().st_size > 500 and str(out) in str(done) and "appearance loss" in str(done)
+        for labels, figure in drawn[-1:]:
+            assert done.known.footer in " ".join(figure.get_supxlabel().split())
+            assert all("frame" in x if ratio else "hidden" in x for x in labels)
 
 
 def test_the_commands_write_their_files(classifier, autoencoder, tmp_path, capsys):
@@ -206,20 +190,15 @@ def test_the_commands_write_their_files(classifier, autoencoder, tmp_path, capsy
     names = sorted(path.name for path in out.iterdir())
     stem = Path(clip).stem
     assert names == sorted(f"{s}.{e}" for s in (stem, f"{stem}-2") for e in ("csv", "png", "mp4"))
-    lines = [x for x in (out / f"{stem}.csv").read_text().splitlines() if x[0] != "#"]
-    for row in csv.DictReader(lines):
-        assert sum(float(row[name]) for name in ("glad", "cross", "calm")) == pytest.approx(
-            1, abs=1e-5
-        )
+    table = pd.read_csv(out / f"{stem}.csv", comment="#")
+    assert table[["glad", "cross", "calm"]].to_numpy().sum(1) == pytest.approx(1, abs=1e-5)
     written, read = open_video(out / f"{stem}.mp4"), open_video(clip)
     assert len(written) == 120
     corners = [video.read([0])[0][-12:, :120].astype(int) for video in (written, read)]
     assert np.abs(corners[0] - corners[1]).mean() > 30  # what it is not for stands there
-    for name in ("e.npz", "e.parquet"):
-        path = tmp_path / name
-        assert main(["embed", clip, "--checkpoint", str(autoencoder), "--out", str(path)]) == 0
-        assert path.stat().st_size > 1000
-    with np.load(tmp_path / "e.npz") as stored:
+    path = tmp_path / "e.npz"
+    assert main(["embed", clip, "--checkpoint", str(autoencoder), "--out", str(path)]) == 0
+    with np.load(path) as stored:
         assert stored["clip"].shape[1] == 32 and "model" in json.loads(str(stored["about"]))
 
 
@@ -241,18 +220,13 @@ def text(path: Path) -> Path:
     return path
 
 
-def empty_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
 BAD = {
     "missing.mp4": (lambda p: p, "no such file"),
     "zero.mp4": (lambda p: (p.write_bytes(b""), p)[1], "empty"),
     "sound.mp4": (write_sound, "sound"),
     "text.mp4": (text, "not a video"),
     "text.txt": (text, "text file|not a video"),
-    "folder": (empty_folder, "empty folder"),
+    "folder": (lambda p: (p.mkdir(), p)[1], "empty folder"),
     "folders": (lambda p: ((p / "a").mkdir(parents=True), p)[1], "no jpg or png.*give a video"),
     "grey.mp4": (grey, "no face was found"),
     "drawing.png": (drawing, "no face was found"),
@@ -272,33 +246,9 @@ def test_unsuitable_input_ends_in_a_sentence(verb, name, autoencoder, classifier
     out = {"reconstruct": "o/r.png", "predict": "o", "embed": "o/e.npz"}[verb]
     status = main([verb, str(path), "--checkpoint", str(folder), "--out", str(tmp_path / out)])
     said = capsys.readouterr().err.splitlines()[-1]
-    assert status == 2, said
-    import re
-
-    assert re.search(message, said), said
-    assert "Traceback" not in said
+    assert status == 2 and re.search(message, said) and "Traceback" not in said, said
     if "no face" in message:
         assert "_no_face.png" in said and list((tmp_path / "o").glob("*_no_face.png"))
-
-
-@pytest.mark.parametrize("width", [90, 160, 400])
-def test_what_is_said_of_a_model_fits_into_a_narrow_picture(width):
-    font = ImageFont.load_default(size=12)
-    label = predicting._label(
-        ("drawn-face model: not for real use", "surprise 9%"), (width, 300), font
-    )
-    assert label.width < width, "nothing is cut off at the right"
-    assert (label.height > 40) == (width < 200), "it is broken into lines"
-
-
-@pytest.mark.parametrize("verb", ["predict", "reconstruct", "embed", "judge", "probe"])
-def test_help_says_which_model_and_that_it_is_not_for_real_use(verb, capsys):
-    with pytest.raises(SystemExit):
-        main([verb, "--help"])
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "how it was trained is said" in said and "not for real use" in said
-    assert ("drawn faces" if verb == "predict" else "few people's faces") in said
-    assert verb != "predict" or all(name in said for name in known_model(shipped(DEFAULT)).classes)
 
 
 @pytest.mark.parametrize("verb", ["predict", "embed"])
@@ -322,34 +272,13 @@ def test_videos_that_fail_do_not_hide_the_others(verb, classifier, tmp_path, cap
     assert (out / ("e.npz" if verb == "embed" else f"{clip.stem}.csv")).exists()
 
 
-def test_a_model_of_drawn_faces_is_used_on_demand_alone(classifier, video, tmp_path, capsys):
+def test_a_model_of_drawn_faces_is_used_on_demand_alone(video, tmp_path, capsys):
     """It says "fear 71 %" of anybody: 11.8 % right on real people, chance 14.3."""
     assert main(["predict", str(video), "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "demo-expressions knows drawn faces alone" in said and "--drawn-model" in said
-    folder = shutil.copytree(classifier, tmp_path / "drawn")
-    card = json.loads((folder / "card.json").read_text()) | {"synthetic": True}
-    (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="means nothing"):
-        predict(video, folder, detect=everywhere)
-    done = predict(video, folder, detect=everywhere, drawn_model=True, progress=False)
+    done = predict(video, detect=everywhere, drawn_model=True, progress=False)
     assert "not for real use" in str(done.known)
-
-
-def test_a_first_look_hides_half_and_a_picture_shows_the_papers_ratio_too(
-    autoencoder, video, tmp_path, monkeypatch
-):
-    drawn = []
-    monkeypatch.setattr(
-        "maedfer_lab.inference.reconstruct.draw_rows", lambda *given: drawn.append(given)
-    )
-    for asked in (None, 0.75):
-        done = reconstruct(video, tmp_path / "a.png", checkpoint=autoencoder, mask_ratio=asked,
-                           detect=everywhere, progress=False)  # fmt: skip
-        assert abs(float((done.result.error > 0).mean()) - (asked or 0.55)) < 0.1
-    labels = [given[1] for given in drawn]
-    assert len(labels[0]) == 3 and all("hidden" in label for label in labels[0])
-    assert labels[1][0] == "frame 0"
 
 
 def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
@@ -371,10 +300,8 @@ def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
     np.testing.assert_allclose(
         done.probabilities, flatter / flatter.sum(1, keepdims=True), rtol=1e-4
     )
-    assert "times in 10)" in str(done) and "%" not in str(done).splitlines()[-1]
-    assert "Counted on posed faces" in str(done.known) and done.known.framing == "official"
-    unsure = calibrated(sure=0.999)
-    assert "not sure" in str(unsure) and {row["guess"] for row in unsure.rows()} == {"not sure"}
+    assert "times in 10)" in str(done) and "Counted on posed faces" in str(done.known)
+    assert {row["guess"] for row in calibrated(sure=0.999).rows()} == {"not sure"}
     closer = predict(video, folder, detect=everywhere, progress=False)
     assert closer.faces.videos[0].squares[0][2] < done.faces.videos[0].squares[0][2]
 
@@ -393,6 +320,8 @@ def test_a_runs_own_class_names_are_told(name, tmp_path):
     [
         (lambda a, c, v: predict(v, a, detect=everywhere), "cannot predict.*fine-tuned"),
         (lambda a, c, v: reconstruct(v, checkpoint=c, detect=everywhere), "without decoder"),
+        (lambda a, c, v: reconstruct(v, v / "x.png", checkpoint=a), r"cannot write .*--out"),
+        (lambda a, c, v: reconstruct(v, checkpoint=a, detect=lambda _: []), "no face was found"),
         (lambda a, c, v: predict(v, c, labels="dfew", detect=everywhere), "7 classes, the model 3"),
         (lambda a, c, v: predict(v, c, framing="tight", detect=everywhere), "framing='tight'"),
         (lambda a, c, v: predict(v, c, face=3, detect=everywhere), r"face=3 must lie in \[0, 1\)"),
@@ -404,19 +333,8 @@ def test_a_runs_own_class_names_are_told(name, tmp_path):
     ],
 )
 def test_wrong_requests_say_what_would_work(call, message, autoencoder, classifier, video):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         call(autoencoder, classifier, video)
-
-
-def test_an_unknown_person_is_an_error_that_holds_the_frames(autoencoder, video):
-    with pytest.raises(NoFaceError) as caught:
-        reconstruct(video, checkpoint=autoencoder, detect=lambda frame: [], progress=False)
-    assert len(caught.value.pictures) == 3
-
-
-def test_results_of_videos_with_one_name_are_told_apart():
-    paths = [Path("a/x.mp4"), Path("b/x.avi"), Path("x.mp4"), Path("y.mp4")]
-    assert unique_names(paths) == ["x", "x-2", "x-3", "y"]
 
 
 def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
@@ -424,26 +342,21 @@ def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
 
     default = tmp_path / "default.mp4"
     upload = module.VideoUpload(default)
-    assert upload.path == default
 
     def send(name, content, size=None, offset=0):
         piece = {"name": name, "size": size or len(content), "offset": offset}
         upload._receive(upload, piece, [memoryview(content)])
+        return upload.path
 
-    send("../../my face.mp4", b"abc", size=5)
-    assert upload.path == default and upload.progress["received"] == 3, "not yet whole"
-    send("../../my face.mp4", b"de", size=5, offset=3)
-    path = upload.path
+    assert send("../../my face.mp4", b"abc", size=5) == default, "not yet whole"
+    path = send("../../my face.mp4", b"de", size=5, offset=3)
     assert (path.name, path.read_bytes()) == ("my face.mp4", b"abcde")
     assert Path(upload._folder.name).stat().st_mode & 0o777 == 0o700
-    send("a/..", b"x")
-    assert upload.path.name == "video" and not path.exists(), "the one before is gone"
-    send("\u9854" * 200 + ".mp4", b"x")
-    assert upload.path.is_file()  # a name of 600 bytes is too long for a file
-    kept = upload.path
+    assert send("a/..", b"x").name == "video" and not path.exists(), "the one before is gone"
+    kept = send("\u9854" * 200 + ".mp4", b"x")
+    assert kept.is_file()  # a name of 600 bytes is too long for a file
     for told, bad in (("wrong order", {"offset": 2, "size": 4}), ("at most", {"size": 2**30})):
-        send("b.mp4", b"xy", **bad)
-        assert told in str(upload.progress["text"]) and upload.path == kept
+        assert send("b.mp4", b"xy", **bad) == kept and told in str(upload.progress["text"])
     upload._receive(upload, {"path": " ~/other.mp4 "}, [])
     assert upload.path == Path.home() / "other.mp4"
     upload._folder.cleanup()
@@ -454,31 +367,12 @@ def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
     assert not visitor.typable and visitor.path == default, "a visitor of the app types no path"
 
 
-def test_official_checkpoints_reconstruct(video, tmp_path):
-    model = build_autoencoder(tiny().model, tiny().target)
-    save_official(model, tmp_path / "pretrained.pth")
-    done = reconstruct(video, checkpoint=tmp_path / "pretrained.pth", detect=everywhere)
-    assert "pretrained.pth" in str(done) and "not told" in str(done)
-    assert done.clip.shape == (3, 8, 32, 32)
-
-
-def test_a_place_that_cannot_be_written_is_told_before_any_work(video, autoencoder, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match=r"cannot write .*x\.png .*--out"):
-        reconstruct(video, tmp_path / "file" / "x.png", checkpoint=autoencoder)
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OSError, match=r"folder\.png: it is a folder"):
-        reconstruct(video, tmp_path / "folder.png", checkpoint=autoencoder)
-
-
 def test_a_folder_is_judged_beside_guesses_without_a_model(video_folder, autoencoder, tmp_path):
     out = tmp_path / "judged.png"
     done = judge(video_folder, autoencoder, mask_ratios=(0.875, 0.77), stride=2, picture=out)
     assert len(done.videos) == 5 and out.exists()
     assert done.losses.keys() == {0.875, 0.75}
-    text = str(done)
-    assert "75% hidden, motion" in text and "interpolation" in text
-    assert "mask ratio 0.77: 0.75 is taken, which hides 6 of 8 places" in text
+    assert "mask ratio 0.77: 0.75 is taken, which hides 6 of 8 places" in str(done)
     assert main(["judge", str(video_folder), "--checkpoint", str(autoencoder), "--held-out", ".4",
                  "--mask-ratios", "0.75"]) == 0  # fmt: skip
 
@@ -509,7 +403,7 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     assert low <= value <= high and "5 videos of 3 people" in str(done)
 
     shutil.copytree(autoencoder, model)
-    digest = _content(folder / "clip 4.mp4").hexdigest()[:16]
+    digest = _content(folder / "clip 4.mp4").hex()[:16]
     (model / "card.json").write_text(json.dumps({"trained_files": [digest]}))
     left = judge(folder, model, stride=2)
     assert [path.name for path in left.left_out] == ["clip 4.mp4"] and len(left.videos) == 4

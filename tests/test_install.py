@@ -26,14 +26,12 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def test_installed_version_is_the_sources() -> None:
-    assert version(PROJECT["name"]) == PROJECT["version"]
-
-
 def test_environment_yml_says_what_pyproject_says() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, from_pip = environment["dependencies"]
     assert environment["name"] == PROJECT["name"]
+    assert version(PROJECT["name"]) == PROJECT["version"]
+    assert files("maedfer_lab").joinpath("py.typed").is_file()
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
     assert from_pip == {"pip": [f"-e .[{','.join(EXTRAS)}]"]}
 
@@ -62,20 +60,9 @@ def test_every_data_file_of_the_package_is_shipped() -> None:
     }
     files_here = {path for path in (ROOT / "maedfer_lab").rglob("*") if path.is_file()}
     data = {path for path in files_here if path.suffix not in (".py", ".pyc")}
-    assert data
-    assert data <= shipped, f"no pattern of package-data ships {data - shipped}"
-
-
-def test_every_folder_of_modules_is_a_package() -> None:
-    folders = {path.parent for path in (ROOT / "maedfer_lab").rglob("*.py")}
-    missing = [
-        str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()
-    ]
-    assert not missing, "without __init__.py: " + ", ".join(missing)
-
-
-def test_type_marker_is_found_through_the_package() -> None:
-    assert files("maedfer_lab").joinpath("py.typed").is_file()
+    assert data and data <= shipped, f"no pattern of package-data ships {data - shipped}"
+    folders = {path.parent for path in files_here - data if path.suffix == ".py"}
+    assert all((folder / "__init__.py").exists() for folder in folders), folders
 
 
 def test_citation_names_us_and_the_paper() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,13 +70,13 @@ BUDGETS = {
     "data": 6046,
     "drawn": 983,
     "figures": 1876,
-    "inference": 1849,
-    "method": 1788,
-    "paper": 1608,
+    "inference": 1732,
+    "method": 1640,
+    "paper": 1570,
     "training": 4145,
     "viewers": 1983,
     "weights": 19,
-    "files at the root": 1628,
+    "files at the root": 1551,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
@@ -208,14 +209,11 @@ def test_imports_run_one_way_and_through_the_doors() -> None:
     [
         ("method/grid.py", f"from {PACKAGE}.data import faces", "method.grid imports data.faces"),
         ("method/grid.py", f"def f():\n    import {PACKAGE}.data.faces", "imports data.faces"),
-        ("method/grid.py", "import timm", "method.grid imports timm"),
         ("data/faces.py", "import av", "data.faces imports av, whose door is"),
         ("data/pyav.py", "from ..method import grid", "data.pyav imports method.grid"),
         ("data/pyav.py", "from . import faces", "cycle: "),
-        ("training/loop.py", "from matplotlib import pyplot", "training.loop imports matplotlib"),
         ("training/loop.py", "from os import environ", "training.loop reads the environment"),
         ("figures/loss.py", "import torch", "figures.loss imports torch"),
-        ("cli.py", f"import {PACKAGE}.config", "cli imports config"),
         ("drawer.py", "", "drawer stands on no floor"),
     ],
 )
@@ -226,25 +224,24 @@ def test_a_planted_import_is_found(module: str, source: str, message: str, tmp_p
         "data/pyav.py": "import av",
         "data/faces.py": f"from {PACKAGE}.data.pyav import read",
     }
-    for name, text in sound.items():
+
+    def write(name: str, text: str) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+
+    for name, text in sound.items():
+        write(name, text)
     assert violations(tmp_path) == []
-    (tmp_path / module).parent.mkdir(exist_ok=True)
-    (tmp_path / module).write_text(f"{sound.get(module, '')}\n{source}")
+    write(module, f"{sound.get(module, '')}\n{source}")
     assert any(message in found for found in violations(tmp_path)), violations(tmp_path)
 
 
 def test_no_package_outgrows_its_budget() -> None:
     """Lines of Python: a package that wants more says what of it could be less, and why not."""
-    lines = {
-        path.name: sum(len(f.read_text().splitlines()) for f in path.rglob("*.py"))
-        for path in (ROOT / PACKAGE).iterdir()
-        if path.is_dir() and path.name != "__pycache__"
-    }
-    lines["files at the root"] = sum(
-        len(path.read_text().splitlines()) for path in (ROOT / PACKAGE).glob("*.py")
-    )
+    lines = Counter[str]()
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        package, *inside = path.relative_to(ROOT / PACKAGE).parts
+        lines[package if inside else "files at the root"] += len(path.read_text().splitlines())
     over = {name: number for name, number in lines.items() if number > BUDGETS[name]}
     assert not over, f"more lines than the budget: {over}; budgets: {BUDGETS}"
 

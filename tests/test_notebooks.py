@@ -14,12 +14,7 @@ import nbformat
 import pytest
 
 from maedfer_lab.files import figures_folder
-from maedfer_lab.notebooks import (
-    NotebookError,
-    find_notebooks,
-    main,
-    run_notebook,
-)
+from maedfer_lab.notebooks import NotebookError, find_notebooks, main, run_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MOST_CELLS, MOST_LINES = 12, 10
@@ -45,23 +40,13 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
-def test_there_are_notebooks_and_all_are_numbered() -> None:
-    assert NOTEBOOKS
-    assert find_notebooks(NOTEBOOKS[0].parent) == NOTEBOOKS
-
-
 @every_notebook
-def test_notebook_is_stripped(path: Path) -> None:
+def test_notebook_is_stripped_and_thin(path: Path) -> None:
     assert "widgets" not in nbformat.read(path, 4).metadata
-    for cell in code_cells(path):
-        assert not cell.outputs and cell.execution_count is None, "run nbstripout on it"
-
-
-@every_notebook
-def test_notebook_is_thin(path: Path) -> None:
     cells = code_cells(path)
-    assert len(cells) <= MOST_CELLS
+    assert 0 < len(cells) <= MOST_CELLS
     for cell in cells:
+        assert not cell.outputs and cell.execution_count is None, "run nbstripout on it"
         assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
     nodes = list(ast.walk(ast.parse("\n".join(cell.source for cell in cells))))
     assert not any(isinstance(node, DEFINITIONS) for node in nodes), "it belongs in the library"
@@ -73,14 +58,9 @@ def test_notebook_is_thin(path: Path) -> None:
     }
     assert not imported & {"matplotlib", "seaborn"}, "drawing belongs in figures"
     assert any(isinstance(node, ast.Assert) for node in nodes), "it asserts its own claim"
-
-
-@every_notebook
-def test_notebook_shows_its_figure_without_being_run(path: Path) -> None:
     text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
     shown = re.findall(rf"\.\./figures/{path.name[:2]}_\w+\.png", text)
-    assert shown, f"no picture ../figures/{path.name[:2]}_NAME.png in its text"
-    assert all((path.parent / picture).is_file() for picture in shown), shown
+    assert shown and all((path.parent / picture).is_file() for picture in shown), shown
 
 
 @every_notebook
@@ -174,8 +154,5 @@ def test_reproduce_says_what_it_does_and_where_the_results_are(
     monkeypatch.setenv("MAEDFER_PROFILE", "fast")
     assert main(["plan"]) == 2
     assert "smoke, quick, study, full" in capsys.readouterr().err
-
-
-def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no notebook"):
         find_notebooks(tmp_path)

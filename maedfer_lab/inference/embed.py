@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.config import Framing, choose
 from maedfer_lab.data.faces import Detector, detect_faces
-from maedfer_lab.files import check_writable, provenance, write_aside
-from maedfer_lab.inference.faces import open_faces, over_videos, steps_for
+from maedfer_lab.files import provenance, write_aside
+from maedfer_lab.inference.faces import open_faces, over_videos, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.models import Classifier
 
@@ -29,7 +28,6 @@ HOLD = (
     "of that lies in where: take the level regions, standardised. `maedfer probe` says whether "
     "vectors carry your labels."
 )
-SUFFIXES = (".npz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,10 @@ class Embeddings:
     path: Path | None = None
     refused: tuple[str, ...] = ()
 
-    @property
-    def exit_status(self) -> int:
-        """Of the verb: 2 if a video was refused."""
-        return 2 if self.refused else 0
-
     def __str__(self) -> str:
-        sizes = ((name, " x ".join(map(str, x.shape))) for name, x in self.arrays.items())
-        shapes = ", ".join(f"{name} {size}" for name, size in sizes)
+        shapes = ", ".join(
+            f"{name} {' x '.join(map(str, x.shape))}" for name, x in self.arrays.items()
+        )
         where = f"{self.path}: " if self.path else ""
         return f"{where}{shapes} of {len(set(self.video))} video(s)\n{self.about}"
 
@@ -80,13 +74,13 @@ def embed(
     checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
     method (no labels); not for real use, and not for identifying or judging people.
 
-    A pre-trained model's vectors hold who is seen more than what the face does: averages over
-    tokens, as clip, are the worst for expressions. For those take regions, standardise each column,
-    crop tightly, and see with `maedfer probe` whether they carry your labels.
+    A pre-trained model's vectors hold who is seen more than what the face does, most of all
+    averages over tokens, as clip. For expressions take regions, standardise each column, crop
+    tightly, and see with `maedfer probe` whether they carry your labels.
 
     videos: video files, folders of images, or images.
     checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
-    out: .npz (NumPy) or .parquet; embeddings.npz on the command line.
+    out: .npz (NumPy); embeddings.npz on the command line.
     levels: clip (one vector: a classifier's pooled feature, else the mean of the representative
         tokens, or of all tokens for a ViT), rep (one per representative token), regions (all
         representative tokens side by side), token (one per cube).
@@ -95,11 +89,7 @@ def embed(
     stride: frames of the video per frame of a clip; by default as the model was trained.
     hop: frames from one window to the next; by default half a window.
     """
-    out = None if out is None else Path(out).expanduser()
-    if out is not None and out.suffix not in SUFFIXES:
-        raise ValueError(f"out={str(out)!r} must end in .npz or .parquet; try {out.stem}.npz")
-    if out is not None:
-        check_writable(out)
+    out = result_path(out, ".npz")
     for level in levels:
         choose("levels", level, get_args(Level))
     if not videos or not levels:
@@ -118,11 +108,8 @@ def embed(
         faces = open_faces(path, config.size_px, face=face, framing=framing, detect=detect,
                            progress=progress)  # fmt: skip
         windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
-        done = []
-        with tqdm(total=len(windows), desc=path.name, unit="clip", disable=not progress) as bar:
-            for part, clips in faces.clips(windows):
-                done.append((part, encode(known.model, clips, levels)))
-                bar.update(len(part))
+        done = [(part, encode(known.model, clips, levels))
+                for part, clips in faces.clips(windows, progress=progress)]  # fmt: skip
         for part, values in done:  # all of a video, or nothing
             found.extend((given[str(path)], round(w.start_s, 4), round(w.end_s, 4)) for w in part)
             for level, value in values.items():
@@ -131,11 +118,15 @@ def embed(
     refused = over_videos(videos, Path() if out is None else out.parent, one)[1]
     if refused and out is None:
         raise ValueError("; ".join(refused))
-    arrays = {level: np.stack(values) for level, values in rows.items()}
+    arrays: dict[str, Any] = {level: np.stack(values) for level, values in rows.items()}
     video, start_s, end_s = map(list, zip(*found, strict=True))
     result = Embeddings(known, arrays, video, start_s, end_s, out, refused)  # type: ignore
     if out is not None:
-        write_aside(out, _parquet(result) if out.suffix == ".parquet" else _npz(result))
+        source = provenance(profile="none", seed=0, device="cpu", data=sorted(set(video)))
+        about, file = json.dumps({"model": result.about, **source}), io.BytesIO()
+        stored = arrays | {"video": video, "start_s": start_s, "end_s": end_s, "about": about}
+        np.savez_compressed(file, **stored)
+        write_aside(out, file.getvalue())
     return result
 
 
@@ -168,36 +159,3 @@ def encode(
             found[level].append(value.float().cpu())
     model.train(was_training)
     return {level: torch.cat(values) for level, values in found.items()}
-
-
-def _about(result: Embeddings) -> dict[str, Any]:
-    source = provenance(profile="none", seed=0, device="cpu", data=sorted(set(result.video)))
-    return {"model": result.about, **source}
-
-
-def _npz(result: Embeddings) -> bytes:
-    file, about = io.BytesIO(), json.dumps(_about(result))
-    arrays: dict[str, Any] = dict(video=np.array(result.video), start_s=np.array(result.start_s),
-                                  end_s=np.array(result.end_s), about=np.array(about))  # fmt: skip
-    np.savez_compressed(file, **result.arrays, **arrays)
-    return file.getvalue()
-
-
-def _parquet(result: Embeddings) -> bytes:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a .parquet file needs pyarrow (pip install pyarrow); or write a .npz"
-        ) from error
-    columns: dict[str, Any] = {
-        name: getattr(result, name) for name in ("video", "start_s", "end_s")
-    }
-    for level, array in result.arrays.items():  # rows of flat lists; shapes in the metadata
-        columns[level] = list(array.reshape(len(array), -1))
-    about = _about(result) | {"shapes": {k: list(v.shape[1:]) for k, v in result.arrays.items()}}
-    table = pa.table(columns).replace_schema_metadata({"maedfer_lab": json.dumps(about)})
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return file.getvalue()

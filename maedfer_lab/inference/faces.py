@@ -7,7 +7,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,22 +16,15 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from maedfer_lab.config import Framing, ModelConfig, choose_framing
-from maedfer_lab.data.faces import (
-    FRAMINGS,
-    USUAL_FPS,
-    Detector,
-    FaceTracks,
-    FaceVideo,
-    NoFaceError,
-    detect_faces,
-    track_faces,
-)
+from maedfer_lab.data import faces as data_faces
+from maedfer_lab.data.faces import FRAMINGS, Detector, FaceTracks, FaceVideo, NoFaceError
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.transforms import to_tensor
+from maedfer_lab.data.transforms import centre_square, to_tensor
 from maedfer_lab.data.video import VideoError, find_images
-from maedfer_lab.files import pack_picture, provenance, text_bytes, write_aside
+from maedfer_lab.files import check_writable, pack_picture, provenance, text_bytes, write_aside
 
 T = TypeVar("T")
 CROPS = 8  # face crops above a timeline
@@ -78,30 +71,29 @@ class Faces:
         """
         if stride < 1 or (hop is not None and hop < 1):
             raise ValueError(f"stride={stride} and hop={hop} must be at least 1; use 4 and 32")
-        span = config.frames * stride
-        found = []
+        span, windows = config.frames * stride, []
         for face, video in enumerate(self.videos):
             last = max(len(video) - span, 0)
-            for start in _starts(last, hop or max(span // 2, 1)):
+            for start in sorted({*range(0, last + 1, hop or max(span // 2, 1)), last}):
                 reachable = (len(video) - 1 - start) // stride
                 frames = start + stride * np.minimum(np.arange(config.frames), reachable)
-                first, end = start, min(start + span, len(video))
-                seconds = [self.tracks.second(video.first + frame) for frame in (first, end)]
-                found.append(Window(face, frames, *seconds))
-        return found
+                ends = start, min(start + span, len(video))
+                seconds = (self.tracks.second(video.first + frame) for frame in ends)
+                windows.append(Window(face, frames, *seconds))
+        return windows
 
     def clips(
-        self, windows: Sequence[Window], batch: int = 8
+        self, windows: Sequence[Window], batch: int = 8, progress: bool = False
     ) -> Iterator[tuple[list[Window], Float[Tensor, "b 3 T H W"]]]:
         """Windows in order of time and their clips (pixels in [0, 1]), `batch` at a time.
 
-        Windows overlap; the crops that later ones need are kept, so that the video is read once
-        from front to back: going back means decoding from a key frame again, in some containers
-        from the start.
+        Crops that later windows need are kept, so that the video is read once from front to back:
+        going back means decoding from a key frame again, in some containers from the start.
         """
         windows = sorted(windows, key=lambda w: (w.face, int(w.frames[0])))
         needed = sorted({(w.face, int(frame)) for w in windows for frame in w.frames})
         held: dict[tuple[int, int], np.ndarray] = {}
+        bar = tqdm(total=len(windows), desc=self.path.name, unit="clip", disable=not progress)
         done = 0
         for first in range(0, len(windows), batch):
             part = windows[first : first + batch]
@@ -113,9 +105,11 @@ class Faces:
             done = stop
             clips = [np.stack([held[w.face, int(frame)] for frame in w.frames]) for w in part]
             yield part, torch.stack([to_tensor(clip) for clip in clips])
+            bar.update(len(part))
             if first + batch < len(windows):
                 start = windows[first + batch].face, int(windows[first + batch].frames[0])
                 held = {key: crop for key, crop in held.items() if key >= start}
+        bar.close()
 
     def clip(self, window: Window) -> Float[Tensor, "3 T H W"]:
         """One clip, pixels in [0, 1]."""
@@ -145,22 +139,17 @@ class Faces:
                     yield second, face, video.read([frame - video.first])[0]
 
 
-def _starts(last: int, hop: int) -> list[int]:
-    starts = list(range(0, last + 1, hop))
-    return starts if starts[-1] == last else [*starts, last]
-
-
 def open_faces(
     path: Path | str, size_px: int, *, face: str | int = "largest", framing: Framing = "wide",
-    detect: Detector = detect_faces, progress: bool = True,
+    detect: Detector = data_faces.detect_faces, progress: bool = True,
 ) -> Faces:  # fmt: skip
     """Follow one person's face through a video and crop it.
 
     path: a video file, a folder of images, or an image (a still clip).
     size_px: side of the crops in pixels.
-    face: largest, longest, left, right, or a track's number (`track_faces`).
-    framing: wide (or face), voxceleb2 or official (`FRAMINGS`), or whole: the middle square of the
-        picture as it is, for videos that are face crops already.
+    face: largest, longest, left, right, or a track's number.
+    framing: wide (or face), voxceleb2, official, or whole: the middle square of the picture as it
+        is, for videos that are face crops already.
 
     Raises ValueError (VideoError, NoFaceError) with a sentence that says what to do.
     """
@@ -172,17 +161,14 @@ def open_faces(
         raise VideoError(path, f"{held}; give a video file, or a folder of images")
     video = open_video(path)
     if framing == "whole":
-        from maedfer_lab.data.faces import FaceTrack
-        from maedfer_lab.data.transforms import centre_square
-
-        box = centre_square(video.height, video.width)
+        box, frame = centre_square(video.height, video.width), FRAMINGS["official"]
         square = (float(box.left), float(box.top), float(box.width), float(box.height))
-        track = FaceTrack([0], [square], first=0, stop=len(video))
-        tracks, chosen, frame = FaceTracks(video, (track,), (0,)), (track,), "official"
+        chosen = (data_faces.FaceTrack([0], [square], first=0, stop=len(video)),)
+        tracks = FaceTracks(video, chosen, (0,))
     else:
-        tracks = track_faces(video, detect, progress=progress)
-        chosen, frame = tracks.pick(face), framing
-    videos = tuple(FaceVideo(tracks, track, size_px, FRAMINGS[frame]) for track in chosen)
+        tracks, frame = data_faces.track_faces(video, detect, progress=progress), FRAMINGS[framing]
+        chosen = tracks.pick(face)
+    videos = tuple(FaceVideo(tracks, track, size_px, frame) for track in chosen)
     return Faces(video.path, tracks, videos)
 
 
@@ -223,26 +209,34 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for path in paths:
         stem = path.stem or path.resolve().name
-        numbered = chain([stem], (f"{stem}-{i}" for i in count(2)))
+        numbered = (f"{stem}-{i}" if i > 1 else stem for i in count(1))
         names.append(next(name for name in numbered if name not in names))
     return names
 
 
 def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
     """Write the frames in which no face was found to `folder`; the new error says where."""
-    height = max(picture.shape[0] for picture in error.pictures)
-    sheet = Image.new("RGB", (sum(p.shape[1] for p in error.pictures), height), "white")
-    left = 0
-    for picture in error.pictures:
-        sheet.paste(Image.fromarray(picture), (left, 0))
-        left += picture.shape[1]
-    file = io.BytesIO()
-    sheet.save(file, "png")
+    height, file = max(map(len, error.pictures)), io.BytesIO()
+    sheet = [np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=255)
+             for x in error.pictures]  # fmt: skip
+    Image.fromarray(np.hstack(sheet)).save(file, "png")
     path = folder / f"{name}_no_face.png"
     write_aside(path, file.getvalue())
     shown = NoFaceError("", error.looked, error.pictures)
     shown.args = (f"{error}; some of these frames: {path}",)
     return shown
+
+
+def result_path(out: Path | str | None, *suffixes: str) -> Path | None:
+    """Where a result is to be written; raises, before any work, unless that can be."""
+    if out is None:
+        return None
+    out = Path(out).expanduser()
+    if out.suffix.lower() not in (suffixes or (out.suffix.lower(),)):
+        said = f"out={str(out)!r} must end in {', '.join(suffixes)}"
+        raise ValueError(f"{said}; try {out.stem}{suffixes[0]}")
+    check_writable(out)
+    return out
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str) -> None:
@@ -260,12 +254,12 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str
 def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
     """Stride in frames of this video: what is asked for, or what the model's `stride` means here.
 
-    A model's stride is meant for about 25 frames a second: doubled at 50 or 60, so that a clip
-    spans the same time.
+    It is meant for about 25 frames a second: doubled at 50 or 60, so that a clip spans the same
+    time.
     """
-    if asked is not None:
-        return asked
-    return max(1, round(stride * fps / USUAL_FPS)) if fps > 1.5 * USUAL_FPS else stride
+    if asked is not None or fps <= 1.5 * data_faces.USUAL_FPS:
+        return stride if asked is None else asked
+    return max(1, round(stride * fps / data_faces.USUAL_FPS))
 
 
 def framing_pictures(path: Path | str, size_px: int = 160) -> dict[str, Any]:

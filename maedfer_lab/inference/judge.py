@@ -17,7 +17,7 @@ from maedfer_lab.data.folder import check_videos, find_videos, load_clips
 from maedfer_lab.data.table import people_in, split_people, split_videos
 from maedfer_lab.data.transforms import to_tensor
 from maedfer_lab.figures import draw_rows
-from maedfer_lab.files import check_writable
+from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.inference.reconstruct import hidden_share
 from maedfer_lab.method.models import model_mask
@@ -50,13 +50,9 @@ class Judgement:
     @property
     def losses(self) -> dict[float, dict[str, Losses]]:
         """Per ratio and guess ("model", "zero", "interpolation"): appearance and motion."""
-        return {
-            ratio: {
-                guess: {kind: float(each.mean()) for kind, each in kinds.items()}
-                for guess, kinds in guesses.items()
-            }
-            for ratio, guesses in self.by_person.items()
-        }
+        return {ratio: {guess: {kind: float(each.mean()) for kind, each in kinds.items()}
+                        for guess, kinds in guesses.items()}
+                for ratio, guesses in self.by_person.items()}  # fmt: skip
 
     def below(self, ratio: float, kind: str) -> tuple[float, float, float]:
         """By how much the model's loss is below the guess, and its 95 % interval over people.
@@ -89,10 +85,8 @@ class Judgement:
                     f"{'below' if value >= 0 else 'ABOVE'} {against})"
                 )
         if self.left_out:
-            lines.append(
-                f"left out, as the model was trained on them: {len(self.left_out)} videos, such as "
-                f"{self.left_out[0].name}"
-            )
+            lines.append(f"left out, as the model was trained on them: {len(self.left_out)} "
+                         f"videos, such as {self.left_out[0].name}")  # fmt: skip
         return "\n".join([*lines, *self.notes])
 
 
@@ -121,9 +115,7 @@ def judge(
     """
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
-    picture = None if picture is None else Path(picture).expanduser()
-    if picture is not None:
-        check_writable(picture)
+    picture = result_path(picture)
     chosen = [hidden_share(model, asked) for asked in mask_ratios or (None,)]
     ratios = dict.fromkeys(ratio for ratio, _ in chosen)
     root = Path(folder).expanduser()
@@ -141,7 +133,7 @@ def judge(
     rows: dict[float, list[dict[str, Losses]]] = {ratio: [] for ratio in ratios}
     for path in tqdm(videos, "judge", unit="video", leave=False):
         frames = load_clips([path], config.frames, step, config.size_px)[0]
-        clip, own = to_tensor(frames), _seed(path)
+        clip, own = to_tensor(frames), int.from_bytes(_content(path)[:6], "big")
         for ratio in ratios:
             held = HeldOut(model, clip.expand(MASKS, *clip.shape), ratio, own)
             rows[ratio].append({"model": held.losses(), **held.baselines()})
@@ -154,18 +146,14 @@ def judge(
         draw_rows(reconstruction_rows(shown), columns, text, picture)
     of_person, number = np.unique(people, return_inverse=True)[1], len(set(people))
     weights = np.eye(number)[of_person] / np.bincount(of_person)[of_person, None]
-    by_person = {
-        ratio: {
-            guess: {kind: weights.T @ [row[guess][kind] for row in found] for kind in AGAINST}
-            for guess in found[0]
-        }
-        for ratio, found in rows.items()
-    }
+    by_person = {ratio: {guess: {kind: weights.T @ [row[guess][kind] for row in found]
+                                 for kind in AGAINST} for guess in found[0]}
+                 for ratio, found in rows.items()}  # fmt: skip
     notes = tuple(dict.fromkeys(note for _, note in chosen if note))
     return Judgement(known, videos, people, by_person, sorted(trained), notes)
 
 
-def _content(path: Path) -> hashlib._Hash:
+def _content(path: Path) -> bytes:
     """A digest of a video file (size, first and last megabyte), or of a folder's images."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
@@ -175,11 +163,7 @@ def _content(path: Path) -> hashlib._Hash:
             for at in (0, max(0, size - DIGESTED)):
                 content.seek(at)
                 digest.update(content.read(DIGESTED))
-    return digest
-
-
-def _seed(path: Path) -> int:
-    return int.from_bytes(_content(path).digest()[:6], "big")
+    return digest.digest()
 
 
 def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: Path) -> set[Path]:
@@ -189,7 +173,7 @@ def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: 
     """
     told = facts_of(known.source)
     digests = set(told.get("trained_files", ()))
-    found = {path for path in videos if digests and _content(path).hexdigest()[:16] in digests}
+    found = {path for path in videos if digests and _content(path).hex()[:16] in digests}
     data = told["config"]["data"] if "config" in told else None
     if data is None or not (told["folder"] / "data.json").is_file():
         return found

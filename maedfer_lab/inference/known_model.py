@@ -70,6 +70,11 @@ class KnownModel:
         return f"{self.classes[order[0]]}? (right {likeliest * 10:.0f} times in 10)"
 
     @property
+    def sure(self) -> float:
+        """Probability below which no answer is given."""
+        return 0.0 if self.calibration is None else self.calibration.sure
+
+    @property
     def footer(self) -> str:
         """What stands under every picture that is made with it."""
         return footer({self.name: sum(p.numel() for p in self.model.parameters())})
@@ -128,15 +133,5 @@ def need_autoencoder(known: KnownModel, use: str) -> MaskedAutoencoder:
         raise ValueError(
             f"{known.name} is a classifier without decoder, which cannot {use}; give a "
             "pre-training checkpoint, or none for our own small model"
-        )
-    return known.model
-
-
-def need_classifier(known: KnownModel, use: str) -> Classifier:
-    """The model, if it can classify."""
-    if not isinstance(known.model, Classifier):
-        raise ValueError(
-            f"{known.name} is a pre-trained autoencoder without classes, which cannot {use}; "
-            "give a fine-tuned checkpoint (`maedfer finetune` makes one), or none for our own model"
         )
     return known.model

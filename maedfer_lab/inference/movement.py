@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
 
 from maedfer_lab.config import Framing, TargetConfig
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceVideo, detect_faces
 from maedfer_lab.figures import draw_movement
-from maedfer_lab.files import check_writable, pack_picture, write_aside
-from maedfer_lab.inference.faces import Faces, open_faces, over_videos, steps_for, write_rows
+from maedfer_lab.files import pack_picture, write_aside
+from maedfer_lab.inference import faces as of_faces
+from maedfer_lab.inference.faces import Faces
 from maedfer_lab.inference.known_model import known_model
 from maedfer_lab.method.grid import Grid, unpatchify
 from maedfer_lab.method.targets import make_target
@@ -159,26 +159,22 @@ def movement(
     framing: wide, voxceleb2 or official: how tight the square is.
     stride: frames of the video between the two that are compared; by default the model's.
     """
-    files = ()
-    if out is not None:
-        out = Path(out).expanduser()
-        files = (out, out.with_suffix(".csv"), out.with_suffix(".eaf"))
-        if out.suffix != ".png":
-            raise ValueError(f"out={str(out)!r} must end in .png; try {out.stem}.png")
     if framing == "whole":
         raise ValueError(
             f"framing={framing!r} finds no face, so nothing tells where brows, eyes and mouth are; "
             f"use one of {', '.join(FRAMINGS)}"
         )
-    for path in files:
-        check_writable(path)
+    out = of_faces.result_path(out, ".png")
+    files = () if out is None else (out, out.with_suffix(".csv"), out.with_suffix(".eaf"))
+    for path in files[1:]:
+        of_faces.result_path(path)
     known = known_model(checkpoint)
     size_px, tubelet = known.model.config.size_px, (2, *known.model.config.tubelet[1:])
-    (faces,), _ = over_videos(
-        [video], files[0].parent if files else Path(), lambda path, _: open_faces(
+    (faces,), _ = of_faces.over_videos(
+        [video], files[0].parent if files else Path(), lambda path, _: of_faces.open_faces(
             path, size_px, face=face, framing=framing, detect=detect, progress=progress)
     )  # fmt: skip
-    step = steps_for(known.stride, faces.fps, stride)
+    step = of_faces.steps_for(known.stride, faces.fps, stride)
     # Clips of one tubelet, a stride apart: every frame is compared with the next.
     windows = faces.windows(replace(known.model.config, frames=2), step, hop=step)
     rectangles = [
@@ -186,22 +182,19 @@ def movement(
         for one in faces.videos
     ]
     grid, rows = Grid.of_clip(2, size_px, size_px, tubelet), []
-    with tqdm(total=len(windows), desc=faces.path.name, unit="pair", disable=not progress) as bar:
-        for part, clips in faces.clips(windows, batch=64):
-            target = make_target(clips, tubelet, TargetConfig(units="pixel"))
-            motion = unpatchify(target, grid, tubelet)[:, :, 1]
-            levels = 255 * torch.einsum("bchw,c->bhw", motion, torch.tensor(GREY)).abs()
-            for window, level in zip(part, levels.numpy(), strict=True):
-                own = faces.videos[window.face]
-                start, end = (faces.tracks.second(own.first + int(i)) for i in window.frames)
-                regions = {name: float(level[top:bottom, left:right].mean())
-                           for name, (left, top, right, bottom)
-                           in rectangles[window.face].items()}  # fmt: skip
-                head = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
-                row = {"start_s": start, "end_s": end, **regions, "head": head}
-                rows.append({"video": faces.path.name, "piece": window.face,
-                             **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
-            bar.update(len(part))
+    for part, clips in faces.clips(windows, batch=64, progress=progress):
+        target = make_target(clips, tubelet, TargetConfig(units="pixel"))
+        motion = unpatchify(target, grid, tubelet)[:, :, 1]
+        levels = 255 * torch.einsum("bchw,c->bhw", motion, torch.tensor(GREY)).abs()
+        for window, level in zip(part, levels.numpy(), strict=True):
+            own = faces.videos[window.face]
+            start, end = (faces.tracks.second(own.first + int(i)) for i in window.frames)
+            row = {"start_s": start, "end_s": end}
+            for name, (left, top, right, bottom) in rectangles[window.face].items():
+                row[name] = float(level[top:bottom, left:right].mean())
+            row["head"] = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
+            rows.append({"video": faces.path.name, "piece": window.face,
+                         **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
     about = (
         "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) from a frame to "
         f"the one {step} later ({step / faces.fps:.2f} s), in fixed rectangles of the square that "
@@ -212,7 +205,7 @@ def movement(
     result = Movement(faces, rows, about, files)
     if files:
         draw_movement(result.timeline(), files[0])
-        write_rows(files[1], rows, about, faces.path.name)
+        of_faces.write_rows(files[1], rows, about, faces.path.name)
         write_aside(files[2], result.eaf())
     return result
 

@@ -23,15 +23,10 @@ from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.figures import draw_timeline
 from maedfer_lab.files import check_writable, pack_picture
-from maedfer_lab.inference.faces import (
-    Faces,
-    Window,
-    open_faces,
-    over_videos,
-    steps_for,
-    write_rows,
-)
-from maedfer_lab.inference.known_model import KnownModel, known_model, need_classifier
+from maedfer_lab.inference import faces as of_faces
+from maedfer_lab.inference.faces import Faces, Window
+from maedfer_lab.inference.known_model import KnownModel, known_model
+from maedfer_lab.method.models import Classifier
 
 DEFAULT = "demo-expressions"
 SHOWN_PX = 720  # longer side of an annotated video, at most
@@ -61,22 +56,19 @@ class Prediction:
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
         """Mean over the windows that hold a frame of the whole video; None where none does."""
         second = self.faces.tracks.second(frame)  # starts and ends both rise
-        first, stop = (bisect_right(self.windows, second, key=key)
-                       for key in (attrgetter("end_s"), attrgetter("start_s")))  # fmt: skip
+        first, stop = (bisect_right(self.windows, second, key=attrgetter(key))
+                       for key in ("end_s", "start_s"))  # fmt: skip
         return self.probabilities[first:stop].mean(0) if first < stop else None
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per window: face piece, start and end in seconds, guess, probabilities."""
-        names, rows = self.known.classes, []
-        sure = self.known.calibration.sure if self.known.calibration else 0.0
-        for window, p in zip(self.windows, self.probabilities, strict=True):
-            rows.append({
-                "video": self.faces.path.name, "piece": window.face,
-                "start_s": round(window.start_s, 3), "end_s": round(window.end_s, 3),
-                "guess": names[int(p.argmax())] if p.max() >= sure else "not sure",
-                **dict(zip(names, np.round(p.astype(float), 6).tolist(), strict=True)),
-            })  # fmt: skip
-        return rows
+        names = self.known.classes
+        return [{
+            "video": self.faces.path.name, "piece": window.face,
+            "start_s": round(window.start_s, 3), "end_s": round(window.end_s, 3),
+            "guess": names[int(p.argmax())] if p.max() >= self.known.sure else "not sure",
+            **dict(zip(names, np.round(p.astype(float), 6).tolist(), strict=True)),
+        } for window, p in zip(self.windows, self.probabilities, strict=True)]  # fmt: skip
 
     def timeline(self) -> dict[str, Any]:
         """What `figures.draw_timeline` draws."""
@@ -90,7 +82,7 @@ class Prediction:
             "pieces": [w.face for w in self.windows],
             "seconds": [round(second, 3) for second in middles],
             "probabilities": self.probabilities.round(5).tolist(),
-            "sure": self.known.calibration.sure if self.known.calibration else 0.0,
+            "sure": self.known.sure,
             "crops": [{"second": second, "picture": pack_picture(x)} for second, _, x in crops],
         }
 
@@ -110,24 +102,27 @@ def predict(
     drawn_model: use a model that knows drawn faces alone; it is refused without.
     """
     known = known_model(checkpoint, default=DEFAULT, labels=labels)
-    model = need_classifier(known, "predict expressions")
+    model = known.model
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"{known.name} is a pre-trained autoencoder without classes, which cannot predict "
+            "expressions; give a fine-tuned checkpoint (`maedfer finetune` makes one)"
+        )
     if known.synthetic and not drawn_model:
         raise ValueError(
             f"{known.name} knows drawn faces alone, and what it says of real people means nothing; "
             "give a model of yours that is fine-tuned on labelled videos with --checkpoint "
             "(`maedfer finetune` makes one), or --drawn-model for a video of a drawn face"
         )
-    faces = open_faces(
+    faces = of_faces.open_faces(
         video, model.config.size_px, face=face, framing=framing or known.framing, detect=detect,
         progress=progress,
     )  # fmt: skip
     temperature = known.calibration.temperature if known.calibration else 1.0
-    windows = faces.windows(model.config, steps_for(known.stride, faces.fps, stride), hop)
-    found = []
-    with tqdm(total=len(windows), desc=faces.path.name, unit="clip", disable=not progress) as bar:
-        for part, clips in faces.clips(windows):
-            found.append((model(clips).float() / temperature).softmax(1))
-            bar.update(len(part))
+    step = of_faces.steps_for(known.stride, faces.fps, stride)
+    windows = faces.windows(model.config, step, hop)
+    found = [(model(clips).float() / temperature).softmax(1)
+             for _, clips in faces.clips(windows, progress=progress)]  # fmt: skip
     return Prediction(known, faces, windows, torch.cat(found).numpy())
 
 
@@ -135,7 +130,7 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
     """Write NAME.csv, NAME.png (timeline) and NAME.mp4 (annotated video) to a folder."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.csv", out / f"{name}.png"]
-    write_rows(files[0], result.rows(), str(result.known), result.faces.path.name)
+    of_faces.write_rows(files[0], result.rows(), str(result.known), result.faces.path.name)
     draw_timeline(result.timeline(), files[1])
     if video:
         files.append(out / f"{name}.mp4")
@@ -152,9 +147,9 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
     font = ImageFont.load_default(size=max(12, size[1] // 28))
     foot = _label((result.known.footer,), size, ImageFont.load_default(size=max(9, size[1] // 45)))
     piece = max(1, 64_000_000 // (source.height * source.width * 3))
-    total = len(source)
-    bar = tqdm(total=total, desc="annotated video", unit="frame", leave=False)
-    for numbers in (range(total)[at : at + piece] for at in range(0, total, piece)):
+    frames = range(len(source))
+    bar = tqdm(total=len(source), desc="annotated video", unit="frame", leave=False)
+    for numbers in (frames[at : at + piece] for at in frames[::piece]):
         for number, frame in zip(numbers, source.read(numbers), strict=True):
             picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
             draw = ImageDraw.Draw(picture)
@@ -197,11 +192,6 @@ class Predictions:
     results: tuple[Prediction, ...]
     refused: tuple[str, ...] = ()
 
-    @property
-    def exit_status(self) -> int:
-        """Of the verb: 2 if a video was refused."""
-        return 2 if self.refused else 0
-
     def __str__(self) -> str:
         return "\n".join([str(self.known), *map(str, self.results)])
 
@@ -219,9 +209,8 @@ def predict_videos(
 
     Which model, which labels and how it was trained is said with every result. Without a
     checkpoint it is `demo-expressions`: seven expressions (happiness, sadness, neutral, anger,
-    surprise, disgust, fear), learnt from drawn faces. It is there to show the method and is not
-    for real use: what it says of real people means nothing, so it is refused without
-    --drawn-model.
+    surprise, disgust, fear), learnt from drawn faces. It is not for real use: what it says of real
+    people means nothing, so it is refused without --drawn-model.
 
     videos: video files, folders of images, or images.
     checkpoint: a fine-tuned model, official or ours; demo-expressions without one.
@@ -245,5 +234,5 @@ def predict_videos(
                          drawn_model=drawn_model)  # fmt: skip
         return save_prediction(result, out, name, annotate)
 
-    results, refused = over_videos(videos, out, one)
+    results, refused = of_faces.over_videos(videos, out, one)
     return Predictions(known, tuple(results), refused)

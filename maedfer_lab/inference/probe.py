@@ -21,9 +21,9 @@ from maedfer_lab import text as text_of
 from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
-from maedfer_lab.files import check_writable, provenance, text_bytes, write_aside
+from maedfer_lab.files import provenance, text_bytes, write_aside
 from maedfer_lab.inference.embed import encode
-from maedfer_lab.inference.faces import open_faces, over_videos, steps_for
+from maedfer_lab.inference.faces import open_faces, over_videos, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.inference.movement import GREY
 from maedfer_lab.metrics import bootstrap, confusion_matrix, permuted, probe_person, uar, war
@@ -53,11 +53,6 @@ class Probe:
     path: Path | None = None
 
     @property
-    def exit_status(self) -> int:
-        """Of the verb: 2 if a video was refused."""
-        return 2 if self.refused else 0
-
-    @property
     def reading(self) -> str:
         """One sentence: whether the model's features carry the labels, beside the best control."""
         model, *controls = ((values["uar"][0], kind) for kind, values in self.scores.items())
@@ -71,20 +66,18 @@ class Probe:
     def __str__(self) -> str:
         counts = Counter(row["label"] for row in self.videos)
         shares = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+        most, people = max(counts.values()), len({row["person"] for row in self.videos})
         rows = [("features", "UAR", "95 %", "WAR", "95 %")]
-        for kind, values in self.scores.items():
-            cells = [(f"{value:.1%}", f"{low:.1%} to {high:.1%}")
-                     for value, low, high in values.values()]  # fmt: skip
-            rows.append((kind, *cells[0], *cells[1]))
-        most = max(counts.values()) / len(self.videos)
-        rows.append(("chance", f"{1 / len(counts):.1%}", "", f"{most:.1%}", ""))
-        people = len({row["person"] for row in self.videos})
+        rows += [(kind, *(cell for value, low, high in values.values()
+                          for cell in (f"{value:.1%}", f"{low:.1%} to {high:.1%}")))
+                 for kind, values in self.scores.items()]  # fmt: skip
+        rows.append(("chance", f"{1 / len(counts):.1%}", "", f"{most / len(self.videos):.1%}", ""))
         head = (
             f"{len(self.videos)} videos of {people} people ({shares}), the middle clip of each, "
             f"framing {self.framing}; each person is guessed from all others; intervals over people"
         )
-        lines = [str(self.known), head, text_of.table(rows), self.test, self.reading, *self.notes]
-        return "\n".join([*lines, *([str(self.path)] if self.path else [])])
+        lines = [self.known, head, text_of.table(rows), self.test, self.reading, *self.notes]
+        return "\n".join(map(str, [*lines, *filter(None, [self.path])]))
 
 
 def probe(
@@ -111,17 +104,13 @@ def probe(
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
     stride: frames of the video per frame of a clip; by default as the model was trained.
-    permutations: of the labels, each with everything fitted anew: within people who show several
-        classes, and between people who show one. 100 can give p = 0.01 at best.
+    permutations: of the labels, within people who show several classes and between people who
+        show one, each with everything fitted anew. 100 can give p = 0.01 at best.
     seed: of the permutations.
     """
     if permutations < 1:
         raise ValueError(f"permutations={permutations} must be at least 1; use 100")
-    if out is not None:
-        out = Path(out).expanduser()
-        if out.suffix != ".json":
-            raise ValueError(f"out={str(out)!r} must end in .json; try {out.stem}.json")
-        check_writable(out)
+    out = result_path(out, ".json")
     table, clips, notes = _labelled(videos, Path(labels).expanduser())
     known = known_model(checkpoint)
     model = known.model
@@ -172,12 +161,10 @@ def probe(
     ]  # fmt: skip
     result = Probe(known, framing, scores, p, test, rows, notes, refused, out)
     if out is not None:
-        told = {
-            "provenance": provenance(profile="none", seed=seed, device="cpu", data=str(table.root)),
-            "model": str(known), "reading": result.reading,
-            **{name: getattr(result, name) for name in
-               ("framing", "scores", "p", "test", "notes", "refused", "videos")},
-        }  # fmt: skip
+        names = ("reading", "framing", "scores", "p", "test", "notes", "refused", "videos")
+        source = provenance(profile="none", seed=seed, device="cpu", data=str(table.root))
+        told = {"provenance": source, "model": str(known)}
+        told |= {name: getattr(result, name) for name in names}
         write_aside(out, text_bytes(json.dumps(told, indent=1)))
     return result
 

@@ -10,8 +10,7 @@ import torch
 from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import Detector, NoFaceError, detect_faces
 from maedfer_lab.figures import draw_rows
-from maedfer_lab.files import check_writable
-from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, steps_for
+from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
@@ -41,9 +40,9 @@ class FaceReconstruction:
     remark: str = ""
 
     def __str__(self) -> str:
-        where = [f"written to {self.out}"] if self.out is not None else []
-        said = [self.remark] * bool(self.remark)
-        return "\n".join([str(self.known), str(self.faces), *said, loss_line(self.result), *where])
+        where = self.out and f"written to {self.out}"
+        said = (self.known, self.faces, self.remark, loss_line(self.result), where)
+        return "\n".join(map(str, filter(None, said)))
 
 
 def loss_line(result: ClipReconstruction) -> str:
@@ -106,19 +105,14 @@ def reconstruct(
     at_s: second of the video; its middle by default.
     stride: frames of the video per frame of the clip; by default as the model was trained.
     """
-    out = None if out is None else Path(out).expanduser()
-    if out is not None:
-        if out.suffix.lower() not in PICTURES + MOVING:
-            raise ValueError(
-                f"out={str(out)!r} must end in {', '.join(PICTURES + MOVING)}; try {out.stem}.png"
-            )
-        check_writable(out)
+    out = result_path(out, *PICTURES, *MOVING)
     known = known_model(checkpoint)
     model = need_autoencoder(known, "reconstruct")
     ratio, remark = hidden_share(model, mask_ratio, LOOK_RATIO)
 
-    def mask_of(share: float) -> torch.Tensor:
-        return model_mask(model, share, 1, torch.Generator().manual_seed(mask_seed))[0]
+    def fill(share: float) -> ClipReconstruction:
+        mask = model_mask(model, share, 1, torch.Generator().manual_seed(mask_seed))[0]
+        return reconstruct_clip(model, clip, mask, statistics, token_order)
 
     try:
         faces = open_faces(video, model.config.size_px, face=face, framing=framing,
@@ -129,7 +123,7 @@ def reconstruct(
         raise keep_pictures(error, out.parent, out.stem) from error
     window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
-    result = reconstruct_clip(model, clip, mask_of(ratio), statistics, token_order)
+    result = fill(ratio)
     done = FaceReconstruction(known, faces, clip, result, out, remark)
     if out is None:
         return done
@@ -141,29 +135,18 @@ def reconstruct(
         viewer = ReconstructionViewer({known.name: model}, {where: clip}, ratio=ratio,
                                       seed=mask_seed, statistics=statistics,
                                       token_order=token_order, result=result)  # fmt: skip
-        {".html": viewer.save_html, ".gif": viewer.save_gif, ".mp4": viewer.save_mp4}[
-            out.suffix.lower()
-        ](out)
-    else:
-        shown, labels = _columns(result, model.config.frames)
-        if mask_ratio is None:
-            shares = dict.fromkeys(hidden_share(model, share)[0] for share in STRIP)
-            middle = model.config.frames // 4 * 2
-            shown = [(reconstruct_clip(model, clip, mask_of(share), statistics, token_order),
-                      middle) for share in shares]  # fmt: skip
-            labels = [f"{share:.0%} hidden" for share in shares]
-            note = f"{where}, frame {middle}; {known.name}. The paper trains with {RATIO:.0%}."
-        text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
-        text += f"At {ratio:.0%} hidden: {loss_line(result)}. {known.footer}."
-        draw_rows(reconstruction_rows(shown), labels, text, out)
+        getattr(viewer, f"save_{out.suffix[1:].lower()}")(out)
+        return done
+    frames = range(0, model.config.frames, 2)
+    last = min(5, len(frames)) - 1  # at most five even frames, spread over the clip
+    chosen = [frames[round(i * (len(frames) - 1) / max(1, last))] for i in range(last + 1)]
+    shown, labels = [(result, frame) for frame in chosen], [f"frame {frame}" for frame in chosen]
+    if mask_ratio is None:
+        shares = dict.fromkeys(hidden_share(model, share)[0] for share in STRIP)
+        middle = model.config.frames // 4 * 2
+        shown, labels = [(fill(x), middle) for x in shares], [f"{x:.0%} hidden" for x in shares]
+        note = f"{where}, frame {middle}; {known.name}. The paper trains with {RATIO:.0%}."
+    text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
+    text += f"At {ratio:.0%} hidden: {loss_line(result)}. {known.footer}."
+    draw_rows(reconstruction_rows(shown), labels, text, out)
     return done
-
-
-def _columns(
-    result: ClipReconstruction, num_frames: int
-) -> tuple[list[tuple[ClipReconstruction, int]], list[str]]:
-    """At most five even frames, spread over the clip."""
-    frames = range(0, num_frames, 2)
-    columns = min(5, len(frames))
-    chosen = [frames[round(i * (len(frames) - 1) / max(1, columns - 1))] for i in range(columns)]
-    return [(result, frame) for frame in chosen], [f"frame {frame}" for frame in chosen]

@@ -26,8 +26,8 @@ def layer_norm(width: int) -> nn.LayerNorm:
 class Attention(nn.Module):
     """Multi-head attention of `x` to `context` (to itself without one).
 
-    One matrix `qkv` holds the query, key and value projections, so that self-attention is one
-    product. Keys carry no bias: a constant added to all keys cannot change a softmax.
+    One matrix `qkv` projects to queries, keys and values. Keys carry no bias: a constant added to
+    all keys cannot change a softmax.
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
@@ -112,13 +112,16 @@ class DropPath(nn.Module):
 
 
 def _attend(
-    stage: str, attn: Attention, x: Tensor, context: Tensor | None, weights: Weights | None
-) -> Tensor:
-    """Attention of one stage, whose weights are kept where they are asked for."""
+    block: Any, stage: str, x: Tensor, query: Tensor, context: Tensor | None,
+    weights: Weights | None,
+) -> Tensor:  # fmt: skip
+    """`x` and the attention of `query` to `context`; its weights are kept where asked for."""
+    attn = getattr(block, "attn" if stage == "joint" else f"{stage}_attn")
     if weights is None:
-        return attn(x, context)
-    update, weights[stage] = attn.with_weights(x, context)
-    return update
+        update = attn(query, context)
+    else:
+        update, weights[stage] = attn.with_weights(query, context)
+    return x + block.drop_path(update).view(x.shape)
 
 
 class ViTBlock(nn.Module):
@@ -136,22 +139,17 @@ class ViTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        *,
-        last: int | None = None,
-        weights: Weights | None = None,
+        self, x: Float[Tensor, "b n d"], *, last: int | None = None, weights: Weights | None = None
     ) -> Float[Tensor, "b n2 d"]:
         """Attention, then FFN.
 
         last: compute and return only that many tokens at the end of the sequence.
         weights: a dict to fill with the attention weights, "joint" (b a n n).
         """
-        normed = self.norm1(x)
-        query, context = normed, None
+        query, context = self.norm1(x), None
         if last is not None:
-            x, query, context = x[:, -last:], normed[:, -last:], normed
-        x = x + self.drop_path(_attend("joint", self.attn, query, context, weights))
+            x, query, context = x[:, -last:], query[:, -last:], query
+        x = _attend(self, "joint", x, query, context, weights)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -163,7 +161,7 @@ class LGIBlock(nn.Module):
     1. local: self-attention inside [s_i; X_i]  ("cross": s_i alone gathers from X_i)
     2. inter: self-attention among s_1 ... s_M
     3. interact: cross-attention from every token to s_1 ... s_M  ("self": stage 1 once more)
-    4. feed_forward: one FFN for tokens and representative tokens
+    4. one FFN for tokens and representative tokens
 
     Each stage is pre-norm with a residual. Drop path acts per region in stages 1 and 4 and per
     clip in stages 2 and 3, as in the official code.
@@ -179,7 +177,7 @@ class LGIBlock(nn.Module):
         def attention(share: bool) -> Attention:
             return self.local_attn if share else Attention(width, num_heads, qkv_bias)
 
-        self.local_kind, self.interact_kind = local, interact
+        self.interact_kind = interact
         self.local_norm = layer_norm(width)
         self.local_context_norm = layer_norm(width) if local == "cross" else None
         self.local_attn = Attention(width, num_heads, qkv_bias)
@@ -193,11 +191,7 @@ class LGIBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self,
-        z: Float[Tensor, "b r k d"],
-        *,
-        rep_only: bool = False,
-        weights: Weights | None = None,
+        self, z: Float[Tensor, "b r k d"], *, rep_only: bool = False, weights: Weights | None = None
     ) -> Float[Tensor, "b r k2 d"]:
         """The three stages and the FFN.
 
@@ -209,63 +203,42 @@ class LGIBlock(nn.Module):
         """
         if rep_only and self.interact_kind == "self":  # there stage 3 changes s_i as well
             return self.forward(z, weights=weights)[:, :, :1]
-        z = self._local(z, rep_only, weights)
+        if self.local_context_norm is None:
+            z = self._within_regions("local", z, self.local_norm(z), rep_only, weights)
+        else:
+            rep, tokens = z.split([1, z.shape[2] - 1], 2)
+            context = self.local_context_norm(tokens).flatten(0, 1)
+            query = self.local_norm(rep).flatten(0, 1)
+            rep = _attend(self, "local", rep, query, context, weights)
+            z = rep if rep_only else torch.cat([rep, tokens], 2)
+
         rep, tokens = z[:, :, 0], z[:, :, 1:]
-        rep = self._inter(rep, weights)
-        z = rep.unsqueeze(2) if rep_only else self._interact(rep, tokens, weights)
-        return self._feed_forward(z)
+        if self.inter_norm is not None:
+            rep = _attend(self, "inter", rep, self.inter_norm(rep), None, weights)
+
+        norm, context_norm = self.interact_norm, self.interact_context_norm
+        if norm is not None and context_norm is not None and not rep_only:
+            query, context = norm(tokens).flatten(1, 2), context_norm(rep)
+            tokens = _attend(self, "interact", tokens, query, context, weights)
+        z = rep.unsqueeze(2) if rep_only else torch.cat([rep.unsqueeze(2), tokens], 2)
+        if norm is not None and context_norm is None:
+            z = self._within_regions("interact", z, norm(z), False, weights)
+
+        update = self.mlp(self.norm2(z.flatten(0, 1)))
+        return z + self.drop_path(update).view(z.shape)
+
+    def _within_regions(
+        self, stage: str, z: Tensor, normed: Tensor, rep_only: bool, weights: Weights | None
+    ) -> Tensor:
+        """Self-attention inside every [s_i; X_i]."""
+        query, context = normed.flatten(0, 1), None
+        if rep_only:
+            z, query, context = z[:, :, :1], query[:, :1], query
+        return _attend(self, stage, z, query, context, weights)
 
     def forward_separate(
         self, rep: Float[Tensor, "b r d"], tokens: Float[Tensor, "b r s d"], **options: Any
     ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r s d"]]:
         """`forward` of S and X as two tensors; with `rep_only` X comes back unchanged."""
-        z = self(_join(rep, tokens), **options)
+        z = self(torch.cat([rep.unsqueeze(2), tokens], 2), **options)
         return z[:, :, 0], z[:, :, 1:] if z.shape[2] > 1 else tokens
-
-    def _local(self, z: Tensor, rep_only: bool, weights: Weights | None) -> Tensor:
-        if self.local_context_norm is None:
-            stage = "local", self.local_attn, self.local_norm
-            return self._within_regions(*stage, z, rep_only, weights)
-        rep, tokens = z.split([1, z.shape[2] - 1], 2)
-        query = self.local_norm(rep).flatten(0, 1)
-        context = self.local_context_norm(tokens).flatten(0, 1)
-        update = _attend("local", self.local_attn, query, context, weights)
-        rep = rep + self.drop_path(update).view(rep.shape)
-        return rep if rep_only else torch.cat([rep, tokens], 2)
-
-    def _within_regions(
-        self, stage: str, attn: Attention, norm: nn.LayerNorm, z: Tensor, rep_only: bool,
-        weights: Weights | None,
-    ) -> Tensor:  # fmt: skip
-        x = z.flatten(0, 1)
-        query, context = norm(x), None
-        if rep_only:
-            x, query, context = x[:, :1], query[:, :1], query
-        x = x + self.drop_path(_attend(stage, attn, query, context, weights))
-        return x.unflatten(0, z.shape[:2])
-
-    def _inter(self, rep: Tensor, weights: Weights | None) -> Tensor:
-        if self.inter_attn is None or self.inter_norm is None:
-            return rep
-        update = _attend("inter", self.inter_attn, self.inter_norm(rep), None, weights)
-        return rep + self.drop_path(update)
-
-    def _interact(self, rep: Tensor, tokens: Tensor, weights: Weights | None) -> Tensor:
-        attn, norm = self.interact_attn, self.interact_norm
-        if attn is None or norm is None:
-            return _join(rep, tokens)
-        if self.interact_context_norm is None:
-            z = _join(rep, tokens)
-            return self._within_regions("interact", attn, norm, z, False, weights)
-        query, context = norm(tokens).flatten(1, 2), self.interact_context_norm(rep)
-        update = _attend("interact", attn, query, context, weights)
-        return _join(rep, tokens + self.drop_path(update).view(tokens.shape))
-
-    def _feed_forward(self, z: Tensor) -> Tensor:
-        x = z.flatten(0, 1)
-        return (x + self.drop_path(self.mlp(self.norm2(x)))).view(z.shape)
-
-
-def _join(rep: Tensor, tokens: Tensor) -> Tensor:
-    """[s_i; X_i] of every region."""
-    return torch.cat([rep.unsqueeze(2), tokens], 2)

@@ -5,6 +5,8 @@ The second way to get the same numbers: notebook 03 and the tests compare the bl
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,12 +24,9 @@ def attention_by_loops(
     q, k, v = x @ w_q.T, context @ w_k.T, context @ w_v.T
     if attn.q_bias is not None and attn.v_bias is not None:
         q, v = q + attn.q_bias, v + attn.v_bias
-    size = width // attn.num_heads
-    heads = []
-    for a in range(attn.num_heads):
-        part = slice(a * size, (a + 1) * size)
-        weights = (q[:, part] @ k[:, part].T / size**0.5).softmax(-1)
-        heads.append(weights @ v[:, part])
+    size, heads = width // attn.num_heads, []
+    for q_a, k_a, v_a in zip(q.split(size, 1), k.split(size, 1), v.split(size, 1), strict=True):
+        heads.append((q_a @ k_a.T / size**0.5).softmax(-1) @ v_a)
     return attn.proj(torch.cat(heads, 1))
 
 
@@ -89,6 +88,6 @@ def attention_pairs(num_tokens: int, num_regions: int) -> dict[str, int]:
 
 def pairs_share(num_tokens: int, region: Shape3) -> float:
     """Pairs that LGI-Former needs with this region, as a share of joint attention's."""
-    pairs = attention_pairs(num_tokens, num_tokens // (region[0] * region[1] * region[2]))
+    pairs = attention_pairs(num_tokens, num_tokens // math.prod(region))
     joint = pairs.pop("joint (ViT)")
     return sum(pairs.values()) / joint

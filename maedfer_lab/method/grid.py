@@ -7,8 +7,10 @@ Axis letters, here and everywhere: `b` batch, `c` colour, `T H W` pixels, `t h w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -48,15 +50,15 @@ class Grid:
         if min(tubelet) < 1 or min(clip) < 1 or any(c % p for c, p in axes):
             fit = tuple(max(p, c // p * p) if p > 0 else c for c, p in axes)
             raise ValueError(
-                f"tubelet={tubelet} does not divide the clip (frames, height, width)={clip}; "
-                f"each axis must be a multiple of the tubelet's, as in {fit}"
+                f"tubelet={tubelet} does not divide the clip (frames, height, width)={clip}, as it "
+                f"does {fit}"
             )
         return cls(*(c // p for c, p in axes))
 
 
 def grid_of(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Grid:
     """Token grid of a batch of clips."""
-    _, _, frames, height, width = clip.shape
+    frames, height, width = clip.shape[2:]
     return Grid.of_clip(frames, height, width, tubelet)
 
 
@@ -64,8 +66,7 @@ def check_clip(clip: Any, config: ModelConfig, dtype: torch.dtype | None = None)
     """Raise unless `clip` is a float tensor (b, 3, frames, size_px, size_px) in [0, 1].
 
     dtype: of the model's parameters, to be that of the clip (unless autocast casts both).
-    Values are looked at where that costs nothing (tensors on the CPU); on an accelerator the
-    look would make every step wait, and while a model is compiled or exported there are none.
+    Values are looked at on the CPU alone: on an accelerator every step would wait.
     """
     if not isinstance(clip, Tensor):
         raise ValueError(
@@ -104,11 +105,8 @@ def patchify(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Float[Tensor,
     """
     pt, ph, pw = tubelet
     grid_of(clip, tubelet)
-    return rearrange(
-        clip,
-        "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)",
-        pt=pt, ph=ph, pw=pw,
-    )  # fmt: skip
+    form = "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)"
+    return rearrange(clip, form, pt=pt, ph=ph, pw=pw)
 
 
 def unpatchify(
@@ -116,51 +114,39 @@ def unpatchify(
 ) -> Float[Tensor, "b c T H W"]:
     """Inverse of `patchify`."""
     pt, ph, pw = tubelet
-    return rearrange(
-        cubes,
-        "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
-        t=grid.t, h=grid.h, w=grid.w, pt=pt, ph=ph, pw=pw,
-    )  # fmt: skip
+    form = "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)"
+    return rearrange(cubes, form, t=grid.t, h=grid.h, w=grid.w, pt=pt, ph=ph, pw=pw)
 
 
 def check_region(grid: Grid, region: Shape3) -> None:
     """Raise unless local regions of `region` tokens (t, h, w) tile `grid`."""
     check_triple("region", region)
     if min(region) < 1 or any(g % r for g, r in zip(grid.shape, region, strict=True)):
-        good = [
-            tuple(
-                min((k for k in range(1, g + 1) if g % k == 0), key=lambda k, r=r: abs(k - r))
-                for g, r in zip(grid.shape, region, strict=True)
-            )
-        ]
+        good = min(region_shapes(grid),
+                   key=lambda s: [abs(a - b) for a, b in zip(s, region, strict=True)])  # fmt: skip
         raise ValueError(
             f"region={tuple(region)} does not divide the token grid {grid.shape}; each side must "
-            f"divide the grid's, for example region={good[0]} (`region_shapes(grid)` lists all)"
+            f"divide the grid's, for example region={good} (`region_shapes(grid)` lists all)"
         )
 
 
 def region_shapes(grid: Grid) -> list[Shape3]:
     """Every region shape (t, h, w) that divides the grid, smallest first."""
-    divisors = [[k for k in range(1, g + 1) if g % k == 0] for g in grid.shape]
-    shapes = [(t, h, w) for t in divisors[0] for h in divisors[1] for w in divisors[2]]
-    return sorted(shapes, key=lambda s: (s[0] * s[1] * s[2], s))
+    sides = ([k for k in range(1, side + 1) if side % k == 0] for side in grid.shape)
+    return sorted(product(*sides), key=lambda shape: (math.prod(shape), shape))  # type: ignore
 
 
 @lru_cache(maxsize=64)
 def _region_index(grid: Grid, region: Shape3) -> Tensor:
     check_region(grid, region)
-    t, h, w = region
-    return rearrange(
-        torch.arange(grid.n).view(grid.shape),
-        "(nt t) (nh h) (nw w) -> (nt nh nw) (t h w)",
-        t=t, h=h, w=w,
-    ).contiguous()  # fmt: skip
+    (t, h, w), tokens = region, torch.arange(grid.n).view(grid.shape)
+    form = "(nt t) (nh h) (nw w) -> (nt nh nw) (t h w)"
+    return rearrange(tokens, form, t=t, h=h, w=w).contiguous()
 
 
 def region_index(grid: Grid, region: Shape3) -> Int[Tensor, "r s"]:
     """Token indices of each local region, regions and tokens within them in (t, h, w) order.
 
-    Right for any region that divides the grid, with several regions along every axis.
     *Official:* equal to the fine-tuning partition; the pre-training partition is right only for
     regions of full width (see `masking.split_tokens`).
     """
@@ -192,12 +178,9 @@ def grid_positions(grid: Grid, width: int) -> Float[Tensor, "n d"]:
             f"width={width} must be a multiple of 6 for positions='grid' (sine and cosine of three "
             f"axes), such as {width // 6 * 6 or 6}; or use positions='sequence'"
         )
-    axes = torch.meshgrid(*(torch.arange(side) for side in grid.shape), indexing="ij")
-    parts = [
-        sincos_positions(side, width // 3)[axis.flatten()]
-        for side, axis in zip(grid.shape, axes, strict=True)
-    ]
-    return torch.cat(parts, 1)
+    axes = torch.meshgrid(*map(torch.arange, grid.shape), indexing="ij")
+    return torch.cat([sincos_positions(side, width // 3)[axis.flatten()]
+                      for side, axis in zip(grid.shape, axes, strict=True)], 1)  # fmt: skip
 
 
 def position_table(grid: Grid, width: int, kind: PositionKind) -> Float[Tensor, "n d"]:
@@ -215,9 +198,8 @@ def take_cubes(
 ) -> Float[Tensor, "b k p"]:
     """The cubes of `patchify` that `index` names, per clip; no other pixel is read."""
     grid, (pt, ph, pw) = grid_of(clip, tubelet), tubelet
-    cubes = rearrange(
-        clip, "b c (t pt) (h ph) (w pw) -> b t h w pt ph pw c", pt=pt, ph=ph, pw=pw
-    )  # a view
+    form = "b c (t pt) (h ph) (w pw) -> b t h w pt ph pw c"
+    cubes = rearrange(clip, form, pt=pt, ph=ph, pw=pw)  # a view
     row = torch.arange(len(clip), device=clip.device).unsqueeze(1)
     frame, place = index // (grid.h * grid.w), index % (grid.h * grid.w)
     return cubes[row, frame, place // grid.w, place % grid.w].flatten(2)

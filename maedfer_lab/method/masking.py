@@ -45,8 +45,7 @@ def random_mask(
     grid: Grid, ratio: float, num_clips: int = 1, *, generator: Generator | None = None
 ) -> Bool[Tensor, "b n"]:
     """Hide any tokens, independently in every frame (for comparison; the paper uses tubes)."""
-    hidden = num_masked(ratio, grid.n, "token grid")
-    return _hide(num_clips, grid.n, hidden, generator)
+    return _hide(num_clips, grid.n, num_masked(ratio, grid.n, "token grid"), generator)
 
 
 def tube_mask(
@@ -58,13 +57,9 @@ def tube_mask(
 
 
 def region_tube_mask(
-    grid: Grid,
-    region: Shape3,
-    ratio: float,
-    num_clips: int = 1,
-    *,
+    grid: Grid, region: Shape3, ratio: float, num_clips: int = 1, *,
     generator: Generator | None = None,
-) -> Bool[Tensor, "b n"]:
+) -> Bool[Tensor, "b n"]:  # fmt: skip
     """Tube mask that hides equally many places in each region's window (Sun et al., section 3.3).
 
     Places are drawn independently for each spatial window of (region[1], region[2]) tokens and
@@ -75,19 +70,12 @@ def region_tube_mask(
     windows = (grid.h // rh) * (grid.w // rw)
     hidden = num_masked(ratio, rh * rw, f"{rh} x {rw} region")
     mask = _hide(num_clips * windows, rh * rw, hidden, generator)
-    frame = rearrange(
-        mask,
-        "(b nh nw) (h w) -> b (nh h nw w)",
-        b=num_clips,
-        nh=grid.h // rh,
-        h=rh,
-    )
-    return frame.repeat(1, grid.t)
+    form = "(b nh nw) (h w) -> b (nh h nw w)"
+    return rearrange(mask, form, b=num_clips, nh=grid.h // rh, h=rh).repeat(1, grid.t)
 
 
 def _hide(rows: int, places: int, hidden: int, generator: Generator | None) -> Tensor:
-    rank = torch.rand(rows, places, generator=generator).argsort(1).argsort(1)
-    return rank < hidden
+    return torch.rand(rows, places, generator=generator).argsort(1).argsort(1) < hidden
 
 
 @dataclass(frozen=True)
@@ -106,11 +94,8 @@ class TokenSplit:
 
     def to(self, device: torch.device) -> TokenSplit:
         """The same split on another device."""
-        return TokenSplit(
-            self.visible.to(device, non_blocking=True),
-            self.masked.to(device, non_blocking=True),
-            self.decoder_positions.to(device, non_blocking=True),
-        )
+        parts = self.visible, self.masked, self.decoder_positions
+        return TokenSplit(*(part.to(device, non_blocking=True) for part in parts))
 
     @property
     def num_misplaced(self) -> int:
@@ -119,12 +104,9 @@ class TokenSplit:
 
 
 def split_tokens(
-    mask: Bool[Tensor, "b n"],
-    grid: Grid,
-    region: Shape3 | None = None,
-    *,
+    mask: Bool[Tensor, "b n"], grid: Grid, region: Shape3 | None = None, *,
     legacy_visible_order: bool = False,
-) -> TokenSplit:
+) -> TokenSplit:  # fmt: skip
     """Sort the tokens of a mask into visible and masked ones; check that the counts are equal.
 
     region: local regions of LGI-Former, or None for joint attention.
@@ -143,9 +125,7 @@ def split_tokens(
             f"mask leaves {sorted(set(counts.tolist()))} visible tokens of {grid.n} in the clips "
             "of this batch; every clip needs the same number, at least 1 and not all"
         )
-    # A stable sort of the booleans lists visible tokens first, each group in its own order.
-    in_grid_order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    visible, masked = in_grid_order[:, :num_visible], in_grid_order[:, num_visible:]
+    visible, masked = _visible_first(mask).tensor_split([num_visible], 1)
     if region is None:
         return TokenSplit(visible, masked, visible)
     if legacy_visible_order:
@@ -155,9 +135,8 @@ def split_tokens(
                 f"legacy_visible_order: {num_visible} visible tokens cannot be cut into "
                 f"{grid.t} x {nhw} equal parts; use region_tube_mask"
             )
-        by_rank = rearrange(
-            visible, "b (nt t nhw hw) -> b (nt nhw t hw)", nt=nt, t=region[0], nhw=nhw
-        )
+        form = "b (nt t nhw hw) -> b (nt nhw t hw)"
+        by_rank = rearrange(visible, form, nt=nt, t=region[0], nhw=nhw)
         return TokenSplit(by_rank, masked, visible)
     order = region_index(grid, region).to(mask.device)
     per_region = (~mask)[:, order].sum(-1)
@@ -168,9 +147,13 @@ def split_tokens(
             "in each: make the mask with region_tube_mask"
         )
     order = order.flatten()
-    rank = mask[:, order].to(torch.uint8).argsort(dim=1, stable=True)[:, :num_visible]
-    by_region = order[rank]
+    by_region = order[_visible_first(mask[:, order])[:, :num_visible]]
     return TokenSplit(by_region, masked, by_region)
+
+
+def _visible_first(mask: Tensor) -> Tensor:
+    """Indices of visible tokens, then of masked ones, each group in its own order."""
+    return mask.to(torch.uint8).argsort(dim=1, stable=True)
 
 
 def misplaced_tokens(grid: Grid, region: Shape3, ratio: float = 0.9) -> int:

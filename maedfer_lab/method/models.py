@@ -5,7 +5,7 @@ Clips come with pixels in [0, 1]; the models normalise them. Letters of shapes: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -60,11 +60,9 @@ class MaskedAutoencoder(nn.Module):
         self.norm = layer_norm(config.width)
         self.decoder = Decoder(config, self.grid, target_width(config, target))
         _init_xavier(self)
-        tokens = [self.decoder.mask_token]
-        if self.encoder.rep_tokens is not None:
-            tokens.append(self.encoder.rep_tokens)
-        for parameter in tokens:  # the reference cuts at one deviation
-            nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
+        for tokens in (self.decoder.mask_token, self.encoder.rep_tokens):
+            if tokens is not None:  # the reference cuts at one deviation
+                nn.init.trunc_normal_(tokens, std=0.02, a=-0.02, b=0.02)
 
     @property
     def grid(self) -> Grid:
@@ -82,9 +80,8 @@ class MaskedAutoencoder(nn.Module):
         check_batch(len(clip), len(split.masked))
         prediction = self.predict(clip, split)
         target = make_target(clip, self.config.tubelet, self.target, index=split.masked)
-        loss = reconstruction_loss(
-            prediction, target, split.masked, self.grid, self.config.tubelet, self.target
-        )
+        where = split.masked, self.grid, self.config.tubelet
+        loss = reconstruction_loss(prediction, target, *where, self.target)
         return Reconstruction(prediction, target, split, loss)
 
     def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:
@@ -156,21 +153,17 @@ class Encoder(nn.Module):
         return 0 if self.rep_tokens is None else len(self.rep_tokens)
 
     def forward(
-        self,
-        clip: Float[Tensor, "b c T H W"],
-        index: Int[Tensor, "b v"] | None = None,
-        *,
-        rep_only: bool = False,
-        weights: dict[int, dict[str, Tensor]] | None = None,
-    ) -> Encoded:
+        self, clip: Float[Tensor, "b c T H W"], index: Int[Tensor, "b v"] | None = None, *,
+        rep_only: bool = False, weights: dict[int, dict[str, Tensor]] | None = None,
+    ) -> Encoded:  # fmt: skip
         """Embed, add positions, run the blocks.
 
         index: tokens to encode (`TokenSplit.visible`: for LGI-Former equally many per region,
             region after region); all tokens by default.
         rep_only: skip in the last block what cannot reach the representative tokens; the
             returned tokens are then those that entered the block.
-        weights: for each layer to look into a dict, which is filled with the block's attention
-            weights; the other layers run fused and keep nothing.
+        weights: a dict for each layer to look into, filled with the block's attention weights; the
+            other layers run fused.
         """
         check_clip(clip, self.config, self.embed.proj.weight.dtype)
         if index is None:
@@ -182,12 +175,10 @@ class Encoder(nn.Module):
             for block, w in zip(self.blocks, kept, strict=True):
                 x = block(x, weights=w)
             return Encoded(x, None, index)
-        tokens = x.unflatten(1, (self.num_regions, -1))
         rep = self.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
-        z = entered = torch.cat([rep, tokens], 2)
+        z = entered = torch.cat([rep, x.unflatten(1, (self.num_regions, -1))], 2)
         for i, (block, w) in enumerate(zip(self.blocks, kept, strict=True)):
-            entered = z
-            z = block(z, rep_only=rep_only and i == len(kept) - 1, weights=w)
+            entered, z = z, block(z, rep_only=rep_only and i == len(kept) - 1, weights=w)
         tokens = (entered if rep_only else z)[:, :, 1:]
         return Encoded(tokens.flatten(1, 2), z[:, :, 0], index)
 
@@ -195,8 +186,8 @@ class Encoder(nn.Module):
 class TubeletEmbed(nn.Module):
     """Linear embedding of tubelets: the 3-D convolution whose stride is its kernel.
 
-    The convolution's weight is kept, but applied to cut cubes, so that only the cubes asked for
-    are embedded (the official encoder embeds all 800 and drops 90 %).
+    Its weight is applied to cut cubes, so that only the cubes asked for are embedded (the official
+    encoder embeds all 800 and drops 90 %).
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
@@ -225,41 +216,35 @@ class Decoder(nn.Module):
         if config.decoder_depth < 1:
             raise ValueError(f"decoder_depth={config.decoder_depth} must be at least 1; try 4")
         width = config.decoder_width
+        shape = width, config.decoder_heads, config.mlp_ratio, config.qkv_bias
         self.embed = nn.Linear(config.width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         positions = position_table(grid, width, config.positions)
         self.register_buffer("positions", positions, persistent=False)
-        self.blocks = nn.ModuleList(
-            ViTBlock(width, config.decoder_heads, config.mlp_ratio, config.qkv_bias)
-            for _ in range(config.decoder_depth)
-        )
+        self.blocks = nn.ModuleList(ViTBlock(*shape) for _ in range(config.decoder_depth))
         self.norm = layer_norm(width)
         self.head = nn.Linear(width, num_values)
 
     def forward(
-        self,
-        visible: Float[Tensor, "b v d"],
-        positions: Int[Tensor, "b v"],
+        self, visible: Float[Tensor, "b v d"], positions: Int[Tensor, "b v"],
         masked: Int[Tensor, "b m"],
-    ) -> Float[Tensor, "b m p"]:
+    ) -> Float[Tensor, "b m p"]:  # fmt: skip
         """Predict the masked tokens; `positions` and `masked` are indices in the grid."""
-        x = torch.cat(
-            [self.embed(visible) + self.positions[positions],
-             self.mask_token + self.positions[masked]], 1)  # fmt: skip
+        seen = self.embed(visible) + self.positions[positions]
+        x = torch.cat([seen, self.mask_token + self.positions[masked]], 1)
         for block in self.blocks[:-1]:
             x = block(x)
-        x = self.blocks[-1](x, last=masked.shape[1])
-        return self.head(self.norm(x))
+        return self.head(self.norm(self.blocks[-1](x, last=masked.shape[1])))
 
 
 class Classifier(nn.Module):
     """Dynamic facial expression classifier (Sun et al., section 3.4): encode, pool, one layer.
 
-    tokens: what is read of the encoder: "rep", the representative tokens (as published);
-        "tokens", the original tokens (all that a ViT has); "all", both.
-    pooling: "mean" of these tokens, then LayerNorm; or the "first" of them, normed. "regions" (not
-        published) keeps *where*: the representative tokens side by side, or without them the mean
-        token of each region, standardised over clips (BatchNorm without affine), with dropout 0.2.
+    tokens: that are read: "rep", the representative ones (as published); "tokens", the original
+        ones (all that a ViT has); "all", both.
+    pooling: "mean" of these tokens or the "first", then LayerNorm. "regions" (not published) keeps
+        *where*: the representative tokens side by side, or without them the mean token of each
+        region, standardised over clips (BatchNorm without affine), with dropout 0.2.
     """
 
     regions: Tensor
@@ -291,7 +276,8 @@ class Classifier(nn.Module):
             norm.register_buffer("num_batches_tracked", None)  # a count that nothing reads
             self.fc_norm = nn.Sequential(norm, nn.Dropout(0.2))
         self.head = nn.Linear(width, num_classes)
-        _init_normal(self)
+        for layer in _linear_layers(self):  # as the official fine-tuning does
+            nn.init.trunc_normal_(layer.weight, std=0.02)
         if self.encoder.rep_tokens is not None:
             nn.init.trunc_normal_(self.encoder.rep_tokens, std=0.02)
         with torch.no_grad():  # the reference starts with logits near zero
@@ -339,22 +325,17 @@ def build_autoencoder(
 
 
 def build_classifier(
-    config: ModelConfig,
-    num_classes: int,
-    tokens: Tokens | None = None,
-    pooling: Pooling = "mean",
-    *,
-    seed: int = 0,
-) -> Classifier:
+    config: ModelConfig, num_classes: int, tokens: Tokens | None = None,
+    pooling: Pooling = "mean", *, seed: int = 0,
+) -> Classifier:  # fmt: skip
     """A freshly initialised classifier; the global random state is left alone.
 
     tokens: by default representative tokens, or for a ViT the tokens there are.
     """
-    if tokens is None:
-        tokens = "rep" if config.has_regions else "tokens"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(config, num_classes, tokens, pooling)
+        usual: Tokens = "rep" if config.has_regions else "tokens"
+        return Classifier(config, num_classes, tokens or usual, pooling)
 
 
 def make_encoder(config: ModelConfig) -> Encoder:
@@ -374,10 +355,10 @@ def model_mask(
     model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
 ) -> Bool[Tensor, "b n"]:
     """Masks as the model needs them: equal in every region for LGI-Former, else tubes."""
-    if model.config.has_regions:
-        region = model.config.region
-        return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
-    return tube_mask(model.grid, ratio, num_clips, generator=generator)
+    if not model.config.has_regions:
+        return tube_mask(model.grid, ratio, num_clips, generator=generator)
+    region = model.config.region
+    return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
 
 
 def check_batch(num_clips: int, num_masks: int) -> None:
@@ -397,20 +378,16 @@ def _init_xavier(module: nn.Module) -> None:
     """
     split = {id(a.qkv) for m in module.modules() if isinstance(m, LGIBlock)
              for a in m.modules() if hasattr(a, "qkv")}  # fmt: skip
-    for m in module.modules():
-        if isinstance(m, nn.Linear):
-            width = m.in_features
-            parts = (m.weight[:width], m.weight[width:]) if id(m) in split else (m.weight,)
-            for part in parts:
-                nn.init.xavier_uniform_(part)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
+    for m in _linear_layers(module):
+        width = m.in_features
+        for part in (m.weight[:width], m.weight[width:]) if id(m) in split else (m.weight,):
+            nn.init.xavier_uniform_(part)
 
 
-def _init_normal(module: nn.Module) -> None:
-    """Initialise linear layers as the official fine-tuning does: normal with deviation 0.02."""
+def _linear_layers(module: nn.Module) -> Iterator[nn.Linear]:
+    """All linear layers, in order, with their biases at 0."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
-            nn.init.trunc_normal_(m.weight, std=0.02)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+            yield m

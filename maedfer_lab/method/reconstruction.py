@@ -1,8 +1,7 @@
 """From a clip and a model to pictures: what was hidden, what came back, how well.
 
-How well: beside baselines that need no model, made of the visible cubes alone. Interpolation of
-the visible cubes also gives hidden ones a mean and a deviation, with which predictions in cube
-units become pictures that borrow nothing from hidden pixels.
+How well: beside baselines that need no model, made of the visible cubes alone. Interpolated means
+and deviations make pictures of predictions in cube units that borrow nothing from hidden pixels.
 """
 
 from __future__ import annotations
@@ -50,14 +49,11 @@ class ClipReconstruction:
     """Clips as (T, H, W, 3) in [0, 1], motions as (T/2, H, W, 3) in [-1, 1].
 
     original, masked: the clip, and what the encoder saw of it (the rest is grey).
-    reconstruction, interpolation: hidden cubes by the model or by interpolation, visible cubes
-        as they were.
-    motion, predicted_motion: odd minus even frames of the original and of the reconstruction.
+    reconstruction, interpolation: hidden cubes by the model or by interpolation.
     error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
         visible.
-    losses: appearance and motion over hidden cubes, in target units, of the model and of the
-        guesses without one (`BASELINES`).
-    statistics: how hidden cubes got their mean and deviation: "visible" borrows nothing from
+    losses: appearance and motion over hidden cubes, in target units, of the model and `BASELINES`.
+    statistics: where hidden cubes got their mean and deviation: "visible" borrows nothing from
         hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
     """
 
@@ -82,12 +78,9 @@ class ClipReconstruction:
 
 @torch.no_grad()
 def reconstruct_clip(
-    model: MaskedAutoencoder,
-    clip: Float[Tensor, "3 T H W"],
-    mask: Bool[Tensor, " n"],
-    statistics: Statistics = "visible",
-    token_order: TokenOrder = "model",
-) -> ClipReconstruction:
+    model: MaskedAutoencoder, clip: Float[Tensor, "3 T H W"], mask: Bool[Tensor, " n"],
+    statistics: Statistics = "visible", token_order: TokenOrder = "model",
+) -> ClipReconstruction:  # fmt: skip
     """Hide `mask` of a clip (pixels in [0, 1]) and put together what the model predicts.
 
     statistics: for models trained on targets in cube units (`ClipReconstruction`).
@@ -96,49 +89,35 @@ def reconstruct_clip(
     """
     choose("statistics", statistics, get_args(Statistics))
     choose("token_order", token_order, get_args(TokenOrder))
-    config, target_config, grid = model.config, model.target, model.grid
-    device = next(model.parameters()).device
-    batch = clip.unsqueeze(0).to(device)
+    tubelet, config, grid = model.config.tubelet, model.target, model.grid
+    batch = clip.unsqueeze(0).to(next(model.parameters()).device)
     legacy = None if token_order == "model" else token_order == "published"
-    split = model.split(mask.unsqueeze(0), legacy).to(device)
+    split = model.split(mask.unsqueeze(0), legacy).to(batch.device)
     was_training = model.training
     model.eval()
     prediction = model.predict(batch, split)
     model.train(was_training)
 
-    target = make_target(batch, config.tubelet, target_config)
+    cubes, target = patchify(batch, tubelet), make_target(batch, tubelet, config)
     hidden = take(target, split.masked)
     known = own = None
-    if target_config.units == "cube":
-        known = own = cube_statistics(patchify(batch, config.tubelet))
-        if statistics == "visible":
-            # Visible cubes are pasted in, so only the statistics of hidden ones matter.
-            known = visible_statistics(batch, split, config.tubelet)
+    if config.units == "cube":
+        known = own = cube_statistics(cubes)
+        if statistics == "visible":  # visible cubes are pasted in: only the hidden ones' matter
+            known = visible_statistics(batch, split, tubelet)
     merged = merge_tokens(take(target, split.visible), prediction, split)
-    predicted = invert_target(merged, grid, config.tubelet, target_config, known)
+    predicted = invert_target(merged, grid, tubelet, config, known)
 
     def paste(pixels: Tensor) -> np.ndarray:
-        cubes = patchify(pixels.clamp(0, 1), config.tubelet)
-        seen = take(patchify(batch, config.tubelet), split.visible)
-        whole = merge_tokens(seen, take(cubes, split.masked), split)
-        whole = unpatchify(whole, grid, config.tubelet)
+        guess = take(patchify(pixels.clamp(0, 1), tubelet), split.masked)
+        whole = unpatchify(merge_tokens(take(cubes, split.visible), guess, split), grid, tubelet)
         return rearrange(whole, "1 c T H W -> T H W c").float().cpu().numpy()
 
     def losses(values: Tensor) -> Losses:
-        loss = reconstruction_loss(
-            values, hidden, split.masked, grid, config.tubelet, target_config
-        )
+        loss = reconstruction_loss(values, hidden, split.masked, grid, tubelet, config)
         return {"appearance": float(loss.appearance), "motion": float(loss.motion)}
 
-    guesses = {
-        "interpolation": interpolated_clip(batch, split, config.tubelet),
-        "nearest": nearest_clip(batch, split, config.tubelet),
-        "mean": mean_clip(batch, split, config.tubelet),
-    }
-
-    def losses_of_clip(guess: Tensor) -> Losses:  # in the units of each cube's own statistics
-        return losses(take(make_target(guess, config.tubelet, target_config, own), split.masked))
-
+    guesses = {name: make(batch, split, tubelet) for name, make in GUESSES.items()}
     error = reduce((prediction - hidden).square(), "b m p -> b m 1", "mean")
     error = merge_tokens(error.new_zeros(1, split.visible.shape[1], 1), error, split)
     return ClipReconstruction(
@@ -150,10 +129,11 @@ def reconstruct_clip(
         losses={
             "model": losses(prediction),
             "zero": losses(torch.zeros_like(prediction)),
-            **{name: losses_of_clip(guess) for name, guess in guesses.items()},
+            **{name: losses(take(make_target(guess, tubelet, config, own), split.masked))
+               for name, guess in guesses.items()},
         },
-        statistics=statistics if target_config.units == "cube" else "none",
-    )
+        statistics=statistics if config.units == "cube" else "none",
+    )  # fmt: skip
 
 
 def hide(
@@ -176,22 +156,19 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
         if frame % 2:
             raise ValueError(f"frame={frame} must be even: motion is from it to the next; use 0")
 
-    def pictures(name: str) -> list[str]:
-        return [pack_picture(_bytes(getattr(r, name)[frame])) for r, frame in items]
-
-    def motions(name: str) -> list[str]:
-        return [
-            pack_picture(_bytes(GREY + MOTION_GAIN / 2 * getattr(r, name)[frame // 2]))
-            for r, frame in items
-        ]
+    def row(label: str, name: str, kind: str = "") -> dict[str, Any]:
+        frames = (getattr(r, name)[frame // 2 if kind else frame] for r, frame in items)
+        pixels = (GREY + MOTION_GAIN / 2 * x if kind else x for x in frames)
+        told = {"label": label, "pictures": [pack_picture(_bytes(x)) for x in pixels]}
+        return told | ({"kind": kind} if kind else {})
 
     return [
-        {"label": "original", "pictures": pictures("original")},
-        {"label": "masked input", "pictures": pictures("masked")},
-        {"label": "interpolation\n(no model)", "pictures": pictures("interpolation")},
-        {"label": "model:\nappearance", "pictures": pictures("reconstruction")},
-        {"label": "true motion", "pictures": motions("motion"), "kind": "motion"},
-        {"label": "model:\nmotion", "pictures": motions("predicted_motion"), "kind": "motion"},
+        row("original", "original"),
+        row("masked input", "masked"),
+        row("interpolation\n(no model)", "interpolation"),
+        row("model:\nappearance", "reconstruction"),
+        row("true motion", "motion", "motion"),
+        row("model:\nmotion", "predicted_motion", "motion"),
     ]
 
 
@@ -203,30 +180,21 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def interpolate_visible(
-    values: Float[Tensor, "b v q"],
-    visible: Int[Tensor, "b v"],
-    grid: Grid,
+    values: Float[Tensor, "b v q"], visible: Int[Tensor, "b v"], grid: Grid,
     points_per_token: int = 1,
-) -> Float[Tensor, "b t y x q"]:
+) -> Float[Tensor, "b t y x q"]:  # fmt: skip
     """Spread values of visible tokens over every frame of the token grid.
 
     Inverse squared distance weighting (Shepard 1968) among the visible tokens of the same time
-    step, sampled at `points_per_token` x `points_per_token` points per token. Of the simple
-    rules tried on real faces (nearest cube, Gaussian kernels, other powers) this one came
-    closest to the hidden pixels.
+    step, at `points_per_token` x `points_per_token` points per token. Of the simple rules tried on
+    real faces (nearest cube, Gaussian kernels, other powers) this one came closest.
     """
-    v = values.shape[1]
-    if v % grid.t:
-        raise ValueError(
-            f"{v} visible tokens in {grid.t} time steps: interpolation needs equally many in each "
-            "step; use a tube mask"
-        )
-    in_time = visible.sort(1)
-    place = rearrange(in_time.values, "b (t k) -> b t k", t=grid.t)
-    step = torch.arange(grid.t, device=place.device)[:, None]
-    if bool((place // (grid.h * grid.w) != step).any()):
+    in_time, steps = visible.sort(1), torch.arange(grid.t, device=visible.device)
+    each = visible.shape[1] // grid.t
+    if not torch.equal(in_time.values // (grid.h * grid.w),
+                       steps.repeat_interleave(each).expand(len(visible), -1)):  # fmt: skip
         raise ValueError("mask: the time steps keep different numbers of tokens; use a tube mask")
-    place = place % (grid.h * grid.w)
+    place = rearrange(in_time.values, "b (t k) -> b t k", t=grid.t) % (grid.h * grid.w)
     values = rearrange(take(values, in_time.indices), "b (t k) q -> b t k q", t=grid.t)
     y, x = (
         (torch.arange(side * points_per_token, device=place.device) + 0.5) / points_per_token
@@ -260,11 +228,10 @@ def interpolation_baseline(
     clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3, config: TargetConfig
 ) -> Float[Tensor, "b m p"]:
     """Interpolation's prediction of the masked tokens, in the units of the model's targets."""
-    statistics = None
-    if config.units == "cube":
-        statistics = cube_statistics(patchify(clip, tubelet), clip.shape[1])
-    target = make_target(interpolated_clip(clip, split, tubelet), tubelet, config, statistics)
-    return take(target, split.masked)
+    is_cube = config.units == "cube"
+    own = cube_statistics(patchify(clip, tubelet), clip.shape[1]) if is_cube else None
+    guess = interpolated_clip(clip, split, tubelet)
+    return take(make_target(guess, tubelet, config, own), split.masked)
 
 
 def visible_statistics(
@@ -275,10 +242,8 @@ def visible_statistics(
     own = cube_statistics(take(patchify(clip, tubelet), split.visible), clip.shape[1])
     spread = interpolate_visible(torch.cat([own.mean, own.std], -1), split.visible, grid)
     mean, std = spread.flatten(1, 3).chunk(2, -1)
-    at = split.visible.unsqueeze(-1).expand_as(own.mean)
-    return CubeStatistics(
-        mean.scatter(1, at, own.mean), std.clamp(min=DEVIATION_FLOOR).scatter(1, at, own.std)
-    )
+    at, std = split.visible.unsqueeze(-1).expand_as(own.mean), std.clamp(min=DEVIATION_FLOOR)
+    return CubeStatistics(mean.scatter(1, at, own.mean), std.scatter(1, at, own.std))
 
 
 def mean_clip(
@@ -287,10 +252,9 @@ def mean_clip(
     """Every frame in the mean colour of its visible cubes (equally many in each time step)."""
     grid, (pt, ph, pw) = grid_of(clip, tubelet), tubelet
     seen = take(patchify(clip, tubelet), split.visible.sort(1).values)
-    colours = rearrange(seen, "b (t k) (pt q c) -> b t k pt q c", t=grid.t, pt=pt, q=ph * pw).mean(
-        (2, 4)
-    )
-    return repeat(colours, "b t pt c -> b c (t pt) H W", H=clip.shape[3], W=clip.shape[4])
+    colours = rearrange(seen, "b (t k) (pt q c) -> b t k pt q c", t=grid.t, pt=pt, q=ph * pw)
+    form = "b t pt c -> b c (t pt) H W"
+    return repeat(colours.mean((2, 4)), form, H=clip.shape[3], W=clip.shape[4])
 
 
 def nearest_clip(
@@ -298,15 +262,14 @@ def nearest_clip(
 ) -> Float[Tensor, "b c T H W"]:
     """Every cube is a copy of the nearest visible cube, of its own time step if it has one."""
     grid = grid_of(clip, tubelet)
-    place = _coordinates(grid, clip.device)
+    axes = torch.meshgrid(*(torch.arange(side, device=clip.device) for side in grid.shape),
+                          indexing="ij")  # fmt: skip
+    place = torch.stack(axes, -1).view(-1, 3).float()
+    place[:, 0] *= grid.h + grid.w  # so that another step is further than any place
     nearest = torch.stack([
         visible[torch.cdist(place, place[visible]).argmin(1)] for visible in split.visible
     ])  # fmt: skip
     return unpatchify(take(patchify(clip, tubelet), nearest), grid, tubelet)
 
 
-def _coordinates(grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
-    """(t, y, x) of each token, time stretched so that another step is further than any place."""
-    axes: list[Int[Tensor, " side"]] = [torch.arange(side, device=device) for side in grid.shape]
-    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3).float()
-    return place * place.new_tensor([grid.h + grid.w, 1, 1])
+GUESSES = {"interpolation": interpolated_clip, "nearest": nearest_clip, "mean": mean_clip}

@@ -22,7 +22,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CUBE_EPS = 1e-6  # added to a cube's deviation, as in the official code
 
-
 Losses = dict[str, float]  # "appearance" and "motion"
 
 
@@ -45,9 +44,9 @@ def normalise_cube_pixels(cubes: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p
 
 
 def _imagenet(like: Tensor) -> tuple[Tensor, Tensor]:
-    if torch.compiler.is_compiling():  # then they belong to the graph
-        return _constants.__wrapped__(like.dtype, like.device)
-    return _constants(like.dtype, like.device)
+    # While it compiles they belong to the graph.
+    make = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
+    return make(like.dtype, like.device)
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +59,7 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class CubeStatistics:
-    """Mean and deviation of every cube and colour over the cube's pixels, both (b n c)."""
+    """Mean and deviation of every cube and colour over the cube's pixels."""
 
     mean: Float[Tensor, "b n c"]
     std: Float[Tensor, "b n c"]
@@ -68,7 +67,7 @@ class CubeStatistics:
 
 def cube_statistics(cubes: Float[Tensor, "b n p"], colours: int = 3) -> CubeStatistics:
     """Statistics per cube and colour; the deviation is the unbiased one, plus 1e-6."""
-    x = rearrange(cubes, "b n (q c) -> b n q c", c=colours)
+    x = cubes.unflatten(2, (-1, colours))
     mean = x.mean(2)
     # Written out, since torch's own deviation takes one value at a time on a CPU.
     variance = (x - mean.unsqueeze(2)).square().sum(2) / (x.shape[2] - 1)
@@ -79,18 +78,16 @@ def normalise_cubes(
     cubes: Float[Tensor, "b n p"], statistics: CubeStatistics
 ) -> Float[Tensor, "b n p"]:
     """(cube - mean) / deviation, per colour over all pixels of the cube (both frames together)."""
-    x = rearrange(cubes, "b n (q c) -> b n q c", c=statistics.mean.shape[-1])
-    x = (x - statistics.mean.unsqueeze(2)) / statistics.std.unsqueeze(2)
-    return rearrange(x, "b n q c -> b n (q c)")
+    x = cubes.unflatten(2, (-1, statistics.mean.shape[-1]))
+    return ((x - statistics.mean.unsqueeze(2)) / statistics.std.unsqueeze(2)).flatten(2)
 
 
 def unnormalise_cubes(
     cubes: Float[Tensor, "b n p"], statistics: CubeStatistics
 ) -> Float[Tensor, "b n p"]:
     """Inverse of `normalise_cubes`."""
-    x = rearrange(cubes, "b n (q c) -> b n q c", c=statistics.mean.shape[-1])
-    x = x * statistics.std.unsqueeze(2) + statistics.mean.unsqueeze(2)
-    return rearrange(x, "b n q c -> b n (q c)")
+    x = cubes.unflatten(2, (-1, statistics.mean.shape[-1]))
+    return (x * statistics.std.unsqueeze(2) + statistics.mean.unsqueeze(2)).flatten(2)
 
 
 def split_motion(
@@ -101,39 +98,34 @@ def split_motion(
     Groups of 2 are the paper's even and odd frames: V_a = V[0::2], V_m = V[1::2] - V[0::2].
     Where groups do not reach from cube to cube, `cubes` may be any of a clip's.
     """
-    if tubelet[0] % group == 0:
-        x = rearrange(cubes, "b n (k g q) -> b n k g q", k=tubelet[0] // group, g=group)
-        first = x[:, :, :, :1]
-        return torch.cat([first, x[:, :, :, 1:] - first], 3).flatten(2)
-    x = _by_group(cubes, grid, tubelet, group)
-    first = x[:, :, :, :1]
-    return _by_cube(torch.cat([first, x[:, :, :, 1:] - first], 3), grid, tubelet)
+    return _add_first(cubes, grid, tubelet, group, -1)
 
 
 def add_motion(
     target: Float[Tensor, "b n p"], grid: Grid, tubelet: Shape3, group: int = 2
 ) -> Float[Tensor, "b n p"]:
     """Inverse of `split_motion`: every later frame is the group's first plus its own motion."""
-    x = _by_group(target, grid, tubelet, group)
-    first = x[:, :, :, :1]
-    return _by_cube(torch.cat([first, x[:, :, :, 1:] + first], 3), grid, tubelet)
+    return _add_first(target, grid, tubelet, group, 1)
 
 
-def _by_group(cubes: Tensor, grid: Grid, tubelet: Shape3, group: int) -> Tensor:
-    frames = grid.t * tubelet[0]
-    if frames % group:
+def _add_first(cubes: Tensor, grid: Grid, tubelet: Shape3, group: int, sign: int) -> Tensor:
+    """`sign` times the first frame of every group is added to the group's others."""
+    within = tubelet[0] % group == 0
+    if within:
+        x = rearrange(cubes, "b n (k g q) -> b n k g q", k=tubelet[0] // group, g=group)
+    elif grid.t * tubelet[0] % group:
         raise ValueError(
-            f"motion_group={group} must divide the clip's {frames} frames; the paper's is 2"
+            f"motion_group={group} must divide the clip's {grid.t * tubelet[0]} frames; the "
+            "paper's is 2"
         )
-    frames_first = rearrange(
-        cubes, "b (t s) (pt q) -> b s (t pt) q", t=grid.t, s=grid.h * grid.w, pt=tubelet[0]
-    )
-    return rearrange(frames_first, "b s (k g) q -> b s k g q", g=group)
-
-
-def _by_cube(x: Tensor, grid: Grid, tubelet: Shape3) -> Tensor:
-    x = rearrange(x, "b s k g q -> b s (k g) q")
-    return rearrange(x, "b s (t pt) q -> b (t s) (pt q)", t=grid.t, pt=tubelet[0])
+    else:  # groups reach from cube to cube: every place's frames in one row
+        x = rearrange(cubes, "b (t s) (pt q) -> b s (t pt) q", t=grid.t, pt=tubelet[0])
+        x = rearrange(x, "b s (k g) q -> b s k g q", g=group)
+    first, others = x[:, :, :, :1], x[:, :, :, 1:]
+    x = torch.cat([first, others + first if sign > 0 else others - first], 3)
+    if within:
+        return x.flatten(2)
+    return rearrange(x.flatten(2, 3), "b s (t pt) q -> b (t s) (pt q)", t=grid.t, pt=tubelet[0])
 
 
 def motion_frames(
@@ -145,24 +137,25 @@ def motion_frames(
 
 
 def make_target(
-    clip: Float[Tensor, "b c T H W"],
-    tubelet: Shape3,
-    config: TargetConfig,
-    statistics: CubeStatistics | None = None,
-    index: Int[Tensor, "b m"] | None = None,
-) -> Float[Tensor, "b n2 p"]:
+    clip: Float[Tensor, "b c T H W"], tubelet: Shape3, config: TargetConfig,
+    statistics: CubeStatistics | None = None, index: Int[Tensor, "b m"] | None = None,
+) -> Float[Tensor, "b n2 p"]:  # fmt: skip
     """Target of every token, or of those named by `index` alone.
 
     clip: pixels in [0, 1]; the targets' units are as `config` says.
-    statistics: for targets in cube units, the ones to normalise these cubes by (default: the
-        clip's own).
+    statistics: to normalise the cubes by, for targets in cube units; by default their own.
 
     *Official:* cubes are normalised first and differenced after, so motion is in units of each
     cube's own deviation. The paper's formula differences raw pixels: `units="pixel"`.
     """
     grid = grid_of(clip, tubelet)
     if (own := find_own("target", config.function)) is not None:
-        target = _check_own(own.make(clip, tubelet), config.function, len(clip), grid)
+        target = own.make(clip, tubelet)
+        if target.ndim != 3 or target.shape[:2] != (len(clip), grid.n):
+            raise ValueError(
+                f"function={config.function!r} gives targets of shape {tuple(target.shape)}; they "
+                f"must be (b n p), here ({len(clip)}, {grid.n}, p), as patchify(maps, tubelet) is"
+            )
         return target if index is None else take(target, index)
     if index is None:
         cubes = patchify(clip, tubelet)
@@ -182,15 +175,6 @@ def make_target(
     return cubes
 
 
-def _check_own(target: Tensor, name: str, num_clips: int, grid: Grid) -> Tensor:
-    if target.ndim != 3 or target.shape[:2] != (num_clips, grid.n):
-        raise ValueError(
-            f"function={name!r} gives targets of shape {tuple(target.shape)}; they must be "
-            f"(b n p), here ({num_clips}, {grid.n}, p); patchify(maps, tubelet) gives such"
-        )
-    return target
-
-
 def target_width(model: ModelConfig, config: TargetConfig) -> int:
     """Values of a token's target (p): the pixels of its cube, or what an own function gives."""
     if not config.function:
@@ -200,16 +184,13 @@ def target_width(model: ModelConfig, config: TargetConfig) -> int:
 
 
 def invert_target(
-    target: Float[Tensor, "b n p"],
-    grid: Grid,
-    tubelet: Shape3,
-    config: TargetConfig,
+    target: Float[Tensor, "b n p"], grid: Grid, tubelet: Shape3, config: TargetConfig,
     statistics: CubeStatistics | None = None,
-) -> Float[Tensor, "b c T H W"]:
+) -> Float[Tensor, "b c T H W"]:  # fmt: skip
     """Inverse of `make_target`: a clip with pixels in [0, 1] units (not clipped).
 
-    statistics: needed for targets in cube units: each cube's own (true) ones, or ones that are
-        estimated from the visible cubes alone (`visible_statistics`).
+    statistics: needed for targets in cube units: each cube's own (true) ones, or
+        `visible_statistics`, which are estimated from the visible cubes alone.
     """
     if config.function:
         raise ValueError(
@@ -227,18 +208,16 @@ def invert_target(
                 "statistics=None: targets in cube units need the cubes' mean and deviation; pass "
                 "cube_statistics(patchify(clip, tubelet)) or visible_statistics(...)"
             )
-        return unpatchify(unnormalise_cubes(cubes, statistics), grid, tubelet)
+        cubes = unnormalise_cubes(cubes, statistics)
     clip = unpatchify(cubes, grid, tubelet)
     return unnormalise_pixels(clip) if config.units == "imagenet" else clip
 
 
-def _scale_motion(cubes: Tensor, moving: Tensor, scale: float) -> Tensor:
-    """moving: which frames of these cubes (... pt)."""
+def _scale_motion(cubes: Tensor, moving: Bool[Tensor, "*b pt"], scale: float) -> Tensor:
     if scale == 1:
         return cubes
     factor = torch.where(moving, scale, 1.0).to(cubes.dtype)
-    x = rearrange(cubes, "b n (pt q) -> b n pt q", pt=moving.shape[-1])
-    return (x * factor.unsqueeze(-1)).flatten(2)
+    return (cubes.unflatten(2, (moving.shape[-1], -1)) * factor.unsqueeze(-1)).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -256,13 +235,9 @@ class Loss:
 
 
 def reconstruction_loss(
-    prediction: Float[Tensor, "b m p"],
-    target: Float[Tensor, "b m p"],
-    masked: Int[Tensor, "b m"],
-    grid: Grid,
-    tubelet: Shape3,
-    config: TargetConfig,
-) -> Loss:
+    prediction: Float[Tensor, "b m p"], target: Float[Tensor, "b m p"],
+    masked: Int[Tensor, "b m"], grid: Grid, tubelet: Shape3, config: TargetConfig,
+) -> Loss:  # fmt: skip
     """Loss over masked tokens; `masked` are their indices in the grid."""
     error = (prediction.float() - target.float()).square()
     if not config.motion:

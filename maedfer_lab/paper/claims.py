@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,10 +36,8 @@ class Claim:
     id: subject / quantity / way of checking. kind: the group that it is counted in.
     source: the documents that print the value. value: in `unit`; None if none is printed.
     evidence: the formula with its numbers, or the command that measures it and its cost.
-    found: the recomputed or measured number.
-    tolerance: largest difference that counts as agreement: the rounding of the printed digits and
-        of what it is computed from; for measured numbers the half-width of the 95 % interval that
-        the size of the test set leaves.
+    tolerance: largest difference that counts as agreement: rounding, of the printed digits and of
+        what it is computed from; for measured numbers half of the test set's 95 % interval.
     hours: expected time on one CPU core, where something must run.
     """
 
@@ -64,10 +63,9 @@ class Claim:
 
 
 class Check(NamedTuple):
-    """A printed number, and what it should be by others.
+    """A printed number, and what it should be by others; `formula`: how `found` comes about.
 
-    formula: how `found` comes about, with its numbers. tolerance: by default the cell's rounding.
-    because: what it allows for.
+    tolerance: by default the cell's rounding. because: what it allows for.
     """
 
     kind: str
@@ -109,7 +107,7 @@ def mean_of(cells: Sequence[Cell]) -> tuple[float, str]:
 
 def recomputed(paper: Paper) -> Iterator[Claim]:
     """All claims that published numbers and closed formulas settle."""
-    for check in (check for group in CHECKS for check in group(paper)):
+    for check in chain.from_iterable(group(paper) for group in CHECKS):
         value, found = check.cell.number, float(check.found)
         tolerance = check.cell.rounding if check.tolerance is None else check.tolerance
         agrees = abs(found - value) <= tolerance + TINY
@@ -145,13 +143,14 @@ def class_columns(paper: Paper) -> Iterator[Check]:
                 f"{of}: UAR is the mean of its {len(cells)} class columns", *mean_of(cells),
                 uar.rounding + sum(cell.rounding for cell in cells) / len(cells),
             )  # fmt: skip
-            rounding = sum(s * cell.rounding for s, cell in zip(shares, cells, strict=True))
+            weighted = list(zip(shares, cells, strict=True))
             products = [f"{n} x {c.value:.2f}" for n, c in zip(clips, cells, strict=True)]
             yield Check(
                 "class columns", f"{name}/war/from-classes", war, f"{of}: WAR is the mean of its "
                 "class columns, weighted by the clips of the split lists",
-                sum(s * cell.number for s, cell in zip(shares, cells, strict=True)),
-                f"({' + '.join(products)}) / {sum(clips)}", war.rounding + rounding + slack,
+                sum(s * cell.number for s, cell in weighted),
+                f"({' + '.join(products)}) / {sum(clips)}",
+                war.rounding + sum(s * cell.rounding for s, cell in weighted) + slack,
                 f"rounding{hidden}",
             )  # fmt: skip
 
@@ -328,12 +327,11 @@ def table_costs(paper: Paper) -> Iterator[Check]:
 
 def exact_parameters(paper: Paper) -> Iterator[Check]:
     """The number of parameters that the logs print to the last digit."""
-    printed: list[tuple[str, Cell, Task, int]] = []
-    for row in paper.table("evaluations").rows:
-        cell, dataset = row["parameters"], row["dataset"].text
-        if cell.value is not None:
-            name = f"{slug(dataset, row['fold'].text)}/log"
-            printed.append((name, cell, "classify", len(paper.labels[dataset])))
+    printed: list[tuple[str, Cell, Task, int]] = [
+        (f"{slug(row['dataset'].text, row['fold'].text)}/log", row["parameters"], "classify",
+         len(paper.labels[row["dataset"].text]))
+        for row in paper.table("evaluations").rows if row["parameters"].value is not None
+    ]  # fmt: skip
     for i, count in enumerate(sorted({epoch.parameters for epoch in paper.pretrain_log})):
         printed.append((f"pretraining/log{i or ''}", exact(count, "", *LOG), "pretrain", 7))
     for name, cell, task, classes in printed:

@@ -64,18 +64,13 @@ def confusion(paper: Paper) -> dict[str, Any]:
 
 def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
     """Published, independent and our own results by fold, with 95 % intervals of the test sets."""
-    found: list[tuple[Any, ...]] = [
-        tuple(row[name].value for name in ("dataset", "fold", whose, "uar", "war"))
-        for table, whose in (("folds", "run"), ("reproductions", "by"))
-        for row in paper.table(table).rows
-    ]
+    rows, found = [], list[tuple[Any, ...]]()
+    for table, whose in (("folds", "run"), ("reproductions", "by")):
+        names = ("dataset", "fold", whose, "uar", "war")
+        found += [tuple(row[name].value for name in names) for row in paper.table(table).rows]
     wild = [paper.table(name).dataset for name in WILD]
-    found += [
-        (r.dataset, r.fold, "ours", 100 * r.scores["uar"], 100 * r.scores["war"])
-        for r in results
-        if r.method == OURS and r.dataset in wild
-    ]
-    rows = []
+    found += [(r.dataset, r.fold, "ours", 100 * r.scores["uar"], 100 * r.scores["war"])
+              for r in results if r.method == OURS and r.dataset in wild]  # fmt: skip
     for dataset, fold, by, uar, war in found:
         splits = paper.splits(dataset)
         clips = class_clips([s for f, s in splits.items() if fold in (f, "all")])
@@ -91,11 +86,7 @@ def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
 
 
 def pretraining(paper: Paper, runs: Path | None = None) -> dict[str, Any]:
-    """The published loss over clips seen; with runs of ours in a folder, if they compare.
-
-    runs: a folder of runs (runs/NAME-HASH); those whose targets are in cube units, as the
-    published ones, are taken.
-    """
+    """The published loss over clips seen, and of those runs in a folder that have its units."""
     of = paper.table("pretraining")
     batch, steps = (of.row(q)["value"].number for q in ("clips in a batch", "steps of an epoch"))
     return {
@@ -109,15 +100,13 @@ def pretraining(paper: Paper, runs: Path | None = None) -> dict[str, Any]:
 def published_curve(config: PretrainConfig) -> dict[str, list[float]] | None:
     """Step and loss of the published run, where a run with `config` has seen as many clips.
 
-    None where losses cannot be compared: the published targets are in cube units, with motion,
-    lambda 0.5.
+    None where losses cannot be compared (the published: cube units, with motion, lambda 0.5).
     """
     target = config.target
-    if target.units != "cube" or not target.motion or target.motion_weight != 0.5:
+    if (target.units, target.motion, target.motion_weight) != ("cube", True, 0.5):
         return None
     log = pretraining(paper())
-    batch_size = config.optim.batch_size
-    return {"step": [clips / batch_size for clips in log["clips"]], "loss": log["loss"]}
+    return {"step": [n / config.optim.batch_size for n in log["clips"]], "loss": log["loss"]}
 
 
 def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
@@ -130,10 +119,11 @@ def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8") as file:
             log = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
         size = max(1, len(log) // points)
-        parts = [log[i : i + size] for i in range(0, len(log), size)]
-        clips = [part[-1][0] * config["optim"]["batch_size"] for part in parts]
-        loss = [sum(loss for _, loss in part) / len(part) for part in parts]
-        found.append({"name": config["name"], "clips": clips, "loss": loss})
+        parts = [list(zip(*log[i : i + size], strict=True)) for i in range(0, len(log), size)]
+        found.append({
+            "name": config["name"], "loss": [sum(loss) / len(loss) for _, loss in parts],
+            "clips": [steps[-1] * config["optim"]["batch_size"] for steps, _ in parts],
+        })  # fmt: skip
     return found
 
 

@@ -18,11 +18,7 @@ from maedfer_lab.paper.tables import Paper, paper
 
 
 def ledger(source: Paper | None = None, results: Path | None = None) -> list[Claim]:
-    """All claims, each with its status.
-
-    source: the paper's numbers; those of this package by default.
-    results: a folder of evaluation files (see `measured`); none by default.
-    """
+    """All claims, each with its status; `results`: a folder of evaluation files (`measured`)."""
     source = source or paper()
     return [*recomputed(source), *unsettled(source, read_results(results, source))]
 
@@ -47,8 +43,7 @@ def claims_command(*, json: Path | None = None, results: Path | None = None) -> 
     """
     claims = ledger(results=results or results_folder())
     if json is not None:
-        entries = (dumps({**asdict(claim), "agrees": claim.agrees}) for claim in claims)
-        text = ",\n".join(entries)
+        text = ",\n".join(dumps({**asdict(claim), "agrees": claim.agrees}) for claim in claims)
         text = f'{{"totals": {dumps(totals(claims))},\n"claims": [\n{text}\n]}}\n'
         write_aside(json, text.encode())
     own = small_scale.ledger(small_scale.committed()["rows"])

@@ -1,9 +1,8 @@
 """Claims that only data can settle, and the results of `maedfer evaluate` that settle them.
 
 A result is one JSON file: {"kind": "evaluation", "dataset": "DFEW", "fold": 1, "uar": 0.62,
-"war": 0.74, "n": 2341, "provenance": {...}}. Scores are fractions in [0, 1], n counts test clips;
-a data set with a single split has the fold "all". It may also hold "method" (MAE-DFER by
-default), "recalls" (one per class, in label order) and the further SCORES.
+"war": 0.74, "n": 2341, "provenance": {...}}. Scores are fractions, n counts test clips; the fold of
+a single split is "all". "method", "recalls" (in label order) and the further SCORES may be there.
 """
 
 from __future__ import annotations
@@ -55,23 +54,20 @@ def read_results(folder: Path | None, paper: Paper) -> list[Result]:
     found: dict[tuple[str, str, str], Result] = {}
     for path in sorted(folder.glob("*.json")):
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict) or raw.get("kind") != "evaluation":
-            continue
-        own = raw.get("method") == "own recipe"  # there may be several, and no claim is of them
-        if own or raw.get("dataset") not in paper.labels:  # or somebody's own data
-            continue
-        result = _result(path, raw, paper)
-        name = (result.method, result.dataset, result.fold)
-        if name in found:
-            raise ValueError(f"{found[name].file} and {path.name} both hold {' / '.join(name)}")
-        found[name] = result
+        if (isinstance(raw, dict) and raw.get("kind") == "evaluation"
+                and raw.get("dataset") in paper.labels  # not somebody's own data
+                and raw.get("method") != "own recipe"):  # of which there is no claim  # fmt: skip
+            result = _result(path, raw, paper)
+            name = (result.method, result.dataset, result.fold)
+            if name in found:
+                raise ValueError(f"{found[name].file} and {path.name} both hold {' / '.join(name)}")
+            found[name] = result
     return list(found.values())
 
 
 def _result(path: Path, raw: dict[str, Any], paper: Paper) -> Result:
     needed = ("dataset", "fold", "uar", "war", "n", "provenance")
-    absent = [name for name in needed if not raw.get(name) and raw.get(name) != 0]
-    if absent:
+    if absent := [name for name in needed if not raw.get(name) and raw.get(name) != 0]:
         raise ValueError(f"{path.name} lacks {', '.join(absent)}; an evaluation has {needed}")
     dataset, fold, recalls = raw["dataset"], str(raw["fold"]), raw.get("recalls", [])
     splits, labels = paper.splits(dataset), paper.labels[dataset]
@@ -133,7 +129,15 @@ def unsettled(paper: Paper, results: Sequence[Result]) -> Iterator[Claim]:
     """Claims that need data (measured where `results` hold them), and what was not found."""
     for where, evaluation, cells in evaluations(paper):
         yield from scored(paper, results, where, evaluation, cells)
-    yield from losses(paper)
+    command = "maedfer pretrain --preset base --data VOXCELEB2"
+    for log in paper.pretrain_log:
+        hours = (log.epoch + 1) * clips_of_an_epoch(paper) * SECONDS["lgi"]["pretrain"] / 3600
+        yield Claim(
+            f"pretraining/epoch-{log.epoch:02}/loss/measure", "to be measured", paper.cite(LOG),
+            f"mean pre-training loss of epoch {log.epoch}", log.loss, "squared cube units",
+            "needs data", f"`{command}`; needs VoxCeleb2; about {hours:,.0f} hours on one CPU core "
+            "up to this epoch; one run has no interval", command=command, hours=hours,
+        )  # fmt: skip
     for item in paper.missing:
         if item.id not in paper.tables:  # a table that joins the data leaves this list
             yield Claim(
@@ -144,19 +148,24 @@ def unsettled(paper: Paper, results: Sequence[Result]) -> Iterator[Claim]:
             )  # fmt: skip
 
 
+def clips_of_an_epoch(paper: Paper) -> int:
+    """Clips that an epoch of the published pre-training shows."""
+    return pretraining(paper, "steps of an epoch") * pretraining(paper, "clips in a batch")
+
+
 def evaluations(paper: Paper) -> Iterator[tuple[str, Evaluation, dict[str, Cell]]]:
     """Every printed evaluation of MAE-DFER and VideoMAE: where it stands, and its scores."""
 
     def chosen(row: dict[str, Cell], *scores: str) -> dict[str, Cell]:
         return {score: row[score] for score in scores if row[score].value is not None}
 
-    for name in WILD:
-        dataset = str(paper.table(name).dataset)
-        for row in paper.table(name).rows:
+    for table in map(paper.table, WILD):
+        dataset = str(table.dataset)
+        for row in table.rows:
             method = row["method"].text
             if method == OURS or method.startswith("VideoMAE"):
                 scores = chosen(row, *paper.labels[dataset], "uar", "war")
-                yield name, Evaluation.of(paper, method, dataset), scores
+                yield table.id, Evaluation.of(paper, method, dataset), scores
     for dataset in LAB:
         row = paper.table("lab").row(dataset, OURS, "V")
         yield "lab", Evaluation.of(paper, OURS, dataset), chosen(row, "uar", "war")
@@ -173,27 +182,23 @@ def evaluations(paper: Paper) -> Iterator[tuple[str, Evaluation, dict[str, Cell]
 
 
 def scored(
-    paper: Paper,
-    results: Sequence[Result],
-    where: str,
-    evaluation: Evaluation,
+    paper: Paper, results: Sequence[Result], where: str, evaluation: Evaluation,
     cells: dict[str, Cell],
-) -> Iterator[Claim]:
+) -> Iterator[Claim]:  # fmt: skip
     """One claim for each score of an evaluation: measured, or what it takes to measure it."""
     method, dataset, folds = evaluation
     splits, labels = paper.splits(dataset), paper.labels[dataset]
     clips = class_clips([splits[fold] for fold in folds])
     recalls = expected_recalls(paper, method, dataset)
     command, hours, needs = plan(paper, evaluation)
-    one = folds[0] if len(folds) == 1 else "all"
-    over = f"fold {one}" if len(folds) == 1 else f"mean over {len(folds)} folds"
+    one, over = folds[0], f"fold {folds[0]}"
+    if len(folds) > 1:
+        one, over = "all", f"mean over {len(folds)} folds"
     for score, cell in cells.items():
-        value = cell.number
+        value, tolerance = cell.number, None
         if score == "uar":
             tolerance = 100 * uar_tolerance(recalls or [value / 100] * len(clips), clips)
-        elif score.endswith("loss"):
-            tolerance = None
-        else:
+        elif not score.endswith("loss"):
             n = clips[labels.index(score)] if score in labels else sum(clips)
             tolerance = 100 * war_tolerance(value / 100, n)
         interval = f" +- {tolerance:.2g} (95 % interval of this test set)" if tolerance else ""
@@ -205,16 +210,15 @@ def scored(
             )
         else:
             found *= 100 if cell.unit == "percent" else 1
-            commits = sorted({str(r.provenance.get("commit", "unknown")) for r in used})
-            within = tolerance and ("inside" if abs(found - value) <= tolerance else "outside")
-            evidence = (
-                f"{', '.join(r.file for r in used)} (commit {', '.join(commits)}): "
-                f"{digits(found, tolerance or 0.01)}; claimed {value:g}{interval}"
-                + (f", {within}" if within else "")
-            )
-        id = f"{slug(where, method, dataset, one)}/{score.replace('_', '-')}/measure"
+            files = ", ".join(result.file for result in used)
+            commits = sorted({str(result.provenance.get("commit", "unknown")) for result in used})
+            evidence = f"{files} (commit {', '.join(commits)}): {digits(found, tolerance or 0.01)}"
+            evidence += f"; claimed {value:g}{interval}"
+            if tolerance:
+                evidence += ", inside" if abs(found - value) <= tolerance else ", outside"
         yield Claim(
-            id, "to be measured", paper.cite(cell.sources), f"{dataset}, {method}, {over}: {score}",
+            f"{slug(where, method, dataset, one)}/{score.replace('_', '-')}/measure",
+            "to be measured", paper.cite(cell.sources), f"{dataset}, {method}, {over}: {score}",
             value, cell.unit, "needs data" if found is None else "measured", evidence, found,
             tolerance, command, hours,
         )  # fmt: skip
@@ -255,21 +259,7 @@ def plan(paper: Paper, evaluation: Evaluation) -> tuple[str, float, str]:
     command += f' --method "{method}"'
     if "Kinetics" in method:
         return command, hours, f"{dataset} and VideoMAE's weights from Kinetics-400"
-    clips = pretraining(paper, "steps of an epoch") * pretraining(paper, "clips in a batch")
-    hours += clips * pretraining(paper, "epochs run") * seconds["pretrain"] / 3600
+    clips = clips_of_an_epoch(paper) * pretraining(paper, "epochs run")
+    hours += clips * seconds["pretrain"] / 3600
     command = f"maedfer pretrain --preset base --encoder {encoder} --data VOXCELEB2 && {command}"
     return command, hours, f"{dataset} and VoxCeleb2 (no such weights are published)"
-
-
-def losses(paper: Paper) -> Iterator[Claim]:
-    """The pre-training losses of the log."""
-    command = "maedfer pretrain --preset base --data VOXCELEB2"
-    clips = pretraining(paper, "steps of an epoch") * pretraining(paper, "clips in a batch")
-    for log in paper.pretrain_log:
-        hours = (log.epoch + 1) * clips * SECONDS["lgi"]["pretrain"] / 3600
-        yield Claim(
-            f"pretraining/epoch-{log.epoch:02}/loss/measure", "to be measured", paper.cite(LOG),
-            f"mean pre-training loss of epoch {log.epoch}", log.loss, "squared cube units",
-            "needs data", f"`{command}`; needs VoxCeleb2; about {hours:,.0f} hours on one CPU core "
-            "up to this epoch; one run has no interval", command=command, hours=hours,
-        )  # fmt: skip

@@ -22,12 +22,10 @@ TABLES = ("main", "headlines", "runs", "evaluations", "datasets", "sister", "lat
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed entry.
+    """One printed entry: a number in `unit`, a text, or None where nothing is printed.
 
-    value: a number in `unit`, a text, or None where nothing is printed.
     unit: such as "percent", "fraction", "GMACs"; "text" for words.
-    decimals: digits printed after the point; half a unit of the last is the rounding error.
-    sources: keys of `Paper.sources`, documents that print this value.
+    decimals: digits printed after the point. sources: keys of `Paper.sources`.
     """
 
     value: float | str | None
@@ -137,10 +135,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Paper:
-    """Everything that is known of the paper in numbers.
-
-    labels: class names of each data set in label order.
-    """
+    """Everything that is known of the paper in numbers; `labels`: class names in label order."""
 
     sources: dict[str, tuple[str, str]]
     tables: dict[str, Table]
@@ -216,17 +211,14 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
     def tuples(values: Any) -> Any:
         return tuple(map(tuples, values)) if isinstance(values, list) else values
 
-    def of_row(values: dict[str, Any], change: Any) -> dict[str, Any]:
-        return {k: change(v) for k, v in values.items()}
-
     tables = [_table(raw) for name in TABLES for raw in read(name)]
     counts = [{**r, "clips_per_class": tuple(map(int, r["clips_per_class"].split()))}
               for r in rows("split_counts", splits)]  # fmt: skip
     return Paper(
         sources={key: (document, place) for key, (document, place) in read("sources").items()},
         tables={table.id: table for table in tables},
-        matrices=tuple(Matrix(**of_row(m, tuples)) for m in read("matrices")),
-        pretrain_log=tuple(EpochLog(**of_row(r, number)) for r in rows("pretrain_log")),
+        matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
+        pretrain_log=tuple(EpochLog(*map(number, r.values())) for r in rows("pretrain_log")),
         labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
         split_counts=tuple(SplitCount(**r) for r in counts),
         missing=tuple(Missing(**item) for item in read("missing")),

@@ -44,16 +44,16 @@ def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequen
     )
     body = ""
     for row in table.rows:
-        body += "<tr>"
+        cells = ""
         for name in names:
-            cell, tag = row[name], _mark(table, row, name)
-            text = "" if cell.value is None else escape(cell.text)
-            if isinstance(cell.value, float):
-                text = f"{cell.value:.{cell.decimals}f}"
-            body += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
+            value, tag = row[name].value, _mark(table, row, name)
+            text = "" if value is None else escape(str(value))
+            if isinstance(value, float):
+                text = f"{value:.{row[name].decimals}f}"
+            cells += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
             if name in SCORES:
-                body += f"<td>{_ours(paper, table, row, name, results)}</td>"
-        body += "</tr>"
+                cells += f"<td>{_ours(paper, table, row, name, results)}</td>"
+        body += f"<tr>{cells}</tr>"
     keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
     return (
         "<div style='flex: 1 1 380px; min-width: 0; overflow: auto; max-height: 200px'><table>"
@@ -66,15 +66,13 @@ def _html(paper: Paper, table: Table, results: Sequence[Result], columns: Sequen
 def _mark(table: Table, row: dict[str, Cell], name: str) -> str:
     """Tag of a percentage: "b" for the best of its column and data set, "u" for the second."""
     group = [
-        other[name].number
-        for other in table.rows
+        other[name].number for other in table.rows
         if other[name].unit == "percent" and other[name].value is not None
         if "dataset" not in row or other["dataset"].text == row["dataset"].text
-    ]
+    ]  # fmt: skip
     ranked = sorted(set(group), reverse=True)[:2]
-    if len(group) < 2 or row[name].value not in ranked:
-        return ""
-    return "bu"[ranked.index(row[name].number)]
+    is_marked = len(group) > 1 and row[name].value in ranked
+    return "bu"[ranked.index(row[name].number)] if is_marked else ""
 
 
 def _ours(
