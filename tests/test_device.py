@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import default_collate
 
-from maedfer_lab.bench.operators import Operators
+from maedfer_lab.bench.floor import Operators
 from maedfer_lab.config import base, tiny
 from maedfer_lab.cost.memory import LiveBytes
 from maedfer_lab.runs import Run
@@ -89,7 +89,8 @@ def test_a_step_issues_at_most_a_third_of_the_operators_and_gives_the_same(preci
         with Operators() as counted:
             row = one.step(1, batches, one.shares)
         losses.append({name: float(row[name]) for name in ("loss", "appearance", "motion")})
-    assert 3 * counted.total <= FORMER[precision] and counted.total < 60, counted.names
+    total = counted.names.total()
+    assert 3 * total <= FORMER[precision] and total < 60, counted.names
     assert len(runs) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-5)
     for ours, theirs in zip(quick.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -103,7 +104,7 @@ def test_weights_cast_at_once_give_the_same_bits_by_fewer_operators():
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = task.loss(network, batch, 0, range(2))["loss"]
             loss.backward()
-        counts.append(counted.total)
+        counts.append(counted.names.total())
         found.append([loss.detach(), *(p.grad for p in task.model.parameters())])
         task.model.zero_grad()  # lets go of them
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -14,7 +14,6 @@ from maedfer_lab.cost import formula, scaling, tables
 from maedfer_lab.cost.counters import (
     Predict,
     PublishedClassifier,
-    PublishedPredict,
     count_with_fvcore,
     count_with_torch,
     model_for_counting,
@@ -113,7 +112,7 @@ def test_skipping_the_official_codes_dead_work_changes_no_result(encoder):
     assert torch.allclose(classifier(clip), PublishedClassifier(classifier)(clip), atol=1e-5)
     model = build_autoencoder(config).eval()
     split = model.split(region_tube_mask(model.grid, (2, 2, 4), 0.75, 2))
-    ours, published = Predict(model, split), PublishedPredict(model, split)
+    ours, published = Predict(model, split), Predict(model, split, as_published=True)
     assert torch.allclose(ours(clip), published(clip), atol=1e-5)
 
 

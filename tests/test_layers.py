@@ -63,10 +63,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
     "attention": 626,
-    "bench": 2354,
+    "bench": 2130,
     "checkpoints": 2522,
     "config": 1200,
-    "cost": 1449,
+    "cost": 1318,
     "data": 6046,
     "drawn": 983,
     "figures": 1876,

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import count
+from json import dumps
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from maedfer_lab.bench.clips import data_pieces, evaluation_pieces
-from maedfer_lab.bench.gpu import gpu_pieces
-from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
-from maedfer_lab.bench.model import model_pieces, operator_times
-from maedfer_lab.bench.report import SECTIONS, BenchReport, Row, Section, aims_of
+from maedfer_lab.bench import clips, gpu, model
+from maedfer_lab.bench.measuring import (
+    NUM_CLASSES,
+    SECTIONS,
+    Bench,
+    BenchReport,
+    Section,
+    Work,
+    aims_of,
+)
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import write_folder
 from maedfer_lab.config import demo, tiny
+from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.figures import show
 from maedfer_lab.figures.style import save_figure
 from maedfer_lab.files import check_writable, provenance, write_aside
@@ -34,33 +39,21 @@ from maedfer_lab.training.optim import device_name
 from maedfer_lab.training.stream import example_clips
 
 
-def waiting_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
-    """Imports, a notebook's first cell, viewers, checkpoints."""
-    yield "imports", partial(imports, bench)
-    yield "a notebook's first cell", partial(first_cell, bench)
-    yield "viewers", partial(viewers, bench)
-    yield "checkpoints", partial(checkpoints, bench)
-
-
 def imports(bench: Bench) -> None:
     """Seconds of imports in fresh processes, of ours beyond torch's."""
     codes = {"import maedfer_lab": ("pass", "import maedfer_lab")}
     if not bench.smoke:
-        codes = {"import torch": ("pass", "import torch")} | {
-            name: ("import torch", code)
-            for name, code in (
-                ("import maedfer_lab", "import maedfer_lab"),
-                ("import models and training",
-                 "from maedfer_lab import build_classifier, finetune, pretrain"),
-                ("import viewers", "from maedfer_lab import AttentionViewer, ReconstructionViewer"),
-            )
-        }  # fmt: skip
-        for pair in codes.values():
-            fresh_process(*pair)  # files come from memory from now on
+        models = "from maedfer_lab import build_classifier, finetune, pretrain"
+        shown = "from maedfer_lab import AttentionViewer, ReconstructionViewer"
+        codes = {"import torch": ("pass", "import torch"),
+                 "import maedfer_lab": ("import torch", "import maedfer_lab"),
+                 "import models and training": ("import torch", models),
+                 "import viewers": ("import torch", shown)}  # fmt: skip
+    # Files come from memory after the first round.
     rounds = [{name: fresh_process(*pair) for name, pair in codes.items()}
-              for _ in range(1 if bench.smoke else 5)]  # fmt: skip
+              for _ in range(1 if bench.smoke else 6)][-5:]  # fmt: skip
     for name in codes:
-        bench.rows.append(Row("waiting", name, {"ours": [taken[name] for taken in rounds]}, ""))
+        bench.add("waiting", name, {"ours": [taken[name] for taken in rounds]}, "")
     bench.notes.append("waiting: imports of ours are counted beyond torch's, in fresh processes")
 
 
@@ -156,8 +149,11 @@ def checkpoints(bench: Bench) -> None:
     )
 
 
-PIECES = {"model": model_pieces, "data": data_pieces, "evaluation": evaluation_pieces,
-          "waiting": waiting_pieces, "gpu": gpu_pieces}  # fmt: skip
+PIECES: dict[Section, Sequence[Callable[[Bench], None]]] = {
+    "model": model.PIECES, "data": (clips.check_decoding, clips.training_clips),
+    "evaluation": (clips.whole_test, clips.test_data),
+    "waiting": (imports, first_cell, viewers, checkpoints), "gpu": (gpu.steps_and_feed,),
+}  # fmt: skip
 
 
 def bench_command(
@@ -169,7 +165,6 @@ def bench_command(
     device: str | None = None,
     seed: int = 0,
     smoke: bool = False,
-    profile: bool = False,
 ) -> BenchReport:
     """Measure models, data, evaluation and waits beside a floor and a plain version.
 
@@ -185,7 +180,6 @@ def bench_command(
     device: such as cpu or cuda; by default the GPU if there is one.
     seed: random seed of weights, clips and augmentation.
     smoke: tiny models and few clips in seconds; the times then say nothing.
-    profile: add a profile of one forward pass, by operator.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = cores or 1 if threads is None else threads
@@ -204,28 +198,26 @@ def bench_command(
     try:
         with tempfile.TemporaryDirectory(prefix="maedfer-bench-") as folder:
             bench = Bench(place, Path(folder), seed, smoke, batch)
-            pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name](bench)]
-            with tqdm(pieces, "bench", unit="piece") as bar:
-                for name, measure in bar:
-                    bar.set_postfix_str(name)
-                    measure()
-            if profile:
-                bench.notes.append(f"one LGI-B forward pass\n{operator_times(bench)}")
+            pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name]]
+            keep_freed_memory()  # as trainings and `evaluate` do; all ways gain from it
+            for piece in tqdm(pieces, "bench", unit="piece"):
+                piece(bench)
             source = provenance(
-                profile="smoke" if smoke else "bench",
-                seed=seed,
-                device=device_name(place),
-                data="drawn faces",
-                machine=_machine(),
-                threads=threads,
+                profile="smoke" if smoke else "bench", seed=seed, device=device_name(place),
+                data="drawn faces", machine=_machine(), threads=threads,
                 seconds=round(time.monotonic() - start, 1),
-            )
+            )  # fmt: skip
     finally:
         torch.set_num_threads(before)
         torch.backends.cudnn.allow_tf32 = tf32
     aims = [] if smoke else aims_of(bench.rows)
     report = BenchReport(bench.rows, bench.checks, aims, bench.notes, source)
-    return report if json is None else _write(report, json)
+    if json is None:
+        return report
+    content = report.as_data()
+    write_aside(json, (dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    picture = save_figure(show("bench", content), json.with_suffix(".png"))
+    return replace(report, files=(str(json), str(picture)))
 
 
 def _machine() -> str:
@@ -236,10 +228,3 @@ def _machine() -> str:
         lines = (line.partition(":") for line in info.read_text().splitlines())
         name = next((value.strip() for key, _, value in lines if "model name" in key), name)
     return f"{name}, {os.cpu_count()} cores"
-
-
-def _write(report: BenchReport, path: Path) -> BenchReport:
-    content = report.as_data()
-    write_aside(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    picture = save_figure(show("bench", content), path.with_suffix(".png"))
-    return replace(report, files=(str(path), str(picture)))

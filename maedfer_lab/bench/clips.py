@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -25,7 +25,7 @@ from maedfer_lab.cost.memory import one_thread
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
-from maedfer_lab.data.transforms import clip_indices, keep_freed_memory, to_floats, training_indices
+from maedfer_lab.data.transforms import clip_indices, to_floats, training_indices
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.method.models import build_classifier
@@ -35,26 +35,20 @@ from maedfer_lab.training.finetune import FinetuneTask
 from maedfer_lab.training.optim import mixed_precision
 from maedfer_lab.training.stream import RunData, labelled_data, pretraining_data
 
-SHARDS = "shards"
 STRIDE, SEGMENTS, CROPS = 4, 2, 2  # of a test, as published
 
 
-def data_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
-    """Clips that are ready for a training step, in seconds of one core."""
-    keep_freed_memory()  # as trainings do; both ways of making clips gain from it
-    bench.notes.append(
-        "data: seconds of one core, PyTorch with one thread as in a worker that reads clips; the "
-        "floor is to decode the same frames; what ours leaves to the device (floats, erasing, "
-        "mixing) has a row of its own, where the plain way does the same work; drawn faces with "
-        "grain, 224 px, 72 to 132 frames"
-    )
-    yield "videos to read", partial(check_decoding, bench)
-    yield "training clips", partial(training_clips, bench)
+def drawn_frames(number: int, frames: int, seed: int = 0) -> list[np.ndarray]:
+    """A drawn face of 224 px with grain, without which pictures code in too few bytes."""
+    faces = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224, seed=seed)
+    rng = np.random.default_rng([seed, number])
+    return [(frame + rng.normal(0, 3.0, frame.shape)).round().clip(0, 255).astype(np.uint8)
+            for frame in faces[number].frames]  # fmt: skip
 
 
 def videos(bench: Bench) -> dict[str, Path]:
     """Drawn faces as folders of MP4, of JPEGs, and of shards: "face" at 160 px, "roomy" at 192."""
-    folders = {name: bench.folder / name for name in ("MP4", "JPEGs", SHARDS, "roomy")}
+    folders = {name: bench.folder / name for name in ("MP4", "JPEGs", "shards", "roomy")}
     if folders["roomy"].is_dir():
         return folders
     lengths = (20, 24, 28, 32) if bench.smoke else tuple(range(72, 144, 12))  # 3 to 5 s at 25 fps
@@ -62,11 +56,7 @@ def videos(bench: Bench) -> dict[str, Path]:
     for number, frames in enumerate(lengths):
         name = f"id{number:05d}_{frames}"
         mp4, jpegs = folders["MP4"] / name / f"{name}.mp4", folders["JPEGs"] / name
-        faces = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224, seed=bench.seed)
-        rng = np.random.default_rng([bench.seed, number])
-        # Grain, without which drawn pictures code in too few bytes.
-        pictures = [(frame + rng.normal(0, 3.0, frame.shape)).round().clip(0, 255).astype(np.uint8)
-                    for frame in faces[number].frames]  # fmt: skip
+        pictures = drawn_frames(number, frames, bench.seed)
         for path in (mp4.parent, jpegs):
             path.mkdir(parents=True)
         write_video(mp4, pictures, 25)
@@ -78,7 +68,7 @@ def videos(bench: Bench) -> dict[str, Path]:
             rows[key].append(f"{place},{('calm', 'smile')[number % 2]},{tested},{name}")
     for key, lines in rows.items():
         (folders[key] / "annotations.csv").write_text("\n".join(lines) + "\n")
-    for name, margin in ((SHARDS, 1.0), ("roomy", 1.2)):
+    for name, margin in (("shards", 1.0), ("roomy", 1.2)):
         prepare(read_annotations("csv", folders["JPEGs"]), folders[name], margin=margin,
                 size_px=bench.model().size_px, framing="whole", progress=False)  # fmt: skip
     return folders
@@ -92,7 +82,7 @@ def check_decoding(bench: Bench) -> None:
         want = np.stack([np.asarray(x) for x in plain.read_frames(path, lambda _: indices)])
         difference = np.abs(open_video(path).read(indices).astype(int) - want).max() / 255
         bench.check(f"decoded frames, {name}", float(difference))
-    clip = labelled(bench, folders[SHARDS]).stream.clips[0]
+    clip = labelled(bench, folders["shards"]).stream.clips[0]
     shown = open_video(clip.path).read(indices)
     pictures = plain.read_frames(folders["JPEGs"] / clip.path.name, lambda _: indices)
     small = [np.asarray(x.resize(shown.shape[1:3], plain.BILINEAR)) for x in pictures]
@@ -100,52 +90,46 @@ def check_decoding(bench: Bench) -> None:
     bench.check("decoded frames, shards: mean difference", float(difference), None)
 
 
-class NoNetwork(nn.Module):
-    """Takes the place of a network, so that a task's loss costs what it does to the clips."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Logits of zero."""
-        return clips.new_zeros(len(clips), self.num_classes)
-
-
 def training_clips(bench: Bench) -> None:
     """Pre-training's random stretch and crop; fine-tuning's published transform; as floats."""
+    bench.notes.append(
+        "data: seconds of one core, PyTorch with one thread as in a worker that reads clips; the "
+        "floor is to decode the same frames; what ours leaves to the device (floats, erasing, "
+        "mixing) has a row of its own, where the plain way does the same work; drawn faces with "
+        "grain, 224 px, 72 to 132 frames"
+    )
     folders, num, augment = videos(bench), 2 if bench.smoke else 8, Augment()
-    model, stride = bench.model(), bench.recipe("lgi").stride
+    model, stride = bench.model(), bench.recipe().stride
     shape = model.frames, stride, model.size_px
-    plain_ways = {
-        "pre-training": lambda clip, rng: plain.pretraining_clip(clip.path, *shape, rng),
-        "fine-tuning": lambda clip, rng: plain.finetuning_clip(clip.path, *shape, augment, rng),
-    }
-    for kind, choose in (("pre-training", clip_indices), ("fine-tuning", training_indices)):
+    kinds: tuple[tuple[str, Any, Any], ...] = (
+        ("pre-training", clip_indices,
+         lambda clip, rng: plain.pretraining_clip(clip.path, *shape, rng)),
+        ("fine-tuning", training_indices,
+         lambda clip, rng: plain.finetuning_clip(clip.path, *shape, augment, rng)),
+    )  # fmt: skip
+    for kind, choose, plainly in kinds:
         works: dict[str, Work] = {}
-        for name in ("MP4", "JPEGs", SHARDS):
-            folder = folders[name]
+        for name in ("MP4", "JPEGs", "shards"):
             if kind == "fine-tuning":
-                stream = labelled(bench, folder).stream
+                stream = labelled(bench, folders[name]).stream
             else:
-                folder = folders["roomy"] if name == SHARDS else folder
-                framing = "face" if name == SHARDS else "voxceleb2"
-                config = replace(bench.recipe("lgi"), data=folder, framing=framing)
-                stream = pretraining_data(config).stream
+                shards = {"data": folders["roomy"], "framing": "face"}
+                other = {"data": folders[name], "framing": "voxceleb2"}
+                where: dict[str, Any] = shards if name == "shards" else other
+                stream = pretraining_data(replace(bench.recipe(), **where)).stream
 
-            def decode(clip: Clip, rng: np.random.Generator, choose=choose) -> None:
+            def decode(clip: Clip, rng: np.random.Generator, choose: Any = choose) -> None:
                 reader = open_video(clip.path)
                 reader.read(choose(len(reader), *shape[:2], rng))
 
             title = f"{kind} clip, {name}"
             works[f"{title} ours"] = _batches(num, lambda items, s=stream: [s[i] for i in items])
             works[f"{title} floor"] = _batches(num, _draws(stream.clips, decode), None)
-            if name != SHARDS:
-                works[f"{title} plain"] = _batches(
-                    num, _draws(stream.clips, plain_ways[kind]), torch.stack
-                )
+            if name != "shards":
+                drawn = _draws(stream.clips, plainly)
+                works[f"{title} plain"] = _batches(num, drawn, torch.stack)
         if kind == "fine-tuning":
-            works |= _on_the_device(bench, labelled(bench, folders[SHARDS]), num)
+            works |= _on_the_device(bench, labelled(bench, folders["shards"]), num)
         with one_thread():  # the others would wait for it in loops that count as work
             bench.measure("data", works, num, most=27, clock=time.process_time)
 
@@ -154,30 +138,32 @@ def _on_the_device(bench: Bench, data: RunData, num: int) -> dict[str, Work]:
     """What is left for the device, and the same work plainly: floats, erasing, mixing."""
     classes, steps, augment = len(data.table.classes), count(), Augment()
     asked = build_classifier(tiny().model, classes)  # for its kind, never run
-    task = FinetuneTask(recipe(bench, SHARDS), asked, data, Run(bench.folder))
+    task = FinetuneTask(recipe(bench, "shards"), asked, data, Run(bench.folder))
+    network = nn.Module()  # in the place of one, so that a loss costs what it does to the clips
+    network.forward = lambda clips: clips.new_zeros(len(clips), classes)
     frames, labels = default_collate([data.stream[i] for i in range(num)])
-    batch, network = (frames.to(bench.device), labels.to(bench.device)), NoNetwork(classes)
-    return {
-        "fine-tuning clip, on the device ours": lambda: task.loss(
-            network, batch, next(steps), range(num)
-        ),
-        "fine-tuning clip, on the device plain": lambda: plain.mixed(
-            plain.finished(frames, augment).to(bench.device), batch[1], classes, augment
-        ),
-    }
+    batch = frames.to(bench.device), labels.to(bench.device)
+
+    def plainly() -> None:
+        clips = plain.finished(frames, augment).to(bench.device)
+        plain.mixed(clips, batch[1], classes, augment)
+
+    title = "fine-tuning clip, on the device"
+    return {f"{title} ours": lambda: task.loss(network, batch, next(steps), range(num)),
+            f"{title} plain": plainly}  # fmt: skip
 
 
 def recipe(bench: Bench, dataset: str) -> FinetuneConfig:
     """The published fine-tuning, of the bench's model."""
     usual = finetune_recipe(dataset, 1)
     optim = replace(usual.optim, batch_size=2 if bench.smoke else 8)
-    return replace(usual, model=bench.model(), stride=bench.recipe("lgi").stride, optim=optim,
+    return replace(usual, model=bench.model(), stride=bench.recipe().stride, optim=optim,
                    framing="whole", seed=bench.seed)  # fmt: skip
 
 
 def labelled(bench: Bench, folder: Path) -> RunData:
     """The labelled clips of a folder as fine-tuning reads them."""
-    config = recipe(bench, SHARDS if folder.name == SHARDS else "csv")
+    config = recipe(bench, "shards" if folder.name == "shards" else "csv")
     with warnings.catch_warnings():  # nothing is validated here
         warnings.simplefilter("ignore")
         return labelled_data(replace(config, data=folder))
@@ -187,14 +173,8 @@ def _batches(
     num: int, read: Callable[[list[int]], list[Any]], collate: Any = default_collate
 ) -> Work:
     """Read the next `num` items of an endless stream at each call."""
-    numbers = count()
-
-    def run() -> None:
-        items = read([next(numbers) for _ in range(num)])
-        if collate is not None:
-            collate(items)
-
-    return run
+    numbers, collate = count(), collate or list
+    return lambda: collate(read([next(numbers) for _ in range(num)]))
 
 
 def _draws(
@@ -207,13 +187,6 @@ def _draws(
 # ---------------------------------------------------------------------------- evaluation
 
 
-def evaluation_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
-    """A test set from files to probabilities, and its data part alone."""
-    keep_freed_memory()  # as `evaluate` does; both ways gain from it
-    yield "test set", partial(whole_test, bench)
-    yield "data of a test set", partial(test_data, bench)
-
-
 def tested_videos(bench: Bench) -> tuple[Annotations, Sequence[Clip]]:
     """A few labelled videos as folders of JPEGs, in a table of seven classes."""
     table = read_annotations("csv", videos(bench)["JPEGs"])
@@ -222,7 +195,7 @@ def tested_videos(bench: Bench) -> tuple[Annotations, Sequence[Clip]]:
 
 
 def whole_test(bench: Bench) -> None:
-    """Ours and the plain way in float32 and bf16, all in turn."""
+    """A test set from files to probabilities, in float32 and bf16, all in turn."""
     table, clips = tested_videos(bench)
     pair, works = classifiers(bench), dict[str, Work]()
 
@@ -284,12 +257,9 @@ def plain_test(bench: Bench, pair: Pair, clips: Sequence[Clip], precision: Preci
 
 def plain_views(bench: Bench, clip: Clip) -> list[Tensor]:
     """The four views of a video, normalised; crops of frames of their size are all the same."""
-    config = bench.model()
-    return [
-        plain.test_view(clip.path, config.frames, STRIDE, config.size_px, at, SEGMENTS)
-        for at in range(SEGMENTS)
-        for _ in range(CROPS)
-    ]
+    shape = bench.model().frames, STRIDE, bench.model().size_px
+    return [plain.test_view(clip.path, *shape, at, SEGMENTS)
+            for at in range(SEGMENTS) for _ in range(CROPS)]  # fmt: skip
 
 
 def _views(bench: Bench) -> Views:

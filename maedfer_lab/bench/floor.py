@@ -1,10 +1,12 @@
-"""The floor of a model: its matrix products alone, and the fastest that the device multiplies."""
+"""What a model issues: its operators, its matrix products; and the fastest these can be done."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +15,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
-PEAK_SIDE = 8192  # of the square matrices by which a GPU's peak is measured
+# Operators that make memory or a handle and compute nothing.
+FREE = {"detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty",
+        "new_empty_strided", "_unsafe_view", "_record_function_enter_new",
+        "_record_function_exit"}  # fmt: skip
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators while it is active, below autograd and autocast: a GPU launches as many.
+
+    names: how often each. Views and empty memory do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, and count it."""
+        name = func.overloadpacket.__name__
+        self.names[name] += not func.is_view and name not in FREE
+        return func(*args, **(kwargs or {}))
 
 
 class Operand(NamedTuple):
@@ -47,21 +69,18 @@ class Products(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.found: list[Product] = []
-        self._weights = {p.untyped_storage().data_ptr(): i + 1
-                         for i, p in enumerate(model.parameters())}  # fmt: skip
+        self._weights = {_place(p): i + 1 for i, p in enumerate(model.parameters())}
         self._kept: list[Tensor] = []  # casts of weights, so that their memory is not given anew
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, and note its products."""
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name == "_to_copy" and (number := self._number(args[0])):  # autocast
-            self._weights[out.untyped_storage().data_ptr()] = number
+        if name == "_to_copy" and (number := self._weights.get(_place(args[0]))):  # autocast
+            self._weights[_place(out)] = number
             self._kept.append(out)
-        elif name in ("mm", "bmm"):
-            self._note(*args[:2])
-        elif name in ("addmm", "baddbmm"):
-            self._note(*args[1:3])
+        elif name in ("mm", "bmm", "addmm", "baddbmm"):
+            self._note(*args[name.endswith(("addmm", "addbmm")) :][:2])
         elif name == "_linear_pointwise":  # oneDNN's
             x, weight = args[:2]
             self._note(x.reshape(-1, x.shape[-1]), weight.t())
@@ -80,22 +99,22 @@ class Products(TorchDispatchMode):
             self._add(q.dtype, (math.prod(q.shape[:-2]),), *sizes)
         return out
 
-    def _number(self, x: Tensor) -> int:
-        return self._weights.get(x.untyped_storage().data_ptr(), 0)
-
-    def _note(self, a: Tensor, b: Tensor) -> None:
+    def _note(self, *pair: Tensor) -> None:
         # A stride of 0 repeats what lies once in memory; such a matrix is made in full.
-        whole = [contiguous(tuple(x.shape), x.dtype).stride if 0 in x.stride() else x.stride()
-                 for x in (a, b)]  # fmt: skip
         self.found.append(Product(*(
-            Operand(tuple(x.shape), tuple(stride), x.dtype, self._number(x))
-            for x, stride in zip((a, b), whole, strict=True)
+            contiguous(tuple(x.shape), x.dtype, number) if 0 in x.stride()
+            else Operand(tuple(x.shape), x.stride(), x.dtype, number)
+            for x in pair for number in [self._weights.get(_place(x), 0)]
         )))  # fmt: skip
 
     def _add(self, dtype: torch.dtype, batch: tuple[int, ...], *sizes: tuple[int, ...]) -> None:
         for n, inner, m in sizes:
             shapes = ((*batch, n, inner), (*batch, inner, m))
             self.found.append(Product(*(contiguous(shape, dtype) for shape in shapes)))
+
+
+def _place(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def contiguous(shape: tuple[int, ...], dtype: torch.dtype, weight: int = 0) -> Operand:
@@ -115,19 +134,17 @@ def replay(
 ) -> Callable[[], None]:
     """A function that does these products and nothing else, into memory that is there already.
 
-    Each product is done by the library that is quickest for its shape. Every weight has memory of
-    its own, as in the model; other matrices of one shape share theirs, which is kinder to the
-    caches than any model can be: a floor.
+    Each is done by the library that is quickest for its shape. Every weight has memory of its
+    own, as in the model; other matrices of one shape share theirs, which is kinder to the caches
+    than any model can be: a floor.
     """
     generator = torch.Generator(device).manual_seed(0)
-    pool: dict[Operand, Tensor] = {}
 
+    @cache
     def tensor(operand: Operand) -> Tensor:
-        if operand not in pool:
-            shape, stride, dtype, _ = operand
-            x = torch.empty_strided(shape, stride, dtype=dtype, device=device)
-            pool[operand] = x.uniform_(-1, 1, generator=generator)
-        return pool[operand]
+        shape, stride, dtype, _ = operand
+        x = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        return x.uniform_(-1, 1, generator=generator)
 
     fastest: dict[Product, Multiply] = {}
     steps = []
@@ -136,7 +153,7 @@ def replay(
         matrices = tensor(a), tensor(b), tensor(out)
         alike = Product(a._replace(weight=0), b._replace(weight=0))
         if alike not in fastest:
-            fastest[alike] = mm_or_bmm if only_torch else _fastest(*matrices)
+            fastest[alike] = _by_torch if only_torch else _fastest(*matrices)
         steps.append((fastest[alike], *matrices))
 
     def run() -> None:
@@ -151,31 +168,28 @@ def _fastest(a: Tensor, b: Tensor, out: Tensor) -> Multiply:
     """Of PyTorch's product and, on a CPU, oneDNN's: the one that was quicker in a few runs."""
     onednn = hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if out.ndim == 3 or out.device.type != "cpu" or not onednn:
-        return mm_or_bmm
-    taken = {way: [] for way in (mm_or_bmm, mm_by_onednn)}
-    for _ in range(3):
-        for way, times in taken.items():
-            timer = Timer("way(a, b, out)", globals={"way": way, "a": a, "b": b, "out": out},
-                          num_threads=torch.get_num_threads())  # fmt: skip
-            with torch.no_grad():
-                times.append(timer.timeit(1).median)
-    return min(taken, key=lambda way: min(taken[way]))
+        return _by_torch
+    taken: dict[Multiply, float] = dict.fromkeys((_by_torch, _by_onednn), math.inf)
+    with torch.no_grad():
+        for way in [*taken] * 4:  # the first of each warms up
+            began = time.perf_counter()
+            way(a, b, out)
+            taken[way] = min(taken[way], time.perf_counter() - began)
+    return min(taken, key=taken.__getitem__)
 
 
-def mm_or_bmm(a: Tensor, b: Tensor, out: Tensor) -> object:
-    """PyTorch's product."""
+def _by_torch(a: Tensor, b: Tensor, out: Tensor) -> object:
     return (torch.mm if out.ndim == 2 else torch.bmm)(a, b, out=out)
 
 
-def mm_by_onednn(a: Tensor, b: Tensor, out: Tensor) -> object:
-    """oneDNN's product, which makes its own memory."""
+def _by_onednn(a: Tensor, b: Tensor, out: Tensor) -> object:  # makes its own memory
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
 @lru_cache(maxsize=4)
-def peak_macs(device: torch.device, dtype: torch.dtype, side: int = PEAK_SIDE) -> float:
-    """Multiply-adds a second that the device reaches on one large square product."""
-    product = Product(*(contiguous((side, side), dtype, weight) for weight in (0, 1)))
-    run = replay([product], device)
-    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+def peak_macs(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-adds a second that the device reaches on one square product of side 8,192."""
+    product = Product(*(contiguous((8192, 8192), dtype, weight) for weight in (0, 1)))
+    timer = Timer("run()", globals={"run": replay([product], device)},
+                  num_threads=torch.get_num_threads())  # fmt: skip
     return product.macs / min(timer.timeit(1).median for _ in range(10))

@@ -11,26 +11,24 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maedfer_lab.bench.floor import peak_macs, products_of, replay
+from maedfer_lab.bench.clips import drawn_frames
+from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
-from maedfer_lab.bench.model import make_pair
-from maedfer_lab.bench.report import Row
-from maedfer_lab.config import FinetuneConfig, PretrainConfig, finetune_recipe
-from maedfer_lab.cost.formula import macs
+from maedfer_lab.bench.model import macs_of, make_pair
+from maedfer_lab.config import finetune_recipe
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.writing import write_video
-from maedfer_lab.drawn.faces import SyntheticFaces
 from maedfer_lab.method import models
 from maedfer_lab.method.attention import Attention
 from maedfer_lab.training.device import (
@@ -50,55 +48,48 @@ ROUNDS = 8  # of each row, after three to warm up
 LONG_S = 150.0  # after which no piece is begun: the whole is to take three minutes
 FEED_S = 8.0  # of reading
 FEW = 16  # keys, for the row of regions as dense products
-Config = PretrainConfig | FinetuneConfig
+HOW = {"no": "issued", "block": "compiled", "graph": "captured"}
 
 
-def gpu_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
+def steps_and_feed(bench: Bench) -> None:
     """Pre-training at three batches, fine-tuning at two, evaluation, and the loader's feed."""
-    began = time.monotonic()
-    small, usual = (2, 4) if bench.smoke else (20, 160)
-
-    def piece(name: str, work: Callable[..., None], *arguments: Any) -> tuple[str, Work]:
-        def run() -> None:
-            if time.monotonic() - began > LONG_S and not bench.smoke:
-                bench.notes.append(f"gpu: {name} was left out after {LONG_S:.0f} s")
-                return
-            work(bench, *arguments)
-            gc.collect()
-            if bench.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-        return name, run
-
-    ways = choose_compile("auto", bench.device, True)
-    compiled: tuple[Compile, ...] = () if ways == "no" else ("block", "graph")
-    for way in ("no", *reversed(compiled)):
-        yield piece(f"pre-training, {usual} clips, {way}", pretraining, usual, way)
-    yield piece("written plainly and products alone", beside, usual)
-    for way in ("no", *compiled[1:]):
-        yield piece(f"pre-training, {small} clips, {way}", pretraining, small, way)
-    yield piece("regions as dense products", dense, usual)
-    yield piece("feed", feed)
-    for way in ("no", *compiled[:1]):
-        yield piece(f"evaluation, {way}", evaluation, 4 if bench.smoke else 128, way)
-        yield piece(f"fine-tuning, {way}", finetuning, 2 if bench.smoke else 48, way)
-    yield piece("fine-tuning, twice the clips", finetuning, 4 if bench.smoke else 96, "no")
-    yield piece("pre-training, the largest batch", largest, usual)
+    began, is_cuda = time.monotonic(), bench.device.type == "cuda"
+    small, usual, tested, tuned = (2, 4, 4, 2) if bench.smoke else (20, 160, 128, 48)
+    is_compiled = choose_compile("auto", bench.device, True) != "no"
+    compiled: tuple[Compile, ...] = ("block", "graph") if is_compiled else ()
+    pieces = [
+        *(partial(pretraining, num=usual, way=way) for way in ("no", *reversed(compiled))),
+        partial(beside, num=usual),
+        *(partial(pretraining, num=small, way=way) for way in ("no", *compiled[1:])),
+        partial(dense, num=usual),
+        partial(feed),
+        *(partial(piece, num=num, way=way) for way in ("no", *compiled[:1])
+          for piece, num in ((evaluation, tested), (finetuning, tuned))),
+        partial(finetuning, num=2 * tuned, way="no"),
+        partial(largest, usual=usual),
+    ]  # fmt: skip
+    for piece in pieces:
+        if time.monotonic() - began > LONG_S and not bench.smoke:
+            told = " ".join(map(str, piece.keywords.values()))
+            bench.notes.append(f"gpu: {piece.func.__name__} {told} was left out: no time")
+            continue
+        piece(bench)
+        gc.collect()
+        if is_cuda:
+            torch.cuda.empty_cache()
 
 
-def title_of(work: str, num: int, way: str) -> str:
-    """Name of a row."""
-    how = {"no": "issued", "block": "compiled", "graph": "captured"}.get(way, way)
-    return f"LGI-B {work}, {num} clips, {how}"
+def _title(work: str, num: int, way: str) -> str:
+    return f"LGI-B {work}, {num} clips, {HOW.get(way, way)}"
 
 
 def pretraining(bench: Bench, num: int, way: Compile, more: str = "") -> None:
     """A whole step of the recipe, without its reading."""
-    recipe = replace(bench.recipe("lgi"), precision=bench.precisions[-1])
+    recipe = replace(bench.recipe(), precision=bench.precisions[-1])
     recipe = replace(recipe, optim=replace(recipe.optim, batch_size=num, accumulate=1))
-    forward = macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0])
-    title = title_of("pre-training step", num, way) + more
-    steps(bench, title, RandomTask(recipe), num, way, 3 * sum(forward.values()))
+    forward = macs_of(recipe.model, "pretrain", recipe.mask_ratio[0])
+    title = _title("pre-training step", num, way) + more
+    steps(bench, title, RandomTask(recipe), num, way, 3 * forward)
 
 
 def finetuning(bench: Bench, num: int, way: Compile) -> None:
@@ -106,9 +97,8 @@ def finetuning(bench: Bench, num: int, way: Compile) -> None:
     recipe = finetune_recipe("dfew", num, batch_size=num)
     model = replace(bench.model(), drop_path=0.1, legacy_visible_order=False)
     recipe = replace(recipe, model=model, precision=bench.precisions[-1], mix_group=None)
-    forward = sum(macs(model, "classify", num_classes=NUM_CLASSES).values())
-    title = title_of("fine-tuning step", num, way)
-    steps(bench, title, RandomTask(recipe), num, way, 3 * forward)
+    title = _title("fine-tuning step", num, way)
+    steps(bench, title, RandomTask(recipe), num, way, 3 * macs_of(model, "classify"))
 
 
 def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs: int) -> None:
@@ -126,54 +116,38 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
         synchronize(bench.device)
 
     try:
-        taken, memory = timed(bench, step)
-        add(bench, title, taken, num, memory, work_macs)
+        timed(bench, title, step, num, work_macs)
         if stepper.captured is not None and stepper.captured.failed:
             bench.notes.append(f"{title}: COULD NOT be captured, so it was issued")
-        kept = issued[-len(taken) :]
-        bench.rows.append(Row("gpu", f"{title}: issued by the host", {"ours": kept}, "step"))
+        kept = issued[-(1 if bench.smoke else ROUNDS) :]
+        bench.add("gpu", f"{title}: issued by the host", {"ours": kept}, "step")
         if way == "graph" or (way == "no" and task.is_static):
             bench.notes.append(f"{title}\n{device_profile(step, bench.device)}")
     finally:
         stepper.close()
 
 
-def timed(bench: Bench, step: Work) -> tuple[list[float], int]:
-    """Seconds of each round, and the most bytes that were held."""
-    is_cuda = bench.device.type == "cuda"
+def timed(bench: Bench, title: str, step: Work, num: int, work_macs: int) -> None:
+    """Add a row: seconds of each round, and the most bytes that were held."""
+    is_cuda, taken = bench.device.type == "cuda", list[float]()
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(bench.device)
-    for _ in range(1 if bench.smoke else 3):
-        step()
-    taken = []
-    for _ in range(1 if bench.smoke else ROUNDS):
+    for _ in range(2 if bench.smoke else 3 + ROUNDS):
         before = time.perf_counter()
         step()
-        taken.append(time.perf_counter() - before)
-    return taken, torch.cuda.max_memory_allocated(bench.device) if is_cuda else 0
-
-
-def add(
-    bench: Bench, title: str, taken: list[float], num: int, memory: int, work_macs: int
-) -> None:
-    """Add a row with its share of the peak."""
-    row = Row("gpu", title, {"ours": [seconds / num for seconds in taken]}, "clip",
-              {"ours": memory} if memory else {})  # fmt: skip
-    if bench.device.type == "cuda":
-        dtype = torch.bfloat16 if bench.precisions[-1] == "bf16" else torch.float32
-        reached = work_macs / row.median("ours")
-        row = replace(row, utilisation=reached / peak_macs(bench.device, dtype))
-    bench.rows.append(row)
+        taken.append((time.perf_counter() - before) / num)
+    memory = {"ours": torch.cuda.max_memory_allocated(bench.device)} if is_cuda else {}
+    bench.add("gpu", title, {"ours": taken[-(1 if bench.smoke else ROUNDS) :]}, "clip", memory,
+              work_macs, bench.precisions[-1])  # fmt: skip
 
 
 def beside(bench: Bench, num: int) -> None:
     """Forward and backward written plainly, and the products of ours alone."""
-    recipe = bench.recipe("lgi")
+    recipe, clips = bench.recipe(), bench.noise(num)
     pair = make_pair(models.build_autoencoder(recipe.model), bench.device)
-    clips = torch.rand(num, 3, recipe.model.frames, *2 * (recipe.model.size_px,))
-    clips, generator = clips.to(bench.device), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     mask = models.model_mask(pair.ours, recipe.mask_ratio[0], num, generator)
-    work_macs = 3 * sum(macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0]).values())
+    work_macs = 3 * macs_of(recipe.model, "pretrain", recipe.mask_ratio[0])
 
     def pass_of(loss: Callable[[], Tensor]) -> None:
         with mixed_precision(bench.precisions[-1], bench.device):
@@ -186,8 +160,7 @@ def beside(bench: Bench, num: int) -> None:
     ours = partial(pass_of, lambda: pair.ours(clips, mask).loss.total)
     alone = captured(replay(products_of(ours, pair.ours), bench.device), bench.device)
     for way, work in (("written plainly", plainly), ("products alone", alone)):
-        taken, memory = timed(bench, work)
-        add(bench, title_of("pre-training step", num, way), taken, num, memory, work_macs)
+        timed(bench, _title("pre-training step", num, way), work, num, work_macs)
 
 
 def captured(work: Work, device: torch.device) -> Work:
@@ -220,7 +193,7 @@ def dense(bench: Bench, num: int) -> None:
 def largest(bench: Bench, usual: int) -> None:
     """A step of the largest batch, by what the usual one took."""
     named = {row.name: row for row in bench.rows}
-    row = named.get(title_of("pre-training step", usual, "no"))
+    row = named.get(_title("pre-training step", usual, "no"))
     if row is None or not row.memory:
         return
     free = torch.cuda.mem_get_info(bench.device)[0]
@@ -240,9 +213,8 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
             model(clips)
         synchronize(bench.device)
 
-    taken, memory = timed(bench, run)
-    forward = macs(bench.model(), "classify", num_classes=NUM_CLASSES)
-    add(bench, title_of("evaluation", num, way), taken, num, memory, sum(forward.values()))
+    title, work_macs = _title("evaluation", num, way), macs_of(bench.model(), "classify")
+    timed(bench, title, run, num, work_macs)
 
 
 def feed(bench: Bench) -> None:
@@ -250,7 +222,7 @@ def feed(bench: Bench) -> None:
     workers = 1 if bench.smoke else reading_workers()
     shards = draw_shards(bench.folder / "drawn", 4 if bench.smoke else 12)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
-    config = replace(bench.recipe("lgi"), data=shards, framing=framing)
+    config = replace(bench.recipe(), data=shards, framing=framing)
     stream = pretraining_data(config).stream
     size = 4 if bench.smoke else 160
     numbers = ([*range(first, first + size)] for first in itertools.count(0, size))
@@ -266,7 +238,7 @@ def feed(bench: Bench) -> None:
         if sum(taken) * size > (0.1 if bench.smoke else FEED_S):
             break
     title = f"feed of batches of {size}, {workers} workers, shards"
-    bench.rows.append(Row("gpu", title, {"ours": [sum(taken) / len(taken)]}, "clip"))
+    bench.add("gpu", title, {"ours": [sum(taken) / len(taken)]})
 
 
 def reading_workers() -> int:
@@ -280,10 +252,7 @@ def draw_shards(folder: Path, clips: int, frames: int = 64) -> Path:
     for number in range(clips):
         place = folder / "videos" / f"id{number:05d}" / "drawn"
         place.mkdir(parents=True)
-        drawn = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224)[number].frames
-        grain = np.random.default_rng(number).normal(0, 3.0, drawn.shape)  # as cameras have
-        pictures = (drawn + grain).round().clip(0, 255).astype(np.uint8)
-        write_video(place / "00001.mp4", list(pictures), 25)
+        write_video(place / "00001.mp4", drawn_frames(number, frames), 25)
     table = read_annotations("voxceleb2", folder / "videos")
     prepare(table, folder / "shards", framing="whole", margin=1.4, progress=False)
     return folder / "shards"
@@ -299,9 +268,9 @@ def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:
         step()
     happened = seen.events() or []
     events = [event for event in happened if event.device_type == DeviceType.CUDA]
-    times: dict[str, list[float]] = {}
+    times = defaultdict[str, list[float]](list)
     for event in events:
-        times.setdefault(event.name[:70], []).append(event.time_range.elapsed_us())
+        times[event.name[:70]].append(event.time_range.elapsed_us())
     total = sum(map(sum, times.values()))
     calls = sum("Launch" in event.name for event in happened)
     lines = [f"{len(events):,} kernels and copies of {total / 1e3:.1f} ms, by {calls:,} launches"]

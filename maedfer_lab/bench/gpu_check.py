@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from maedfer_lab.bench.report import Check
+from maedfer_lab.bench.measuring import Check
 from maedfer_lab.config import EncoderKind, ModelConfig, base, finetune_demo, tiny
 from maedfer_lab.files import file_sha256
 from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
@@ -66,36 +66,19 @@ for folder in folders:
 """
 
 
-@dataclass(frozen=True)
-class Found:
-    """What was compared; printed as a table."""
-
-    checks: tuple[Check, ...]
-    device: str
-    seconds: float
-
-    @property
-    def exit_status(self) -> int:
-        """1 if a check failed."""
-        return int(any(not check.is_passed for check in self.checks))
-
-    def __str__(self) -> str:
-        lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in self.checks]
-        end = "a check failed" if self.exit_status else "all passed"
-        return "\n".join([self.device, *lines, f"{end}, {self.seconds:.0f} s"])
-
-
-def gpu_check(device: str | None = None, *, smoke: bool = False) -> Found:
-    """Compare a device with the CPU, and run what users run on it.
+def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, int]:
+    """Compare a device with the CPU, and run what users run on it: (a table, 1 if a check failed).
 
     device: such as cuda, mps or cpu; by default the accelerator that there is.
     smoke: the tiny model in place of the paper's.
     """
     began = time.monotonic()
-    found = device or str(torch.accelerator.current_accelerator() or "cpu")
-    place = torch.device(found)
+    place = torch.device(device or str(torch.accelerator.current_accelerator() or "cpu"))
     checks = [*equal_passes(place, smoke), *runs(place, smoke), *uses(place)]
-    return Found(tuple(checks), device_name(place), time.monotonic() - began)
+    lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in checks]
+    failed = not all(check.is_passed for check in checks)
+    end = f"{'a check failed' if failed else 'all passed'}, {time.monotonic() - began:.0f} s"
+    return "\n".join([device_name(place), *lines, end]), int(failed)
 
 
 def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
@@ -114,20 +97,20 @@ def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
         model, classifier, clips = model.to(device), classifier.to(device), clips.to(device)
         with torch.no_grad():
             logits = classifier(clips)
-        yield Check(f"{encoder}: logits, float32", _apart(logits, wanted), EXACT)
         ours, *theirs = _loss_and_gradients(model, clips, mask)
-        yield Check(f"{encoder}: loss, float32", _apart(ours, loss), EXACT)
-        yield Check(f"{encoder}: gradients, float32", _most(theirs, grads), EXACT)
+        yield Check(f"{encoder}: logits, float32", _apart([logits], [wanted]), EXACT)
+        yield Check(f"{encoder}: loss, float32", _apart([ours], [loss]), EXACT)
+        yield Check(f"{encoder}: gradients, float32", _apart(theirs, grads), EXACT)
         if choose_compile("auto", device, can_capture=False) == "block":
             compile_blocks(model)
             compiled, *theirs = _loss_and_gradients(model, clips, mask)
-            yield Check(f"{encoder}: loss of compiled blocks", _apart(compiled, ours), EXACT)
-            yield Check(f"{encoder}: gradients of compiled blocks", _most(theirs, grads), EXACT)
+            yield Check(f"{encoder}: loss of compiled blocks", _apart([compiled], [ours]), EXACT)
+            yield Check(f"{encoder}: gradients of compiled blocks", _apart(theirs, grads), EXACT)
         if has_bf16(device):
             with uncompiled(model), torch.no_grad(), mixed_precision("bf16", device):
                 half, at_half = classifier(clips), model(clips, mask).loss.total
-            yield Check(f"{encoder}: logits, bf16 beside float32", _apart(half, logits), HALF)
-            yield Check(f"{encoder}: loss, bf16 beside float32", _apart(at_half, ours), HALF)
+            yield Check(f"{encoder}: logits, bf16 beside float32", _apart([half], [logits]), HALF)
+            yield Check(f"{encoder}: loss, bf16 beside float32", _apart([at_half], [ours]), HALF)
 
 
 def _noise(config: ModelConfig, num: int) -> Tensor:
@@ -141,16 +124,11 @@ def _loss_and_gradients(model: Any, clips: Tensor, mask: Tensor) -> list[Tensor]
     return [tensor.cpu() for tensor in found]
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
-    """Largest difference, of the largest value."""
-    a, b = a.detach().double().cpu(), b.detach().double().cpu()
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
-
-
-def _most(ours: list[Tensor], wanted: list[Tensor]) -> float:
-    """Largest difference of all gradients, of the largest value of all."""
-    largest = max(float(grad.abs().max()) for grad in wanted)
-    return max(float((a - b).abs().max()) for a, b in zip(ours, wanted, strict=True)) / largest
+def _apart(ours: list[Tensor], wanted: list[Tensor]) -> float:
+    """Largest difference of all, of the largest value of all."""
+    pairs = [[x.detach().double().cpu() for x in both] for both in zip(ours, wanted, strict=True)]
+    largest = max(float(b.abs().max()) for _, b in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
 
 
 def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
@@ -176,13 +154,9 @@ def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
 
 
 def _runs(
-    device: torch.device,
-    where: str,
-    *names: str,
-    kill: int = -1,
-    exact: bool = True,
+    device: torch.device, where: str, *names: str, kill: int = -1, exact: bool = True,
     precision: str = "float32",
-) -> list[list[str]]:
+) -> list[list[str]]:  # fmt: skip
     """Pre-train in a process of its own; what it printed of each run, nothing if it was killed."""
     how = "exact" if exact else "free"
     folders = [f"{where}/{name}" for name in names]
@@ -231,6 +205,6 @@ def uses(device: torch.device) -> Iterator[Check]:
 
 
 if __name__ == "__main__":
-    report = tyro.cli(gpu_check)
-    print(report)
-    sys.exit(report.exit_status)
+    told, status = tyro.cli(gpu_check)
+    print(told)
+    sys.exit(status)

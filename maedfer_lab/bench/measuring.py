@@ -1,33 +1,235 @@
-"""One run of the benchmark: what it measures on, taking times, and the checks before them."""
+"""What a benchmark measures and finds: rows of times, checks made before them, aims."""
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.benchmark import timer
 
+from maedfer_lab import text
 from maedfer_lab.bench.floor import peak_macs
-from maedfer_lab.bench.report import SIDES, TOLERANCE, Check, Row, Section
 from maedfer_lab.config import EncoderKind, ModelConfig, Precision, PretrainConfig, base, tiny
 from maedfer_lab.cost.memory import peak_bytes
 from maedfer_lab.training.optim import has_bf16
 
 Work = Callable[[], object]
+Section = Literal["model", "data", "evaluation", "waiting", "gpu"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+SIDES = ("floor", "ours", "plain")
+HEADS = ("floor", "ours", "plain", "ours/floor", "plain/ours", "ours per s", "memory (plain)")
+TOLERANCE = 1e-5
 NUM_CLASSES = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """One piece of work of ours, beside its floor and the plain way.
+
+    rounds: by side, seconds of one item in each round. floor: what no code could do without;
+        plain: the same written plainly.
+    item: what one item is, "clip", "video", "step", or "" for a whole piece of work.
+    memory: peak bytes of one run, by side.
+    utilisation: achieved / measured peak multiply-adds of a GPU, in [0, 1].
+    """
+
+    section: Section
+    name: str
+    rounds: Mapping[str, Sequence[float]]
+    item: str = "clip"
+    memory: Mapping[str, int] = field(default_factory=dict)
+    utilisation: float | None = None
+
+    def median(self, side: str = "ours") -> float:
+        """Median seconds of one item; nan where that side was not measured."""
+        return statistics.median(self.rounds.get(side, (math.nan,)))
+
+    def ratio(self, side: str, other: str) -> float:
+        """Median of one side over that of another."""
+        return self.median(side) / self.median(other)
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON: medians, quartiles and all rounds in seconds per item."""
+        sides = {side: None if side not in self.rounds else {
+            "median": self.median(side), "quartiles": self._quartiles(side),
+            "rounds": list(self.rounds[side]),
+        } for side in SIDES}  # fmt: skip
+        ratios = {"over_floor": self.ratio("ours", "floor"), "speedup": self.ratio("plain", "ours")}
+        return {
+            "section": self.section, "name": self.name, "item": self.item, **sides,
+            **{name: None if math.isnan(ratio) else ratio for name, ratio in ratios.items()},
+            "memory": dict(self.memory), "utilisation": self.utilisation,
+        }  # fmt: skip
+
+    def _quartiles(self, side: str) -> tuple[float, float]:
+        low, high = np.percentile(self.rounds[side], [25, 75])
+        return float(low), float(high)
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as it is printed; see HEADS."""
+        floor, ours, plain = (_duration(self.median(side)) for side in SIDES)
+        low, high = map(_duration, self._quartiles("ours"))
+        forms = {"ours": "{:,.0f} MB", "plain": "({:,.0f})"}
+        memory = " ".join(forms[side].format(n / 1e6) for side, n in self.memory.items())
+        if self.utilisation is not None:
+            memory += f", {self.utilisation:.0%} of peak"
+        ratios = self.ratio("ours", "floor"), self.ratio("plain", "ours")
+        return (
+            self.name, floor, f"{ours} ({low} - {high})", plain,
+            *("" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios),
+            f"{1 / self.median():,.3g} {self.item}s" if self.item else "", memory,
+        )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return ""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+class Check(NamedTuple):
+    """A difference that was looked at; tolerance None: reported, not judged."""
+
+    name: str
+    difference: float
+    tolerance: float | None = TOLERANCE
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether it is below what is required (nan is not)."""
+        return self.tolerance is None or self.difference < self.tolerance
+
+    def __str__(self) -> str:
+        rule = "" if self.tolerance is None else f" (below {self.tolerance:g} required)"
+        return f"{self.name}: {self.difference:.2g}{rule}"
+
+
+class Aim(NamedTuple):
+    """A figure that is to be reached, and what was measured."""
+
+    name: str
+    sense: Literal["at most", "at least", "below"]
+    bound: float
+    value: float
+    unit: str = "x"
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the measured value lies on the right side."""
+        if self.sense == "at least":
+            return self.value >= self.bound
+        return self.value < self.bound if self.sense == "below" else self.value <= self.bound
+
+    def __str__(self) -> str:
+        mark = "reached" if self.is_reached else "NOT reached"
+        return f"{self.name}: {self.value:.3g} {self.unit} ({self.sense} {self.bound:g}): {mark}"
+
+
+LGI, VIT = "LGI-B forward, float32", "ViT-B forward, float32"
+TARGETS: tuple[tuple[str, Literal["at most", "at least", "below"], float, str,
+                     Callable[[Callable[..., float]], float]], ...] = (
+    ("LGI-B forward over its floor, float32", "at most", 1.10, "x",
+     lambda t: t(LGI) / t(LGI, "floor")),
+    ("LGI-B forward over the same products by torch.mm, float32", "at most", 1.10, "x",
+     lambda t: t(LGI) / t("LGI-B products by torch.mm alone, float32")),
+    ("LGI-B forward, times faster than plain, float32", "at least", 1.08, "x",
+     lambda t: t(LGI, "plain") / t(LGI)),
+    ("LGI-B forward in bf16, times faster than plain float32", "at least", 1.9, "x",
+     lambda t: t(LGI, "plain") / t("LGI-B forward, bf16")),
+    ("LGI-B over ViT-B, forward at 16 frames", "at most", 0.60, "x", lambda t: t(LGI) / t(VIT)),
+    ("the same at 32 frames, over that at 16", "below", 1.0, "x",
+     lambda t: t("LGI-B forward, 32 frames") * t(VIT) / t("ViT-B forward, 32 frames") / t(LGI)),
+    ("the same at 64 frames, over that at 32", "below", 1.0, "x",
+     lambda t: t("LGI-B forward, 64 frames") * t("ViT-B forward, 32 frames")
+     / t("ViT-B forward, 64 frames") / t("LGI-B forward, 32 frames")),
+    ("pre-training clips from shards, times faster than plain from MP4", "at least", 10.0, "x",
+     lambda t: t("pre-training clip, MP4", "plain") / t("pre-training clip, shards")),
+    ("fine-tuning clips from shards, times faster than plain from JPEGs", "at least", 6.0, "x",
+     lambda t: t("fine-tuning clip, JPEGs", "plain") / t("fine-tuning clip, shards")),
+    ("evaluation, times faster than plain, float32", "at least", 2.1, "x",
+     lambda t: t("evaluation, float32", "plain") / t("evaluation, float32")),
+    ("evaluation in bf16, times faster than plain float32", "at least", 4.0, "x",
+     lambda t: t("evaluation, float32", "plain") / t("evaluation, bf16")),
+    ("data of an evaluation, times faster than plain", "at least", 4.0, "x",
+     lambda t: t("data of an evaluation", "plain") / t("data of an evaluation")),
+    ("import maedfer_lab, beyond torch", "below", 0.3, "s", lambda t: t("import maedfer_lab")),
+    ("import models and training, beyond torch", "below", 0.3, "s",
+     lambda t: t("import models and training")),
+)  # fmt: skip
+
+
+def aims_of(rows: Sequence[Row]) -> list[Aim]:
+    """The aims whose rows were measured."""
+    named = {row.name: row for row in rows}
+
+    def median(name: str, side: str = "ours") -> float:
+        return named[name].median(side) if name in named else math.nan
+
+    found = [Aim(name, sense, bound, of(median), unit) for name, sense, bound, unit, of in TARGETS]
+    for name, share in (("pre-training step", 0.40), ("forward + backward", 0.50)):
+        row = named.get(f"LGI-B {name}, bf16")
+        if row is not None and row.utilisation is not None:
+            title = f"LGI-B {name} in bf16, share of the measured peak"
+            found.append(Aim(title, "at least", share, row.utilisation, ""))
+    return [aim for aim in found if not math.isnan(aim.value)]
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """A whole benchmark; printed as a table."""
+
+    rows: Sequence[Row]
+    checks: Sequence[Check]
+    aims: Sequence[Aim]
+    notes: Sequence[str]
+    provenance: dict[str, Any]
+    files: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """What the JSON file holds."""
+        return {
+            "provenance": self.provenance,
+            "checks": [check._asdict() for check in self.checks],
+            "aims": [{**aim._asdict(), "is_reached": aim.is_reached} for aim in self.aims],
+            "rows": [row.as_data() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        source = self.provenance
+        lines = [
+            f"{source['machine']}; {source['device']}; torch {source['versions']['torch']}; commit "
+            f"{source['commit']}; {source['seconds']:.0f} s",
+            "Time per item: median (quartiles) over interleaved rounds of floor, ours and plain.",
+        ]
+        for section in SECTIONS:
+            cells = [row.cells() for row in self.rows if row.section == section]
+            columns = zip((section, *HEADS), *cells, strict=True)
+            used = [column for column in columns if any(column[1:])]
+            lines += ["", text.table(list(zip(*used, strict=True)))] if cells else []
+        parts = {"checked before any time was taken": self.checks, "aims": self.aims,
+                 "notes": self.notes, "written": self.files}  # fmt: skip
+        for title, entries in parts.items():
+            lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)] if entries else []
+        return "\n".join(lines)
 
 
 @dataclass
 class Bench:
     """One run: where and on what it measures, and what it found so far.
 
+    folder: an empty one, for the benchmark's own data. smoke: tiny models and few clips, to see
+        that everything runs.
     batch: clips of a pass through the model (pre-training: twice as many); by default 1 on a CPU,
-        16 on a GPU. smoke: tiny models and few clips, to see that everything runs.
-    folder: an empty one, for the benchmark's own data.
+        16 on a GPU.
     """
 
     device: torch.device
@@ -49,7 +251,7 @@ class Bench:
         """float32, and bf16 where the device computes in it."""
         return ("float32", "bf16") if has_bf16(self.device) else ("float32",)
 
-    def recipe(self, encoder: EncoderKind) -> PretrainConfig:
+    def recipe(self, encoder: EncoderKind = "lgi") -> PretrainConfig:
         """The paper's recipe or the tiny one; visible tokens in the order of the plain way."""
         config = (tiny if self.smoke else base)(encoder)
         return replace(config, model=replace(config.model, legacy_visible_order=True))
@@ -66,34 +268,34 @@ class Bench:
         return torch.rand(shape, generator=generator).to(self.device)
 
     def check(self, name: str, difference: float, tolerance: float | None = TOLERANCE) -> None:
-        """Note a difference from the plain way.
-
-        Raises:
-            ValueError: it is too large (or nan); times of unequal things would say nothing.
-        """
+        """Note a difference from the plain way; ValueError where it is too large, or nan."""
         if tolerance is not None and not difference < tolerance:
             raise ValueError(
-                f"{name}: ours and the plain way differ by {difference:.3g}, {tolerance:g} is the "
-                "most; no time was taken. `maedfer parity` and the tests show where they differ"
+                f"{name}: ours and the plain way differ by {difference:.3g} (allowed: "
+                f"{tolerance:g}); no time was taken"
             )
         self.checks.append(Check(name, difference, tolerance))
 
+    def add(
+        self, section: Section, name: str, rounds: Mapping[str, Sequence[float]],
+        item: str = "clip", memory: Mapping[str, int] | None = None, work_macs: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        """Add a row; work_macs: multiply-adds of one item, for a GPU's utilisation."""
+        row = Row(section, name, rounds, item, memory or {})
+        if work_macs and self.device.type == "cuda":
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            row = replace(row, utilisation=work_macs / row.median() / peak_macs(self.device, dtype))
+        self.rows.append(row)
+
     def measure(
-        self,
-        section: Section,
-        works: Mapping[str, Work],
-        num: int = 1,
-        item: str = "clip",
-        *,
-        work_macs: Mapping[str, int] | None = None,
-        warm_up: bool = True,
-        most: int = 9,
+        self, section: Section, works: Mapping[str, Work], num: int = 1, item: str = "clip", *,
+        work_macs: Mapping[str, int] | None = None, warm_up: bool = True, most: int = 9,
         clock: Callable[[], float] = timer,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Time works named "ROW SIDE" in turn and add their rows, in seconds of one of `num` items.
 
-        work_macs: multiply-adds of one item by row, for a GPU's utilisation; with it, peak memory
-            is measured first.
+        work_macs: multiply-adds of one item by row; with it, peak memory is measured first.
         clock: `timer` waits for the device; `time.process_time` counts the seconds of all cores.
         """
         memory: dict[str, int] = {}
@@ -107,21 +309,14 @@ class Bench:
             sides = [side for side in SIDES if f"{name} {side}" in works]
             rounds = {side: [s / num for s in taken[f"{name} {side}"]] for side in sides}
             peaks = {s: memory[f"{name} {s}"] for s in sides if s != "floor" and memory}
-            row = Row(section, name, rounds, item, peaks)
-            if work_macs and self.device.type == "cuda":
-                dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
-                reached = work_macs.get(name, 0) / row.median("ours")
-                row = replace(row, utilisation=reached / peak_macs(self.device, dtype))
-            self.rows.append(row)
+            precision = "bf16" if name.endswith("bf16") else "float32"
+            self.add(section, name, rounds, item, peaks, (work_macs or {}).get(name), precision)
 
 
 def alternate(
-    works: Mapping[str, Work],
-    seconds: float,
-    least: int,
-    most: int,
+    works: Mapping[str, Work], seconds: float, least: int, most: int,
     clock: Callable[[], float] = timer,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float]]:  # fmt: skip
     """Time works in turn, A B C A B C ..., so that what else slows the machine slows all alike.
 
     Until `seconds` are spent, within `least` and `most` rounds.

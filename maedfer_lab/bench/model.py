@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer_lab.bench import plain
-from maedfer_lab.bench.floor import products_of, replay
+from maedfer_lab.bench.floor import Operators, products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
-from maedfer_lab.bench.operators import Operators
 from maedfer_lab.checkpoints.official import arguments_of, to_official
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
 from maedfer_lab.cost.formula import Task, macs
@@ -58,32 +57,18 @@ def make_pair(model: models.Classifier | models.MaskedAutoencoder, device: torch
         nn.init.normal_(x, float(is_scale), 0.1 if is_scale else 0.02, generator=generator)
     official = to_official(model)
     state = {name: x.to(device, copy=True).requires_grad_() for name, x in official.items()}
-    arguments = arguments_of(model)
-    if isinstance(model, models.Classifier):
-        arguments["lg_classify_token_type"] = "region"
+    arguments = arguments_of(model) | {"lg_classify_token_type": "region"}
     return Pair(speed_up(model).eval().to(device), state, arguments)
 
 
 def classifiers(bench: Bench, encoder: EncoderKind = "lgi") -> Pair:
     """Classifiers of seven classes."""
-    return make_pair(
-        models.build_classifier(bench.model(encoder), NUM_CLASSES, seed=bench.seed), bench.device
-    )
+    model = models.build_classifier(bench.model(encoder), NUM_CLASSES, seed=bench.seed)
+    return make_pair(model, bench.device)
 
 
-def apart(a: Tensor, b: Tensor) -> float:
-    """Largest difference."""
+def _apart(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max())
-
-
-def model_pieces(bench: Bench) -> Iterator[tuple[str, Work]]:
-    """Forward, backward and a pre-training step, beside their matrix products."""
-    yield "forward", partial(forward, bench)
-    for times in (2,) if bench.smoke else (2, 4):
-        yield f"{times}x frames", partial(longer, bench, times)
-    for encoder, title in NAMES.items():
-        yield f"{title} forward + backward", partial(backward, bench, encoder)
-        yield f"{title} pre-training step", partial(pretraining_step, bench, encoder)
 
 
 def forward(bench: Bench) -> None:
@@ -93,9 +78,10 @@ def forward(bench: Bench) -> None:
         pair = classifiers(bench, encoder)
         check_logits(bench, pair, clips, title)
         for precision in bench.precisions:
-            name = f"{title} forward, {precision}"
-            work_macs[name] = _macs(pair.ours.config, "classify")
-            works |= _with_floor(name, _inference(pair.ours, precision, clips), pair.ours, bench)
+            name, ours = f"{title} forward, {precision}", _inference(pair.ours, precision, clips)
+            work_macs[name] = macs_of(pair.ours.config, "classify")
+            works |= {f"{name} floor": replay(products_of(ours, pair.ours), bench.device),
+                      f"{name} ours": ours}  # fmt: skip
             if encoder == "lgi":
                 works[f"{name} plain"] = _inference(pair.logits, precision, clips)
         if encoder == "lgi":
@@ -105,15 +91,16 @@ def forward(bench: Bench) -> None:
     bench.measure("model", works, len(clips), work_macs=work_macs)
 
 
-def longer(bench: Bench, times: int) -> None:
-    """Classification of clips of 32 or 64 frames, one model against the other."""
-    clips, works, work_macs = bench.noise(1, times), dict[str, Work](), dict[str, int]()
-    for encoder, title in NAMES.items():
-        model = speed_up(models.build_classifier(bench.model(encoder, times), NUM_CLASSES)).eval()
-        name = f"{title} forward, {16 * times} frames"
-        works[f"{name} ours"] = _inference(model.to(bench.device), "float32", clips)
-        work_macs[name] = _macs(model.config, "classify")
-    bench.measure("model", works, work_macs=work_macs)
+def longer(bench: Bench) -> None:
+    """Classification of clips of 32 and of 64 frames, one model against the other."""
+    for times in (2,) if bench.smoke else (2, 4):
+        clips, works, work_macs = bench.noise(1, times), dict[str, Work](), dict[str, int]()
+        for encoder, title in NAMES.items():
+            model = models.build_classifier(bench.model(encoder, times), NUM_CLASSES)
+            model, name = speed_up(model).eval(), f"{title} forward, {16 * times} frames"
+            works[f"{name} ours"] = _inference(model.to(bench.device), "float32", clips)
+            work_macs[name] = macs_of(model.config, "classify")
+        bench.measure("model", works, work_macs=work_macs)
 
 
 def backward(bench: Bench, encoder: EncoderKind) -> None:
@@ -129,7 +116,7 @@ def backward(bench: Bench, encoder: EncoderKind) -> None:
         pair.clear()
 
     _both_ways(bench, f"{NAMES[encoder]} forward + backward", len(clips),
-               _macs(pair.ours.config, "classify"), pair.ours, partial(learn, pair.ours),
+               macs_of(pair.ours.config, "classify"), pair.ours, partial(learn, pair.ours),
                partial(learn, pair.logits) if encoder == "lgi" else None)  # fmt: skip
 
 
@@ -154,30 +141,26 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
                    make_optimiser(pair.ours, OptimConfig()))  # fmt: skip
     plain_optimiser = torch.optim.AdamW(pair.state.values(), lr=0.0, betas=(0.9, 0.95))
     plainly = partial(step, lambda: pair.reconstruct(clips, mask)[1], plain_optimiser)
+    title, precision = f"{NAMES[encoder]} pre-training step", bench.precisions[-1]
     with Operators() as issued:
-        ours(bench.precisions[-1])
-    bench.notes.append(f"{NAMES[encoder]} pre-training step, {bench.precisions[-1]}: "
-                       f"{issued.total:,} operators are issued, unless captured")  # fmt: skip
-    _both_ways(bench, f"{NAMES[encoder]} pre-training step", len(clips),
-               _macs(recipe.model, "pretrain", ratio), pair.ours, ours,
+        ours(precision)
+    bench.notes.append(f"{title}, {precision}: {issued.names.total():,} operators are issued, "
+                       "unless captured")  # fmt: skip
+    _both_ways(bench, title, len(clips), macs_of(recipe.model, "pretrain", ratio), pair.ours, ours,
                plainly if encoder == "lgi" else None)  # fmt: skip
 
 
 def _both_ways(
-    bench: Bench,
-    title: str,
-    num: int,
-    forward_macs: int,
-    model: nn.Module,
-    ours: Callable[[Precision], None],
-    plainly: Callable[[Precision], None] | None,
-) -> None:
+    bench: Bench, title: str, num: int, forward_macs: int, model: nn.Module,
+    ours: Callable[[Precision], None], plainly: Callable[[Precision], None] | None,
+) -> None:  # fmt: skip
     """Measure forward and backward passes, three times the products of the forward alone."""
     works, work_macs = dict[str, Work](), dict[str, int]()
     for precision in bench.precisions:
-        name = f"{title}, {precision}"
+        name, work = f"{title}, {precision}", partial(ours, precision)
         work_macs[name] = 3 * forward_macs
-        works |= _with_floor(name, partial(ours, precision), model, bench)
+        works |= {f"{name} floor": replay(products_of(work, model), bench.device),
+                  f"{name} ours": work}  # fmt: skip
         if plainly is not None:
             works[f"{name} plain"] = partial(plainly, precision)
     bench.measure("model", works, num, work_macs=work_macs)
@@ -191,11 +174,8 @@ def _inference(model: Callable[[Tensor], Tensor], precision: Precision, clips: T
     return run
 
 
-def _with_floor(name: str, ours: Work, model: nn.Module, bench: Bench) -> dict[str, Work]:
-    return {f"{name} floor": replay(products_of(ours, model), bench.device), f"{name} ours": ours}
-
-
-def _macs(config: ModelConfig, task: Task, mask_ratio: float = 0.9) -> int:
+def macs_of(config: ModelConfig, task: Task, mask_ratio: float = 0.9) -> int:
+    """Multiply-adds of a clip's forward pass, of seven classes."""
     return sum(macs(config, task, num_classes=NUM_CLASSES, mask_ratio=mask_ratio).values())
 
 
@@ -205,9 +185,9 @@ def check_logits(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:
         ours, want = pair.ours(clips), pair.logits(clips)
         with mixed_precision("bf16", clips.device):
             half = pair.ours(clips).float()
-    bench.check(f"{name} logits", apart(ours, want))
+    bench.check(f"{name} logits", _apart(ours, want))
     if not torch.equal(half, ours):
-        bench.check(f"{name} logits in bf16 against float32", apart(half, ours), None)
+        bench.check(f"{name} logits in bf16 against float32", _apart(half, ours), None)
 
 
 def check_gradient(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:
@@ -217,7 +197,7 @@ def check_gradient(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:
         F.cross_entropy(logits(clips), labels).backward()
     want = pair.state["patch_embed.proj.weight"].grad
     assert want is not None
-    difference = apart(pair.ours.encoder.embed.proj.weight.grad, want) / float(want.abs().max())
+    difference = _apart(pair.ours.encoder.embed.proj.weight.grad, want) / float(want.abs().max())
     pair.clear()
     bench.check(f"{name} gradient of the embedding, of its largest", difference)
 
@@ -227,15 +207,9 @@ def check_autoencoder(bench: Bench, pair: Pair, clips: Tensor, mask: Tensor, nam
     with torch.no_grad():
         ours = pair.ours(clips, mask)
         prediction, loss = pair.reconstruct(clips, mask)
-    bench.check(f"{name} predictions", apart(ours.prediction, prediction))
-    bench.check(f"{name} pre-training loss", apart(ours.loss.total, loss))
+    bench.check(f"{name} predictions", _apart(ours.prediction, prediction))
+    bench.check(f"{name} pre-training loss", _apart(ours.loss.total, loss))
 
 
-def operator_times(bench: Bench, rows: int = 12) -> str:
-    """Where the time of one LGI-B forward pass goes, by operator."""
-    run = _inference(classifiers(bench).ours, "float32", bench.noise(bench.num))
-    run()
-    with torch.profiler.profile() as seen:
-        run()
-    key = "self_cpu_time_total" if bench.device.type == "cpu" else "self_device_time_total"
-    return seen.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=40)
+PIECES = (forward, longer, *(partial(piece, encoder=encoder) for encoder in NAMES
+                             for piece in (backward, pretraining_step)))  # fmt: skip

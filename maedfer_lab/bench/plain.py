@@ -19,7 +19,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop, functional
 
 from maedfer_lab.config import Augment
 from maedfer_lab.data.readers import open_video
@@ -222,8 +226,6 @@ def read_frames(path: Path, choose: Callable[[int], Sequence[int]]) -> list[Imag
 
 def to_tensor(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
     """Normalised frames (3 T H W)."""
-    from torchvision.transforms import functional
-
     frames = [functional.to_tensor(image) for image in images]
     return torch.stack([functional.normalize(frame, MEAN, STD) for frame in frames], 1)
 
@@ -240,16 +242,10 @@ def pretraining_clip(
 
 
 def finetuning_clip(
-    path: Path,
-    num_frames: int,
-    stride: int,
-    size_px: int,
-    augment: Augment,
+    path: Path, num_frames: int, stride: int, size_px: int, augment: Augment,
     rng: np.random.Generator,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Frames stretched to a square, RandAugment, then random crop, mirror and erasing as floats."""
-    from torchvision.transforms import RandomResizedCrop
-
     frames = read_frames(path, lambda num: training_indices(num, num_frames, stride, rng).tolist())
     images = [image.resize((size_px, size_px), BILINEAR) for image in frames]
     clip = to_tensor(_rand_augment(images, augment.rand_augment))
@@ -268,16 +264,12 @@ def finished(clips: Tensor, augment: Augment) -> Tensor:
 
 
 def _erased(clip: Tensor, augment: Augment) -> Tensor:
-    from timm.data.random_erasing import RandomErasing
-
     eraser = RandomErasing(augment.erase, mode="pixel", device="cpu")
     return eraser(clip.flatten(0, 1)).view_as(clip)
 
 
 def _rand_augment(images: Sequence[Image.Image], description: str) -> list[Image.Image]:
     """timm's transform, with the same draws for every frame."""
-    from timm.data.auto_augment import rand_augment_transform
-
     options = {"translate_const": int(images[0].width * 0.45), "interpolation": BICUBIC}
     transform = rand_augment_transform(description, options)
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm draws there)
@@ -305,13 +297,6 @@ def test_view(
 
 def mixed(clips: Tensor, labels: Tensor, num_classes: int, augment: Augment) -> tuple[Tensor, ...]:
     """timm's mixup or CutMix of a batch (b 3 T H W), in place, and its soft labels."""
-    from timm.data.mixup import Mixup
-
-    mixup = Mixup(
-        augment.mixup,
-        augment.cutmix,
-        switch_prob=augment.switch,
-        label_smoothing=augment.smoothing,
-        num_classes=num_classes,
-    )
+    mixup = Mixup(augment.mixup, augment.cutmix, switch_prob=augment.switch,
+                  label_smoothing=augment.smoothing, num_classes=num_classes)  # fmt: skip
     return mixup(clips.flatten(1, 2), labels)

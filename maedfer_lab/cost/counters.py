@@ -1,8 +1,7 @@
 """Two independent counters of a model's forward pass: fvcore's and PyTorch's own.
 
-Both follow the model's real code on the meta device, which holds shapes and no numbers, so that
-the paper's models are counted in a second without computing anything. The Published classes run
-our models with the official code's amount of work: the same results, nothing skipped.
+Both follow the model's real code on the meta device, which holds shapes and no numbers. As
+published, our models do the official code's amount of work: the same results, nothing skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from maedfer_lab.config import ModelConfig, TargetConfig
-from maedfer_lab.cost.formula import Task, Work
+from maedfer_lab.cost.formula import Task, Work, add
 from maedfer_lab.method.grid import patchify, take
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import (
@@ -41,39 +40,36 @@ STAGES = {  # the last part of a module's name -> the formula's name
         "head": "head",
     }.items() for part in parts.split()
 }  # fmt: skip
-ATTENTION = "attention"  # what the handler below calls its count
 PRODUCTS = ("bmm", "matmul", "attention")  # operators that multiply activations with each other
 
 
 class Predict(nn.Module):
-    """The autoencoder's predictions of the masked tokens for a given split of the tokens."""
+    """The autoencoder's predictions of the masked tokens for a given split of the tokens.
 
-    def __init__(self, model: MaskedAutoencoder, split: TokenSplit) -> None:
+    as_published: the same ones as the official code comes to them: hidden cubes are dropped after
+        the embedding, and the last decoder block runs for all tokens.
+    """
+
+    def __init__(
+        self, model: MaskedAutoencoder, split: TokenSplit, as_published: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.split = model, split
+        self.model, self.split, self.as_published = model, split, as_published
 
     def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b m p"]:
-        """Embed, encode and decode what is needed, as `MaskedAutoencoder.predict` does."""
-        return self.model.predict(clip, self.split)
-
-
-class PublishedPredict(Predict):
-    """The same predictions: all cubes are embedded, the last decoder block runs in full."""
-
-    def forward(self, clip: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b m p"]:
-        """*Official:* hidden cubes are dropped after the embedding; all tokens are decoded."""
+        """Predicted targets."""
+        if not self.as_published:
+            return self.model.predict(clip, self.split)
         encoder, decoder, split = self.model.encoder, self.model.decoder, self.split
         every = encoder.embed(patchify(normalise_pixels(clip), encoder.config.tubelet))
         x = take(every + encoder.positions, split.visible)
-        if encoder.rep_tokens is None:
-            for block in encoder.blocks:
-                x = block(x)
-        else:
+        if encoder.rep_tokens is not None:
             rep = encoder.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
-            z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
-            for block in encoder.blocks:
-                z = block(z)
-            x = z[:, :, 1:].flatten(1, 2)
+            x = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
+        for block in encoder.blocks:
+            x = block(x)
+        if encoder.rep_tokens is not None:
+            x = x[:, :, 1:].flatten(1, 2)
         hidden = decoder.mask_token + decoder.positions[split.masked]
         visible = decoder.embed(self.model.norm(x)) + decoder.positions[split.decoder_positions]
         x = torch.cat([visible, hidden], 1)
@@ -100,10 +96,7 @@ def model_for_counting(
     config: ModelConfig, task: Task = "classify", *, num_classes: int = 7, mask_ratio: float = 0.9,
     as_published: bool = False, target: TargetConfig | None = None,
 ) -> tuple[nn.Module, torch.Tensor]:  # fmt: skip
-    """A model on the meta device and a clip for it; arguments as in `formula.work`.
-
-    Its parameters take no memory, whatever its size.
-    """
+    """A model on the meta device and a clip for it; arguments as in `formula.work`."""
     clip = torch.empty(1, 3, config.frames, config.size_px, config.size_px, device="meta")
     if task == "classify":
         with init_empty_weights():
@@ -111,20 +104,16 @@ def model_for_counting(
         return (PublishedClassifier(model) if as_published else model).to("meta").eval(), clip
     with init_empty_weights():
         model = build_autoencoder(config, target)
-    mask = model_mask(model, mask_ratio, 1, torch.Generator())
-    split = model.split(mask).to(clip.device)
-    predict = PublishedPredict if as_published else Predict
-    return predict(model, split).to("meta").eval(), clip
+    split = model.split(model_mask(model, mask_ratio, 1, torch.Generator())).to(clip.device)
+    return Predict(model, split, as_published).to("meta").eval(), clip
 
 
 def count_with_torch(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work]:
     """Multiply-adds by stage according to `torch.utils.flop_counter`, which leaves LayerNorm out.
 
-    PyTorch counts two operations per multiply-add; these are halved. Counts of a model whose
-    stages share attention stand under the first of them.
-
-    Raises ValueError for inputs that are not on the meta device: PyTorch's count of fused
-    attention on a CPU is 0 in some versions.
+    Its two operations per multiply-add are halved. Stages that share attention count as the first.
+    Raises ValueError for inputs elsewhere than on the meta device: some versions of PyTorch count
+    fused attention on a CPU as 0.
     """
     if any(x.device.type != "meta" for x in inputs):
         raise ValueError(
@@ -160,15 +149,14 @@ def count_with_fvcore(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work
             counts, total = analysis.by_module_and_operator(), round(analysis.total())
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
-    return _by_stage(
-        {name: {op: round(n) for op, n in ops.items()} for name, ops in counts.items()}, total
-    )
+    found = {name: {op: round(n) for op, n in ops.items()} for name, ops in counts.items()}
+    return _by_stage(found, total)
 
 
 def _fused_attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-    """What the two products inside would be counted as: q with k, then weights with v."""
+    """The two products inside: q with k, then weights with v."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
-    return Counter({ATTENTION: math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]})
+    return Counter({"attention": math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]})
 
 
 def _by_stage(found: dict[str, dict[str, int]], total: int) -> dict[str, Work]:
@@ -181,7 +169,6 @@ def _by_stage(found: dict[str, dict[str, int]], total: int) -> dict[str, Work]:
         stage = f"decoder_{STAGES[last]}" if "decoder" in above else STAGES[last]
         norm = sum(n for op, n in ops.items() if op.endswith("layer_norm"))
         attention = sum(n for op, n in ops.items() if any(product in op for product in PRODUCTS))
-        own = Work(sum(ops.values()) - norm - attention, attention, norm)
-        parts[stage] = parts.get(stage, Work()).plus(own)
+        add(parts, {stage: Work(sum(ops.values()) - norm - attention, attention, norm)})
     parts["other"] = Work(linear=total - sum(sum(part) for part in parts.values()))
     return {stage: part for stage, part in parts.items() if any(part)}

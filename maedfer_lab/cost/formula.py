@@ -41,50 +41,51 @@ class Work(NamedTuple):
         """Multiply-adds, without LayerNorm."""
         return self.linear + self.attention
 
-    def plus(self, other: Work) -> Work:
-        """Both, one after the other."""
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))
-
 
 def macs(config: ModelConfig, task: Task = "classify", **options: Any) -> dict[str, int]:
     """Multiply-adds of one clip's forward pass by module and stage; their sum is the total.
 
     49.65e9 in sum for the paper's classifier as published. options: those of `work`.
     """
-    parts = work(config, task, **options)
+    return macs_of(work(config, task, **options))
+
+
+def macs_of(parts: dict[str, Work]) -> dict[str, int]:
+    """Multiply-adds of each part that has any."""
     return {name: part.macs for name, part in parts.items() if part.macs}
 
 
+def add(parts: dict[str, Work], more: dict[str, Work], times: int = 1) -> None:
+    """Add work to that of the same names."""
+    for name, part in more.items():
+        both = zip(parts.get(name, Work()), part, strict=True)
+        parts[name] = Work(*(a + times * b for a, b in both))
+
+
 def work(
-    config: ModelConfig,
-    task: Task = "classify",
-    *,
-    num_classes: int = 7,
-    mask_ratio: float = 0.9,
-    as_published: bool = False,
-) -> dict[str, Work]:
+    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7,
+    mask_ratio: float = 0.9, as_published: bool = False,
+) -> dict[str, Work]:  # fmt: skip
     """Cost of one clip's forward pass by module and stage.
 
     task: "classify" (all tokens, representative tokens pooled, a ViT's tokens) or "pretrain"
         (visible tokens through the encoder, all through the decoder, without the loss).
     mask_ratio: share of hidden tokens in pre-training.
-    as_published: as the official code runs it. It computes the last block in full though
-        representative tokens alone are pooled, embeds all cubes though hidden ones are dropped,
-        and runs the last decoder block for visible tokens that nothing reads. The results are
-        equal; our models skip that work.
+    as_published: with what the official code computes for nothing (equal results): all of the
+        last block though representative tokens alone are pooled, the embedding of hidden cubes,
+        the last decoder block for visible tokens.
 
     Raises ValueError for a region, clip or mask ratio that does not fit the token grid.
     """
-    choose("task", task, get_args(Task))
-    _check_known(config)
+    _check(config, task)
     tokens, width = math.prod(token_grid(config)), config.width
     cube = math.prod(config.tubelet) * COLOURS
     seen = tokens if task == "classify" else _num_visible(config, mask_ratio)
     embedded = tokens if as_published else seen
     parts = {"embedding": Work(linear=embedded * cube * width)}
-    skips = task == "classify" and not as_published
-    for i in range(config.depth):
-        _add(parts, encoder_block(config, seen, rep_only=skips and i == config.depth - 1))
+    skips = task == "classify" and not as_published and config.depth > 0
+    add(parts, encoder_block(config, seen), config.depth - skips)
+    add(parts, encoder_block(config, seen, rep_only=True), int(skips))
     if task == "classify":
         parts["norm"] = Work(layer_norm=LAYER_NORM_COST * width)
         parts["head"] = Work(linear=width * num_classes)
@@ -92,10 +93,10 @@ def work(
     narrow, masked = config.decoder_width, tokens - seen
     parts["norm"] = Work(layer_norm=LAYER_NORM_COST * seen * width)
     parts["decoder_embedding"] = Work(linear=seen * width * narrow)
-    for i in range(config.decoder_depth):
-        last = masked if i == config.decoder_depth - 1 and not as_published else tokens
-        block = vit_block(narrow, config.mlp_ratio, tokens, last)
-        _add(parts, {f"decoder_{name}": part for name, part in block.items()})
+    last = tokens if as_published else masked
+    for read, times in ((tokens, config.decoder_depth - 1), (last, 1)):
+        block = _vit_block(narrow, config.mlp_ratio, tokens, read)
+        add(parts, {f"decoder_{name}": part for name, part in block.items()}, times)
     parts["decoder_norm"] = Work(layer_norm=LAYER_NORM_COST * masked * narrow)
     parts["decoder_head"] = Work(linear=masked * narrow * cube)
     return parts
@@ -111,57 +112,38 @@ def encoder_block(
     """
     tokens = math.prod(token_grid(config)) if tokens is None else tokens
     if config.encoder == "vit":
-        return vit_block(config.width, config.mlp_ratio, tokens, tokens)
-    return _lgi_block(config, num_regions(config), tokens, rep_only)
-
-
-def vit_block(width: int, mlp_ratio: float, tokens: int, last: int) -> dict[str, Work]:
-    """Cost of a block with joint attention that returns the `last` of its `tokens`."""
-    norm = LAYER_NORM_COST * tokens * width
-    return {
-        "joint": _attention(width, last, tokens)._replace(layer_norm=norm),
-        "feed_forward": _feed_forward(width, mlp_ratio, last),
-    }
-
-
-def _lgi_block(config: ModelConfig, regions: int, tokens: int, rep_only: bool) -> dict[str, Work]:
-    width, size, everything = config.width, tokens // regions, tokens + regions
+        return _vit_block(config.width, config.mlp_ratio, tokens, tokens)
+    width, regions = config.width, num_regions(config)
+    size, everything = tokens // regions, tokens + regions
     rep_only = rep_only and config.interact != "self"  # there stage 3 changes them as well
 
-    def normed(count: int) -> int:
-        return LAYER_NORM_COST * count * width
-
-    if config.local == "cross":
-        local = _attention(width, 1, size, regions)
-    else:
-        local = _attention(width, 1 if rep_only else size + 1, size + 1, regions)
-    parts = {"local": local._replace(layer_norm=normed(everything))}
+    queries = 1 if rep_only or config.local == "cross" else size + 1
+    keys = size + (config.local != "cross")
+    norm = LAYER_NORM_COST * width
+    parts = {"local": _attention(width, queries, keys, regions, norm * everything)}
     if config.inter:
-        parts["inter"] = _attention(width, regions, regions)._replace(layer_norm=normed(regions))
+        parts["inter"] = _attention(width, regions, regions, 1, norm * regions)
     if config.interact != "none" and not rep_only:
-        interact = _attention(width, tokens, regions)
-        if config.interact == "self":
-            interact = _attention(width, size + 1, size + 1, regions)
-        parts["interact"] = interact._replace(layer_norm=normed(everything))
+        one = (size + 1, size + 1, regions) if config.interact == "self" else (tokens, regions, 1)
+        parts["interact"] = _attention(width, *one, norm * everything)
     count = regions if rep_only else everything
     return {**parts, "feed_forward": _feed_forward(width, config.mlp_ratio, count)}
 
 
-def _attention(width: int, queries: int, keys: int, sequences: int = 1) -> Work:
-    return Work(
-        linear=sequences * 2 * (queries + keys) * width**2,
-        attention=sequences * 2 * queries * keys * width,
-    )
+def _vit_block(width: int, mlp_ratio: float, tokens: int, last: int) -> dict[str, Work]:
+    """Cost of a block with joint attention that returns the `last` of its `tokens`."""
+    return {"joint": _attention(width, last, tokens, 1, LAYER_NORM_COST * tokens * width),
+            "feed_forward": _feed_forward(width, mlp_ratio, last)}  # fmt: skip
+
+
+def _attention(width: int, queries: int, keys: int, sequences: int, layer_norm: int) -> Work:
+    return Work(2 * sequences * (queries + keys) * width**2,
+                2 * sequences * queries * keys * width, layer_norm)  # fmt: skip
 
 
 def _feed_forward(width: int, ratio: float, tokens: int) -> Work:
-    hidden = int(width * ratio)
-    return Work(2 * tokens * width * hidden, layer_norm=LAYER_NORM_COST * tokens * width)
-
-
-def _add(parts: dict[str, Work], more: dict[str, Work]) -> None:
-    for name, part in more.items():
-        parts[name] = parts.get(name, Work()).plus(part)
+    linear = 2 * tokens * width * int(width * ratio)
+    return Work(linear, layer_norm=LAYER_NORM_COST * tokens * width)
 
 
 def parameters(
@@ -172,8 +154,7 @@ def parameters(
     84,878,343 in sum for the paper's classifier of 7 classes. LayerNorms count with the stage
     that they precede, attention shared by several stages with the first of them.
     """
-    choose("task", task, get_args(Task))
-    _check_known(config)
+    _check(config, task)
     width, cube = config.width, math.prod(config.tubelet) * COLOURS
     attention, feed_forward = _block_parameters(width, config.mlp_ratio, config.qkv_bias)
     norm = 2 * width
@@ -195,15 +176,12 @@ def parameters(
         return {**parts, "head": (width + 1) * num_classes}
     narrow = config.decoder_width
     attention, feed_forward = _block_parameters(narrow, config.mlp_ratio, config.qkv_bias)
-    return {
-        **parts,
-        "decoder_embedding": width * narrow,
-        "mask_token": narrow,
+    return parts | {
+        "decoder_embedding": width * narrow, "mask_token": narrow,
         "decoder_joint": config.decoder_depth * (attention + 2 * narrow),
         "decoder_feed_forward": config.decoder_depth * (feed_forward + 2 * narrow),
-        "decoder_norm": 2 * narrow,
-        "decoder_head": (narrow + 1) * cube,
-    }
+        "decoder_norm": 2 * narrow, "decoder_head": (narrow + 1) * cube,
+    }  # fmt: skip
 
 
 def _block_parameters(width: int, mlp_ratio: float, qkv_bias: bool) -> tuple[int, int]:
@@ -213,7 +191,8 @@ def _block_parameters(width: int, mlp_ratio: float, qkv_bias: bool) -> tuple[int
     return attention, 2 * width * hidden + hidden + width
 
 
-def _check_known(config: ModelConfig) -> None:
+def _check(config: ModelConfig, task: str) -> None:
+    choose("task", task, get_args(Task))
     if config.encoder not in BUILT_IN["encoder"]:
         raise ValueError(
             f"encoder={config.encoder!r} has no closed formula; count it with "
@@ -223,14 +202,13 @@ def _check_known(config: ModelConfig) -> None:
 
 def token_grid(config: ModelConfig) -> Shape3:
     """The token grid (t, h, w) of a clip: 8 x 10 x 10 for the paper's."""
-    clip = (config.frames, config.size_px, config.size_px)
-    if any(c % p for c, p in zip(clip, config.tubelet, strict=True)):
+    clip, (t, h, w) = (config.frames, config.size_px, config.size_px), config.tubelet
+    if clip[0] % t or clip[1] % h or clip[2] % w:
         raise ValueError(
             f"tubelet={config.tubelet} does not divide the clip {clip}; the paper's (2, 16, 16) "
             "divides 16 x 160 x 160"
         )
-    t, h, w = (c // p for c, p in zip(clip, config.tubelet, strict=True))
-    return t, h, w
+    return clip[0] // t, clip[1] // h, clip[2] // w
 
 
 def num_regions(config: ModelConfig) -> int:

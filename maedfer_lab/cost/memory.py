@@ -19,10 +19,9 @@ METHODS = {  # by type of device: how `peak_bytes` gets its number
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the memory of tensors that operators make while it is active, and their peak.
+    """Memory of tensors that operators make while it is active, and its peak.
 
-    Tensors from before (parameters, inputs) are not counted, nor is scratch space that an
-    operator frees before it returns.
+    Tensors from before (parameters, inputs) and scratch space inside operators are not counted.
     """
 
     def __init__(self) -> None:
@@ -33,35 +32,26 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then note the memory of its results, unless it is an argument's."""
-        arguments = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
-        self._from_before |= arguments - self._alive.keys()
+        self._from_before |= {x._cdata for x in _storages((args, kwargs))} - self._alive.keys()
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            self._note(tensor.untyped_storage())
+        for storage in _storages(out):
+            if storage._cdata not in self._alive and storage._cdata not in self._from_before:
+                self._alive[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, storage._cdata)
         return out
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._alive or key in self._from_before:
-            return
-        self._alive[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         self.now -= self._alive.pop(key)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that `step` holds at once, on top of what is held before it; see METHODS.
-
-    Raises ValueError for a device whose memory cannot be told.
-    """
+    """Most bytes that `step` holds at once, beyond what is held before it; see METHODS."""
     if device.type not in METHODS:
         raise ValueError(f"device={str(device)!r} must be one of {', '.join(METHODS)}")
     if device.type == "cpu":

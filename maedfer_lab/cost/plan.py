@@ -1,7 +1,6 @@
 """Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck. Without torch.
 
-Arithmetic on counts, measurements and data sheets. Of every step five things are timed, each as
-if it were alone:
+Of every step five things are timed, each as if it were alone:
 
     GPU        6 x multiply-adds of a clip x clips / (peak x utilisation), and AdamW's 28 bytes
                per parameter (reads value, gradient, two moments; writes all but the gradient)
@@ -21,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from maedfer_lab import text
@@ -63,15 +62,12 @@ class Input(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A GPU's data sheet: dense bf16 TFLOP/s, GB/s of memory, GB/s to its neighbours, each way.
-
-    sheet: whose it is, and the page that repeats it where the sheet itself could not be opened.
-    """
+    """A GPU's data sheet: dense bf16 TFLOP/s, GB/s of memory, GB/s to its neighbours, each way."""
 
     tflops: float
     memory: float
     link: float
-    sheet: str
+    sheet: str  # whose it is, and the page that repeats it
 
 
 CARDS: dict[str, Card] = {
@@ -84,33 +80,35 @@ CARDS: dict[str, Card] = {
 CORE = "one core of an AMD EPYC (family 26), alone, medians"
 # CPU seconds of one worker process: decoded, cropped, collated by eight and handed over.
 READ: dict[str, tuple[Input, Input]] = {
-    "mp4": (
-        Input(43, "clips/s", "measured", f"{CORE}: H.264 of 224 x 224, 195 frames"),
-        Input(0.25, "MB", "assumed", "a whole video of 7.8 s at 250 kbit/s"),
-    ),
+    "mp4": (Input(43, "clips/s", "measured", f"{CORE}: H.264 of 224 x 224, 195 frames"),
+            Input(0.25, "MB", "assumed", "a whole video of 7.8 s at 250 kbit/s")),
     "shards": (
-        Input(
-            226,
-            "clips/s",
-            "measured",
-            f"{CORE}: JPEGs of 224 x 224 at quality 95, simplejpeg; to find a clip among 1,092,000 "
-            "is 0.04 ms of it",
-        ),
+        Input(226, "clips/s", "measured", f"{CORE}: JPEGs of 224 x 224 at quality 95, simplejpeg; "
+              "to find a clip among 1,092,000 is 0.04 ms of it"),
         Input(0.284, "MB", "measured", "16 JPEGs of 17.7 KB, mean of 2,340 frames of 12 people"),
     ),
-}
+}  # fmt: skip
 ISSUE = Input(0.039, "s", "measured", f"{CORE}: a bf16 step of this depth and 29k parameters")
+
+
+ASSUMED = {
+    "utilisation": (0.2, "share", "what transformers of this size reach in eager PyTorch"),
+    "network": (25, "GB/s", "200 Gbit/s for each GPU"),
+    "reached": (0.7, "share", "achieved / data-sheet bandwidth of large transfers"),
+    "overlap": (0.9, "share", "DDP sends buckets of 25 MB; the last overlaps with nothing"),
+    "gpus_per_machine": (8, "GPUs", "the usual server"),
+    "cores_per_gpu": (8, "cores", "`--workers 8`, as in docs/launching.md"),
+    "storage": (2, "GB/s", "one NVMe disk, or a shared file system, for all"),
+}
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a projection rests on; `usual_inputs` fills it, `given` replaces numbers.
 
-    peak, memory, link: of the card. utilisation: of its peak, while it computes.
-    reached: achieved / data-sheet bandwidth.
-    network: of each GPU to other machines, each way. overlap: share of the backward pass that
-    overlaps with the all-reduce. issue: to launch one step's operators.
-    clips_per_core, mb_per_clip: of reading, from storage. storage: of all processes together.
+    utilisation: of the card's peak. reached: achieved / data-sheet bandwidth. network: of each
+    GPU to other machines, each way. overlap: share of the backward pass that overlaps with the
+    all-reduce. issue: to launch one step's operators. storage: of all processes together.
     """
 
     peak: Input
@@ -136,47 +134,30 @@ class Inputs:
 
     def given(self, **values: float | None) -> Inputs:
         """The same with these values; None keeps what is there."""
-        changes = {
+        return replace(self, **{
             name: getattr(self, name)._replace(value=value, origin="given", source="by you")
-            for name, value in values.items()
-            if value is not None
-        }
-        return replace(self, **changes)
+            for name, value in values.items() if value is not None
+        })  # fmt: skip
 
     def __str__(self) -> str:
-        rows = [
-            [f"  {name.replace('_', ' ')}", f"{one.value:g}", *one[1:]]
-            for name, one in vars(self).items()
-        ]
+        rows = [[f"  {name.replace('_', ' ')}", f"{one.value:g}", *one[1:]]
+                for name, one in vars(self).items()]  # fmt: skip
         return text.table(rows, left=(0, 2, 3, 4))
 
 
 def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
     """The card's data sheet, our measurements of reading `form`, and assumptions for the rest."""
     sheet = CARDS[choose("card", card, get_args(CardName))]
-    reading = READ[choose("form", form, get_args(Form))]
-
-    def quoted(value: float, unit: str) -> Input:
-        return Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
-
-    def assumed(value: float, unit: str, source: str) -> Input:
-        return Input(value, unit, "assumed", source)
-
-    return Inputs(
-        peak=quoted(sheet.tflops, "TFLOP/s"),
-        utilisation=assumed(0.2, "share", "what transformers of this size reach in eager PyTorch"),
-        memory=quoted(sheet.memory, "GB/s"),
-        link=quoted(sheet.link, "GB/s"),
-        network=assumed(25, "GB/s", "200 Gbit/s for each GPU"),
-        reached=assumed(0.7, "share", "achieved / data-sheet bandwidth of large transfers"),
-        overlap=assumed(0.9, "share", "DDP sends buckets of 25 MB; the last overlaps with nothing"),
-        issue=ISSUE,
-        gpus_per_machine=assumed(8, "GPUs", "the usual server"),
-        cores_per_gpu=assumed(8, "cores", "`--workers 8`, as in docs/launching.md"),
-        clips_per_core=reading[0],
-        mb_per_clip=reading[1],
-        storage=assumed(2, "GB/s", "one NVMe disk, or a shared file system, for all"),
-    )
+    clips_per_core, mb_per_clip = READ[choose("form", form, get_args(Form))]
+    quoted = {
+        name: Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
+        for name, value, unit in (("peak", sheet.tflops, "TFLOP/s"),
+                                  ("memory", sheet.memory, "GB/s"), ("link", sheet.link, "GB/s"))
+    }  # fmt: skip
+    assumed = {name: Input(value, unit, "assumed", source)
+               for name, (value, unit, source) in ASSUMED.items()}  # fmt: skip
+    return Inputs(**quoted, **assumed, issue=ISSUE, clips_per_core=clips_per_core,
+                  mb_per_clip=mb_per_clip)  # fmt: skip
 
 
 STEP = re.compile(r"LGI-B pre-training step, 160 clips, (issued|compiled|captured)")
@@ -184,10 +165,9 @@ FEED = re.compile(r"feed of batches of \d+, (\d+) workers, shards")
 
 
 def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> Inputs:
-    """The inputs with what `maedfer bench` found on such a card, marked as measured.
+    """The inputs with what the JSON of `maedfer bench` holds of such a card, marked as measured.
 
-    bench: what its JSON holds. Of another card, or without the rows of a whole step, nothing is
-    taken. The utilisation is that of the data sheet's peak, as `usual_inputs` has it.
+    Of another card nothing is taken. The utilisation is that of the data sheet's peak.
     """
     source = bench["provenance"]
     if card not in source["device"].replace(" ", "") or source["profile"] == "smoke":
@@ -201,10 +181,9 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
         config = base()
         forward = sum(macs(config.model, "pretrain", mask_ratio=config.mask_ratio[0]).values())
         reached = 2 * BACKWARD * forward / seconds[best] / (1e12 * inputs.peak.value)
-        text = f"{where}: {best}"
-        changes["utilisation"] = Input(round(reached, 3), "share", "measured", text)
+        changes["utilisation"] = Input(round(reached, 3), "share", "measured", f"{where}: {best}")
         issue = seconds[f"{best}: issued by the host"]
-        changes["issue"] = Input(round(issue, 4), "s", "measured", text)
+        changes["issue"] = Input(round(issue, 4), "s", "measured", f"{where}: {best}")
     for name in seconds:
         if found := FEED.fullmatch(name):
             speed = round(1 / seconds[name] / int(found[1]), 1)
@@ -212,11 +191,12 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
     return replace(inputs, **changes)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One number of GPUs: seconds of a step by what takes them, and what follows.
 
     gradients_s: the whole all-reduce; exposed_s: the part of it that overlaps with nothing.
+    hours: of the whole run. bottleneck: what to improve first, the longest part of what takes
+    longest. cores: of CPUs in all, that read the clips in time. read: GB/s from storage.
     """
 
     gpus: int
@@ -228,37 +208,10 @@ class Step:
     exposed_s: float
     loader_s: float
     storage_s: float
-    clips_per_core: float
-
-    @property
-    def fed_s(self) -> float:
-        """A step whose clips are there in time."""
-        return max(self.gpu_s, self.issue_s) + self.exposed_s
-
-    @property
-    def seconds(self) -> float:
-        """A step."""
-        return max(self.fed_s, self.loader_s, self.storage_s)
-
-    @property
-    def bottleneck(self) -> str:
-        """What to improve first: the longest part of what takes longest."""
-        if self.fed_s < self.seconds:
-            return "loader" if self.loader_s > self.storage_s else "storage"
-        parts = {"GPU": self.gpu_s, "issue": self.issue_s}
-        if self.exposed_s:
-            parts["gradients"] = self.gradients_s
-        return max(parts, key=parts.__getitem__)
-
-    @property
-    def cores(self) -> int:
-        """CPU cores in all that read the clips in time."""
-        return math.ceil(self.batch_size / max(self.fed_s, self.storage_s) / self.clips_per_core)
-
-    @property
-    def hours(self) -> float:
-        """Hours of the whole run."""
-        return self.steps * self.seconds / 3600
+    hours: float
+    bottleneck: str
+    cores: int
+    read: float
 
 
 @dataclass(frozen=True)
@@ -287,15 +240,12 @@ class Plan:
         """The table, heading first."""
         table = [list[str](HEADING)]
         for row in self.rows:
-            read = row.batch_size * self.inputs.mb_per_clip.value / row.seconds / 1e3
-            times = (
-                row.gpu_s, row.issue_s, row.gradients_s, row.exposed_s, row.loader_s, row.storage_s,
-            )  # fmt: skip
             changed = "*" * (row.batch_size != self.batch_size)
             table.append([
-                f"{row.gpus}", f"{row.batch_size:,}{changed}", *(f"{1e3 * s:.3g}" for s in times),
+                f"{row.gpus}", f"{row.batch_size:,}{changed}",
+                *(f"{1e3 * seconds:.3g}" for seconds in row[3:9]),
                 f"{row.hours:.3g}", f"{row.hours * row.gpus:.3g}", row.bottleneck, f"{row.cores:,}",
-                f"{read:.2g}",
+                f"{row.read:.2g}",
             ])  # fmt: skip
         return table
 
@@ -303,19 +253,17 @@ class Plan:
         lines = [self.head, text.table(self.cells, left=())]
         if any(row.batch_size != self.batch_size for row in self.rows):
             lines.append(f"* not the recipe's batch of {self.batch_size}: see the limits")
-        lines += ["inputs, and where they come from:", str(self.inputs), "limits:"]
-        lines += [f"  {limit}" for limit in LIMITS]
-        lines.append("More of it: docs/scaling.md. To start it: docs/launching.md.")
-        return "\n".join(lines)
+        return "\n".join([
+            *lines, "inputs, and where they come from:", str(self.inputs), "limits:",
+            *(f"  {limit}" for limit in LIMITS),
+            "More of it: docs/scaling.md. To start it: docs/launching.md.",
+        ])  # fmt: skip
 
 
 def plan(
-    config: PretrainConfig,
-    gpus: Sequence[int] = (1, 4, 8, 64),
-    inputs: Inputs | None = None,
-    *,
+    config: PretrainConfig, gpus: Sequence[int] = (1, 4, 8, 64), inputs: Inputs | None = None, *,
     clips_per_gpu: int | None = None,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """The whole run of `config` on each number of GPUs.
 
     The recipe's batch is shared by the GPUs, rounded up to a multiple of them, which the training
@@ -329,36 +277,34 @@ def plan(
         )
     model, batch = config.model, config.optim.batch_size
     forward = [sum(macs(model, "pretrain", mask_ratio=r).values()) for r in config.mask_ratio]
-    found = Plan(
-        name=config.name,
-        clips=config.optim.last_step * batch,
-        flops_per_clip=2 * BACKWARD * sum(forward) / len(forward),
-        parameters=sum(parameters(model, "pretrain").values()),
-        batch_size=batch,
-        inputs=inputs,
-    )
+    flops, number = 2 * BACKWARD * sum(forward) / len(forward), parameters(model, "pretrain")
+    found = Plan(config.name, config.optim.last_step * batch, flops, sum(number.values()), batch,
+                 inputs)  # fmt: skip
     sizes = [n * (clips_per_gpu or math.ceil(batch / n)) for n in gpus]
     rows = tuple(_step(found, n, size) for n, size in zip(gpus, sizes, strict=True))
     return replace(found, rows=rows)
 
 
 def _step(whole: Plan, gpus: int, batch: int) -> Step:
-    value = {field.name: getattr(whole.inputs, field.name).value for field in fields(Inputs)}
+    value = {name: one.value for name, one in vars(whole.inputs).items()}
     compute = batch / gpus * whole.flops_per_clip / (1e12 * value["peak"] * value["utilisation"])
     optimiser = ADAMW_BYTES * whole.parameters / (1e9 * value["memory"] * value["reached"])
     sent = 2 * (gpus - 1) / gpus * FLOAT32 * whole.parameters
     wire = value["link"] if gpus <= value["gpus_per_machine"] else value["network"]
     gradients = sent / (1e9 * wire * value["reached"])
     backward = max(compute, value["issue"]) * (BACKWARD - 1) / BACKWARD
+    exposed = max(0.0, gradients - value["overlap"] * backward)
+    loader = batch / (gpus * value["cores_per_gpu"] * value["clips_per_core"])
+    storage = batch * value["mb_per_clip"] / (1e3 * value["storage"])
+    parts = {"GPU": compute + optimiser, "issue": value["issue"]}
+    fed = max(parts.values()) + exposed  # a step whose clips are there in time
+    seconds, steps = max(fed, loader, storage), math.ceil(whole.clips / batch)
+    parts |= {"gradients": gradients} if exposed else {}
+    if fed < seconds:
+        parts = {"storage": storage, "loader": loader}
     return Step(
-        gpus=gpus,
-        batch_size=batch,
-        steps=math.ceil(whole.clips / batch),
-        gpu_s=compute + optimiser,
-        issue_s=value["issue"],
-        gradients_s=gradients,
-        exposed_s=max(0.0, gradients - value["overlap"] * backward),
-        loader_s=batch / (gpus * value["cores_per_gpu"] * value["clips_per_core"]),
-        storage_s=batch * value["mb_per_clip"] / (1e3 * value["storage"]),
-        clips_per_core=value["clips_per_core"],
-    )
+        gpus, batch, steps, compute + optimiser, value["issue"], gradients, exposed, loader,
+        storage, steps * seconds / 3600, max(parts, key=parts.__getitem__),
+        math.ceil(batch / max(fed, storage) / value["clips_per_core"]),
+        batch * value["mb_per_clip"] / seconds / 1e3,
+    )  # fmt: skip

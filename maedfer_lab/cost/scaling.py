@@ -37,18 +37,15 @@ Key = TypeVar("Key", bound=Hashable)
 def theoretical_share(num_tokens: int, num_regions: int) -> float:
     """Attention of LGI-Former as a share of joint attention: 1/M + 1/N^2 + 1/N.
 
-    Sun et al., section 3.2, with M regions of N tokens; representative tokens are left out of
-    stage 1 there, which is why the counted share is a little larger.
+    Sun et al., section 3.2, with M regions of N tokens. Stage 1 has no representative tokens
+    there, so the counted share is a little larger.
     """
     size = num_tokens / num_regions
     return 1 / num_regions + 1 / size**2 + 1 / size
 
 
 def region_like_papers(grid: Shape3) -> Shape3:
-    """The region of two time steps that is nearest to the paper's 100 tokens on this grid.
-
-    (2, 5, 10) on 8 x 10 x 10; other grids need other shapes, since a region must divide them.
-    """
+    """The region of two time steps that is nearest to the paper's 100 tokens on this grid."""
     shapes = [s for s in region_shapes(Grid(*grid)) if s[0] == min(2, grid[0])]
     if not shapes:
         raise ValueError(
@@ -142,13 +139,11 @@ def exponent(tokens: Sequence[float], values: Sequence[float]) -> float:
 def crossing(
     tokens: Sequence[float], first: Sequence[float], second: Sequence[float]
 ) -> float | None:
-    """Number of tokens from which `first` costs less than `second`; None if they do not cross.
+    """Number of tokens (rising) from which `first` costs less than `second`; None if never.
 
     Interpolated between neighbours on logarithmic axes; the last crossing if there are several.
     """
-    order = np.argsort(tokens)
-    x = np.log(np.asarray(tokens, float)[order])
-    gap = np.log(np.asarray(first, float)[order] / np.asarray(second, float)[order])
+    x, gap = np.log(tokens), np.log(np.divide(first, second))
     falls = np.flatnonzero((gap[:-1] > 0) & (gap[1:] <= 0))
     if not len(falls):
         return None
@@ -205,47 +200,41 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
 
     Per row: "share" of joint attention by theory, by PyTorch's counter and in time; "attention"
     and "all" multiply-adds of the blocks; "seconds" of a training step (forward and backward)
-    through them, "attention_seconds" through their products among tokens alone; "peak_bytes"
-    that the step takes on top of parameters and inputs, with fused attention and ("lgi_written",
-    "vit_written") with attention weights written out, as the official code does. Times and bytes
-    are those of the whole batch.
+    through them, "attention_seconds" through their products among tokens alone; "peak_bytes" of
+    the step beyond parameters and inputs, with fused attention and ("lgi_written", "vit_written")
+    with attention weights written out, as the official code does. All of the whole batch.
 
     On a CPU, time is the processor's and one thread works: neither waits for other programs.
     """
     device, configs = torch.device(device), sweep.configs()
-    models = {(i, kind): replace(config, encoder=kind)
-              for i, config in enumerate(configs) for kind in KINDS}  # fmt: skip
     with one_thread():
-        blocks = {key: block_step(one, sweep.batch, device) for key, one in models.items()}
-        attention = {key: attention_step(one, sweep.batch, device) for key, one in models.items()}
-        seconds = median_seconds(blocks, sweep.repeats, device)
-        attention_seconds = median_seconds(attention, sweep.repeats, device)
-        peaks: dict[tuple[int, str], int] = {}
-        for (i, kind), one in models.items():
-            peaks[i, kind] = peak_bytes(blocks[i, kind], device)
-            step = block_step(one, sweep.batch, device, written=True)
-            peaks[i, f"{kind}_written"] = peak_bytes(step, device)
-    rows = []
-    for i, config in enumerate(configs):
-        tokens = math.prod(token_grid(config))
-        counted = {}
-        for kind in KINDS:
-            found = count_with_torch(*model_for_counting(models[i, kind], as_published=True))
-            counted[kind] = sum(part.attention for part in found.values())
-        rows.append({
-            "frames": config.frames, "size_px": config.size_px, "tokens": tokens,
-            "region": config.region,
-            "share": {
-                "theory": theoretical_share(tokens, num_regions(config)),
-                "counted": counted["lgi"] / counted["vit"],
-                "time": attention_seconds[i, "lgi"] / attention_seconds[i, "vit"],
-            },
-            "attention": counted,
-            "all": {kind: block_cost(models[i, kind])["all"] for kind in KINDS},
-            "seconds": {kind: seconds[i, kind] for kind in KINDS},
-            "attention_seconds": {kind: attention_seconds[i, kind] for kind in KINDS},
-            "peak_bytes": {kind: n for (at, kind), n in peaks.items() if at == i},
-        })  # fmt: skip
+        made = [(i, kind, replace(config, encoder=kind)) for i, config in enumerate(configs)
+                for kind in KINDS]  # fmt: skip
+        blocks = {(i, kind): block_step(one, sweep.batch, device) for i, kind, one in made}
+        products = {(i, kind): attention_step(one, sweep.batch, device) for i, kind, one in made}
+        taken, among = (median_seconds(x, sweep.repeats, device) for x in (blocks, products))
+        rows: list[dict[str, Any]] = []
+        for i, config in enumerate(configs):
+            row: dict[str, Any] = {"frames": config.frames, "size_px": config.size_px,
+                                   "tokens": math.prod(token_grid(config)),
+                                   "region": config.region, "share": {}}  # fmt: skip
+            for what in ("attention", "all", "seconds", "attention_seconds", "peak_bytes"):
+                row[what] = {}
+            for kind, one in ((kind, replace(config, encoder=kind)) for kind in KINDS):
+                counted = count_with_torch(*model_for_counting(one, as_published=True))
+                row["attention"][kind] = sum(part.attention for part in counted.values())
+                row["all"][kind] = block_cost(one)["all"]
+                row["seconds"][kind], row["attention_seconds"][kind] = (
+                    taken[i, kind],
+                    among[i, kind],
+                )
+                row["peak_bytes"][kind] = peak_bytes(blocks[i, kind], device)
+                step = block_step(one, sweep.batch, device, written=True)
+                row["peak_bytes"][f"{kind}_written"] = peak_bytes(step, device)
+            shares = {"counted": row["attention"], "time": row["attention_seconds"]}
+            row["share"] = {"theory": theoretical_share(row["tokens"], num_regions(config))}
+            row["share"] |= {name: x["lgi"] / x["vit"] for name, x in shares.items()}
+            rows.append(row)
     return rows
 
 

@@ -6,6 +6,7 @@ All three count the published products; on a CPU `fast` runs a ninth fewer of LG
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from json import dumps
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from maedfer_lab import text
 from maedfer_lab.config import ModelConfig, Shape3, Size, base, profile, sized
 from maedfer_lab.cost.counters import count_with_fvcore, count_with_torch, model_for_counting
-from maedfer_lab.cost.formula import Task, Work, parameters, token_grid, work
+from maedfer_lab.cost.formula import Task, Work, macs, macs_of, parameters, token_grid
 from maedfer_lab.files import provenance, write_aside
 from maedfer_lab.method.grid import Grid, region_shapes
 
@@ -66,23 +67,16 @@ class Count:
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, with totals."""
-        return {
-            **asdict(self),
-            **dict(zip(TOTALS, self.totals, strict=True)),
-            "macs_with_layer_norm": self.totals[1] + self.layer_norm,
-            "flops": 2 * self.macs,
-            "disagreement": self.disagreement,
-        }
+        totals = dict(zip(TOTALS, self.totals, strict=True))
+        norm = self.totals[1] + self.layer_norm
+        return {**asdict(self), **totals, "macs_with_layer_norm": norm, "flops": 2 * self.macs,
+                "disagreement": self.disagreement}  # fmt: skip
 
 
 def count(
-    name: str,
-    config: ModelConfig,
-    task: Task = "classify",
-    *,
-    as_published: bool = True,
+    name: str, config: ModelConfig, task: Task = "classify", *, as_published: bool = True,
     by_one_block: bool = False,
-) -> Count:
+) -> Count:  # fmt: skip
     """Count a model three ways; 7 classes, 90 % masking.
 
     as_published: the official code's work, or ours with its dead work skipped (`formula.work`).
@@ -101,51 +95,41 @@ def count(
         {s: part if s in ONCE else Work(*(times * n for n in part)) for s, part in found.items()}
         for found in (count_with_fvcore(model, clip), count_with_torch(model, clip))
     )
-    own = _macs(work(config, task, as_published=as_published))
-    published = _macs(work(config, task, as_published=True))
+    own, published = (macs(config, task, as_published=how) for how in (as_published, True))
     return Count(
         name, task, config, as_published, sum(parameters(config, task).values()), own,
-        _macs(by_fvcore), _macs(by_torch), sum(part.layer_norm for part in by_fvcore.values()),
+        macs_of(by_fvcore), macs_of(by_torch), sum(part.layer_norm for part in by_fvcore.values()),
         {s: n - own.get(s, 0) for s, n in published.items() if n != own.get(s, 0)},
     )  # fmt: skip
-
-
-def _macs(parts: dict[str, Work]) -> dict[str, int]:
-    return {stage: part.macs for stage, part in parts.items() if part.macs}
 
 
 def count_models(size: Size = "base") -> list[Count]:
     """The paper's two models, or of another size, with variants: classifiers, then pre-training."""
     lgi, vit = (sized(base(encoder).model, size) for encoder in ("lgi", "vit"))
     same_shape = replace(vit, width=lgi.width, depth=lgi.depth, num_heads=lgi.num_heads)
+    letter = size[0].upper()
+    named = {
+        f"LGI-{letter}": lgi, f"ViT-{letter}": vit, f"ViT {lgi.width} x {lgi.depth}": same_shape,
+        f"LGI-{letter} without stage 2": replace(lgi, inter=False),
+        f"LGI-{letter} without stage 3": replace(lgi, interact="none"),
+        f"LGI-{letter} without 2 and 3": replace(lgi, inter=False, interact="none"),
+    }  # fmt: skip
     plans: list[tuple[str, ModelConfig, Task, bool]] = [
-        ("LGI-B", lgi, "classify", True),
-        ("ViT-B", vit, "classify", True),
-        (f"ViT {lgi.width} x {lgi.depth}", same_shape, "classify", True),
-        ("LGI-B without stage 2", replace(lgi, inter=False), "classify", True),
-        ("LGI-B without stage 3", replace(lgi, interact="none"), "classify", True),
-        ("LGI-B without 2 and 3", replace(lgi, inter=False, interact="none"), "classify", True),
-        ("LGI-B, ours", lgi, "classify", False),
-        ("LGI-B", lgi, "pretrain", True),
-        ("LGI-B, ours", lgi, "pretrain", False),
-        ("ViT-B", vit, "pretrain", True),
-        ("ViT-B, ours", vit, "pretrain", False),
-    ]
-    return [
-        count(name.replace("-B", f"-{size[0].upper()}"), config, task, as_published=published)
-        for name, config, task, published in tqdm(plans, "count", leave=False, unit="model")
-    ]
+        *((name, config, "classify", True) for name, config in named.items()),
+        (f"LGI-{letter}, ours", lgi, "classify", False),
+        *((f"{name}-{letter}{ours}", config, "pretrain", not ours)
+          for name, config in (("LGI", lgi), ("ViT", vit)) for ours in ("", ", ours")),
+    ]  # fmt: skip
+    return [count(name, config, task, as_published=published)
+            for name, config, task, published in tqdm(plans, "count", leave=False)]  # fmt: skip
 
 
 def count_regions(regions: Sequence[Shape3] | None = None, size: Size = "base") -> list[Count]:
     """LGI's classifier for each region, by default for every shape that divides the grid."""
     lgi = sized(base().model, size)
     shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
-    found = []
-    for shape in tqdm(shapes, "count", leave=False, unit="region"):
-        name = f"region {' x '.join(map(str, shape))}"
-        found.append(count(name, replace(lgi, region=shape), by_one_block=True))
-    return found
+    return [count(" x ".join(map(str, shape)), replace(lgi, region=shape), by_one_block=True)
+            for shape in tqdm(shapes, "count", leave=False)]  # fmt: skip
 
 
 def saving(lgi: Count, vit: Count) -> float:
@@ -154,10 +138,7 @@ def saving(lgi: Count, vit: Count) -> float:
 
 
 def to_data(models: Sequence[Count], regions: Sequence[Count]) -> dict[str, Any]:
-    """All counts as the content of a JSON file; figure 07_flops is drawn from it.
-
-    models: those of `count_models`.
-    """
+    """All counts (those of `count_models` first) as figure 07_flops is drawn from them."""
     lgi, vit, same_shape = models[:3]
     return {
         "unit": "multiply-adds per clip of 16 x 160 x 160; flops are twice as many",
@@ -207,9 +188,8 @@ def table(found: Sequence[Count]) -> str:
 
 def stage_table(found: Sequence[Count]) -> str:
     """One line per stage, one column per model."""
-    stages = dict.fromkeys(stage for row in found for stage in row.formula)
     rows = [["GMACs by stage", *(row.name for row in found)]]
-    for stage in stages:
+    for stage in dict.fromkeys(stage for row in found for stage in row.formula):
         values = [row.formula.get(stage) for row in found]
         rows.append([stage, *("" if n is None else f"{n / 1e9:.3f}" for n in values)])
     return text.table(rows)
@@ -217,13 +197,12 @@ def stage_table(found: Sequence[Count]) -> str:
 
 def region_table(found: Sequence[Count]) -> str:
     """One line per number of tokens in a region, cheapest first; the usual shapes are marked."""
-    by_size: dict[int, list[Count]] = {}
+    by_size = defaultdict[int, list[Count]](list)
     for row in sorted(found, key=lambda row: row.macs):
-        by_size.setdefault(math.prod(row.config.region), []).append(row)
+        by_size[math.prod(row.config.region)].append(row)
     lines = [["tokens N", "regions M", "GMACs", "regions (t x h x w)"]]
     for size, rows in by_size.items():
-        shapes = [row.name.removeprefix("region ") + " *" * (row.config.region in NAMED_REGIONS)
-                  for row in rows]  # fmt: skip
+        shapes = [row.name + " *" * (row.config.region in NAMED_REGIONS) for row in rows]
         regions = math.prod(token_grid(rows[0].config)) // size
         lines.append([str(size), str(regions), f"{rows[0].macs / 1e9:.2f}", ", ".join(shapes)])
     return text.table(lines, (3,))
