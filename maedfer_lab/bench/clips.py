@@ -59,7 +59,7 @@ def videos(bench: Bench) -> dict[str, Path]:
         pictures = drawn_frames(number, frames, bench.seed)
         for path in (mp4.parent, jpegs):
             path.mkdir(parents=True)
-        write_video(mp4, pictures, 25)
+        write_video(mp4, pictures, 25.0)
         for place, picture in enumerate(pictures):
             Image.fromarray(picture).save(jpegs / f"{place:05d}.jpg", quality=95)
         tested = int(frames == lengths[-1])  # the others are trained on

@@ -252,7 +252,7 @@ def draw_shards(folder: Path, clips: int, frames: int = 64) -> Path:
     for number in range(clips):
         place = folder / "videos" / f"id{number:05d}" / "drawn"
         place.mkdir(parents=True)
-        write_video(place / "00001.mp4", drawn_frames(number, frames), 25)
+        write_video(place / "00001.mp4", drawn_frames(number, frames), 25.0)
     table = read_annotations("voxceleb2", folder / "videos")
     prepare(table, folder / "shards", framing="whole", margin=1.4, progress=False)
     return folder / "shards"
