@@ -30,38 +30,31 @@ def source(monkeypatch, tmp_path):
     return files.provenance(profile="quick", seed=0, device="cpu", seconds=1)
 
 
-def test_figures_are_the_same_bytes_when_drawn_again(source, tmp_path):
+def test_figures_are_the_same_bytes_when_drawn_again_and_need_no_torch(source, tmp_path):
     figures.publish("04_pretrain", NUMBERS, source)
-    picture = tmp_path / "figures" / "04_pretrain.png"
-    first = picture.read_bytes()
-    picture.unlink()
-    assert str(picture) in figures.draw_figures()
-    assert picture.read_bytes() == first
+    formats = ("png", "svg", "pdf")
+    figures.draw_figures(("04_pretrain",), formats=formats)
+    paths = [tmp_path / "figures" / f"04_pretrain.{kind}" for kind in formats]
+    first = [path.read_bytes() for path in paths]
+    code = (
+        "import sys; from maedfer_lab.figures import draw_figures;"
+        f"print(draw_figures(formats={formats})); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and str(paths[0]) in done.stdout, done.stderr
+    assert [path.read_bytes() for path in paths] == first
 
 
-def test_numbers_carry_where_they_come_from(source, tmp_path):
-    files.save("04_pretrain", NUMBERS, source)
-    data = json.loads((tmp_path / "figures" / "04_pretrain.json").read_text())
+def test_numbers_carry_where_they_come_from(source):
+    data = json.loads(files.save("04_pretrain", NUMBERS, source).read_text())
     assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(data["provenance"])
 
 
-def test_smoke_and_own_videos_do_not_touch_the_shared_figures(monkeypatch, tmp_path):
-    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
-    monkeypatch.delenv("MAEDFER_DATA", raising=False)
+def test_smoke_and_own_videos_do_not_touch_the_shared_figures(source, monkeypatch, tmp_path):
     shared = files.figures_folder("quick")
-    assert files.figures_folder("smoke") != shared
+    smoke = files.figures_folder("smoke")
     monkeypatch.setenv("MAEDFER_DATA", str(tmp_path))
-    assert files.figures_folder("quick") not in (shared, files.figures_folder("smoke"))
-
-
-def test_drawing_needs_no_torch(source, tmp_path):
-    files.save("04_pretrain", NUMBERS, source)
-    code = (
-        "import sys; from maedfer_lab.figures import draw_figures; print(draw_figures());"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    assert len({shared, smoke, files.figures_folder("quick")}) == 3
 
 
 def test_unknown_figures_and_empty_folders_are_told(source, tmp_path):
@@ -83,15 +76,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"disk full: result\.json needs 3 bytes in"):
         files.write_aside(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_figures_for_print_are_the_same_bytes_as_well(source, tmp_path):
-    figures.publish("04_pretrain", NUMBERS, source)
-    found = []
-    for _ in range(2):
-        figures.draw_figures(("04_pretrain",), formats=("svg", "pdf"))
-        found.append([p.read_bytes() for p in sorted((tmp_path / "figures").glob("*.[sp][vd]*"))])
-    assert found[0] == found[1] and len(found[0]) == 2
 
 
 def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ BUDGETS = {
     "cost": 1318,
     "data": 6046,
     "drawn": 983,
-    "figures": 1876,
+    "figures": 1694,
     "inference": 1732,
     "method": 1640,
     "paper": 1570,

@@ -13,23 +13,13 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures import (  # noqa: F401 (each registers its drawings)
-    attention,
-    bench,
-    flops,
-    method,
-    paper,
-    study,
-    timeline,
-    training,
-)
+from maedfer_lab.figures import attention, bench, flops, method, paper, study  # noqa: F401
 from maedfer_lab.figures.style import (
     FIGURES,
     STYLE,
     Page,
-    caption,
+    drawing,
     footer,
-    new_figure,
     picture_format,
     picture_rows,
     save_figure,
@@ -43,15 +33,11 @@ Format = Literal["png", "svg", "pdf"]
 
 def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
     """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
-    if path.stem not in FIGURES:
-        raise ValueError(f"no figure is called {path.stem!r}; known: {', '.join(FIGURES)}")
+    _check_known(path.stem)
     figure = Figure()
     try:
         data = load(path)
-        drawn = []
-        for _ in formats:  # anew for each: saving moves the parts of a figure
-            with rc_context(STYLE):
-                drawn.append(FIGURES[path.stem](data))
+        drawn = [show(path.stem, data) for _ in formats]  # saving moves the parts of a figure
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}); put a copy back, or run its "
@@ -62,10 +48,16 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
     return figure
 
 
+def _check_known(*names: str) -> None:
+    for name in names:
+        if name not in FIGURES:
+            raise ValueError(f"no figure is called {name!r}; known: {', '.join(FIGURES)}")
+
+
 def show(name: str, data: dict[str, Any]) -> Figure:
     """The figure of a notebook's numbers, to look at: nothing is written."""
-    with rc_context(STYLE):
-        return FIGURES[name](data)
+    _check_known(name)
+    return FIGURES[name](data)
 
 
 def publish(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Figure:
@@ -77,13 +69,13 @@ def draw_rows(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], text: str, path: Path | None = None
 ) -> Page:
     """Draw rows of pictures with a caption; written to `path` if one is given."""
-    with rc_context(STYLE):
-        figure = new_figure(1.6 + 1.35 * len(columns), 0.9 + 1.35 * len(rows))
+
+    @drawing("", 1.6 + 1.35 * len(columns), 0.9 + 1.35 * len(rows), quoted=True)
+    def make(figure: Figure, _: dict[str, Any]) -> str:
         picture_rows(figure, rows, columns)
-        caption(figure, text)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+        return text
+
+    return make({}, path)
 
 
 def beside(*pages: Figure) -> Any:
@@ -121,9 +113,7 @@ def draw_figures(
     folder: where the NAME.json lie; the project's figures/ by default.
     formats: png, svg or pdf, or several of them; written beside the numbers.
     """
-    unknown = [name for name in names if name not in FIGURES]
-    if unknown:
-        raise ValueError(f"no figure is called {unknown[0]!r}; known: {', '.join(FIGURES)}")
+    _check_known(*names)
     root = folder or figures_folder("quick")
     paths = [root / f"{name}.json" for name in names or FIGURES]
     present = [path for path in paths if path.exists() or names]
@@ -134,18 +124,6 @@ def draw_figures(
     return "\n".join(str(path.with_suffix(f".{kind}")) for path in present for kind in formats)
 
 
-__all__ = [
-    "FIGURES",
-    "LiveCurve",
-    "beside",
-    "colour_table",
-    "draw",
-    "draw_figures",
-    "draw_movement",
-    "draw_rows",
-    "draw_timeline",
-    "footer",
-    "picture_format",
-    "publish",
-    "show",
-]
+__all__ = ["FIGURES", "LiveCurve", "beside", "colour_table", "draw", "draw_figures",
+           "draw_movement", "draw_rows", "draw_timeline", "footer", "picture_format", "publish",
+           "show"]  # fmt: skip

@@ -9,19 +9,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from maedfer_lab.figures.style import (
-    GREY,
-    INK,
-    MARK,
-    PALETTE,
-    brightness,
-    draw_picture,
-    drawing,
-    stack,
-)
+from maedfer_lab.figures import style
+from maedfer_lab.figures.style import GREY, INK, PALETTE, drawing
 from maedfer_lab.files import unpack_picture
 
 HEAT = "viridis"  # perceptually uniform, and readable for the colour-blind
@@ -44,7 +36,7 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
     figure.set_size_inches(2.5 + 1.25 * len(steps), 0.9 + 1.22 * (1 + len(rows)))
     grid = figure.subplots(1 + len(rows), len(steps), squeeze=False)
     for axis, picture, i in zip(grid[0], pictures, steps, strict=True):
-        draw_picture(axis, picture)
+        style.draw_picture(axis, picture)
         axis.set_title(f"frame {data['frames'][i]}", fontsize=9.5)
     for axes, label in zip(grid, ["clip", *(row["label"] for row in rows)], strict=True):
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
@@ -61,8 +53,8 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
     tall, wide = np.array(rows[0]["weights"]).shape[1:]
     height, width = pictures[0].shape[0] / tall, pictures[0].shape[1] / wide
     for axis in grid[:, steps.index(t)]:
-        corner = (x * width - 0.5, y * height - 0.5)
-        axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=MARK, linewidth=2))
+        corner, colour = (x * width - 0.5, y * height - 0.5), style.MARK
+        axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2))
     return (
         f"{data['model']}, layer {data['layer']} of 0 to {data['depth'] - 1}, mean of the heads, "
         f"on {data['clip']}: where the marked cube looks, as a share of its attention. Stages 2 "
@@ -75,22 +67,35 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
 
 def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: PowerNorm) -> None:
     """Colours of a heat map over the token grid, shaded by the picture; NaN leaves it grey."""
-    grey = brightness(pixels)[..., None]
+    grey = style.brightness(pixels)[..., None]
     whole = [size // cells for size, cells in zip(pixels.shape, values.shape, strict=False)]
     spread = np.kron(values, np.ones(whole))
     colours = colormaps[HEAT](norm(np.nan_to_num(spread)))[..., :3]
     # The colours' own darkness is kept; eyes, nose and mouth stand in them as light and shadow.
     low, high = np.quantile(grey, [0.02, 0.98])
     shade = 0.4 + 0.6 * ((grey - low) / max(high - low, 1e-6)).clip(0, 1)
-    draw_picture(axis, np.where(np.isnan(spread)[..., None], grey, colours * shade))
+    style.draw_picture(axis, np.where(np.isnan(spread)[..., None], grey, colours * shade))
 
 
 @drawing("06_locality", 9.5, 4.4)
 def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 06: entropy by layer and stage, and the reach of the rollout beside a ViT's."""
     left, right = figure.subplots(1, 2)
-    _by_layer(left, data, "relative_entropy", "entropy / largest possible")
-    left.set(title="how spread out attention is (1 = uniform)")
+    for name, line in (("pre-trained", "-"), ("untrained", ":")):
+        rows = data["statistics"][name]
+        for place, stage in enumerate(dict.fromkeys(row["stage"] for row in rows)):
+            own = [(row["layer"], row["relative_entropy"]) for row in rows if row["stage"] == stage]
+            layers = sorted({layer for layer, _ in own})
+            means = [np.mean([y for x, y in own if x == layer]) for layer in layers]
+            shift, colour = 0.08 * (place - 1), COLOURS[stage]
+            label = f"{STAGES[stage]}, {name}"
+            left.plot(np.array(layers) + shift, means, line, color=colour, label=label)
+            if line == "-":
+                x, y = np.array(own).T
+                left.plot(x + shift, y, "o", color=colour, markersize=4, alpha=0.75)
+    left.set(xlabel="layer", ylabel="entropy / largest possible", xticks=layers, ylim=(0, 1.45))
+    left.set(yticks=np.linspace(0, 1, 6), title="how spread out attention is (1 = uniform)")
+    left.legend(loc="upper center", fontsize=8, ncols=2)
     _rollout(right, data)
     return (
         "Left: our small model on a real clip; dots are heads, lines their means. Right: two "
@@ -102,51 +107,26 @@ def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
 @drawing("06_regions", 9.5, 5.7)
 def draw_regions(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 06: which regions stage 2 joins, and a t-SNE of the representative tokens."""
-    top, bottom = stack(figure, 2.2, 3.5)
-    _inter(top, data)
-    for axis, (name, places) in zip(bottom.subplots(1, len(data["tsne"])), data["tsne"].items(),
-                                    strict=True):  # fmt: skip
+    top, bottom = style.stack(figure, 2.2, 3.5)
+    heads, names = data["inter"], [region["label"] for region in data["regions"]]
+    axes = top.subplots(1, len(heads), squeeze=False, sharey=True)[0]
+    for head, (axis, weights) in enumerate(zip(axes, heads, strict=True)):
+        image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=np.max(heads))
+        axis.set(title=f"2 inter, head {head}", xlabel="to the region at")
+        axis.set_xticks(range(len(names)), range(1, len(names) + 1), fontsize=7.5)
+    numbered = [f"{i}: {name}" for i, name in enumerate(names, 1)]
+    axes[0].set_yticks(range(len(names)), numbered, fontsize=7.5)
+    axes[0].set_ylabel("from the region at")
+    top.colorbar(image, ax=list(axes), shrink=0.8, label="weight")
+    axes = bottom.subplots(1, len(data["tsne"]))
+    for axis, (name, places) in zip(axes, data["tsne"].items(), strict=True):
         _neighbours(axis, name, places, data)
-    handles = bottom.axes[0].get_legend_handles_labels()
-    bottom.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    style.outside_legend(bottom, axes[:1], loc="outside lower center", ncols=4, fontsize=8.5)
     return (
         f"Above: stage 2 of layer {data['layer']} on a real clip; rows sum to 1. Below: t-SNE of "
         f"the representative tokens of {data['num_clips']} synthetic clips, one mark for each "
         "region: only neighbourhood means something, distances and axes do not."
     )
-
-
-def _inter(figure: FigureBase, data: dict[str, Any]) -> None:
-    heads = data["inter"]
-    axes = figure.subplots(1, len(heads), squeeze=False, sharey=True)[0]
-    names = [region["label"] for region in data["regions"]]
-    for head, (axis, weights) in enumerate(zip(axes, heads, strict=True)):
-        image = axis.imshow(np.array(weights), cmap=HEAT, vmin=0, vmax=np.max(heads))
-        axis.set(title=f"2 inter, head {head}", xlabel="to the region at")
-        axis.set_xticks(range(len(names)), range(1, len(names) + 1), fontsize=7.5)
-    rows = [f"{i}: {name}" for i, name in enumerate(names, 1)]
-    axes[0].set_yticks(range(len(names)), rows, fontsize=7.5)
-    axes[0].set_ylabel("from the region at")
-    figure.colorbar(image, ax=list(axes), shrink=0.8, label="weight")
-
-
-def _by_layer(axis: Axes, data: dict[str, Any], value: str, label: str) -> None:
-    for name, style in (("pre-trained", "-"), ("untrained", ":")):
-        rows = data["statistics"][name]
-        for place, stage in enumerate(dict.fromkeys(row["stage"] for row in rows)):
-            own = [row for row in rows if row["stage"] == stage]
-            layers = sorted({row["layer"] for row in own})
-            means = [np.mean([r[value] for r in own if r["layer"] == i]) for i in layers]
-            shift = 0.08 * (place - 1)
-            axis.plot(np.array(layers) + shift, means, style, color=COLOURS[stage],
-                      label=f"{STAGES[stage]}, {name}")  # fmt: skip
-            if style == "-":
-                axis.plot([r["layer"] + shift for r in own], [r[value] for r in own], "o",
-                          color=COLOURS[stage], markersize=4, alpha=0.75)  # fmt: skip
-    axis.set(xlabel="layer", ylabel=label, xticks=layers)
-    axis.set_ylim(0, 1.45)  # room for the legend above
-    axis.set_yticks(np.linspace(0, 1, 6))
-    axis.legend(loc="upper center", fontsize=8, ncols=2)
 
 
 def _rollout(axis: Axes, data: dict[str, Any]) -> None:
@@ -159,15 +139,10 @@ def _rollout(axis: Axes, data: dict[str, Any]) -> None:
         shares = [row["reach"][unit] / row["uniform_reach"][unit] for unit in ("pixels", "frames")]
         shares.append(row["outside"] / row["uniform_outside"])
         trained = "trained" if row["trained"] else "untrained"
-        bars = axis.barh(
-            places,
-            shares,
-            0.9 * height,
-            color=colours[row["model"]],
-            alpha=1 if row["trained"] else 0.45,
-            label=f"{row['model']}, {trained}",
-        )
-        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
+        drawn = axis.barh(places, shares, 0.9 * height, color=colours[row["model"]],
+                          alpha=1 if row["trained"] else 0.45,
+                          label=f"{row['model']}, {trained}")  # fmt: skip
+        axis.bar_label(drawn, fmt="%.2f", padding=2, fontsize=7.5)
     axis.set_yticks(range(len(measures)), measures)
     axis.axvline(1, color=GREY, linewidth=0.8)
     axis.set(xlim=(0, 1.9), xlabel="in units of even attention", xticks=[0, 0.5, 1],

@@ -2,72 +2,57 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, drawing, together
+from maedfer_lab.figures import style
+from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, together
 
 SIDES = {
     "floor": ("floor", "#d4d4d4", ""),
     "ours": ("ours", MODEL, ""),
     "plain": ("written plainly", INTERPOLATION, "///"),
 }
-TITLES = {
-    "model": "models: time as a multiple of the matrix products' own",
-    "data": "clips for training: one core's time for each",
-    "evaluation": "test set: time per video",
-    "waiting": "what people wait for",
-    "gpu": "on a GPU: time per clip",
-}
-AXES = {
-    "model": "time / time of the products alone (floor)",
-    "data": "milliseconds",
-    "evaluation": "seconds",
-    "waiting": "seconds",
-    "gpu": "milliseconds",
-}
-UNITS = {"model": 1.0, "data": 1e3, "evaluation": 1.0, "waiting": 1.0, "gpu": 1e3}
+SECTIONS = {  # title, what the bars measure, that in a second
+    "model": ("models: time as a multiple of the matrix products' own",
+              "time / time of the products alone (floor)", 1.0),
+    "data": ("clips for training: one core's time for each", "milliseconds", 1e3),
+    "evaluation": ("test set: time per video", "seconds", 1.0),
+    "waiting": ("what people wait for", "seconds", 1.0),
+    "gpu": ("on a GPU: time per clip", "milliseconds", 1e3),
+}  # fmt: skip
 BAR = 0.27  # of the room of a row
 ROW, HEAD, FOOT = 0.42, 0.75, 0.95  # inches
 
 
-@drawing("bench_gpu", quoted=True)
-@drawing("bench", quoted=True)
+@style.drawing("bench", quoted=True)
 def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     """Bars of every section that was measured; the length of a text tells its seconds."""
-    sections = {name: [row for row in data["rows"] if row["section"] == name and _has_bar(row)]
-                for name in TITLES}  # fmt: skip
-    sections = {name: rows for name, rows in sections.items() if rows}
+    rows = {name: [row for row in data["rows"] if row["section"] == name and _has_bar(row)]
+            for name in SECTIONS}  # fmt: skip
     longer = _ratios(data["rows"])
-    columns = [[n for n in ("model",) if n in sections],
-               [n for n in ("data", "evaluation", "waiting", "gpu") if n in sections]]  # fmt: skip
+    columns = [[(name, HEAD + ROW * len(rows[name])) for name in column if rows[name]]
+               for column in (("model",), tuple(SECTIONS)[1:])]  # fmt: skip
+    if longer and columns[0]:
+        columns[0].append(("frames", 2.4))
     columns = [column for column in columns if column]
-    heights = [[HEAD + ROW * len(sections[name]) for name in column] for column in columns]
-    if longer and columns and columns[0] == ["model"]:
-        columns[0].append("frames")
-        heights[0].append(2.4)
-    tall = max((sum(column) for column in heights), default=2.0)
+    tall = max((sum(height for _, height in column) for column in columns), default=2.0)
     figure.set_size_inches(6.2 * max(1, len(columns)), tall + FOOT)
     parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
-    for part, column, ratios in zip(parts, columns, heights, strict=False):
+    for part, column in zip(parts, columns, strict=False):
+        ratios = [height for _, height in column]
         axes = part.subplots(len(column), 1, height_ratios=ratios, squeeze=False)[:, 0]
-        for axis, name in zip(axes, column, strict=True):
+        for axis, (name, _) in zip(axes, column, strict=True):
             if name == "frames":
                 _frames(axis, longer)
             else:
-                _bars(axis, name, sections[name])
-    handles, labels = parts[0].axes[0].get_legend_handles_labels() if columns else ([], [])
-    known = dict(zip(labels, handles, strict=True))
-    for axis in (axis for part in parts for axis in part.axes):
-        known |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=4)
+                _bars(axis, name, rows[name])
+    every = [axis for part in parts for axis in part.axes]
+    style.outside_legend(figure, every, loc="outside upper center", ncols=4)
     source = data["provenance"]
-    smoke = (
-        " Smoke mode: tiny models, the times say nothing." if source["profile"] == "smoke" else ""
-    )
+    smoke = " Smoke mode: tiny models, the times say nothing." * (source["profile"] == "smoke")
     return (
         f"Medians of rounds in which floor, ours and plain take turns; thin lines: quartiles. "
         "Times at the bars. Plain: written as in the official code, floor: what cannot be saved. "
@@ -75,6 +60,9 @@ def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
         f"{source['versions']['torch']}; {together('commit', source['commit'])}; "
         f"{together('seed', source['seed'])}.{smoke}"
     )
+
+
+style.FIGURES["bench_gpu"] = draw_bench
 
 
 def _has_bar(row: dict[str, Any]) -> bool:
@@ -86,9 +74,9 @@ def _has_bar(row: dict[str, Any]) -> bool:
 
 def _bars(axis: Axes, section: str, rows: list[dict[str, Any]]) -> None:
     """Three thin bars a row, each with its time; models in units of their floor."""
-    longest = 0.0
+    longest, (title, measured, unit) = 0.0, SECTIONS[section]
     for place, row in enumerate(rows):
-        scale = 1 / row["floor"]["median"] if section == "model" else UNITS[section]
+        scale = 1 / row["floor"]["median"] if section == "model" else unit
         present = [side for side in SIDES if row[side] is not None]
         for k, side in enumerate(present):
             name, colour, hatch = SIDES[side]
@@ -99,21 +87,16 @@ def _bars(axis: Axes, section: str, rows: list[dict[str, Any]]) -> None:
             axis.plot([low * scale, high * scale], [y, y], color="black", linewidth=0.8)
             end = max(median, high) * scale
             longest = max(longest, end)
-            words = _time(median)
+            words = f"{median:.3g} s" if median >= 1 else f"{median * 1e3:.3g} ms"
             if section == "model" and side != "floor":
                 words = f"x {median * scale:.2f} ({words})"
             axis.annotate(words, (end, y), (3, 0), textcoords="offset points", va="center",
                           fontsize=7.5)  # fmt: skip
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8.5)
-    axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, longest * 1.22), title=TITLES[section],
-             xlabel=AXES[section])  # fmt: skip
+    axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, longest * 1.22), title=title, xlabel=measured)
     axis.tick_params(axis="y", length=0)
     if section == "model":
         axis.axvline(1, color=GREY, linewidth=0.8, zorder=0)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[int, float]:
@@ -122,8 +105,8 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[int, float]:
     found = {}
     for frames in (16, 32, 64):
         what = "float32" if frames == 16 else f"{frames} frames"
-        lgi, vit = (ours.get(f"{name}-B forward, {what}", math.nan) for name in ("LGI", "ViT"))
-        if not math.isnan(lgi / vit):
+        lgi, vit = (ours.get(f"{name}-B forward, {what}") for name in ("LGI", "ViT"))
+        if lgi and vit:
             found[frames] = lgi / vit
     return found if len(found) > 1 else {}
 

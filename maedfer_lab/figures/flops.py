@@ -31,27 +31,18 @@ def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
     top, bottom = stack(figure, 4.2, 3.9)
     left, right = top.subplots(1, 2, width_ratios=[1.35, 1])
     classifiers = [m for m in data["models"] if m["task"] == "classify" and m["as_published"]]
-    _bars_by_stage(left, classifiers, "formula", 1e-9, "GMACs per clip")
-    left.bar_label(
-        left.containers[-1],  # type: ignore
-        [f"{m['macs'] / 1e9:.1f}, {m['parameters'] / 1e6:.0f}M" for m in classifiers],
-        padding=4,
-        fontsize=9,
-    )
+    rows = [(m["name"], m["formula"], 1e-9, f"{m['macs'] / 1e9:.1f}, {m['parameters'] / 1e6:.0f}M")
+            for m in classifiers]  # fmt: skip
+    _bars_by_stage(left, rows, "GMACs per clip")
     left.set(title="a classifier's cost by stage, and its parameters", xlim=(0, 118))
-    wasted = [m for m in data["models"] if m["skipped"]]
-    shares = [
-        {"name": f"{m['name'].split(',')[0]}\n{TASKS[m['task']]}", "skipped": m["skipped"],
-         "scale": 100 / (m["macs"] + sum(m["skipped"].values()))}
-        for m in wasted
-    ]  # fmt: skip
-    _bars_by_stage(right, shares, "skipped", None, "% of the published model's work")
-    right.bar_label(
-        right.containers[-1],  # type: ignore
-        [f"{sum(m['skipped'].values()) / 1e9:.2f} G" for m in wasted],
-        padding=4,
-        fontsize=9,
-    )
+    rows = []
+    for m in data["models"]:
+        if m["skipped"]:
+            name, skipped = m["name"].split(",")[0], sum(m["skipped"].values())
+            scale = 100 / (m["macs"] + skipped)
+            label = f"{name}\n{TASKS[m['task']]}"
+            rows.append((label, m["skipped"], scale, f"{skipped / 1e9:.2f} G"))
+    _bars_by_stage(right, rows, "% of the published model's work")
     right.set(title="work that no output depends on", xlim=(0, 9))
     left, right = bottom.subplots(1, 2, width_ratios=[1, 1.35])
     _agreement(left, data["models"])
@@ -65,36 +56,33 @@ def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
     )
 
 
-def _bars_by_stage(
-    axis: Axes, rows: list[dict[str, Any]], what: str, scale: float | None, label: str
-) -> None:
-    """Horizontal bars, one per row, stacked from its stages; a row may bring its own scale."""
-    names = [row["name"] for row in rows]
-    stages = [s for s in STAGE_COLOURS if any(row[what].get(s) for row in rows)]
+def _bars_by_stage(axis: Axes, rows: list[tuple[str, Any, float, str]], label: str) -> None:
+    """Horizontal bars of (name, cost by stage, its scale, what is written at the end)."""
+    names = [row[0] for row in rows]
     start = [0.0] * len(rows)
-    for stage in stages:
-        values = [row[what].get(stage, 0) * (scale or row["scale"]) for row in rows]
-        axis.barh(names, values, left=start, color=STAGE_COLOURS[stage], height=0.65,
-                  label=stage.replace("_", " "))  # fmt: skip
+    for stage in [s for s in STAGE_COLOURS if any(stages.get(s) for _, stages, _, _ in rows)]:
+        values = [stages.get(stage, 0) * scale for _, stages, scale, _ in rows]
+        drawn = axis.barh(names, values, left=start, color=STAGE_COLOURS[stage], height=0.65,
+                          label=stage.replace("_", " "))  # fmt: skip
         start = [a + b for a, b in zip(start, values, strict=True)]
     axis.set_xlabel(label)
     axis.invert_yaxis()
     axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, columnspacing=1,
                 handlelength=1)  # fmt: skip
+    axis.bar_label(drawn, [words for *_, words in rows], padding=4, fontsize=9)
 
 
 def _agreement(axis: Axes, models: list[dict[str, Any]]) -> None:
     """Difference of each counter from the formula, in percent."""
-    names = [f"{m['name']}, {TASKS[m['task']]}" for m in models]
-    places = range(len(models))
+    names, places = [f"{m['name']}, {TASKS[m['task']]}" for m in models], range(len(models))
     axis.axvspan(-0.1, 0.1, color=GREY, alpha=0.2, linewidth=0, label="0.1 %")
     for key, marker, colour, label in (
         ("macs_with_layer_norm", "D", INTERPOLATION, "fvcore with LayerNorm"),
         ("macs_fvcore", "o", MODEL, "fvcore"),
         ("macs_torch", "x", INK, "PyTorch"),
     ):
-        axis.plot([100 * (m[key] / m["macs"] - 1) for m in models], places, marker, color=colour,
-                  label=label)  # fmt: skip
+        off = [100 * (m[key] / m["macs"] - 1) for m in models]
+        axis.plot(off, places, marker, color=colour, label=label)
     axis.set_yticks(list(places), names, fontsize=8.5)
     axis.set(title="counters against the formula", xlabel="difference in %", xlim=(-0.15, 0.3))
     axis.invert_yaxis()
@@ -129,20 +117,33 @@ def _regions(axis: Axes, data: dict[str, Any]) -> None:
 def draw_complexity(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 07: theory, counts, clock and memory against the number of tokens."""
     axes = figure.subplots(3, 2)
-    rows, exponents = data["rows"], data["exponents"]
-    _curves(axes[0, 0], rows, "attention", exponents, 1e-9)
+    rows, growth = data["rows"], data["growth"]
+    _curves(axes[0, 0], data, "attention", 1e-9)
     axes[0, 0].set(title="counted: attention in one block", ylabel="GMACs")
     _share(axes[0, 1], rows)
-    _curves(axes[1, 0], rows, "seconds", exponents, 1e3)
+    _curves(axes[1, 0], data, "seconds", 1e3)
     axes[1, 0].set(title="time: a training step of one block", ylabel="milliseconds")
     _cross(axes[1, 0], data["crossings"]["seconds"])
-    _curves(axes[1, 1], rows, "peak_bytes", exponents, 2**-20, _MEMORY)
+    _curves(axes[1, 1], data, "peak_bytes", 2**-20, _MEMORY)
     axes[1, 1].set(title="memory: the same step at its peak", ylabel="MiB")
-    _models(axes[2, 0], data)
-    _cheapest(axes[2, 1], data["growth"])
+    axis, tokens = axes[2, 0], [row["tokens"] for row in growth]
+    looks = {"ViT-B": (INTERPOLATION, "-"), "ViT 512 x 16": (INTERPOLATION, "--"),
+             "LGI-B": (MODEL, "-")}  # fmt: skip
+    for name, (colour, line) in looks.items():
+        values = [row["macs"][name] / 1e9 for row in growth]
+        axis.plot(tokens, values, line, color=colour, marker="o", markersize=3, label=name)
+    _log_tokens(axis, tokens)
+    axis.set(title="formula: whole classifiers, longer clips", ylabel="GMACs per clip")
+    axis.legend(loc="upper left")
+    _cross(axis, data["crossings"]["same_shape"])
+    _cheapest(axes[2, 1], growth)
+    frames = [row["frames"] for row in rows if row["size_px"] == 160]
+    sizes = [row["size_px"] for row in rows if row["frames"] == 16]
     on_cpu = data["provenance"]["device"].startswith("cpu")
     return (
-        f"{_clips(rows)} Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
+        f"Circles: {min(frames)} to {max(frames)} frames of 160 px; squares: 16 frames of "
+        f"{min(sizes)} to {max(sizes)} px. "
+        f"Blocks of equal width {data['width']}, batch {data['batch']}; medians of "
         f"alternating runs{', processor time on one thread' if on_cpu else ''}. A step is forward "
         f"and backward. Memory: {data['memory']}. K^b: fitted exponents. The last row is by "
         "formula, at LGI-B's width of 512. One machine and one implementation; a GPU is not "
@@ -159,47 +160,27 @@ _MEMORY = {  # curve -> label, colour, line
 _KINDS = {"vit": ("ViT", INTERPOLATION, "-"), "lgi": ("LGI-Former", MODEL, "-")}
 
 
-def _clips(rows: list[dict[str, Any]]) -> str:
-    frames = [row["frames"] for row in rows if row["size_px"] == 160]
-    sizes = [row["size_px"] for row in rows if row["frames"] == 16]
-    return (
-        f"Circles: {min(frames)} to {max(frames)} frames of 160 px; squares: 16 frames of "
-        f"{min(sizes)} to {max(sizes)} px."
-    )
-
-
 def _curves(
-    axis: Axes,
-    rows: list[dict[str, Any]],
-    what: str,
-    exponents: dict[str, dict[str, float]],
-    scale: float,
-    curves: dict[str, tuple[str, str, str]] = _KINDS,
+    axis: Axes, data: dict[str, Any], what: str, scale: float, curves: dict[str, Any] = _KINDS
 ) -> None:
     """One line per curve over tokens, both axes logarithmic, with the exponent in the legend."""
     for name, (label, colour, line) in curves.items():
-        values = [scale * r[what][name] for r in rows]
-        _marks(axis, rows, values, colour, line, f"{label}: K^{exponents[what][name]:.2f}")
-    _log_tokens(axis, [r["tokens"] for r in rows])
+        values = [scale * row[what][name] for row in data["rows"]]
+        label = f"{label}: K^{data['exponents'][what][name]:.2f}"
+        _marks(axis, data["rows"], values, colour, line, label)
+    _log_tokens(axis, [row["tokens"] for row in data["rows"]])
     axis.legend(loc="upper left")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high * (high / low) ** (0.1 * len(curves)))
 
 
-def _marks(
-    axis: Axes,
-    rows: list[dict[str, Any]],
-    values: list[float],
-    colour: str,
-    line: str,
-    label: str,
-) -> None:
+def _marks(axis: Axes, rows: list[Any], values: list[float], *look: str) -> None:
     """A line through the lengths at 160 px, squares at the other sizes."""
-    points = [
-        (row["tokens"], value, row["size_px"]) for row, value in zip(rows, values, strict=True)
-    ]
-    lengths = [(k, v) for k, v, size in points if size == 160]
-    others = [(k, v) for k, v, size in points if size != 160]
+    colour, line, label = look
+    points = zip(rows, values, strict=True)
+    lengths, others = [], []
+    for row, value in points:
+        (lengths if row["size_px"] == 160 else others).append((row["tokens"], value))
     axis.plot(*zip(*lengths, strict=True), line, color=colour, marker="o", markersize=4.5,
               linewidth=1, label=label)  # fmt: skip
     axis.plot(*zip(*others, strict=True), "s", color=colour, markersize=4.5, fillstyle="none")
@@ -215,11 +196,9 @@ def _log_tokens(axis: Axes, tokens: list[int]) -> None:
 
 def _share(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """LGI's attention as a share of ViT's: the paper's formula, the counter, the clock."""
-    for name, label, colour, line in (
-        ("time", "time of attention alone", ZERO, "--"),
-        ("counted", "counted", MODEL, ""),
-    ):
-        _marks(axis, rows, [row["share"][name] for row in rows], colour, line, label)
+    _marks(axis, rows, [row["share"]["time"] for row in rows], ZERO, "--",
+           "time of attention alone")  # fmt: skip
+    _marks(axis, rows, [row["share"]["counted"] for row in rows], MODEL, "", "counted")
     tokens = [row["tokens"] for row in rows]
     theory = [row["share"]["theory"] for row in rows]
     axis.plot(tokens, theory, color=INK, linewidth=1, label="theory: 1/M + 1/N² + 1/N")
@@ -238,22 +217,6 @@ def _cross(axis: Axes, tokens: float | None) -> None:
                       xycoords=axis.get_xaxis_transform(), textcoords="offset points")  # fmt: skip
 
 
-def _models(axis: Axes, data: dict[str, Any]) -> None:
-    """Whole classifiers by formula, at any length."""
-    tokens = [row["tokens"] for row in data["growth"]]
-    for name, colour, line in (
-        ("ViT-B", INTERPOLATION, "-"),
-        ("ViT 512 x 16", INTERPOLATION, "--"),
-        ("LGI-B", MODEL, "-"),
-    ):
-        values = [row["macs"][name] / 1e9 for row in data["growth"]]
-        axis.plot(tokens, values, line, color=colour, marker="o", markersize=3, label=name)
-    _log_tokens(axis, tokens)
-    axis.set(title="formula: whole classifiers, longer clips", ylabel="GMACs per clip")
-    axis.legend(loc="upper left")
-    _cross(axis, data["crossings"]["same_shape"])
-
-
 def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
     """Tokens of the cheapest region, against what the formulas say is best."""
     tokens = [row["tokens"] for row in growth]
@@ -266,11 +229,12 @@ def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
         axis.plot(tokens, best, "o", color=colour, markersize=4.5)
         for row, size in zip(growth, best, strict=True):
             if row["frames"] in (8, 16, 48, 128):
+                place = {"xytext": (4, -7), "ha": "left", "va": "top"}
+                if cost == "all":
+                    place = {"xytext": (0, 12), "ha": "center", "va": "bottom"}
                 axis.annotate("x".join(map(str, row["cheapest"][cost])), (row["tokens"], size),
-                              (0, 12) if cost == "all" else (4, -7), zorder=3, bbox=ON_WHITE,
-                              textcoords="offset points", fontsize=8.5,
-                              ha="center" if cost == "all" else "left",
-                              va="bottom" if cost == "all" else "top")  # fmt: skip
+                              zorder=3, bbox=ON_WHITE, textcoords="offset points", fontsize=8.5,
+                              **place)  # fmt: skip
     axis.axhline(100, color=GREY, linestyle="--", linewidth=1, label="the paper's 2x5x10")
     _log_tokens(axis, tokens)
     axis.set(ylim=(7, 500), xlim=(140, 9500))

@@ -5,7 +5,6 @@ Narrow enough for one column of a paper. Shapes tell methods apart as well as co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from maedfer_lab.figures.style import GREY, INK, MODEL, PALETTE, drawing
+from maedfer_lab.figures.style import GREY, INK, MODEL, PALETTE, drawing, outside_legend
 
 WIDTH = 6.4
 OURS = "MAE-DFER"
@@ -27,20 +26,37 @@ UNKNOWN_AREA = 30
 def draw_accuracy_flops(figure: Figure, data: dict[str, Any]) -> str:
     """UAR against FLOPs with parameters as area: the paper's table, and methods up to now."""
     top, middle, bottom = figure.subplots(3, 1, height_ratios=[1, 0.85, 1.15])
-    bubbles(top, [p for p in data["then"] if p["flops"] is not None])
-    top.set(title=f"2023: the paper's table ({data['dataset']})", xlim=(0, 100), ylim=(41, 66))
     known = [p for p in data["now"] if p["flops"] is not None]
-    bubbles(middle, known)
-    middle.set(title="2022 to 2026", xlim=(0, 100), ylim=(57.5, 65.5))
-    for axis in (top, middle):
-        axis.set(xlabel="GMACs for a clip (what the paper calls FLOPs)", ylabel="UAR, %")
-    ranked(bottom, [p for p in data["now"] if p["flops"] is None], known)
+    for axis, points, title, span in (
+        (top, data["then"], f"2023: the paper's table ({data['dataset']})", (41, 66)),
+        (middle, known, "2022 to 2026", (57.5, 65.5)),
+    ):
+        for point in points:
+            if point["flops"] is not None:
+                _mark(axis, point, point["flops"], point["uar"])
+                x, y, align = LABEL_AT.get(point["method"], (11, 0, "left"))
+                axis.annotate(point["method"], (point["flops"], point["uar"]), (x, y), ha=align,
+                              fontsize=7.5, textcoords="offset points", va="center")  # fmt: skip
+        axis.set(title=title, xlim=(0, 100), ylim=span, ylabel="UAR, %",
+                 xlabel="GMACs for a clip (what the paper calls FLOPs)")  # fmt: skip
+    ranked = sorted((p for p in data["now"] if p["flops"] is None), key=lambda p: p["uar"])
+    for y, point in enumerate(ranked):
+        _mark(bottom, point, point["uar"], y)
+    for point in known:
+        if point["method"] in METHODS:
+            bottom.axvline(point["uar"], color=METHODS[point["method"]][0], linestyle="--",
+                           linewidth=1, zorder=0, label=point["method"])  # fmt: skip
+    bottom.set_yticks(range(len(ranked)), [p["method"] for p in ranked], fontsize=7)
+    bottom.grid(axis="y", color=GREY, alpha=0.2, linewidth=0.6)
+    bottom.set_axisbelow(True)
+    bottom.set(title="2022 to 2026, FLOPs not found", xlabel="UAR, %", ylim=(-1, len(ranked)))
+    bottom.legend(loc="lower right", fontsize=8)
+    dot: dict[str, Any] = {"linestyle": "", "color": GREY}
     sizes = [
-        Line2D([], [], marker="o", linestyle="", color=GREY, alpha=0.6, label=f"{size}M",
-               markersize=float(np.sqrt(size * AREA)))
-        for size in (18, 85)
-    ]  # fmt: skip
-    sizes.append(Line2D([], [], marker="x", linestyle="", color=GREY, label="not printed"))
+        Line2D([], [], marker="o", alpha=0.6, label=f"{n}M", markersize=(n * AREA) ** 0.5, **dot)
+        for n in (18, 85)
+    ]
+    sizes.append(Line2D([], [], marker="x", label="not printed", **dot))
     top.legend(handles=sizes, title="parameters", loc="lower right")
     return (
         f"UAR on {data['dataset']} (5 folds) as printed. Area: parameters; cross: not printed; "
@@ -67,37 +83,12 @@ LABEL_AT = {  # offset in points and alignment where the usual place is taken
 }
 
 
-def bubbles(axis: Axes, points: Sequence[dict[str, Any]]) -> None:
-    """Methods with known FLOPs."""
-    for point in points:
-        _mark(axis, point, point["flops"], point["uar"])
-        x, y, align = LABEL_AT.get(point["method"], (11, 0, "left"))
-        axis.annotate(point["method"], (point["flops"], point["uar"]), (x, y), fontsize=7.5,
-                      textcoords="offset points", va="center", ha=align)  # fmt: skip
-
-
-def ranked(axis: Axes, points: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]) -> None:
-    """Methods without FLOPs by their UAR, a line each; two of those with FLOPs as dashed lines."""
-    ordered = sorted(points, key=lambda p: p["uar"])
-    for y, point in enumerate(ordered):
-        _mark(axis, point, point["uar"], y)
-    for point in known:
-        if point["method"] in METHODS:
-            axis.axvline(point["uar"], color=METHODS[point["method"]][0], linestyle="--",
-                         linewidth=1, zorder=0, label=point["method"])  # fmt: skip
-    axis.set_yticks(range(len(ordered)), [p["method"] for p in ordered], fontsize=7)
-    axis.grid(axis="y", color=GREY, alpha=0.2, linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.set(title="2022 to 2026, FLOPs not found", xlabel="UAR, %", ylim=(-1, len(ordered)))
-    axis.legend(loc="lower right", fontsize=8)
-
-
 def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
-    colour = METHODS.get(point["method"], (GREY, ""))[0]
     size = point["params"]
     shape, area = ("x", UNKNOWN_AREA) if size is None else ("o", size * AREA)
     if size is not None and size > 1000:
         shape, area = "D", UNKNOWN_AREA
+    colour = METHODS.get(point["method"], (GREY, ""))[0]
     axis.scatter(x, y, s=area, marker=shape, color=colour, alpha=0.75, linewidths=1, zorder=2)
 
 
@@ -108,23 +99,24 @@ def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     heights = [len(panel["labels"]) for panel in panels]
     axes = figure.subplots(len(panels), 1, height_ratios=heights, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
-        order = np.argsort(panel["clips"])
+        order, best = np.argsort(panel["clips"]), ""
         names = [f"{panel['labels'][i]} ({panel['clips'][i]:,})" for i in order]
         for place, method in enumerate(panel["methods"]):  # beside one another, none is hidden
-            colour, shape = METHODS.get(method["method"], (GREY, "D"))
-            values = np.array(method["recalls"])[order]
-            label = method["method"] if method["method"] in METHODS else "best supervised method"
+            label = method["method"]
+            if label not in METHODS:
+                best, label = best or label, "best supervised method"
+            colour, shape = METHODS.get(label, (GREY, "D"))
             y = np.arange(len(order)) + 0.2 * ((len(panel["methods"]) - 1) / 2 - place)
-            axis.plot(values, y, shape, color=colour, markersize=4.5, label=label, clip_on=False)
+            axis.plot(np.array(method["recalls"])[order], y, shape, color=colour, markersize=4.5,
+                      label=label, clip_on=False)  # fmt: skip
         axis.set_yticks(range(len(order)), names, fontsize=8.5)
-        best = next(m["method"] for m in panel["methods"] if m["method"] not in METHODS)
         axis.set(title=f"{panel['dataset']} (best supervised: {best})", xlim=(0, 100))
         axis.set_ylim(-0.5, len(order) - 0.5)
         axis.tick_params(axis="y", length=0)
         for y in range(0, len(order), 2):
             axis.axhspan(y - 0.5, y + 0.5, color=GREY, alpha=0.1, linewidth=0)
     axes[-1].set_xlabel("recall, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    outside_legend(figure, axes[:1], loc="outside upper center", ncols=2)
     return (
         "Recall per class as printed, with the number of clips in the test parts; the best "
         "supervised method is that of highest UAR among rows with class columns. Height within a "
@@ -177,22 +169,19 @@ RUNS = {  # by whom -> colour, shape, words
 @drawing("09_folds", WIDTH, 6.8, quoted=True)
 def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
     """UAR and WAR fold by fold, with intervals, and what others got."""
-    rows = data["rows"]
-    places = list(dict.fromkeys((r["dataset"], r["fold"]) for r in sorted(rows, key=_fold_order)))
-    gaps = np.cumsum([i > 0 and places[i][0] != places[i - 1][0] for i in range(len(places))])
-    height = {
-        place: -(i + 0.8 * gap) for i, (place, gap) in enumerate(zip(places, gaps, strict=True))
-    }
+    folds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(data["rows"], key=lambda row: (row["dataset"], row["fold"] == "mean",
+                                                     row["fold"])):  # fmt: skip
+        folds.setdefault((row["dataset"], row["fold"]), []).append(row)
+    sets = [dataset for dataset, _ in folds]
+    heights = [-(i + 0.8 * list(dict.fromkeys(sets)).index(name)) for i, name in enumerate(sets)]
     axes = figure.subplots(1, 2, sharey=True)
     for axis, score in zip(axes, ("uar", "war"), strict=True):
-        for row in rows:
+        places = dict(zip(folds, heights, strict=True))
+        for row in data["rows"]:
+            own = folds[row["dataset"], row["fold"]]
+            y = places[row["dataset"], row["fold"]] + 0.22 * ((len(own) - 1) / 2 - own.index(row))
             colour, shape, words = RUNS[row["by"]]
-            others = [
-                r["by"] for r in rows if (r["dataset"], r["fold"]) == (row["dataset"], row["fold"])
-            ]
-            y = height[row["dataset"], row["fold"]] + 0.22 * (
-                (len(others) - 1) / 2 - others.index(row["by"])
-            )
             axis.errorbar(
                 row[score], y, xerr=row[f"{score}_interval"], fmt=shape, color=colour,
                 markersize=5, elinewidth=1, capsize=0, label=words or None,
@@ -200,23 +189,15 @@ def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
         axis.set(title=score.upper(), xlabel="%")
         axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
         axis.set_axisbelow(True)
-    names = [
-        f"{d}, test" if f == "all" else f"{d}, {f if f == 'mean' else f'fold {f}'}"
-        for d, f in places
-    ]
-    axes[0].set_yticks([height[place] for place in places], names, fontsize=8.5)
-    handles, labels = axes[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2, fontsize=8)
+    words = {"all": "test", "mean": "mean"}
+    names = [f"{name}, {words.get(fold, f'fold {fold}')}" for name, fold in folds]
+    axes[0].set_yticks(heights, names, fontsize=8.5)
+    outside_legend(figure, axes[:1], loc="outside upper center", ncols=2, fontsize=8)
     return (
         "Published checkpoints and independent fine-tunings. Bars: 95 % interval that the size of "
         "the test set alone leaves (UAR: from the class recalls of the paper's table); what "
         "another training run would change is not in them."
     )
-
-
-def _fold_order(row: dict[str, Any]) -> tuple[str, bool, str]:
-    return row["dataset"], row["fold"] == "mean", row["fold"]
 
 
 @drawing("09_pretraining_log", WIDTH, 4.8, quoted=True)
@@ -255,34 +236,30 @@ STATUSES = {
 def draw_ledger(figure: Figure, data: dict[str, Any]) -> str:
     """Claims by kind and status; below, by how much the contradicted percentages are off."""
     top, bottom = figure.subplots(2, 1, height_ratios=[1, 1])
-    kinds = data["kinds"]
+    kinds, edge = data["kinds"], {"edgecolor": INK, "linewidth": 0.6}
     for y, counts in enumerate(kinds.values()):
         left = 0
         for status, (colour, hatch) in STATUSES.items():
-            count = counts.get(status, 0)
-            if count:
-                top.barh(
-                    y, count, left=left, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6
-                )
+            if count := counts.get(status, 0):
+                top.barh(y, count, left=left, color=colour, hatch=hatch, **edge)
                 left += count
         words = " + ".join(f"{n} {s}" if s == "contradicted" else str(n) for s, n in counts.items())
         top.text(left + 2, y, words, va="center", fontsize=8)
     top.set_yticks(range(len(kinds)), list(kinds), fontsize=8.5)
     top.invert_yaxis()
-    top.set(xlabel="claims", xlim=(0, 1.55 * max(sum(c.values()) for c in kinds.values())))
-    handles = [
-        top.barh(0, 0, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6,
-                 label=f"{status} ({data['totals'][status]})")
-        for status, (colour, hatch) in STATUSES.items()
-    ]  # fmt: skip
-    top.legend(handles=handles, loc="upper right", fontsize=8.5)
-    top.set_title(f"{sum(data['totals'].values())} numeric claims")
+    totals = data["totals"]
+    top.set(xlabel="claims", xlim=(0, 1.55 * max(sum(c.values()) for c in kinds.values())),
+            title=f"{sum(totals.values())} numeric claims")  # fmt: skip
+    for status, (colour, hatch) in STATUSES.items():
+        top.barh(0, 0, color=colour, hatch=hatch, label=f"{status} ({totals[status]})", **edge)
+    top.legend(loc="upper right", fontsize=8.5)
     wrong = [claim for claim in data["contradicted"] if claim["unit"] == "percent"]
     for y, claim in enumerate(wrong):
-        bottom.plot([0, claim["value"] - claim["found"]], [y, y], color=PALETTE[3], linewidth=1)
-        bottom.plot(claim["value"] - claim["found"], y, "o", color=PALETTE[3], markersize=5)
-        bottom.plot([-claim["tolerance"], claim["tolerance"]], [y, y], color=GREY, linewidth=6,
-                    alpha=0.6, solid_capstyle="butt")  # fmt: skip
+        off, tolerance = claim["value"] - claim["found"], claim["tolerance"]
+        bottom.plot([0, off], [y, y], color=PALETTE[3], linewidth=1)
+        bottom.plot(off, y, "o", color=PALETTE[3], markersize=5)
+        bottom.plot([-tolerance, tolerance], [y, y], color=GREY, linewidth=6, alpha=0.6,
+                    solid_capstyle="butt")  # fmt: skip
     names = [short(claim["statement"]) for claim in wrong]
     bottom.set_yticks(range(len(wrong)), names, fontsize=8.5)
     bottom.invert_yaxis()

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
-from maedfer_lab.figures.style import GREY, INK, PALETTE, drawing, stack
+from maedfer_lab.figures import style
+from maedfer_lab.figures.style import GREY, INK, PALETTE, drawing
 
 # Colours by what is shown, never by rank.
 LOOKS = {
@@ -28,19 +29,31 @@ CHANCE = {"expression": 100 / 7, "direction": 50.0}
 @drawing("08_finetune", 10.5, 11)
 def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
     """UAR against labels, fine-tuned and probed; and what is confused."""
-    top, middle, bottom = stack(figure, 3.6, 3.6, 3.4)
-    for part, ways in (
-        (top, ("fine-tuned",)),
-        (middle, ("linear probe", "attentive probe", "kNN")),
-    ):
+    top, middle, bottom = style.stack(figure, 3.6, 3.6, 3.4)
+    probes = ("linear probe", "attentive probe", "kNN")
+    for part, ways, what in ((top, ("fine-tuned",), "all parameters trained"),
+                             (middle, probes, "frozen features")):  # fmt: skip
         for axis, label in zip(part.subplots(1, 2), CHANCE, strict=True):
             _curves(axis, [c for c in data["curves"] if c["label"] == label and c["how"] in ways])
-            _points(axis, [p for p in data["own"] if p["label"] == label and p["how"] in ways])
-            what = "all parameters trained" if "fine-tuned" in ways else "frozen features"
+            for point in data["own"]:
+                if point["label"] == label and point["how"] in ways:
+                    colour = LOOKS[point["how"], point["start"]][0]
+                    axis.plot(point["labels"], 100 * point["uar"], "*", color=colour,
+                              markersize=14, markeredgecolor=INK, zorder=5)  # fmt: skip
             axis.set(title=f"{label}, {what}", ylabel="UAR on unseen people (%)")
             axis.axhline(CHANCE[label], color=INK, linestyle=":", linewidth=1)
             axis.legend(fontsize=8, loc="best")
-    _confusions(bottom, data)
+    axes = bottom.subplots(1, len(data["confusions"]), sharey=True, squeeze=False)[0]
+    places = range(len(data["classes"]))
+    for axis, (start, matrix) in zip(axes, data["confusions"].items(), strict=True):
+        counts = np.array(matrix)
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        picture = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+        axis.set(title=start, xlabel="taken for")
+        axis.set_xticks(places, data["classes"], rotation=60, ha="right", fontsize=8)
+        axis.set_yticks(places, data["classes"], fontsize=8)
+    axes[0].set_ylabel("true class")
+    bottom.colorbar(picture, ax=axes, label="share of the true class (%)", shrink=0.8)
     own = " Stars: this machine's own runs." if data["own"] else ""
     return (
         f"The committed study on drawn faces ({data['seeds']} seeds, each with other people; "
@@ -55,40 +68,17 @@ def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
 def _curves(axis: Axes, curves: list[dict[str, Any]]) -> None:
     for curve in curves:
         colour, marker, line = LOOKS[curve["how"], curve["start"]]
-        name = (
-            curve["start"] if curve["how"] == "fine-tuned" else f"{curve['start']}: {curve['how']}"
-        )
+        how = "" if curve["how"] == "fine-tuned" else f": {curve['how']}"
         x = [point["labels"] for point in curve["points"]]
         y = 100 * np.array([point["mean"] for point in curve["points"]])
         half = 100 * np.array([point["half"] or 0 for point in curve["points"]])
         axis.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
         axis.errorbar(x, y, half, color=colour, marker=marker, linestyle=line, markersize=5,
-                      capsize=3, label=name)  # fmt: skip
+                      capsize=3, label=curve["start"] + how)  # fmt: skip
     ticks = sorted({point["labels"] for curve in curves for point in curve["points"]})
     axis.set(xscale="log", xlabel="labelled clips")
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
-
-
-def _points(axis: Axes, own: list[dict[str, Any]]) -> None:
-    for point in own:
-        colour = LOOKS[point["how"], point["start"]][0]
-        axis.plot(point["labels"], 100 * point["uar"], "*", color=colour, markersize=14,
-                  markeredgecolor=INK, zorder=5)  # fmt: skip
-
-
-def _confusions(figure: SubFigure, data: dict[str, Any]) -> None:
-    axes = figure.subplots(1, len(data["confusions"]), sharey=True)
-    places = range(len(data["classes"]))
-    for axis, (start, matrix) in zip(np.atleast_1d(axes), data["confusions"].items(), strict=True):
-        counts = np.array(matrix)
-        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        picture = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-        axis.set(title=start, xlabel="taken for")
-        axis.set_xticks(places, data["classes"], rotation=60, ha="right", fontsize=8)
-        axis.set_yticks(places, data["classes"], fontsize=8)
-    np.atleast_1d(axes)[0].set_ylabel("true class")
-    figure.colorbar(picture, ax=axes, label="share of the true class (%)", shrink=0.8)
 
 
 PANELS = {
@@ -104,20 +94,30 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
     """A line per variant, a panel per score; below, the held-out losses over the steps."""
     rows = data["rows"]
     figure.set_size_inches(10.5, 5.2 + 0.38 * len(rows))
-    top, bottom = stack(figure, 1.6 + 0.38 * len(rows), 3.2)
+    top, bottom = style.stack(figure, 1.6 + 0.38 * len(rows), 3.2)
     axes = top.subplots(1, len(PANELS), sharey=True)
     for axis, (name, (label, scale)) in zip(axes, PANELS.items(), strict=True):
         for y, row in enumerate(rows):
-            if row[name]:
-                _bar(axis, row, name, y, scale)
+            if found := row[name]:
+                gap = row[f"{name} difference"]
+                apart = gap and gap["half"] is not None and abs(gap["mean"]) > gap["half"]
+                axis.errorbar(scale * found["mean"], y, xerr=scale * (found["half"] or 0), fmt="o",
+                              color=PALETTE[0], markersize=5, capsize=3,
+                              markerfacecolor=PALETTE[0] if apart else "white")  # fmt: skip
+                axis.plot(scale * np.array(found["values"]), [y + 0.25] * len(found["values"]), ".",
+                          color=GREY, markersize=3)  # fmt: skip
         axis.set_xlabel(label)
-        level = CHANCE.get(name, 1)
-        axis.axvline(level, color=INK, linestyle=":", linewidth=1)
-    axes[0].set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=8)
+        axis.axvline(CHANCE.get(name, 1), color=INK, linestyle=":", linewidth=1)
+    names = [
+        f"{row['variant']}\n{row['gmacs'] * 1000:.0f} MMACs, {row['parameters'] / 1e6:.2f}M"
+        for row in rows
+    ]
+    axes[0].set_yticks(range(len(rows)), names, fontsize=8)
     axes[0].invert_yaxis()
-    for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
+    for axis, (place, kind) in zip(
+        bottom.subplots(1, 2), enumerate(("appearance", "motion"), 1), strict=True
+    ):
         for number, (name, curve) in enumerate(data["losses"].items()):
-            place = 1 + ("appearance", "motion").index(kind)
             if len(curve[0]) > place:
                 axis.plot([c[0] for c in curve], [c[place] for c in curve], "o-",
                           color=PALETTE[number], markersize=4, label=name)  # fmt: skip
@@ -132,17 +132,3 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
         "chance, or the baseline, the better of predicting zero and interpolating. Below: mean "
         "held-out losses on the way."
     )
-
-
-def _bar(axis: Axes, row: dict[str, Any], name: str, y: int, scale: float) -> None:
-    found, gap = row[name], row[f"{name} difference"]
-    apart = gap and gap["half"] is not None and abs(gap["mean"]) > gap["half"]
-    axis.errorbar(scale * found["mean"], y, xerr=scale * (found["half"] or 0), fmt="o",
-                  color=PALETTE[0], markerfacecolor=PALETTE[0] if apart else "white",
-                  markersize=5, capsize=3)  # fmt: skip
-    axis.plot(scale * np.array(found["values"]), np.full(len(found["values"]), y + 0.25), ".",
-              color=GREY, markersize=3)  # fmt: skip
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['variant']}\n{row['gmacs'] * 1000:.0f} MMACs, {row['parameters'] / 1e6:.2f}M"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,26 +42,33 @@ STYLE: dict[Any, Any] = {
 }
 
 
-Draw = Callable[[Figure, dict[str, Any]], str]
-FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {}
+FIGURES: dict[str, Callable[..., Page]] = {}
 
 
 def drawing(
     name: str, width: float = 1.0, height: float = 1.0, *, quoted: bool = False
-) -> Callable[[Draw], Draw]:
+) -> Callable[[Callable[[Figure, dict[str, Any]], str]], Callable[..., Page]]:
     """Register how figure `name` is drawn: on an empty figure (inches), returning its caption.
 
-    quoted: the numbers are the paper's, so the caption tells no run that they come from.
+    The function becomes one of the numbers alone, and of a path if the figure is to be written.
+
+    name: of NAME.json; "" where there is none.
+    quoted: the caption tells no run that the numbers come from.
     """
 
-    def register(draw: Draw) -> Draw:
-        def make(data: dict[str, Any]) -> Figure:
-            figure = new_figure(width, height)
-            caption(figure, draw(figure, data), None if quoted else data)
+    def register(draw: Callable[[Figure, dict[str, Any]], str]) -> Callable[..., Page]:
+        @wraps(draw)
+        def make(data: dict[str, Any], path: Path | None = None) -> Page:
+            with rc_context(STYLE):
+                figure = new_figure(width, height)
+                caption(figure, draw(figure, data), None if quoted else data)
+            if path is not None:
+                save_figure(figure, path)
             return figure
 
-        FIGURES[name] = make
-        return draw
+        if name:
+            FIGURES[name] = make
+        return make
 
     return register
 
@@ -137,6 +145,24 @@ def save_figure(figure: Figure, path: Path) -> Path:
         figure.savefig(file, format=kind, metadata=unstamped[kind])
     write_aside(path, file.getvalue())
     return path
+
+
+def bars(axis: Axes, names: Sequence[str], values: Any, words: Any, **more: Any) -> None:
+    """Horizontal bars from the top down, each with its number (a format, or what is written)."""
+    drawn = axis.barh(names, values, **more)
+    if isinstance(words, str):
+        axis.bar_label(drawn, fmt=words, padding=3, fontsize=9)
+    else:
+        axis.bar_label(drawn, words, padding=3, fontsize=9)
+    axis.invert_yaxis()
+
+
+def outside_legend(figure: FigureBase, axes: Sequence[Axes], **more: Any) -> None:
+    """One legend for all of the axes, each label once."""
+    known: dict[str, Any] = {}
+    for axis in axes:
+        known |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(list(known.values()), list(known), **more)
 
 
 def brightness(picture: np.ndarray) -> np.ndarray:

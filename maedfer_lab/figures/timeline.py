@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image, ImageDraw
 
-from maedfer_lab.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    caption,
-    drawing,
-    footer,
-    new_figure,
-    picture_rows,
-    save_figure,
-)
+from maedfer_lab.figures.style import GREY, PALETTE, drawing, footer, picture_rows
 from maedfer_lab.files import unpack_picture
 
 MARKS = "osD^v<>PXhp"
@@ -58,86 +47,81 @@ def draw_framings(figure: Figure, data: dict[str, Any]) -> str:
     )
 
 
-def draw_timeline(data: dict[str, Any], path: Path | None = None) -> Figure:
-    """Draw a `Prediction.timeline`; written to `path` if one is given."""
-    with rc_context(STYLE):
-        figure = new_figure(10, 4.6)
-        seconds, values = np.array(data["seconds"]), np.array(data["probabilities"])
-        pieces = np.array(data["pieces"])
-        low, high = float(seconds.min()), float(seconds.max())
-        spare = 0.05 * (high - low) or 0.5
-        faces, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
-        axis.set_xlim(low - spare, high + spare)
-        _crops(faces, data["crops"])
-        strongest = np.argsort(-values.max(0))
-        named = set(strongest[:NAMED].tolist())
-        for k in strongest[::-1]:  # a class has the same colour and mark in every video
-            style: dict[str, Any] = (
-                {"color": PALETTE[k % len(PALETTE)], "marker": MARKS[k % len(MARKS)],
-                 "label": data["classes"][k], "zorder": 3} if k in named
-                else {"color": GREY, "lw": 0.8, "alpha": 0.6}
-            )  # fmt: skip
-            for piece in np.unique(pieces):
-                own = pieces == piece
-                axis.plot(seconds[own], values[own, k], ms=4, **style)
-                style.pop("label", None)
-        if data.get("sure"):
-            axis.axhspan(0, data["sure"], color=GREY, alpha=0.15, lw=0, zorder=0)
-            axis.text(low - spare, data["sure"], " not sure below", va="bottom", fontsize=8)
-        axis.set_ylim(0, 1)
-        axis.set_xlabel("seconds (middle of each window)")
-        axis.set_ylabel("probability")
-        handles, names = axis.get_legend_handles_labels()
-        axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        others = len(data["classes"]) - len(named)
-        grey = f" The other {others} classes are grey." if others > 0 else ""
-        text = f"{_short(data['title'])}. {data['model']}{grey} {data['footer']}."
-        caption(figure, text.replace("\n", "; "))
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+@drawing("", 10, 4.6, quoted=True)
+def draw_timeline(figure: Figure, data: dict[str, Any]) -> str:
+    """A `Prediction.timeline`: probabilities of the classes over time, below the face's crops."""
+    seconds, values = np.array(data["seconds"]), np.array(data["probabilities"])
+    faces, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
+    start = _time(axis, seconds)
+    _crops(faces, data["crops"])
+    strongest = np.argsort(-values.max(0))
+    named = set(strongest[:NAMED].tolist())
+    for k in strongest[::-1]:  # a class has the same colour and mark in every video
+        look: dict[str, Any] = {"color": GREY, "lw": 0.8, "alpha": 0.6}
+        if k in named:
+            look = {"color": PALETTE[k % len(PALETTE)], "marker": MARKS[k % len(MARKS)],
+                    "label": data["classes"][k], "zorder": 3}  # fmt: skip
+        for own in _pieces(data):
+            axis.plot(seconds[own], values[own, k], ms=4, **look)
+            look.pop("label", None)
+    if data.get("sure"):
+        axis.axhspan(0, data["sure"], color=GREY, alpha=0.15, lw=0, zorder=0)
+        axis.text(start, data["sure"], " not sure below", va="bottom", fontsize=8)
+    axis.set(ylim=(0, 1), xlabel="seconds (middle of each window)", ylabel="probability")
+    handles, names = axis.get_legend_handles_labels()
+    axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    others = len(data["classes"]) - len(named)
+    grey = f" The other {others} classes are grey." if others > 0 else ""
+    text = f"{_short(data['title'])}. {data['model']}{grey} {data['footer']}."
+    return text.replace("\n", "; ")
 
 
-def draw_movement(data: dict[str, Any], path: Path | None = None) -> Figure:
-    """Draw a `Movement.timeline`; written to `path` if one is given."""
-    with rc_context(STYLE):
-        figure = new_figure(10, 6.4)
-        seconds, pieces = np.array(data["seconds"]), np.array(data["pieces"])
-        faces, parts, head = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 2.4, 1))
-        spare = 0.05 * (seconds[-1] - seconds[0]) or 0.5
-        parts.set_xlim(seconds[0] - spare, seconds[-1] + spare)
-        colours = dict(zip(data["values"], PALETTE, strict=False))
-        _crops(faces, data["crops"], 96, colours)
-        for name, value in data["values"].items():
-            axis, style = head if name == "head" else parts, {"color": colours[name]}
-            for piece in np.unique(pieces):
-                line = np.where(pieces == piece, value, np.nan)
-                axis.plot(seconds, line, lw=0.9, **style)
-                axis.plot(seconds, np.where(data["moving"][name], line, np.nan), ".-", lw=2.4,
-                          ms=4, **style)  # fmt: skip
-            axis.plot([], [], lw=2.4, label=name, **style)
-        for axis, unit in ((parts, "grey levels"), (head, "sides / s")):
-            axis.set_ylim(bottom=0)
-            axis.set_ylabel(unit)
-            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        head.set_xlabel("seconds")
-        text = f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}"
-        caption(figure, f"{text} {footer({})}.")
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+@drawing("", 10, 6.4, quoted=True)
+def draw_movement(figure: Figure, data: dict[str, Any]) -> str:
+    """A `Movement.timeline`: the movement of each part of the face over time, below its crops."""
+    seconds = np.array(data["seconds"])
+    faces, parts, head = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 2.4, 1))
+    _time(parts, seconds)
+    colours = dict(zip(data["values"], PALETTE, strict=False))
+    _crops(faces, data["crops"], 96, colours)
+    for name, value in data["values"].items():
+        axis, look = head if name == "head" else parts, {"color": colours[name]}
+        for own in _pieces(data):
+            line = np.where(own, value, np.nan)
+            axis.plot(seconds, line, lw=0.9, **look)
+            line = np.where(data["moving"][name], line, np.nan)
+            axis.plot(seconds, line, ".-", lw=2.4, ms=4, **look)
+        axis.plot([], [], lw=2.4, label=name, **look)
+    for axis, unit in ((parts, "grey levels"), (head, "sides / s")):
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel(unit)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    head.set_xlabel("seconds")
+    text = f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}"
+    return f"{text} {footer({})}."
 
 
-def _crops(
-    axis: Any, crops: list[dict[str, Any]], height: int = 58, colours: dict[str, Any] | None = None
-) -> None:
+def _time(axis: Axes, seconds: np.ndarray) -> float:
+    """Leave room at both ends; returns where the axis begins."""
+    low, high = float(seconds.min()), float(seconds.max())
+    spare = 0.05 * (high - low) or 0.5
+    axis.set_xlim(low - spare, high + spare)
+    return low - spare
+
+
+def _pieces(data: dict[str, Any]) -> list[np.ndarray]:
+    pieces = np.array(data["pieces"])
+    return [pieces == piece for piece in np.unique(pieces)]
+
+
+def _crops(axis: Axes, crops: list[dict[str, Any]], height: int = 58, colours: Any = None) -> None:
     """Crops above their seconds, with their regions (left, top, right, bottom as shares)."""
     for crop in crops:
         side = 4 * height
         shown = Image.fromarray(unpack_picture(crop["picture"])).resize((side, side))
         for name, share in crop.get("regions", {}).items():
             box = [side * x for x in share]
-            ImageDraw.Draw(shown).rectangle(box, outline=(colours or {})[name], width=6)
+            ImageDraw.Draw(shown).rectangle(box, outline=colours[name], width=6)
         image = OffsetImage(np.asarray(shown), zoom=height / side)
         axis.add_artist(AnnotationBbox(image, (crop["second"], 0.5), frameon=False, pad=0))
     axis.set_ylim(0, 1)

@@ -7,20 +7,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from maedfer_lab.figures.style import (
-    INK,
-    INTERPOLATION,
-    MODEL,
-    STYLE,
-    ZERO,
-    drawing,
-    new_figure,
-    picture_rows,
-    stack,
-)
+from maedfer_lab.figures import style
+from maedfer_lab.figures.style import INK, INTERPOLATION, MODEL, ZERO, drawing
 
 BASELINES = {"zero": (ZERO, "predict zero"), "interpolation": (INTERPOLATION, "interpolation")}
 
@@ -39,10 +29,16 @@ def loss_curve(
     """
     parts = parts or [{"first": 0, "baselines": baselines}]
     axes = figure.subplots(1, 2 if published is None else 3)
+    steps = np.array([row["step"] for row in log])
     if published is not None:
-        _over_published(axes[2], log, published)
+        axis, loss = axes[2], [row["loss"] for row in log]
+        axis.plot(steps, loss, color=MODEL, linewidth=1, label="this run")
+        axis.plot(published["step"], published["loss"], "o-", color=INK, markersize=3, linewidth=1,
+                  label="published log, means of epochs")  # fmt: skip
+        axis.set(title="loss beside the published one", xlabel="step", xscale="log",
+                 ylabel="loss (cube units)")  # fmt: skip
+        axis.legend(loc="lower left")
     for axis, kind in zip(axes[:2], ("appearance", "motion"), strict=True):
-        steps = np.array([row["step"] for row in log])
         values = np.array([row[kind] for row in log])
         width = max(1, len(values) // 60)
         smooth = np.convolve(values, np.ones(width) / width, "valid")
@@ -50,9 +46,8 @@ def loss_curve(
         span = round(width * (steps[-1] - steps[0]) / max(1, len(steps) - 1))
         mean = f" (mean of {span} steps)" if span > 1 else ""
         axis.plot(steps[width - 1 :], smooth, color=MODEL, label=f"training{mean}")
-        judged = [
-            (row["step"], row[f"held_out_{kind}"]) for row in log if f"held_out_{kind}" in row
-        ]
+        held = f"held_out_{kind}"
+        judged = [(row["step"], row[held]) for row in log if held in row]
         if judged:
             axis.plot(*zip(*judged, strict=True), "o-", color=INK, markersize=4, linewidth=1,
                       label="held-out identities")  # fmt: skip
@@ -62,25 +57,10 @@ def loss_curve(
             levels = [part["baselines"][name][kind] for part in parts]
             axis.stairs(levels, edges, baseline=None, color=colour, linestyle="--", linewidth=1.5,
                         label=f"held-out: {label}")  # fmt: skip
-        _finish(axis, kind, values, [losses[kind] for losses in baselines.values()])
-
-
-def _over_published(
-    axis: Axes, log: list[dict[str, float]], published: dict[str, list[float]]
-) -> None:
-    axis.plot([row["step"] for row in log], [row["loss"] for row in log], color=MODEL,
-              linewidth=1, label="this run")  # fmt: skip
-    axis.plot(published["step"], published["loss"], "o-", color=INK, markersize=3, linewidth=1,
-              label="published log, means of epochs")  # fmt: skip
-    axis.set(title="loss beside the published one", xlabel="step", xscale="log",
-             ylabel="loss (cube units)")  # fmt: skip
-    axis.legend(loc="lower left")
-
-
-def _finish(axis: Axes, kind: str, values: np.ndarray, levels: list[float]) -> None:
-    axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
-    axis.set_ylim(0, 1.7 * max(float(np.median(values)), *levels))
-    axis.legend(loc="upper right")
+        axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
+        highest = max(float(np.median(values)), *(losses[kind] for losses in baselines.values()))
+        axis.set_ylim(0, 1.7 * highest)
+        axis.legend(loc="upper right")
 
 
 @drawing("04_pretrain", 9.5, 4.4)
@@ -115,17 +95,13 @@ def draw_weights(figure: Figure, data: dict[str, Any]) -> str:
 @drawing("05_reconstruction", 9.5, 11.2)
 def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
     """Notebook 05: held-out clips, hidden and put back, and their losses."""
-    top, bottom = stack(figure, 8.0, 2.4)
-    picture_rows(top, data["rows"], data["columns"])
+    top, bottom = style.stack(figure, 8.0, 2.4)
+    style.picture_rows(top, data["rows"], data["columns"])
     for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
-        losses = data["losses"]
-        colours = [MODEL, INTERPOLATION, ZERO]
-        names = ["model", "interpolation", "zero"]
-        values = [losses[name][kind] for name in names]
-        bars = axis.barh(["model", "interpolation", "predict zero"], values, color=colours)
-        axis.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+        values = [data["losses"][name][kind] for name in ("model", "interpolation", "zero")]
+        names = ["model", "interpolation", "predict zero"]
+        style.bars(axis, names, values, "%.3f", color=[MODEL, INTERPOLATION, ZERO])
         axis.set(title=f"{kind} loss", xlim=(0, 1.18 * max(values)))
-        axis.invert_yaxis()
     return (
         f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
         f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
@@ -156,8 +132,8 @@ class LiveCurve:
         """Draw now."""
         from IPython.display import display
 
-        with rc_context(STYLE):
-            figure = new_figure(9 if self.published is None else 12, 3.4)
+        with rc_context(style.STYLE):
+            figure = style.new_figure(9 if self.published is None else 12, 3.4)
             loss_curve(figure, log, baselines, self.published)
             if self.handle is None:
                 self.handle = display(figure, display_id=True)
