@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for t
         "pre-train on synthetic faces or a folder of videos"),
     "finetune": ("training.finetune:finetune_command",
         "fine-tune a classifier on labelled clips or synthetic faces"),
-    "evaluate": ("training.evaluate_runs:evaluate_runs",
+    "evaluate": ("training.evaluation:evaluate_runs",
         "test fine-tuned classifiers: UAR, WAR, recalls, intervals"),
     "estimate": ("training.estimate:estimate_command",
         "say what a training needs here: memory, hours, disk"),

@@ -118,7 +118,7 @@ def samples(root: Path) -> list[Sample]:
     from maedfer_lab.figures import draw
     from maedfer_lab.method.models import build_autoencoder, build_classifier
     from maedfer_lab.runs import Run
-    from maedfer_lab.training.evaluate_runs import evaluate_runs
+    from maedfer_lab.training.evaluation import evaluate_runs
     from maedfer_lab.training.pretrain import load_run
 
     def folder(name: str) -> Path:

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch
 from making_videos import moving_frames, write_video
 
 from maedfer_lab import cli
-from maedfer_lab.config import FinetuneConfig, tiny
+from maedfer_lab.config import Augment, FinetuneConfig, tiny
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.training import finetune, loop, pretrain
@@ -42,7 +43,8 @@ DROPPED = ("seconds", "provenance")  # of results and indices: they tell of time
 PRETRAIN = replace(tiny(), optim=replace(tiny().optim, steps=6, warmup_steps=1), save_every=2,
                    eval_every=3, num_clips=8, num_held_out=2)  # fmt: skip
 FINETUNE = FinetuneConfig(
-    model=tiny().model, optim=replace(tiny().optim, steps=4, batch_size=4, warmup_steps=1),
+    model=replace(tiny().model, drop_path=0.1), augment=Augment(rand_augment=""),
+    optim=replace(tiny().optim, steps=4, batch_size=4, warmup_steps=1),
     num_clips=14, num_test=7, save_every=1, eval_every=2,
 )  # fmt: skip
 
@@ -179,16 +181,14 @@ def kill_workers(parent: int) -> None:
 
 def starve(root: Path, cases: list[str]) -> None:
     """Run each verb under each limit; a line for each."""
-    for verb in ("prepare", "pretrain", "finetune"):
-        for case in cases:
-            began = time.monotonic()
-            status, said = in_fork(root / "said", run_starved, case, arguments(verb, root))
-            shards = [json.loads(p.read_text()) for p in (root / verb).glob("shard-*.json")]
-            print(json.dumps({"verb": verb, "case": case, "status": status, "said": said,
-                              "seconds": round(time.monotonic() - began, 1),
-                              "skipped": sum(len(one["skipped"]) for one in shards)}),
-                  flush=True)  # fmt: skip
-            shutil.rmtree(root / verb, ignore_errors=True)
+    for verb, case in product(("prepare", "pretrain", "finetune"), cases):
+        began = time.monotonic()
+        status, said = in_fork(root / "said", run_starved, case, arguments(verb, root))
+        shards = [json.loads(p.read_text()) for p in (root / verb).glob("shard-*.json")]
+        skipped = sum(len(one["skipped"]) for one in shards)
+        told = {"verb": verb, "case": case, "status": status, "said": said, "skipped": skipped}
+        print(json.dumps(told | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
+        shutil.rmtree(root / verb, ignore_errors=True)
 
 
 def write_clips(root: Path) -> None:

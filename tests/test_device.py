@@ -4,7 +4,6 @@ There is none here: the step runs on the CPU, on PyTorch's device without data (
 every look at a value is an error, and with a stand-in for the CUDA graph that runs it again.
 """
 
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -16,16 +15,9 @@ from torch.utils.data import default_collate
 from maedfer_lab.bench.floor import Operators
 from maedfer_lab.config import base, tiny
 from maedfer_lab.cost.memory import LiveBytes
-from maedfer_lab.runs import Run
 from maedfer_lab.training import device as module
-from maedfer_lab.training.device import (
-    CapturedStep,
-    Halved,
-    blocks_of,
-    choose_compile,
-    moved,
-)
-from maedfer_lab.training.loop import Stepper, train
+from maedfer_lab.training.device import CapturedStep, Halved, blocks_of, choose_compile, moved
+from maedfer_lab.training.loop import Stepper
 from maedfer_lab.training.pretrain import PretrainTask
 
 CPU = torch.device("cpu")
@@ -179,20 +171,3 @@ def test_batches_are_made_one_ahead_in_order():
     numbers = module._early(made.append(n) or n for n in range(4))
     assert next(numbers) == 0 and made == [0, 1]
     assert list(numbers) == [1, 2, 3] and made == [0, 1, 2, 3]
-
-
-def test_a_step_that_takes_longer_than_by_itself_is_data_bound(tmp_path, monkeypatch, capsys):
-    """Also where the host never waits: readers slow down what issues the step."""
-    from test_loop import Toy, toy_config
-
-    monkeypatch.setattr(Stepper, "time_alone", lambda self: 0.001)
-    monkeypatch.setattr("maedfer_lab.training.loop.is_beside", lambda device: True)
-
-    class Slowed(Toy):
-        def loss(self, *arguments):
-            time.sleep(0.004)
-            return super().loss(*arguments)
-
-    trained = train(Slowed(toy_config(steps=40, batch_size=2)), Run(tmp_path))
-    assert trained.waited > 0.5
-    assert "s a step, 0.001 alone" in capsys.readouterr().err

@@ -28,12 +28,12 @@ from maedfer_lab.paper.measured import read_results
 from maedfer_lab.paper.tables import paper
 from maedfer_lab.runs import Run
 from maedfer_lab.training import evaluation as views_module
-from maedfer_lab.training.evaluate_runs import is_published
 from maedfer_lab.training.evaluation import (
     Evaluation,
     Views,
     combine,
     evaluate,
+    is_published,
     read_evaluation,
     save_evaluation,
 )
@@ -278,15 +278,9 @@ def test_folds_are_averaged_and_pooled():
 @pytest.fixture(scope="module")
 def run(labelled, tmp_path_factory):
     """A short fine-tuning on the folder whose best epoch is not the last."""
-    config = FinetuneConfig(
-        name="own",
-        model=tiny().model,
-        optim=OptimConfig(steps=6, batch_size=4, lr=0.064, warmup_steps=1),
-        dataset="folder",
-        data=labelled,
-        eval_every=2,
-        framing="whole",
-    )
+    optim = OptimConfig(steps=6, batch_size=4, lr=0.064, warmup_steps=1)
+    config = FinetuneConfig(name="own", model=tiny().model, optim=optim, data=labelled,
+                            eval_every=2, framing="whole")  # fmt: skip
     return finetune(config, output=tmp_path_factory.mktemp("finetuned"))
 
 

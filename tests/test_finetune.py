@@ -1,15 +1,16 @@
-"""Scores by hand, fine-tuning, and the arithmetic of ablations."""
+"""Fine-tuning: its starts, its scores, what it refuses; two processes train as one."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from making_videos import moving_frames, write_video
-from test_loop import full_for
+from making_datasets import make_class_folders
+from safetensors.torch import load_file
+from test_loop import TORCHRUN, full_for, in_child
 
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
-from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
+from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.metrics import uar, war
@@ -26,6 +27,16 @@ EASY = FinetuneConfig(
     difficulty=0.0,
 )
 SHORT = replace(EASY, optim=replace(EASY.optim, steps=3, warmup_steps=1))
+FOLDER = FinetuneConfig(
+    name="own",
+    model=tiny().model,
+    optim=OptimConfig(6, 4, lr=0.03, warmup_steps=1, betas=(0.9, 0.999)),
+    layer_decay=0.75,
+    framing="whole",
+    augment=Augment(rand_augment="", erase=0.0),  # pairs are mixed; the rest is tested elsewhere
+    eval_every=2,
+    save_every=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +44,13 @@ def easy(tmp_path_factory):
     return finetune(EASY, output=tmp_path_factory.mktemp("easy"))
 
 
-def test_finetuning_lowers_its_loss_and_reports_its_scores(easy):
+def test_finetuning_lowers_its_loss_and_a_finished_run_loads(easy, monkeypatch):
     loss, result = easy.result["loss"], easy.result
     assert np.mean(loss[-10:]) < np.mean(loss[:10])
     confusion = np.array(result["confusion"])
     assert confusion.sum() == EASY.num_test
     assert (result["uar"], result["war"]) == (uar(confusion), war(confusion))
     assert f"UAR {result['uar']:.1%}" in str(easy)
-
-
-def test_a_finished_finetuning_loads_and_is_the_same(easy, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trained again"))
     again = finetune(EASY, output=easy.folder.parents[1])
     assert again.result == easy.result
@@ -72,29 +80,22 @@ def test_a_linear_probe_leaves_the_encoder_bit_equal(tmp_path):
     assert not torch.equal(run.model.head.weight, fresh.head.weight)
 
 
-def test_a_finetuning_starts_from_an_official_checkpoint(tmp_path):
-    start = build_autoencoder(PRETRAIN.model, PRETRAIN.target, seed=3)
-    save_official(start, tmp_path / "tiny.pth")
-    model, told = loop.starting_model(
-        replace(SHORT, checkpoint=tmp_path / "tiny.pth"), 7, tmp_path, "none"
-    )
-    for name, value in start.encoder.state_dict().items():
-        assert torch.equal(model.encoder.state_dict()[name], value)
-    assert told is not None and "tiny.pth" in told["checkpoint"]
-    with pytest.raises(ValueError, match="scratch"):
-        replace(SHORT, checkpoint=tmp_path / "tiny.pth", mode="scratch")
-
-
 @pytest.mark.parametrize("official", [True, False])
-def test_a_replaced_checkpoint_does_not_load_the_old_run(tmp_path, official):
+def test_a_checkpoint_is_the_start_and_another_in_its_place_is_refused(tmp_path, official):
     place = tmp_path / ("tiny.pth" if official else "folder")
 
     def put(seed):
         start = build_autoencoder(PRETRAIN.model, PRETRAIN.target, seed=seed)
         save_official(start, place) if official else save_pretrained(start, place)
+        return start.encoder.state_dict()
 
-    put(3)
-    config = replace(SHORT, checkpoint=place)
+    start, config = put(3), replace(SHORT, checkpoint=place)
+    model, told = loop.starting_model(config, 7, tmp_path, "none")
+    for name, value in start.items():
+        assert torch.equal(model.encoder.state_dict()[name], value)
+    assert told is not None and place.name in told["checkpoint"]
+    with pytest.raises(ValueError, match="scratch"):
+        replace(config, mode="scratch")
     first = finetune(config, output=tmp_path)
     assert finetune(config, output=tmp_path).result == first.result
     put(4)
@@ -115,28 +116,23 @@ def test_a_start_with_another_model_is_refused():
     replace(EASY, init=PRETRAIN, model=replace(PRETRAIN.model, drop_path=0.1))
 
 
-def labelled(root, people=3):
-    """Two classes with a short video per person."""
-    for label, name in enumerate(("calm", "wild")):
-        for person in range(people):
-            folder = root / name
-            folder.mkdir(parents=True, exist_ok=True)
-            frames = moving_frames(24, seed=10 * label + person)
-            write_video(folder / f"person {person}.mp4", frames)
-    return root
-
-
-def test_a_labelled_folder_can_be_learned_from(tmp_path):
-    root = labelled(tmp_path / "videos")
-    _, test = read_annotations("folder", root).split(1)
-    assert {clip.label for clip in test} == {0, 1}
-    config = FinetuneConfig(
-        name="own", model=tiny().model, optim=OptimConfig(2, 2, warmup_steps=0), data=root
-    )
-    run = finetune(config, output=tmp_path)
-    assert run.result["classes"] == ["calm", "wild"] and run.model.head.out_features == 2
-    assert sum(map(sum, run.result["confusion"])) == len(test)
-    assert run.result["provenance"]["data"] == "videos"
-    assert f"maedfer evaluate {run.folder}" in str(run)
-    again = finetune(config, output=tmp_path)
-    assert again.result == run.result
+def test_two_processes_finetune_a_labelled_folder_as_one(tmp_path):
+    config = replace(FOLDER, data=make_class_folders(tmp_path / "own"))
+    code = "from test_finetune import FOLDER, finetune, replace\n"
+    code += "finetune(replace(FOLDER, data=Path(sys.argv[2])), output=Path(sys.argv[1]))"
+    child = in_child(code, tmp_path / "two", config.data, launcher=TORCHRUN)
+    one = finetune(config, output=tmp_path / "one")
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    two = finetune(config, output=tmp_path / "two")  # loads what the processes left
+    assert two.result["provenance"]["processes"] == 2 and two.config == config
+    assert two.result["loss"] == pytest.approx(one.result["loss"], rel=1e-5)
+    for name in ("confusion", "uar", "war"):
+        assert two.result[name] == one.result[name]
+    first, second = (load_file(run.folder / "model.safetensors") for run in (one, two))
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, rtol=0, atol=1e-5, msg=name)
+    table = read_annotations("folder", tmp_path / "own")
+    assert one.result["classes"] == list(table.classes)
+    assert sum(map(sum, one.result["confusion"])) == len(table.split(1)[1])
+    assert f"maedfer evaluate {one.folder}" in str(one)

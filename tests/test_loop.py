@@ -162,33 +162,26 @@ def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken
     assert resumed.log == log and again.best == whole.best
 
 
+class Watched(Toy):
+    """Keeps the weights before each step."""
+
+    def loss(self, network, batch, step, places):
+        self.seen = [*getattr(self, "seen", []), toy_weights(self).clone()]
+        return super().loss(network, batch, step, places)
+
+
 def test_the_mean_of_the_weights_is_judged_and_kept_the_weights_are_trained(tmp_path):
-    seen = []
-
-    class Watched(Toy):
-        def loss(self, network, batch, step, places):
-            seen.append(toy_weights(self).clone())
-            return super().loss(network, batch, step, places)
-
-    task, plain = Watched(toy_config(ema=0.9)), Toy(toy_config())
-    log, run = train(task, Run(tmp_path / "mean")).log, Run(tmp_path / "mean")
+    task, plain, run = Watched(toy_config(ema=0.9)), Toy(toy_config()), Run(tmp_path / "mean")
+    log = train(task, run).log
     train(plain, Run(tmp_path / "plain"))
-    kept = cast(dict, run.load_state())["model"]
-    seen.append(torch.cat([x.flatten() for x in kept.values()]))
-    assert torch.equal(seen[-1], toy_weights(plain))  # trained as without
-    mean, judged = seen[0], {}
-    for step, weights in enumerate(seen[1:], 1):
+    kept = torch.cat([x.flatten() for x in cast(dict, run.load_state())["model"].values()])
+    assert torch.equal(kept, toy_weights(plain))  # trained as without
+    mean, judged = task.seen[0], {}
+    for step, weights in enumerate([*task.seen[1:], kept], 1):
         mean = 0.9 * mean + 0.1 * weights
         judged[step] = float(mean.abs().sum())
     torch.testing.assert_close(toy_weights(task), mean)
     assert log[6]["best"] == pytest.approx(judged[7], rel=1e-6)
-
-
-def test_when_no_checkpoint_can_be_read_the_run_is_not_silently_started_anew(tmp_path):
-    run = Run(tmp_path)
-    (tmp_path / "checkpoint.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint can be read"):
-        train(Toy(toy_config()), run)
 
 
 def test_a_loss_that_is_not_finite_names_its_clips_and_keeps_the_last_good_state(tmp_path):
@@ -199,6 +192,9 @@ def test_a_loss_that_is_not_finite_names_its_clips_and_keeps_the_last_good_state
     state = Run(tmp_path).load_state()
     assert state is not None and state["step"] == 5
     assert all(value.isfinite().all() for value in state["model"].values())
+    (tmp_path / "checkpoint.pt").write_bytes(b"")  # then the run is not silently started anew
+    with pytest.raises(ValueError, match="no checkpoint can be read"):
+        train(Toy(toy_config()), Run(tmp_path))
 
 
 def test_rows_of_the_log_are_means(tmp_path):
@@ -213,11 +209,16 @@ def test_rows_of_the_log_are_means(tmp_path):
     assert [row["loss"] for row in part] == [row["loss"] for row in rows[:12]]  # left early
 
 
-def test_waiting_for_data_is_told_once(tmp_path, capsys):
-    trained = train(Toy(toy_config(steps=40, batch_size=2), wait_s=0.002), Run(tmp_path))
+@pytest.mark.parametrize("beside", [False, True])
+def test_waiting_for_data_is_told_once(tmp_path, capsys, monkeypatch, beside):
+    """Also where the host never waits: a step takes longer than by itself."""
+    monkeypatch.setattr(loop.Stepper, "time_alone", lambda self: 0.001)
+    monkeypatch.setattr(loop, "is_beside", lambda device: beside)
+    trained = train(Toy(toy_config(steps=40, batch_size=2), wait_s=0.004), Run(tmp_path))
     assert trained.waited > 0.3
     errors = capsys.readouterr().err
     assert errors.count("Data-bound: ") == 1 and "workers=2" in errors
+    assert ("s a step, 0.001 alone" in errors) == beside
 
 
 def test_overflow_in_fp16_skips_the_step_and_is_counted(tmp_path, monkeypatch):
@@ -284,18 +285,21 @@ def test_a_disk_that_is_full_at_the_end_stops_the_run_and_the_next_start_ends_it
 @pytest.mark.parametrize("write", ["state", "weights"])
 def test_a_file_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path, write):
     resource = pytest.importorskip("resource")
-    run, tensors = Run(tmp_path), {"weight": torch.rand(100_000)}
-    saves = {
-        "state": lambda t: run.save_state({"log": [], **t}),
-        "weights": lambda t: run.write("a", lambda path: runs.write_weights(t, path), 400_000),
-    }
-    saves[write](tensors)
+    run, weight = Run(tmp_path), torch.rand(100_000)
+
+    def save(x):
+        if write == "state":
+            run.save_state({"log": [], "weight": x})
+        else:
+            run.write("a", lambda path: runs.write_weights({"weight": x}, path), 400_000)
+
+    save(weight)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"File too large: .* needs .* bytes in"):
-            saves[write]({"weight": tensors["weight"] + 1})
+            save(weight + 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -73,35 +73,35 @@ class FinetuneConfig:
 
     The defaults are those of small synthetic runs; `finetune_recipe` has the published ones.
 
-    init: the pre-training run whose encoder is the start. checkpoint: or a file or folder of
-        weights (official, VideoMAE-style or ours). Without either the start is random.
-    mode: "finetune" trains everything; "scratch" does so from a random start, and refuses a
-        checkpoint; "linear" trains fc_norm and head on features of a frozen encoder.
-    pooling: what the head reads: "mean" of the representative tokens (published), or "regions",
-        one token per region side by side, standardised (`method.models.Classifier`), with dropout.
+    init, checkpoint: the pre-training run whose encoder is the start, or a file or folder of
+        weights
+        (official, VideoMAE-style or ours). Without either the start is random.
+    mode: "finetune" trains everything; "scratch" does so from a random start; "linear" trains
+        fc_norm and head on features of a frozen encoder.
+    pooling: what the head reads: "mean" of the representative tokens (published), or "regions", one
+        token per region side by side, standardised, with dropout (`method.models.Classifier`).
     layer_decay: factor of the learning rate from one block to the one below it.
     rep_tokens_layer: the representative tokens learn as the "last" layer (official, their rate is
         133 times that of the tubelet embedding) or as the "first".
     decay_rep_tokens: weight decay for them as well (official fine-tuning: no).
-    dataset: the kind of annotation table (`data.table`), or "shards". data: its root.
-        Without `data`: synthetic faces.
-    lists: folder of split lists, where the data set has them apart.
+    dataset, data: the kind of annotation table (`data.table`), or "shards", and its root. Without
+        `data`: synthetic faces. lists: folder of split lists, where a data set has them apart.
     fold: the fold that is the test set.
-    holdout: share of the training clips, by subject where known, that validates the epochs
-        instead of the test fold. None validates on the test fold, as the published code does.
+    holdout: share of the training clips, by subject where known, that validates the epochs; None
+        validates on the test fold, as the published code does.
     framing: "whole" stretches the whole picture to a square (published: faces are cropped
         beforehand); "face" cuts a square around the face.
     stride: frames of the video per frame of the clip.
     augment: of the training clips; None is the light one: a random place and a mirror.
-    eval_every, save_every, log_every: steps between validations (None: after the last step alone),
-        checkpoints, and rows of the log.
-    mix_group: mixup and CutMix are drawn for so many clips in a row of the batch; None draws them
-        once for the batch. The reference draws them per process, of 32 clips (FERV39k: 40).
-    skip_broken: leave out clips that cannot be opened, found by a check before the start, listed
-        in the result. Without it the first broken clip ends the run by name.
+    mix_group: mixup and CutMix are drawn for so many clips in a row of the batch, None for the
+        batch. The reference draws them per process, of 32 clips (FERV39k: 40).
+    skip_broken: leave out clips that cannot be read, found by a check before the start, listed in
+        the result. Without it the first broken clip ends the run by name.
     num_clips, num_test, difficulty, zoom: of synthetic sets, as in pre-training.
     drawn_label: what is to be told of drawn faces: the "expression", or its "direction" (onset or
         offset), which no single frame shows.
+    eval_every, save_every, log_every: steps between validations (None: after the last step alone),
+        checkpoints, and rows of the log.
     """
 
     name: str = "finetune"
@@ -188,12 +188,13 @@ def finetune_recipe(
 ) -> FinetuneConfig:
     """The published fine-tuning of a data set with `num_clips` training clips: 100 epochs.
 
-    "dfew", "ferv39k", "mafw": values of the authors' scripts and logs. "cremad", "ravdess",
-    "enterface", and any other set: the same values as DFEW, because theirs are not published.
-    Batch is 120 for FERV39k and 96 else, frame distance 1 and 4. The rest is common: 5 epochs of
-    warm-up, AdamW (0.9, 0.999), lr 1e-3 x batch / 256 down to 1e-6 x batch / 256, layer
-    decay 0.75, weight decay 0.05, drop path 0.1. An epoch drops the clips that fill no batch. The
-    model that is tested is the last; the best is chosen on the test fold, as published.
+    "dfew", "ferv39k", "mafw": values of the authors' scripts and logs; any other set: those of
+    DFEW, because theirs are not published. Batch is 120 for FERV39k and 96 else, frame distance 1
+    and 4. The
+    rest is common: 5 epochs of warm-up, AdamW (0.9, 0.999), lr 1e-3 x batch / 256 down to 1e-6 x
+    batch / 256, layer decay 0.75, weight decay 0.05, drop path 0.1. An epoch drops the clips that
+    fill no batch. The model that is tested is the last; the best is chosen on the test fold, as
+    published.
 
     Command: `accelerate launch -m maedfer_lab finetune dfew --root DFEW --checkpoint FILE`.
     Cost: hours are not measured here. Expected (published logs): DFEW fold 1 UAR 62.6, WAR 74.9;

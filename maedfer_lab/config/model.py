@@ -179,17 +179,15 @@ TargetUnits = Literal["cube", "pixel", "imagenet"]
 class TargetConfig:
     """What the decoder predicts for hidden cubes, and how the loss weighs it.
 
-    units: "cube", every cube normalised by its own mean and deviation first (the official
-        code's choice, published weights have it); "pixel", raw pixels in [0, 1] (the formula as
-        the paper writes it); "imagenet", raw pixels in units of ImageNet's deviation, the same
-        formula at a scale that suits small runs.
+    units: "cube", every cube normalised by its own mean and deviation first (the official code and
+        weights); "pixel", raw pixels in [0, 1] (the formula as the paper writes it); "imagenet",
+        raw pixels in units of ImageNet's deviation, a scale that suits small runs.
     motion: predict the motion of the later frames of a group instead of their pixels; False is
         VideoMAE, which predicts the pixels of every frame.
     motion_group: frames that share one appearance frame: 2 in the paper (even frames are
         appearance, odd minus even is motion).
     motion_weight: 1 - lambda of the paper: loss = lambda appearance + (1 - lambda) motion.
-    motion_scale: motion targets are multiplied by it. 1 is the paper; raw motions are small, and
-        a larger scale lets a short run on raw targets see them.
+    motion_scale: motion targets are multiplied by it (paper: 1), so that short runs see them.
     function: name of an own target (`register_target`), in place of pixels and motion; the loss is
         then its plain mean squared error (reported as "appearance"), and `motion` is False.
     extension: where that comes from and a digest of its source; filled in.

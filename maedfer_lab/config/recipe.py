@@ -29,14 +29,13 @@ class OptimConfig:
     """AdamW with linear warm-up and cosine decay, or Muon.
 
     steps: length of the schedule; with `stop_after` the run ends after so many of them.
-    batch_size: clips of a step, over all processes.
+    batch_size: clips of a step, over all processes; accumulate: parts in which each process takes
+        its
+        share, one after the other: so many times less memory for the same result.
     lr, min_lr: peak and last learning rate at batch 256; scaled by batch_size / 256, as in the
         paper.
-    accumulate: parts in which each process takes its share of the batch, one after the other: so
-        many times less memory for the same result.
     optimiser: "adamw" as in the paper, or "muon" for the matrices inside blocks (AdamW for the
-        rest, at the same rate): small models learn more per step, and a step takes longer.
-        Pre-training only.
+        rest, at the same rate): small models learn more per step. Pre-training only.
     ema: of the weights a mean is kept, after each step ema x mean + (1 - ema) x weights; it is what
         is judged and saved. 0 is off.
     """
@@ -83,17 +82,14 @@ class PretrainConfig:
     framing: what is cut out of a video's frames: "face" is the square around the face; "voxceleb2"
         the rows and columns that the reference takes from that set's 224 x 224 frames. With the
         latter, clips are decoded when they are needed, so that a million videos start at once.
-    num_clips, difficulty, zoom: size and difficulty of the set of synthetic faces, and how much
-        closer they are drawn (1.5: brows to chin).
+    num_clips, difficulty, zoom: of the set of synthetic faces, and how much closer they are drawn.
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
     held_out: share of the folder's identities that is held out.
     min_crop: smallest scale of the multi-scale crop.
     mirror, tilt, warp, jitter: flip half of the clips, turn them by up to `tilt` degrees, bend them
-        by up to that share of their side, change colours by that strength (none of the four is in
-        the reference).
-    blend: share of the clips that are mixed with another clip of the batch; two faces in the same
-        place make a third that nobody can know by heart (not in the reference).
+        by up to that share of their side, change colours by that strength. blend: share of the
+        clips that are mixed with another one of the batch. (None of the five is in the reference.)
     synthetic: share of a folder's clips that is replaced by synthetic faces.
     stills, stills_share: zip files of portraits (`data.stills`), and the share of a folder's clips
         that is replaced by portraits before which a camera moves.
@@ -101,8 +97,9 @@ class PretrainConfig:
     num_held_out: clips of unseen identities on which the run is judged, at most.
     precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
         GPU that has not; "fp16" is what the reference used.
-    eval_every, save_every: steps between looks at the held-out clips, and between checkpoints.
-    log_every: write one log row per this many steps (their mean).
+    eval_every, save_every, log_every: steps between looks at the held-out clips, between
+        checkpoints,
+        and whose mean makes a row of the log.
     on_broken: "skip" puts another clip in the place of one that cannot be read, and lists it in the
         result; "stop" ends the run at the first.
     """

@@ -177,7 +177,11 @@ def train(
         batches = devices.one_ahead(stepper.prepared(progress.timed(loaded), start), device)
         if stepper.compiled != "no":
             progress.write(f"Compiled: {stepper.compiled} ({config.precision}, {device})")
-        writer = _tensorboard(run, start) if tensorboard and is_main else None
+        writer = None
+        if tensorboard and is_main:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1)
         pending: list[LogRow] = []
         for step in range(start, optim.last_step):
             pending.append(stepper.step(step, batches, stepper.shares))
@@ -218,8 +222,16 @@ def train(
                 state = {**stepper.state_dict(), "step": done, "log": log, "unlogged": unlogged,
                          "seconds": progress.seconds}  # fmt: skip
                 with progress.pause():
-                    if is_main and _keep(run, state):
+                    try:
+                        if is_main:
+                            run.save_state(state)
                         where = f"the state is kept in {run.folder}"
+                    except OSError as error:
+                        warnings.warn(
+                            f"step {done} could not be kept: {error}. The state before it stays, "
+                            "the training goes on and tries again at the next time to save",
+                            stacklevel=2,
+                        )
             if stopped:
                 if is_main:
                     progress.write(f"Stopped after step {done} of {optim.last_step}; {where}. "
@@ -251,28 +263,6 @@ def _check_finite(task: Task, rows: list[LogRow], run: Run) -> None:
             f"state is in {run.folder}. Lower lr={task.config.optim.lr} or use "
             f"precision='float32', and look at the clips of this batch:\n  {names}"
         )
-
-
-def _keep(run: Run, state: dict[str, Any]) -> bool:
-    """Save the state; a failure (a full disk) is told, and the training goes on."""
-    try:
-        run.save_state(state)
-    except OSError as error:
-        warnings.warn(
-            f"step {state['step']} could not be kept: {error}. The state before it stays, the "
-            "training goes on and tries again at the next time to save",
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-def _tensorboard(run: Run, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("tensorboard=True: type pip install tensorboard") from error
-    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1)
 
 
 # --- one step: devices, processes, precision, parts of a batch --------------------------------

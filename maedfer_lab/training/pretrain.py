@@ -42,9 +42,6 @@ from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import Task, TrainedLog, train
 from maedfer_lab.training.optim import device_name, make_optimiser
 from maedfer_lab.training.stream import (
-    BROKEN_AFTER,
-    BROKEN_FEW,
-    BROKEN_SHARE,
     JITTER,
     ClipStream,
     RunData,
@@ -53,6 +50,9 @@ from maedfer_lab.training.stream import (
     pretraining_data,
     pretraining_table,
 )
+
+BROKEN_SHARE, BROKEN_FEW = 0.05, 2  # more broken clips than both end a run
+BROKEN_AFTER = 200  # clips, from which on the share counts
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
@@ -91,17 +91,10 @@ class PretrainedRun:
 
 
 def pretrain(
-    config: PretrainConfig,
-    *,
-    output: Path | None = None,
-    profile: str = "none",
-    workers: int = 0,
-    on_log: OnLog | None = None,
-    tensorboard: bool = False,
-    compile: Compile | bool = "auto",
-    checkpointing: bool = False,
-    shard: bool = False,
-) -> PretrainedRun:
+    config: PretrainConfig, *, output: Path | None = None, profile: str = "none",
+    workers: int = 0, on_log: OnLog | None = None, tensorboard: bool = False,
+    compile: Compile | bool = "auto", checkpointing: bool = False, shard: bool = False,
+) -> PretrainedRun:  # fmt: skip
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
     A finished run is loaded, a partial one resumed (bit for bit on one CPU machine), else a new
@@ -316,27 +309,13 @@ def step_mask(config: PretrainConfig, model: MaskedAutoencoder, step: int) -> Te
 
 
 def pretrain_command(
-    *,
-    preset: PresetName = "demo",
-    encoder: EncoderKind = "lgi",
-    size: Size | None = None,
-    data: Path | None = None,
-    init: Path | None = None,
-    framing: Framing | None = None,
-    steps: int | None = None,
-    stop_after: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    seed: int = 0,
-    on_broken: OnBroken = "skip",
-    workers: int = 0,
-    tensorboard: bool = False,
-    compile: Compile = "auto",
-    checkpointing: bool = False,
-    shard: bool = False,
-    out: Path | None = None,
-    fields: Sequence[str] = (),
-) -> PretrainedRun:
+    *, preset: PresetName = "demo", encoder: EncoderKind = "lgi", size: Size | None = None,
+    data: Path | None = None, init: Path | None = None, framing: Framing | None = None,
+    steps: int | None = None, stop_after: int | None = None, batch_size: int | None = None,
+    accumulate: int = 1, seed: int = 0, on_broken: OnBroken = "skip", workers: int = 0,
+    tensorboard: bool = False, compile: Compile = "auto", checkpointing: bool = False,
+    shard: bool = False, out: Path | None = None, fields: Sequence[str] = (),
+) -> PretrainedRun:  # fmt: skip
     """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
 
     Every field of the preset can be set too, such as `--optim.lr 1e-3 --model.region 2 5 5`;
@@ -365,15 +344,14 @@ def pretrain_command(
     """
     config = named_preset(preset, encoder)
     config = replace(config, model=sized(config.model, size))
-    optim = replace(config.optim, accumulate=accumulate)
+    changes: dict[str, Any] = {"accumulate": accumulate}
     if steps is not None:
-        warmup = min(optim.warmup_steps, steps // 20)
-        optim = replace(optim, steps=steps, warmup_steps=warmup, stop_after=None)
-    if stop_after is not None:
-        optim = replace(optim, stop_after=stop_after)
-    if batch_size is not None:
-        optim = replace(optim, batch_size=batch_size)
-    config = replace(config, optim=optim, data=data, init=init, seed=seed, on_broken=on_broken,
+        warmup = min(config.optim.warmup_steps, steps // 20)
+        changes |= {"steps": steps, "warmup_steps": warmup, "stop_after": None}
+    given = {"stop_after": stop_after, "batch_size": batch_size}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    config = replace(config, optim=replace(config.optim, **changes), data=data, init=init,
+                     seed=seed, on_broken=on_broken,
                      framing=framing or config.framing)  # fmt: skip
     config = set_fields(config, fields, "maedfer pretrain")
     init = config.init and locate(config.init)

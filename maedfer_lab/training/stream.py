@@ -64,8 +64,6 @@ VOXCELEB2_BOX = Box(top=0, left=32, height=160, width=160)
 STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a fine-tuning's seed
 IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of an item in pre-training, beside those of its clip
 ATTEMPTS = 10  # clips that are tried in the place of a broken one
-BROKEN_SHARE, BROKEN_FEW = 0.05, 2  # more broken clips than both end a run
-BROKEN_AFTER = 200  # clips, from which on the share counts
 # Errors of a file system, not of a clip: another try may succeed, so nothing is replaced.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 CHUNK = 20  # frames that are checked at a time
@@ -113,7 +111,7 @@ class ClipStream(Dataset):
         self._order: tuple[int, np.ndarray] = (-1, self.split)
 
     def __len__(self) -> int:
-        """Count the clips of an epoch."""
+        """Count the clips that are streamed, each once for every time in an epoch."""
         return len(self.split)
 
     @property
