@@ -235,9 +235,13 @@ def test_flags_and_every_field_of_a_recipe_can_be_set(tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit):
         main(["pretrain", "--preset", "tiny", "--optim.lrr", "1"])
     assert "--optim.lr FLOAT" in capsys.readouterr().err
-    monkeypatch.setattr(loop, "pretrain", lambda config, **_: config.model)
-    model = loop.pretrain_command(preset="tiny", size="large")
-    assert (model.width, model.depth, model.frames) == (1024, 24, 8)  # type: ignore
+
+    def shape(config, **_):
+        raise LookupError(config.model.width, config.model.depth, config.model.frames)
+
+    monkeypatch.setattr(loop, "pretrain", shape)
+    with pytest.raises(LookupError, match="1024, 24, 8"):
+        loop.pretrain_command(preset="tiny", size="large")
 
 
 def test_synthetic_faces_are_mixed_into_a_folder_by_the_share_asked_for(video_folder):
