@@ -14,8 +14,7 @@ from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import tiny
 from maedfer_lab.data.faces import FaceBox
-from maedfer_lab.drawn.expressions import AU_NUMBERS
-from maedfer_lab.drawn.identity import CENTRE_X, EYE_Y, sample_identity
+from maedfer_lab.drawn.people import AU_NUMBERS, CENTRE_X, EYE_Y, sample_identity
 from maedfer_lab.drawn.scene import render_face, sample_scene
 from maedfer_lab.inference.movement import NAMES, movement
 from maedfer_lab.inference.probe import hog, probe

@@ -9,8 +9,8 @@ from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.lists import Clip
 from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.video import VideoReader
-from maedfer_lab.drawn.expressions import EXPRESSIONS
 from maedfer_lab.drawn.faces import DIRECTIONS, SyntheticFaces, drawn_frames
+from maedfer_lab.drawn.people import EXPRESSIONS
 
 MARGIN = 1.1  # faces are drawn this much larger than a clip, for random crops
 

@@ -40,27 +40,25 @@ class FaceBox(NamedTuple):
     confidence: float
 
 
-Detector = Callable[[UInt8[np.ndarray, "H W 3"]], list[FaceBox]]
-
-
 class Square(NamedTuple):
-    """How a square is laid around a face.
-
-    side: of the square, over the larger side of the face's box.
-    lift: centre of the square above the centre of the face, over the height of the face.
+    """How a square is laid around a face: its side over the larger side of the face's box, and its
+    centre above the face's, over the height of the face.
     """
 
     side: float
     lift: float
 
 
-# wide: chin to hair and some background; what our demo weights were trained on.
-# voxceleb2: the face with a margin of 40 %, more of it below, as the data set's own crops are made.
-# official: rows 0:160, columns 32:192 of such a 224-pixel crop, which MAE-DFER pre-trains on: just
-#   the face's box. DFEW, FERV39k and MAFW ship aligned faces about as tight.
+Detector = Callable[[UInt8[np.ndarray, "H W 3"]], list[FaceBox]]
+
+
 FRAMINGS: dict[Framing, Square] = {
+    # Chin to hair and some background; what our demo weights were trained on.
     "wide": Square(side=1.7, lift=0.06),
+    # A margin of 40 %, more of it below, as the data set's own crops are made.
     "voxceleb2": Square(side=1.4, lift=-0.2),
+    # Rows 0:160, columns 32:192 of such a 224-pixel crop, which MAE-DFER pre-trains on: just the
+    # face's box. DFEW, FERV39k and MAFW ship aligned faces about as tight.
     "official": Square(side=1.0, lift=0.0),
 }
 
@@ -135,8 +133,6 @@ def _mtcnn() -> Any:
     return MTCNN()
 
 
-# --- cuts of the scene ---
-
 THUMBNAIL_PX = 32
 COARSE_PX = 128  # to which rows and columns are left out first: large pictures cost no more
 LEAST = 5.0  # mean difference of two thumbnails in 0 to 255 that can be a cut
@@ -147,10 +143,9 @@ AROUND_S = 0.2
 
 
 class SceneChanges:
-    """How much each picture of a video differs from the one before.
+    """How much each picture differs from the one before: motion lasts, a cut is one step.
 
-    Motion lasts, a cut is one step. On joins of 72 clips of real faces, by which the limits were
-    chosen, 99.9 % of the cuts are found, and none that is no cut.
+    On joins of 72 clips of real faces 99.9 % of the cuts are found, and none that is no cut.
     """
 
     def __init__(self) -> None:
@@ -181,8 +176,6 @@ class SceneChanges:
                 found.append(i + 1)
         return found
 
-
-# --- tracks: one smooth square per person ---
 
 LOOK_EVERY_S = 0.2
 USUAL_FPS = 25.0  # of sources without a clock, such as folders of images
@@ -293,15 +286,12 @@ class FaceTracks:
     def pick(self, which: Pick | str | int = "largest") -> tuple[FaceTrack, ...]:
         """Tracks of one person at most at a time, in order of time.
 
-        which: the largest, longest, left-most or right-most face wins wherever several are seen;
-            a number takes that one track.
+        which: the face that wins wherever several are seen, or the number of the one track.
         """
         if isinstance(which, int):
             if not 0 <= which < len(self.tracks):
-                raise ValueError(
-                    f"face={which} must lie in [0, {len(self.tracks)}), the tracks of "
-                    f"{self.video.path.name}; use 0"
-                )
+                known = f"[0, {len(self.tracks)}), the tracks of {self.video.path.name}"
+                raise ValueError(f"face={which} must lie in {known}; use 0")
             return (self.tracks[which],)
         ranks = {
             "largest": lambda track: -track.size_px * len(track) ** 0.5,
@@ -310,9 +300,8 @@ class FaceTracks:
             "right": lambda track: -track.left_px,
         }
         if which not in ranks:
-            raise ValueError(
-                f"face={which!r} is not known; use {', '.join(ranks)}, or a track's number"
-            )
+            known = f"{', '.join(ranks)}, or a track's number"
+            raise ValueError(f"face={which!r} is not known; use {known}")
         chosen: list[FaceTrack] = []
         for track in sorted(self.tracks, key=ranks[which]):
             if all(track.stop <= t.first or t.stop <= track.first for t in chosen):
@@ -337,11 +326,8 @@ def track_faces(
 
     A face is looked for every `look_every_s` seconds; one missing for up to `bridge_s` is bridged
     on a line. Tracks end where it misses longer, where the scene is cut, and where two faces cross,
-    since boxes alone cannot tell who is who afterwards. Tracks below `min_s` are dropped.
-
-    Raises:
-        NoFaceError: none was found.
-        VideoError: a frame cannot be read.
+    since boxes alone cannot tell who is who afterwards. Tracks below `min_s` are dropped. Raises
+    NoFaceError if none was found, VideoError if a frame cannot be read.
     """
     fps = video.fps or USUAL_FPS
     every = max(1, round(look_every_s * fps))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from maedfer_lab.data.shard_format import ShardReader, decode_plain_jpeg, shard_and_name
 from maedfer_lab.data.video import (
@@ -42,11 +43,7 @@ def open_video(path: str | Path, backend: str = "auto") -> VideoReader:
     ``"auto"`` reads folders and image files as ``"images"``, all else with ``"pyav"``; ``"decord"``
     only where it returns the same frames, bit for bit.
     A path ``FOLDER/shard-00000.tar/NAME`` is a clip of a prepared folder, whatever the backend.
-
-    Raises:
-        VideoError: no such file, empty, not a video, only sound, cut off, or (``"decord"``) not a
-            file that decord reads rightly.
-        ValueError: unknown backend.
+    VideoError says why a file cannot be read, ValueError that a backend is not known.
     """
     path = Path(path)
     if backend not in BACKENDS:
@@ -85,7 +82,6 @@ class ImagesReader(VideoReader):
     backend = "images"
 
     def __init__(self, path: Path) -> None:
-        """Open the first image for its size; the others are checked as they are read."""
         self.path, self.fps = path, None
         self.images = find_images(path) if path.is_dir() else [path]
         if not self.images:
@@ -106,8 +102,6 @@ class ImagesReader(VideoReader):
     @contextmanager
     def opened(self, index: int) -> Iterator:
         """An image, not decoded yet; what goes wrong with it is a VideoError that names it."""
-        from PIL import Image
-
         path, named = self.images[index], self.named(index)
         try:
             _check_regular(path)
@@ -124,12 +118,9 @@ class ImagesReader(VideoReader):
             raise VideoError(self.path, f"{named} {reason}") from error
 
     def _frame(self, index: int) -> np.ndarray:
-        from PIL import Image, ImageOps
-
         path = self.images[index]
         if path.suffix.lower() != ".png" and path.is_file():
-            pixels = decode_plain_jpeg(path.read_bytes())
-            if pixels is not None:
+            if (pixels := decode_plain_jpeg(path.read_bytes())) is not None:
                 return pixels
         with self.opened(index) as image:
             upright = ImageOps.exif_transpose(image)
@@ -144,7 +135,6 @@ class DecordReader(VideoReader):
     backend = "decord"
 
     def __init__(self, path: Path) -> None:
-        """Take over size, times and count from PyAV; raise where decord does not agree."""
         try:
             import decord
         except (ImportError, OSError) as error:  # no wheel, or one whose libraries miss
@@ -194,10 +184,7 @@ def glance(path: Path, thorough: bool = True) -> Glance:
     """Look at a video file (every frame is decoded once) or a folder of images.
 
     Unless `thorough`, an MP4's or MOV's frames are counted by its table. Of a folder every image's
-    header and end are read, and the first, middle and last decoded.
-
-    Raises:
-        VideoError: missing, empty, no video, only sound, cut off, broken or unequal images.
+    header and end are read, and the first, middle and last decoded. Raises VideoError.
     """
     _check_regular(path)
     is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES

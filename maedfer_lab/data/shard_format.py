@@ -168,11 +168,7 @@ def _remote(folder: str) -> tuple[Any, str]:
 
 
 def read_file(folder: str, name: str) -> bytes:
-    """The bytes of a file of a folder or URL.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The bytes of a file of a folder or URL; FileNotFoundError if there is none."""
     if not is_url(folder):
         return Path(folder, name).read_bytes()
     files, base = _remote(folder)
@@ -252,11 +248,7 @@ def shard_name(number: int) -> str:
 
 
 def read_shard(file: Path) -> Shard:
-    """Read what stands beside a tar, and compare the tar's size.
-
-    Raises:
-        ValueError: one of the two is missing or damaged; the message names it.
-    """
+    """Read what stands beside a tar and compare its size; ValueError names what is damaged."""
     try:
         beside = file.with_suffix(".json")
         shard = _shard(beside, beside.read_bytes())
@@ -338,11 +330,7 @@ class Index:
     """
 
     def __init__(self, file: Path) -> None:
-        """Map `file`.
-
-        Raises:
-            ValueError: it is damaged.
-        """
+        """Map `file`; ValueError if it is damaged."""
         self.file = file
         try:
             with file.open("rb") as opened:
@@ -417,8 +405,7 @@ def pack_index(
 ) -> bytes:
     """The bytes of an index of `shards`.
 
-    people: name of a clip -> who it shows, as MANIFEST.csv says; the clip itself where nobody is
-    known. about: what `Index.about` holds. folder: for the message about damaged shards.
+    people: name of a clip -> who it shows, or the clip itself. about: what `Index.about` holds.
     """
     words: dict[str, int] = {"": 0}
     parts: dict[str, list[np.ndarray]] = {}
@@ -588,8 +575,7 @@ class ShardReader(VideoReader):
     is_framed = True
 
     def __init__(self, path: Path) -> None:
-        found = shard_and_name(path)
-        if found is None:
+        if (found := shard_and_name(path)) is None:
             raise VideoError(path, "it does not lie in a shard such as shard-00000.tar")
         self.path, (self._folder, shard, name) = path, found
         self._file = shard_name(shard)

@@ -8,14 +8,15 @@ name beside it: column `file`, and where known `identity`, `label` and `split` (
 from __future__ import annotations
 
 import csv
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
@@ -53,10 +54,6 @@ class Stills(Annotations):
                 person = row.get("identity") or f"{archive.stem} {row['file']}"
                 clips.append(Clip(archive / row["file"], 0, 0, 1, archive.name, person))
         super().__init__("stills", ("unlabelled",), tuple(clips), Path())
-        self.__dict__.update(opened={})  # the table itself is frozen
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "opened": {}}
 
     def open(self, clip: Clip) -> VideoReader:
         """The picture as a video of one frame.
@@ -64,18 +61,20 @@ class Stills(Annotations):
         Raises:
             VideoError: it cannot be read.
         """
-        opened: dict[Path, zipfile.ZipFile] = self.__dict__["opened"]
-        archive = clip.path.parent
-        if archive not in opened:
-            opened[archive] = zipfile.ZipFile(archive)
+        archive = _archive(clip.path.parent, os.getpid())
         try:
-            content = np.frombuffer(opened[archive].read(clip.path.name), np.uint8)
+            content = np.frombuffer(archive.read(clip.path.name), np.uint8)
             picture = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
         except (OSError, zipfile.BadZipFile, cv2.error) as error:
             raise VideoError(clip.path, f"cannot be read from its zip: {error}") from error
         if picture is None:
             raise VideoError(clip.path, "is no picture that can be decoded")
         return FramesReader(clip.path, picture[None])
+
+
+@lru_cache(maxsize=32)  # of each process: two must not share a place in a file
+def _archive(file: Path, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(file)
 
 
 def read_rows(archive: Path) -> list[dict[str, str]]:
@@ -108,42 +107,30 @@ class StillClip:
     def __call__(
         self, reader: VideoReader, clip: Clip, rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:
-        """An item: RGB in [0, 255] (T H W 3)."""
-        picture, warp = reader.read([0])[0], BENT * self.warp
-        return to_bytes(move_still(picture, self.frames, self.size_px, rng, self.tilt, warp))
-
-
-def move_still(
-    picture: UInt8[np.ndarray, "h w 3"],
-    frames: int,
-    size_px: int,
-    rng: np.random.Generator,
-    tilt: float = 0.0,
-    warp: float = 0.0,
-) -> UInt8[np.ndarray, "{frames} {size_px} {size_px} 3"]:
-    """A camera that moves slowly before a picture, smaller or a little larger than its view."""
-    picture = tilt_clip(picture[None], 0.0, rng, warp)[0]
-    if rng.random() < 0.5:
-        picture = mirror(picture[None])[0]
-    if np.ptp(picture.astype(np.int16), axis=2).max() < 16 and rng.random() < TINTED:
-        warm = rng.uniform(0, 0.35)
-        tint = np.array([1 + warm, 1, 1 - warm]) * rng.uniform(0.92, 1.08, 3)
-        picture = (picture * tint).clip(0, 255).astype(np.uint8)
-    height, width = picture.shape[:2]
-    scale = size_px * rng.uniform(*SIDES) / min(height, width)
-    angle, place = rng.uniform(-tilt, tilt), rng.uniform(-0.08, 0.08, 2)
-    moves = rng.uniform(-1, 1, 4) * (rng.random() >= STILL)
-    border = BORDERS[rng.integers(len(BORDERS))]
-    colour = picture[0].mean(0).tolist()
-    if scale < 1:  # an average over pixels, as of a video that is made smaller
-        smaller = (round(width * scale), round(height * scale))
-        picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
-        height, width, scale = *picture.shape[:2], 1.0
-    shown = np.empty((frames, size_px, size_px, 3), np.uint8)
-    middle = np.array([width - 1, height - 1]) / 2
-    for out, time in zip(shown, np.linspace(-0.5, 0.5, frames), strict=True):
-        zoom, turned = scale * (1 + MOVES * moves[0] * time), angle + tilt / 2 * moves[1] * time
-        turn = cv2.getRotationMatrix2D(middle.tolist(), turned, zoom)
-        turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
-        cv2.warpAffine(picture, turn, (size_px, size_px), out, cv2.INTER_LINEAR, border, colour)
-    return shown
+        """A camera that moves slowly before a picture: RGB in [0, 255] (T H W 3)."""
+        size_px, tilt = self.size_px, self.tilt
+        picture = tilt_clip(reader.read([0]), 0.0, rng, BENT * self.warp)[0]
+        if rng.random() < 0.5:
+            picture = mirror(picture[None])[0]
+        if np.ptp(picture.astype(np.int16), axis=2).max() < 16 and rng.random() < TINTED:
+            warm = rng.uniform(0, 0.35)
+            tint = np.array([1 + warm, 1, 1 - warm]) * rng.uniform(0.92, 1.08, 3)
+            picture = (picture * tint).clip(0, 255).astype(np.uint8)
+        height, width = picture.shape[:2]
+        scale = size_px * rng.uniform(*SIDES) / min(height, width)
+        angle, place = rng.uniform(-tilt, tilt), rng.uniform(-0.08, 0.08, 2)
+        moves = rng.uniform(-1, 1, 4) * (rng.random() >= STILL)
+        border = BORDERS[rng.integers(len(BORDERS))]
+        colour = picture[0].mean(0).tolist()
+        if scale < 1:  # an average over pixels, as of a video that is made smaller
+            smaller = (round(width * scale), round(height * scale))
+            picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+            height, width, scale = *picture.shape[:2], 1.0
+        shown = np.empty((self.frames, size_px, size_px, 3), np.uint8)
+        middle = np.array([width - 1, height - 1]) / 2
+        for out, time in zip(shown, np.linspace(-0.5, 0.5, self.frames), strict=True):
+            zoom, turned = scale * (1 + MOVES * moves[0] * time), angle + tilt / 2 * moves[1] * time
+            turn = cv2.getRotationMatrix2D(middle.tolist(), turned, zoom)
+            turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
+            cv2.warpAffine(picture, turn, (size_px, size_px), out, cv2.INTER_LINEAR, border, colour)
+        return to_bytes(shown)

@@ -24,6 +24,7 @@ from torch.nn import functional
 from maedfer_lab.config import Augment, check_counts
 from maedfer_lab.data.rand_augment import Box, apply_operations, draw_operations
 
+Range = tuple[float, float]
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORT = 1  # height and width may differ by this many steps of CROP_SCALES
 # Where a crop may lie, in quarters of the free room (down, right): 13 of the 5 x 5 places.
@@ -36,9 +37,6 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of the picture; height / width
 TRIES = 10  # draws of a rectangle that may not fit
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
-
-
-# --- Which frames ---
 
 
 def clip_indices(
@@ -54,9 +52,7 @@ def clip_indices(
     The start is uniform over all places where ``num_frames * stride`` frames fit, or in the middle
     of them without ``rng``. In a shorter video the last frame that strides reach is repeated; the
     very last one is reached only ``to_the_end``. *Official:* the same rule (start in [0, L - 64]).
-
-    Raises:
-        ValueError: one of the numbers is below 1.
+    Raises ValueError for numbers below 1.
     """
     check_counts(num_video_frames=num_video_frames, num_frames=num_frames, stride=stride)
     last_start = max(num_video_frames - num_frames * stride, 0)
@@ -78,12 +74,8 @@ def training_indices(
     They are spread evenly over ``num_frames * stride`` frames that end at a random one, or lie in
     the middle without ``rng`` (the published validation draws there too): 64 / 15 = 4.27 apart at
     stride 4, where test clips are 4 apart. A video no longer than that gives one frame for every
-    ``stride`` frames, and then its last one again and again.
-
-    *Official:* the same rule; the last frame of a longer video is never used.
-
-    Raises:
-        ValueError: one of the numbers is below 1.
+    ``stride`` frames, and then its last one again and again. *Official:* the same rule; the last
+    frame of a longer video is never used. Raises ValueError for numbers below 1.
     """
     check_counts(num_video_frames=num_video_frames, num_frames=num_frames, stride=stride)
     span = num_frames * stride
@@ -95,9 +87,6 @@ def training_indices(
     end = span + (ends // 2 if rng is None else int(rng.integers(ends)))
     spread = np.linspace(end - span, end, num_frames)
     return spread.clip(end - span, end - 1).astype(np.int64)
-
-
-# --- Which part of the picture, in what size ---
 
 
 def multi_scale_box(
@@ -172,17 +161,13 @@ def multi_scale_crop(
     min_scale: float = 0.66,
 ) -> UInt8[np.ndarray, "T {size_px} {size_px} 3"]:
     """Cut one random multi-scale box, the same for all frames, and resize it to a square."""
-    _, height, width, _ = frames.shape
-    box = multi_scale_box(height, width, size_px, rng, min_scale)
+    box = multi_scale_box(frames.shape[1], frames.shape[2], size_px, rng, min_scale)
     return crop_and_resize(frames, box, size_px, size_px)
-
-
-# --- Bytes and floats ---
 
 
 def to_tensor(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
     """Turn frames into a float clip (c T H W) in [0, 1]; the model normalises by itself."""
-    return to_floats(torch.from_numpy(np.ascontiguousarray(frames)))
+    return to_floats(to_bytes(frames))
 
 
 def to_bytes(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[Tensor, "T H W 3"]:
@@ -300,19 +285,13 @@ def augment_clip(
     return mirror(clip) if rng.random() < augment.flip else clip
 
 
-def crop_box(
-    height: int,
-    width: int,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-) -> Box:
+def crop_box(height: int, width: int, area: Range, ratio: Range, rng: np.random.Generator) -> Box:
     """Draw the rectangle of a random resized crop, as torchvision does.
 
     area: share of the picture, uniform. ratio: width / height, its logarithm uniform. If ten draws
     do not fit, the picture's middle of the nearest allowed ratio.
     """
-    if box := _rectangle(height, width, area, ratio, rng, is_crop=True):
+    if box := _rectangle(height, width, area, ratio, rng):
         return box
     shape = min(max(width / height, ratio[0]), ratio[1])
     h, w = min(height, round(width / shape)), min(width, round(height * shape))
@@ -320,12 +299,7 @@ def crop_box(
 
 
 def _rectangle(
-    height: int,
-    width: int,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-    is_crop: bool,
+    height: int, width: int, area: Range, ratio: Range, rng: np.random.Generator, is_crop=True
 ) -> Box | None:
     """A rectangle that fits, of ten draws; ratio: of a crop width / height, else height / width."""
     low, high = (math.log(limit) for limit in ratio)
@@ -358,9 +332,8 @@ def finish_clips(
         if box is None:
             continue
         generator = torch.Generator(clip.device).manual_seed(int(rng.integers(2**63)))
-        size = (3, clip.shape[1], box.height, box.width)
-        noise = torch.randn(size, generator=generator, device=clip.device)
         part = clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+        noise = torch.randn(part.shape, generator=generator, device=clip.device)
         part.copy_(noise.mul_(std).add_(mean).clamp_(0, 1))
     return clips
 
@@ -382,10 +355,8 @@ def mix_batch(
     """Mix every clip with its mirror image in the batch (the last with the first); soft labels.
 
     timm's mixup or CutMix, one weight and one box for the whole batch, from `key`: processes that
-    hold mirrored positions mix as one would. The clips are overwritten, and returned.
-
-    Raises:
-        ValueError: an odd number of clips.
+    hold mirrored positions mix as one would. The clips are overwritten, and returned. Raises
+    ValueError for an odd number of clips.
     """
     from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
 
@@ -402,9 +373,9 @@ def mix_batch(
             part = clips[..., top:bottom, left:right]
             part.copy_(part.flip(0))
     if not has_box:
-        # On a CPU a few pictures at a time, which its caches hold.
-        on_cpu = clips.device.type == "cpu"
-        pieces = [x for colour in clips.unbind(1) for x in colour.unbind(1)] if on_cpu else [clips]
+        pieces = [clips]
+        if clips.device.type == "cpu":  # a few pictures at a time, which its caches hold
+            pieces = [x for colour in clips.unbind(1) for x in colour.unbind(1)]
         for piece in pieces:
             others = piece.flip(0).mul_(1 - weight)
             piece.mul_(weight).add_(others)

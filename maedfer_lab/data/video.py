@@ -67,12 +67,10 @@ class VideoError(ValueError):
     """A video that cannot be read: its path and the reason in plain words."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Keep both parts, so that lists of skipped files show them in two columns."""
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        """Let the error cross from one process to another."""
         return type(self), (self.path, self.reason)
 
 
@@ -99,17 +97,12 @@ class VideoReader:
     _length: int
 
     def __len__(self) -> int:
-        """Count the frames that can be asked for."""
         return self._length
 
     def read(self, indices: Iterable[int] | Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
         """Return the frames at ``indices`` (any order, repeats allowed) as RGB in [0, 255].
 
-        Memory is that of the frames asked for, so read a long video in pieces.
-
-        Raises:
-            IndexError: an index is negative or not below ``len(self)``.
-            VideoError: a frame cannot be decoded; the message names it.
+        Raises IndexError for what is not in [0, len(self)), VideoError naming a damaged frame.
         """
         asked = np.asarray(list(indices), dtype=np.int64)
         outside = asked[(asked < 0) | (asked >= len(self))]

@@ -1,8 +1,8 @@
 """The moving features of a face: brows, lids, eyes, nose and mouth as layers of filled curves.
 
 A layer is computed for all frames of a clip at once, then painted frame by frame with OpenCV's
-antialiased drawing. Colours are unlit: light and shade are multiplied in afterwards (`portrait`),
-so a lid painted in the colour of the skin melts into it.
+antialiased drawing. Colours are unlit: light and shade are multiplied in afterwards (`scene`), so a
+lid painted in the colour of the skin melts into it.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from .expressions import CONTROLS
-from .identity import CENTRE_X, EYE_Y, Identity
+from .people import CENTRE_X, CONTROLS, EYE_Y, Identity
 
 Curves = Float[np.ndarray, "T contours points 2"]
 Layer = tuple[Curves, Any, float, bool]  # curves, colour(s), width of a line (0 fills), is closed
 Painted = tuple[np.ndarray, list[tuple[float, ...]], int, bool]
-
-SIDES = np.array([-1.0, 1.0])
-"""Left and right in the picture."""
-
+SIDES = np.array([-1.0, 1.0])  # left and right in the picture
 SUBPIXEL_BITS = 4
 
 
@@ -72,7 +68,7 @@ def moving_layers(
 ) -> list[Painted]:
     """All moving features of a clip, back to front, ready for `paint` on a square canvas.
 
-    `controls` are movements of `expressions.CONTROLS`, `gaze` shifts the irises (fractions of the
+    `controls` are movements of `CONTROLS`, `gaze` shifts the irises (fractions of the
     frame), `asymmetry` (around -0.1 to 0.1) makes one side of the face move more than the other.
     """
     face, count = _Features(identity, controls, gaze, asymmetry), len(controls)

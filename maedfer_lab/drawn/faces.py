@@ -13,8 +13,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import UInt8
 
-from .expressions import EXPRESSIONS, onset_timeline
-from .identity import Identity, sample_identity
+from .people import EXPRESSIONS, Identity, onset_timeline, sample_identity
 from .scene import render_face, sample_scene
 
 DIRECTIONS = ("onset", "offset")

@@ -13,18 +13,23 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from .drawing import SUBPIXEL_BITS, ellipse, moving_layers, paint, rounded
-from .expressions import CONTROLS, face_controls
-from .identity import CENTRE_X, COLOURS, EYE_Y, HEAD_Y, Colour, Identity, head_outline
+from .people import (
+    CENTRE_X,
+    COLOURS,
+    CONTROLS,
+    EYE_Y,
+    HEAD_Y,
+    Colour,
+    Identity,
+    face_controls,
+    head_outline,
+)
 
 POSES = ("right", "down", "roll", "yaw", "pitch", "closer")
 _POSE_REACH = np.array([0.030, 0.022, 0.24, 1.3, 1.0, 0.06])
 _ZOOM = 1.07  # how much closer than drawn the camera stands
-GAIN_ONE = 144.0
-"""Value of the light map that leaves a colour as it is; 255 brightens by 77 %."""
-
-WARM = np.array([0.06, 0.005, -0.07], dtype=np.float32)
-"""What a warm light adds to red, green and blue."""
-
+GAIN_ONE = 144.0  # value of the light map that leaves a colour as it is; 255 brightens by 77 %
+WARM = np.array([0.06, 0.005, -0.07], dtype=np.float32)  # that a warm light adds to R, G, B
 _FULL_BACK = {"bob": 0.80, "long": 1.1}
 _MIDDLE = np.array([CENTRE_X, 0.0])
 Shape = Float[np.ndarray, "n 2"]
@@ -91,12 +96,12 @@ def render_face(
     num_frames, supersampling = len(action_units), 2 if size_px >= 48 else 4
     canvas_px = supersampling * size_px
     controls = face_controls(action_units)
-    times = np.linspace(0.0, 1.0, num_frames)
-    gaze = scene.gaze_rest + np.sin(2.0 * np.pi * 0.7 * times)[:, None] * scene.gaze_swing
+    times = np.linspace(0.0, 1.0, num_frames)[:, None]
+    gaze = scene.gaze_rest + np.sin(2.0 * np.pi * 0.7 * times) * scene.gaze_swing
     layers = moving_layers(identity, controls, gaze, scene.asymmetry, canvas_px)
     picture, light_map = draw_portrait(identity, scene.light, canvas_px, generator)
     background = _background(size_px, scene.light, generator)
-    sources = _source_maps(identity, controls, scene, times, size_px, supersampling)
+    sources = _source_maps(identity, controls, scene, size_px, supersampling)
     people = np.empty((num_frames, size_px, size_px, 4), dtype=np.uint8)
     canvas = np.empty_like(picture)
     for frame, (x, y) in enumerate(sources):
@@ -139,18 +144,12 @@ def _background(
 
 
 def _source_maps(
-    identity: Identity,
-    controls: np.ndarray,
-    scene: Scene,
-    times: np.ndarray,
-    size_px: int,
-    over: int,
+    identity: Identity, controls: np.ndarray, scene: Scene, size_px: int, over: int
 ) -> Float32[np.ndarray, "T 2 H W"]:
     """Where on the canvas each pixel of each frame comes from (x and y in canvas pixels).
 
-    The whole head turns in the picture about the neck; yaw and pitch move what stands out (the
-    nose most) against the outline; jaw and cheeks stretch the skin. Each is a fixed field times a
-    number per frame.
+    The head turns about the neck; yaw and pitch move what stands out (the nose most) against the
+    outline; jaw and cheeks stretch the skin. Each is a fixed field times a number per frame.
     """
     axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     x, y = axis[None, :], axis[:, None]
@@ -166,7 +165,8 @@ def _source_maps(
     side = np.exp(-(((np.abs(axis - CENTRE_X) - 0.13) / 0.07) ** 2))[None, :]
     cheek = side * np.exp(-(((axis - EYE_Y - 0.12) / 0.07) ** 2))[:, None]
 
-    phase = 2.0 * np.pi * scene.pose_rate * times[:, None] + scene.pose_phase
+    times = np.linspace(0.0, 1.0, len(controls))[:, None]
+    phase = 2.0 * np.pi * scene.pose_rate * times + scene.pose_phase
     pose = scene.pose_rest + scene.pose_swing * np.sin(phase)
     right, down, roll, yaw, pitch, closer = pose.T
     scale = (1.0 - closer) / _ZOOM
