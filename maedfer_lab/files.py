@@ -174,11 +174,16 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def pack_picture(pixels: np.ndarray) -> str:
-    """A picture (H W 3, uint8) as text for a JSON file (lossless PNG, base64)."""
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """A picture (H W 3, uint8) as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def pack_picture(pixels: np.ndarray) -> str:
+    """A picture (H W 3, uint8) as text for a JSON file (lossless PNG, base64)."""
+    return base64.b64encode(png_bytes(pixels)).decode()
 
 
 def unpack_picture(text: str) -> np.ndarray:

@@ -124,8 +124,7 @@ def neighbour_share(
 ) -> float:
     """Share of clips, in [0, 1], whose nearest other clip bears the same name (scikit-learn).
 
-    Only clips count whose name occurs more than once. By class it says how much of an expression
-    the features hold, by person how much of who it is.
+    Only clips count whose name occurs more than once.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -133,13 +132,6 @@ def neighbour_share(
     index = nearest.kneighbors(return_distance=False)[:, 0]  # without queries: other clips alone
     _, of_name, counts = np.unique(np.array(names), return_inverse=True, return_counts=True)
     return float(np.mean((of_name == of_name[index])[counts[of_name] > 1]))
-
-
-def neighbour_chance(names: Sequence[str | int]) -> float:
-    """What `neighbour_share` would be if the nearest clip were any other one."""
-    _, counts = np.unique(np.array(names), return_counts=True)
-    counts = counts[counts > 1]
-    return float((counts * (counts - 1)).sum() / counts.sum() / (len(names) - 1))
 
 
 def map_features(

@@ -1,6 +1,5 @@
 """What a stranger installs: pyproject.toml, environment.yml, the Makefile and the data agree."""
 
-import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +12,7 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
+import maedfer_lab
 from maedfer_lab.checkpoints.reading import read_file
 
 if sys.version_info >= (3, 11):
@@ -26,22 +26,20 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def test_environment_yml_says_what_pyproject_says() -> None:
+def test_environment_yml_makefile_and_citation_say_what_pyproject_says() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, from_pip = environment["dependencies"]
     assert environment["name"] == PROJECT["name"]
-    assert version(PROJECT["name"]) == PROJECT["version"]
-    assert files("maedfer_lab").joinpath("py.typed").is_file()
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
     assert from_pip == {"pip": [f"-e .[{','.join(EXTRAS)}]"]}
-
-
-def test_makefile_installs_every_extra_and_asks_for_the_same_python() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    floor = PROJECT["requires-python"].removeprefix(">=")
-    assert f"EXTRAS := {','.join(EXTRAS)}\n" in makefile
-    assert f"Python {floor} or newer" in makefile
+    makefile, floor = (ROOT / "Makefile").read_text(), PROJECT["requires-python"][2:]
+    assert f"EXTRAS := {','.join(EXTRAS)}\n" in makefile and f"Python {floor} or newer" in makefile
     assert f"sys.version_info < ({floor.replace('.', ', ')})" in makefile
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert all(citation[key] == PROJECT[key] for key in ("version", "license"))
+    assert [work["doi"] for work in citation["references"]] == ["10.1145/3581783.3612365"]
+    assert version(PROJECT["name"]) == PROJECT["version"]
+    assert files("maedfer_lab").joinpath("py.typed").is_file()
 
 
 @pytest.mark.parametrize("name", ["dependencies", *EXTRAS])
@@ -65,34 +63,19 @@ def test_every_data_file_of_the_package_is_shipped() -> None:
     assert all((folder / "__init__.py").exists() for folder in folders), folders
 
 
-def test_citation_names_us_and_the_paper() -> None:
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
-    assert citation["license"] == PROJECT["license"]
-    assert [work["doi"] for work in citation["references"]] == ["10.1145/3581783.3612365"]
-
-
 def test_every_command_is_explained_and_needs_no_other_first() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    commands = ["reproduce", "test", "lab", "app", "figures", "lint"]
-    for command in commands:
-        assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE)
-        assert re.search(rf'^\t@echo "make {command} ', makefile, re.MULTILINE)
-
-
-def test_make_lab_asks_nobody_for_news_updates_or_extensions() -> None:
-    command = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
+    for command in ("reproduce", "test", "lab", "app", "figures", "lint"):
+        assert f"\n{command}: $(STAMP)\n" in makefile and f'\n\t@echo "make {command} ' in makefile
+    done = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
     for option in ("news_url=None", "extension_manager=readonly", "jupyterlab.NeverCheckForUpdate"):
-        assert option in command.stdout
+        assert option in done.stdout, "it asks nobody for news, updates or extensions"
 
 
 def test_the_shop_window_opens_and_names_nothing_that_is_not_there():
-    import maedfer_lab
-
     names = [name for name in dir(maedfer_lab) if not name.startswith("_")]
     assert {"pretrain", "load_checkpoint", "reconstruct_clip", "demo"} <= set(names)
-    for name in [*names, "__version__"]:
-        assert getattr(maedfer_lab, name) is not None
+    assert all(getattr(maedfer_lab, name) is not None for name in [*names, "__version__"])
     with pytest.raises(AttributeError, match="nothing"):
         _ = maedfer_lab.nothing
 

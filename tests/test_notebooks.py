@@ -117,18 +117,17 @@ def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     source = f"import time; open({str(ready)!r}, 'w').close()\ntry:\n    time.sleep(60)\n"
     path = write_notebook(tmp_path / "01.ipynb", source + "finally:\n    print('kept')", "1")
-    thread = threading.Thread(target=_interrupt_when, args=(ready,), daemon=True)
-    thread.start()
+
+    def interrupt() -> None:
+        while not ready.exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         run_notebook(path, tmp_path / "executed", timeout_s=90)
     first, second = code_cells(tmp_path / "executed" / "01.ipynb")
     assert first.outputs[0].text == "kept\n" and second.execution_count is None
-
-
-def _interrupt_when(ready: Path) -> None:
-    while not ready.exists():
-        time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_reproduce_says_what_it_does_and_where_the_results_are(
@@ -139,20 +138,20 @@ def test_reproduce_says_what_it_does_and_where_the_results_are(
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path / "output"))
-    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 + 1")
+    write_notebook(Path("01_good.ipynb"), "1 + 1")
     assert main(["plan"]) == main(["01_good"]) == main(["end"]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert "smoke profile: about 1 min" in first
     assert all(str(tmp_path / "output" / name) in last for name in ("figures", "runs"))
     assert (tmp_path / "output/runs/notebooks/smoke/01_good.ipynb").is_file()
-    assert main(["02_other"]) == 2 and "01_good" in capsys.readouterr().err
 
-    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1 / 0")
-    assert main(["01_good"]) == 1
-    assert "ZeroDivisionError" in capsys.readouterr().err
-
-    monkeypatch.setenv("MAEDFER_PROFILE", "fast")
-    assert main(["plan"]) == 2
-    assert "smoke, quick, study, full" in capsys.readouterr().err
+    write_notebook(Path("01_good.ipynb"), "1 / 0")
+    for what, profile, status, told in (
+        ("02_other", "smoke", 2, "01_good"),
+        ("01_good", "smoke", 1, "ZeroDivisionError"),
+        ("plan", "fast", 2, "smoke, quick, study, full"),
+    ):
+        monkeypatch.setenv("MAEDFER_PROFILE", profile)
+        assert main([what]) == status and told in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="holds no notebook"):
         find_notebooks(tmp_path)

@@ -74,14 +74,6 @@ def test_what_differs_from_fold_to_fold_bounds_the_weighted_mean() -> None:
     assert fold_slack(list(PAPER.splits("FERV39k").values())) == 0
 
 
-def test_the_log_is_whole() -> None:
-    log = PAPER.pretrain_log
-    assert [epoch.epoch for epoch in log] == list(range(50))
-    assert log[0].loss == pytest.approx(0.952, abs=5e-4)
-    assert log[49].loss == pytest.approx(0.474, abs=5e-4)
-    assert {epoch.parameters for epoch in log} == {92_760_192}
-
-
 def test_tables_show_best_and_second_and_leave_ours_blank() -> None:
     html = show(PAPER, "mafw").html
     assert "<b>41.62</b>" in html and "<u>40.87</u>" in html

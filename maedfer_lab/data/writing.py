@@ -56,7 +56,7 @@ def write_video(
 
 
 def _encode(
-    file: Any, frames: Iterable[np.ndarray], fps: float, times: np.ndarray | None = None
+    file: Any, frames: Iterable[np.ndarray], fps: float | int, times: np.ndarray | None = None
 ) -> None:
     import av
 

@@ -34,9 +34,8 @@ HOLD = (
 class Embeddings:
     """Embeddings of windows of videos, float32, a row per window.
 
-    arrays: "clip" (w d), "rep" (w r d; LGI-Former's representative tokens), "regions" (w r*d; the
-        same side by side), "token" (w n d, all tokens in the order of frames, rows, columns); those
-        asked for.
+    arrays: those asked for of "clip" (w d), "rep" (w r d; LGI-Former's representative tokens),
+        "regions" (w r*d; the same side by side), "token" (w n d; by frames, rows, columns).
     video, start_s, end_s: of each window. refused: a sentence for each video that gave none.
     """
 
@@ -71,8 +70,8 @@ def embed(
     """Turn the faces in videos into vectors, one row per window of the video.
 
     Which model and how it was trained is said with the result and inside the file. Without a
-    checkpoint it is `demo`, a small model pre-trained on few people's faces for looking at the
-    method (no labels); not for real use, and not for identifying or judging people.
+    checkpoint it is `demo`, a small model pre-trained on few people's faces (no labels); not for
+    real use, and not for identifying or judging people.
 
     A pre-trained model's vectors hold who is seen more than what the face does, most of all
     averages over tokens, as clip. For expressions take regions, standardise each column, crop
@@ -134,10 +133,7 @@ def embed(
 def encode(
     model: Model, clips: Float[Tensor, "b 3 T H W"], levels: Sequence[Level], batch: int = 8
 ) -> dict[str, Tensor]:
-    """The levels of whole clips (pixels in [0, 1]), float32 on the CPU; `embed` says their shapes.
-
-    batch: clips that are encoded at a time.
-    """
+    """The levels of whole clips (pixels in [0, 1]), float32 on the CPU; shapes: `Embeddings`."""
     encoder, was_training = model.encoder, model.training
     if {"rep", "regions"} & set(levels) and encoder.rep_tokens is None:
         raise ValueError("a ViT has no representative tokens; use an encoder='lgi'")

@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from maedfer_lab import files
 from maedfer_lab.config import Framing, ModelConfig, choose_framing
 from maedfer_lab.data import faces as data_faces
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceTracks, FaceVideo, NoFaceError
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.transforms import centre_square, to_tensor
 from maedfer_lab.data.video import VideoError, find_images
-from maedfer_lab.files import check_writable, pack_picture, provenance, text_bytes, write_aside
 
 T = TypeVar("T")
 CROPS = 8  # face crops above a timeline
@@ -185,8 +185,8 @@ def over_videos(
 ) -> tuple[list[T], tuple[str, ...]]:
     """Call `work(path, name)` on every video; return results, and a sentence per refused video.
 
-    name: of the video's files in `folder`, where frames without a face are kept. Raises ValueError
-    where every video is refused.
+    name: of its files in `folder`, where frames without a face are kept. Raises ValueError where
+    every video is refused.
     """
     results: list[T] = []
     refused: list[str] = []
@@ -216,12 +216,10 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
     """Write the frames in which no face was found to `folder`; the new error says where."""
-    height, file = max(map(len, error.pictures)), io.BytesIO()
+    path, height = folder / f"{name}_no_face.png", max(map(len, error.pictures))
     sheet = [np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=255)
              for x in error.pictures]  # fmt: skip
-    Image.fromarray(np.hstack(sheet)).save(file, "png")
-    path = folder / f"{name}_no_face.png"
-    write_aside(path, file.getvalue())
+    files.write_aside(path, files.png_bytes(np.hstack(sheet)))
     shown = NoFaceError("", error.looked, error.pictures)
     shown.args = (f"{error}; some of these frames: {path}",)
     return shown
@@ -235,20 +233,20 @@ def result_path(out: Path | str | None, *suffixes: str) -> Path | None:
     if out.suffix.lower() not in (suffixes or (out.suffix.lower(),)):
         said = f"out={str(out)!r} must end in {', '.join(suffixes)}"
         raise ValueError(f"{said}; try {out.stem}{suffixes[0]}")
-    check_writable(out)
+    files.check_writable(out)
     return out
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str) -> None:
     """Write a CSV of rows under what must be said of them and the commit, each line after a #."""
     text = io.StringIO()
-    source = provenance(profile="none", seed=0, device="cpu", data=data)
+    source = files.provenance(profile="none", seed=0, device="cpu", data=data)
     for line in (*about.splitlines(), f"commit {source['commit']}"):
         text.write(f"# {line}\n")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
-    write_aside(path, text_bytes(text.getvalue(), exact=True))
+    files.write_aside(path, files.text_bytes(text.getvalue(), exact=True))
 
 
 def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
@@ -263,15 +261,11 @@ def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
 
 
 def framing_pictures(path: Path | str, size_px: int = 160) -> dict[str, Any]:
-    """The first found frame with the square of every framing on it, and the crops they give.
-
-    Returns rows and columns for `figures.draw_rows`.
-    """
+    """A frame with the square of every framing, and their crops; for `figures.draw_rows`."""
     whole, crops = None, []
     for colour, name in zip(SQUARE_COLOURS, FRAMINGS, strict=True):
         faces = open_faces(path, size_px, framing=name, progress=False)
-        video = faces.videos[0]
-        middle = len(video) // 2
+        video, middle = faces.videos[0], len(faces.videos[0]) // 2
         if whole is None:
             whole = Image.fromarray(faces.tracks.video.read([video.first + middle])[0])
         top, left, side = video.squares[middle]
@@ -280,6 +274,5 @@ def framing_pictures(path: Path | str, size_px: int = 160) -> dict[str, Any]:
         crop = Image.fromarray(video.read([middle])[0])
         ImageDraw.Draw(crop).rectangle((0, 0, size_px - 1, size_px - 1), outline=colour, width=4)
         crops.append(np.asarray(crop))
-    pictures = [np.asarray(whole), *crops]
-    row = {"label": "", "pictures": [pack_picture(picture) for picture in pictures]}
+    row = {"label": "", "pictures": [files.pack_picture(x) for x in (np.asarray(whole), *crops)]}
     return {"rows": [row], "columns": ["frame", *FRAMINGS]}

@@ -36,8 +36,8 @@ AGAINST = {"appearance": "interpolation", "motion": "zero"}
 class Judgement:
     """Mean losses over people, per mask ratio and guess; every person counts once.
 
-    people: who is seen in each of `videos`. by_person: the losses of each person, in the order of
-    their names. left_out: videos that the model was trained on. notes: what else must be said.
+    people: who is seen in each of `videos`. by_person: losses, people in the order of their names.
+    left_out: videos that the model was trained on. notes: what else must be said.
     """
 
     known: KnownModel
@@ -59,22 +59,18 @@ class Judgement:
 
         Appearance is held against interpolation, motion against zero; negative is worse.
         """
-        pair = [self.by_person[ratio][guess][kind] for guess in ("model", AGAINST[kind])]
-
-        def share(drawn: np.ndarray) -> dict[str, np.ndarray]:
-            return {kind: 1 - drawn @ pair[0] / (drawn @ pair[1])}
-
-        number = len(pair[0])
-        low, high = resampled(share, np.full(number, 1 / number), number)[kind]
-        return float(1 - pair[0].mean() / pair[1].mean()), low, high
+        ours, guess = (self.by_person[ratio][name][kind] for name in ("model", AGAINST[kind]))
+        number = len(ours)
+        low, high = resampled(lambda drawn: {kind: 1 - drawn @ ours / (drawn @ guess)},
+                              np.full(number, 1 / number), number)[kind]  # fmt: skip
+        return float(1 - ours.mean() / guess.mean()), low, high
 
     def __str__(self) -> str:
-        number = len(set(self.people))
-        lines = [
-            str(self.known),
+        number, lines = len(set(self.people)), [str(self.known)]
+        lines.append(
             f"{len(self.videos)} videos of {number} people, the middle clip of each with {MASKS} "
-            "masks; every person counts once; in brackets 95 % intervals over people:",
-        ]
+            "masks; every person counts once; in brackets 95 % intervals over people:"
+        )
         for ratio, guesses in self.losses.items():
             for kind, against in AGAINST.items():
                 said = ", ".join(f"{name} {loss[kind]:.4f}" for name, loss in guesses.items())
@@ -97,11 +93,11 @@ def judge(
 ) -> Judgement:  # fmt: skip
     """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
 
-    It judges the model, not the people. Which model and how it was trained is said with the
-    result. Without a checkpoint it is `demo`, a small model pre-trained on few people's faces
-    for looking at the method; not for real use. Losses are in the model's target units, over the
-    hidden cubes of the middle clip of each video; masks depend on the video's content alone, and
-    every person counts once. Videos that the model was trained on are left out, if it tells them.
+    It judges the model, not the people; which model and how it was trained is said with the result.
+    Without a checkpoint it is `demo`, a small model pre-trained on few people's faces, not for real
+    use. Losses are in the model's target units, over the hidden cubes of the middle clip of each
+    video; masks depend on the video's content alone, and every person counts once. Videos that the
+    model was trained on are left out, if it tells them.
 
     folder: videos; faces are found and framed as in pre-training. People are told by MANIFEST.csv,
         else by sub-folders.
@@ -174,17 +170,14 @@ def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: 
     told = facts_of(known.source)
     digests = set(told.get("trained_files", ()))
     found = {path for path in videos if digests and _content(path).hex()[:16] in digests}
-    data = told["config"]["data"] if "config" in told else None
-    if data is None or not (told["folder"] / "data.json").is_file():
+    config = told.get("config", {"data": None})
+    if config["data"] is None or not (told["folder"] / "data.json").is_file():
         return found
     rows = json.loads((told["folder"] / "data.json").read_text(encoding="utf-8"))["each"]
-    shown = [row[3] or row[0] for row in rows]
-    share, seed = told["config"]["held_out"], told["config"]["seed"]
-    kept = split_people(shown, share, seed)[0] if rows and share else range(len(rows))
+    shown, share = [row[3] or row[0] for row in rows], config["held_out"]
+    kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
     files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
-    seen = {shown[i] for i in kept} if Path(data).resolve() == root.resolve() else set()
-    return found | {
-        path
-        for path, name in zip(videos, people, strict=True)
-        if name in seen or (path.name, path.stat().st_size) in files
-    }
+    is_same = Path(config["data"]).resolve() == root.resolve()
+    seen = {shown[i] for i in kept if is_same}
+    return found | {path for path, name in zip(videos, people, strict=True)
+                    if name in seen or (path.name, path.stat().st_size) in files}  # fmt: skip

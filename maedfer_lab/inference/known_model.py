@@ -28,8 +28,8 @@ NOT_FOR_REAL_USE = (
 class Calibration:
     """What the probabilities of a classifier mean, measured on people it has not learnt from.
 
-    of: what it was measured on, a phrase. temperature: logits are divided by it; then a share p of
-    the answers with probability p is right. sure: probability below which no answer is given.
+    of: what it was measured on. temperature: logits are divided by it; then a share p of the
+    answers with probability p is right. sure: probability below which no answer is given.
     """
 
     of: str
@@ -39,13 +39,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model on the CPU in evaluation mode.
+    """A model on the CPU in evaluation mode, loaded from `source`.
 
-    source: where it was loaded from.
     stride: frames of a video of about 25 frames a second per frame of the clip.
     classes: labels in the order of the logits; empty for an autoencoder.
     training: how it was trained, a sentence. synthetic: whether on drawn faces.
-    framing: how faces are cut out for it. calibration: of its probabilities, where it was measured.
+    framing: how faces are cut out for it.
     """
 
     model: Model
@@ -91,11 +90,9 @@ class KnownModel:
 
 
 def known_model(
-    checkpoint: Path | str | KnownModel | None = None,
-    *,
-    default: str = "demo",
+    checkpoint: Path | str | KnownModel | None = None, *, default: str = "demo",
     labels: str | None = None,
-) -> KnownModel:
+) -> KnownModel:  # fmt: skip
     """Load a checkpoint with what is known of it.
 
     checkpoint: whatever `load_checkpoint` takes; without one, our own small weights `default`;

@@ -74,14 +74,13 @@ class Movement:
         return [(r[0]["start_s"], r[-1]["end_s"], max(row[name] for row in r)) for r in found]
 
     def __str__(self) -> str:
-        lines = [str(self.faces), self.about]
-        for name in NAMES:
-            most = max(self.rows, key=lambda row: row[name])
-            lines.append(
-                f"  {name:<5}  median {np.median(self.values(name)):6.2f}, most {most[name]:6.2f} "
-                f"at {most['start_s']:.2f} s, intervals of movement: {len(self.intervals(name))}"
-            )
-        return "\n".join([*lines, *(f"  {path}" for path in self.files)])
+        most = {name: max(self.rows, key=lambda row: row[name]) for name in NAMES}
+        lines = [
+            f"{name:<5}  median {np.median(self.values(name)):6.2f}, most {row[name]:6.2f} at "
+            f"{row['start_s']:.2f} s, intervals of movement: {len(self.intervals(name))}"
+            for name, row in most.items()
+        ]
+        return "\n  ".join([f"{self.faces}\n{self.about}", *lines, *map(str, self.files)])
 
     def timeline(self) -> dict[str, Any]:
         """What `figures.draw_movement` draws."""
@@ -144,17 +143,17 @@ def movement(
 ) -> Movement:  # fmt: skip
     """Measure how much brows, eyes, mouth and head move over time: of any face, without labels.
 
-    Movement is the model's motion target (Sun et al. 2023: odd minus even frame of a tubelet) in
-    the square that follows the face: its mean absolute value over a fixed rectangle, in grey levels
-    of 0 to 255. It says that something moves, not what or why. Light, key frames of a codec and
-    what the square does not follow count too: the nose, which hardly moves by itself, shows how
-    much. Head: way of the corners of the face's box, in its larger sides per second.
+    Movement is the mean absolute motion target (Sun et al. 2023: odd minus even frame of a tubelet)
+    over a fixed rectangle of the square that follows the face, in grey levels of 0 to 255. It says
+    that something moves, not what or why. Light, key frames of a codec and what the square misses
+    count too: the nose, which hardly moves by itself, shows how much. Head: way of the corners of
+    the face's box, in its larger sides per second.
 
     video: a video file or a folder of images.
     checkpoint: whose stride and size of clips are taken; `demo` without one.
-    out: a .png: a timeline below the face's crops, with the rectangles; beside it a .csv of all
-        values, and an ELAN .eaf with intervals where movement exceeds the clip's own median by 3
-        median absolute deviations (and the nose's). movement.png on the command line.
+    out: a .png: a timeline below the face's crops; beside it a .csv of all values, and an ELAN .eaf
+        with intervals where movement exceeds the clip's own median by 3 median absolute deviations
+        (and the nose's). movement.png on the command line.
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2 or official: how tight the square is.
     stride: frames of the video between the two that are compared; by default the model's.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import tempfile
 import threading
 from collections.abc import Callable
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import torch
-from PIL import Image
 
 from maedfer_lab.data.faces import FRAMINGS, FaceTrack, FaceVideo
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.writing import drawn_video
+from maedfer_lab.files import png_bytes
 from maedfer_lab.inference.faces import Faces, open_faces, steps_for
 from maedfer_lab.inference.known_model import known_model, need_autoencoder
 from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
@@ -35,7 +34,7 @@ WELCOME = (
 class FacePage(widgets.VBox):
     """A place for a video, the faces that are found in it, and the viewers of the chosen one.
 
-    What takes a while runs beside the kernel's main thread; of several videos the last is shown.
+    Work is done beside the kernel's main thread; of several videos the last is shown.
     """
 
     def __init__(self) -> None:
@@ -45,13 +44,13 @@ class FacePage(widgets.VBox):
         self.upload.label = "Drop a video here (up to 200 MiB), or"
         self.upload.observe(lambda change: self.look_at(change["new"]), "file")
         self._folder = tempfile.TemporaryDirectory(prefix="maedfer-drawn-")
-        samples: dict[str, Callable[[], Path]] = {"a man in a car": sample_clip}
-        for i in range(2):
-            path = Path(self._folder.name) / f"drawn_person_{i + 1}.mp4"
-            samples[f"drawn person {i + 1}"] = partial(drawn_video, path, person=i)
-        self.samples = [widgets.Button(description=name) for name in samples]
-        for button, make in zip(self.samples, samples.values(), strict=True):
-            button.on_click(lambda _, make=make: self._start(make))
+        drawn = {f"drawn person {i + 1}": partial(
+            drawn_video, Path(self._folder.name) / f"drawn_person_{i + 1}.mp4", person=i)
+            for i in range(2)}  # fmt: skip
+        self.samples = []
+        for name, make in {"a man in a car": sample_clip, **drawn}.items():
+            self.samples.append(widgets.Button(description=name))
+            self.samples[-1].on_click(lambda _, make=make: self._start(make))
         self.said, self.found, self.shown = widgets.HTML(), widgets.HBox(), widgets.VBox()
         self.found.layout.flex_flow = "row wrap"
         self._turn = 0
@@ -99,13 +98,11 @@ class FacePage(widgets.VBox):
 
     def _offer(self, track: FaceTrack, face: Faces) -> widgets.VBox:
         """A picture of a face, and a button that shows it."""
-        file = io.BytesIO()
-        frame = self._clip(face)[:, 0].permute(1, 2, 0).numpy()
-        Image.fromarray(as_bytes(frame)).save(file, "png")
+        frame = as_bytes(self._clip(face)[:, 0].permute(1, 2, 0).numpy())
         start, end = face.tracks.second(track.first), face.tracks.second(track.stop)
         button = widgets.Button(description=f"{start:.1f} to {end:.1f} s")
         button.on_click(lambda _: self._show(face, self._turn))
-        picture = widgets.Image(value=file.getvalue(), format="png", width=80)
+        picture = widgets.Image(value=png_bytes(frame), format="png", width=80)
         return widgets.VBox([picture, button])
 
     def _show(self, face: Faces, turn: int) -> None:

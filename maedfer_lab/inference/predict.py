@@ -75,16 +75,13 @@ class Prediction:
         middles = [(w.start_s + w.end_s) / 2 for w in self.windows]
         crops = self.faces.crops(min(middles), max(middles))
         return {
-            "title": self.faces.path.name,
-            "model": str(self.known),
-            "footer": self.known.footer,
-            "classes": list(self.known.classes),
+            "title": self.faces.path.name, "model": str(self.known), "footer": self.known.footer,
+            "classes": list(self.known.classes), "sure": self.known.sure,
             "pieces": [w.face for w in self.windows],
             "seconds": [round(second, 3) for second in middles],
             "probabilities": self.probabilities.round(5).tolist(),
-            "sure": self.known.sure,
             "crops": [{"second": second, "picture": pack_picture(x)} for second, _, x in crops],
-        }
+        }  # fmt: skip
 
 
 @torch.no_grad()
@@ -94,10 +91,8 @@ def predict(
     stride: int | None = None, hop: int | None = None, drawn_model: bool = False,
     detect: Detector = detect_faces, progress: bool = True,
 ) -> Prediction:  # fmt: skip
-    """Classify every window of one person's face.
+    """Classify every window of one person's face; see `predict_videos`.
 
-    checkpoint: fine-tuned; without one our own small model of drawn expressions, which is not for
-        real use. labels: data set whose class names fit, for files that do not tell.
     face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
     drawn_model: use a model that knows drawn faces alone; it is refused without.
     """
@@ -114,10 +109,8 @@ def predict(
             "give a model of yours that is fine-tuned on labelled videos with --checkpoint "
             "(`maedfer finetune` makes one), or --drawn-model for a video of a drawn face"
         )
-    faces = of_faces.open_faces(
-        video, model.config.size_px, face=face, framing=framing or known.framing, detect=detect,
-        progress=progress,
-    )  # fmt: skip
+    faces = of_faces.open_faces(video, model.config.size_px, face=face, detect=detect,
+                                framing=framing or known.framing, progress=progress)  # fmt: skip
     temperature = known.calibration.temperature if known.calibration else 1.0
     step = of_faces.steps_for(known.stride, faces.fps, stride)
     windows = faces.windows(model.config, step, hop)
@@ -158,8 +151,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
                     top, left, side = video.squares[number - video.first] * scale
                     draw.rectangle((left, top, left + side, top + side), outline=SQUARE, width=2)
             lines = ["drawn-face model: not for real use"] if result.known.synthetic else []
-            said = result.at(number)
-            if said is not None:
+            if (said := result.at(number)) is not None:
                 lines += result.known.answer(said).split(", ")
             label = _label(tuple(lines), size, font)
             picture.paste(label, mask=label)

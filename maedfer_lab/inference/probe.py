@@ -39,7 +39,7 @@ class Probe:
 
     scores: of "model", "HOG" and "raw pixels": "uar" and "war", each its value and 95 % interval
     over people, in [0, 1]. p: of the model's UAR, by the permutation `test`. videos: path, person,
-    label and guesses of each. notes: what else must be said. refused: a sentence per video.
+    label and guesses of each. notes, refused: what else must be said, a sentence each.
     """
 
     known: KnownModel
@@ -89,15 +89,15 @@ def probe(
     """Test whether a model's vectors of faces carry your labels, on people not trained on.
 
     A linear probe (standardised features, logistic regression) guesses each person's labels from
-    all other people's; beside it raw pixels and HOG of the same crops, and chance: features are
-    worth something where they beat these. Each video gives its middle clip. Which model and how it
-    was trained is said with the result; without a checkpoint it is `demo`, a small model
-    pre-trained on few people's faces; not for real use, and not for identifying or judging people.
+    all other people's; beside it raw pixels and HOG of the same crops, and chance, which features
+    should beat. Each video gives its middle clip. Which model and how it was trained is said with
+    the result; without a checkpoint it is `demo`, a small model pre-trained on few people's faces;
+    not for real use, and not for identifying or judging people.
 
     videos: a folder, or video files.
     labels: a CSV with columns path, label and subject (or person, identity, ...). Who is seen may
-        also be told by MANIFEST.csv or folders; a video of which nothing tells it counts as a
-        person of its own. A class needs two people.
+        also be told by MANIFEST.csv or folders, else a video counts as a person of its own. A class
+        needs two people.
     checkpoint: pre-trained or fine-tuned. Features are all its representative tokens side by side;
         of a ViT, the mean of its tokens.
     out: a .json with scores, every guess and where the numbers come from.
@@ -113,9 +113,8 @@ def probe(
     out = result_path(out, ".json")
     table, clips, notes = _labelled(videos, Path(labels).expanduser())
     known = known_model(checkpoint)
-    model = known.model
+    model, of_path = known.model, {clip.path: clip for clip in clips}
     level = "regions" if model.encoder.num_regions else "clip"
-    of_path = {clip.path: clip for clip in clips}
     bar = tqdm(total=len(clips), desc="faces", unit="video", disable=not progress)
 
     def one(path: Path, name: str) -> tuple[Clip, dict[str, np.ndarray]]:
@@ -146,10 +145,9 @@ def probe(
         ranges = bootstrap(truth, found[0], number, people)
         scores[kind] = {"uar": (uar(confusion), *ranges["uar"]),
                         "war": (war(confusion), *ranges["war"])}  # fmt: skip
-    null = [uar(confusion_matrix(row, guess, number))
-            for row, guess in zip(others, guesses["model"][1:], strict=True)]  # fmt: skip
-    reached = np.sum(np.array(null) >= scores["model"]["uar"][0] - 1e-9)
-    p = float((1 + reached) / (1 + permutations))
+    null = np.array([uar(confusion_matrix(row, guess, number))
+                     for row, guess in zip(others, guesses["model"][1:], strict=True)])  # fmt: skip
+    p = float((1 + np.sum(null >= scores["model"]["uar"][0] - 1e-9)) / (1 + permutations))
     test = (
         f"permutation test of the model's UAR: p = {p:.3g} (labels {how}, {permutations} times; "
         f"mean UAR then {np.mean(null):.1%})"
@@ -212,8 +210,7 @@ def _controls(clip: Float[Tensor, "3 T H W"]) -> dict[str, np.ndarray]:
 def hog(grey: Float[np.ndarray, "f H W"]) -> Float[np.ndarray, "f h w 36"]:
     """Histograms of oriented gradients (Dalal and Triggs 2005) of pictures in [0, 1].
 
-    Nine directions in cells of 8 x 8 pixels; blocks of 2 x 2 cells, of length 1, clipped at 0.2
-    and of length 1 again.
+    Nine directions in cells of 8 x 8 pixels; blocks of 2 x 2 cells, normed, clipped at 0.2, normed.
     """
     down, across = np.gradient(grey, axis=(1, 2))
     place = np.arctan2(down, across) % np.pi / np.pi * BINS  # shared by the two nearest directions

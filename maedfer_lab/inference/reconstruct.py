@@ -47,11 +47,9 @@ class FaceReconstruction:
 
 def loss_line(result: ClipReconstruction) -> str:
     """The losses of the model and of what needs no model, in words."""
-    return "; ".join(
-        f"{kind} loss: "
-        + ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in result.losses.items())
-        for kind in ("appearance", "motion")
-    )
+    each = {kind: ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in result.losses.items())
+            for kind in ("appearance", "motion")}  # fmt: skip
+    return "; ".join(f"{kind} loss: {said}" for kind, said in each.items())
 
 
 def hidden_share(
@@ -67,13 +65,10 @@ def hidden_share(
     shape = model.config.region if model.config.has_regions else model.grid.shape
     places = shape[1] * shape[2]
     number = min(max(round((usual if asked is None else asked) * places), 1), places - 1)
-    ratio = number / places
+    ratio, of = number / places, f"{number} of {places} places of every region"
     if asked is None or abs(asked - ratio) < 1e-6:
         return ratio, ""
-    return ratio, (
-        f"mask ratio {asked:g}: {ratio:g} is taken, which hides {number} of {places} places of "
-        "every region"
-    )
+    return ratio, f"mask ratio {asked:g}: {ratio:g} is taken, which hides {of}"
 
 
 def reconstruct(
@@ -85,17 +80,16 @@ def reconstruct(
 ) -> FaceReconstruction:  # fmt: skip
     """Find a face in a video, hide most of it, and show what a model puts back.
 
-    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`,
-    a small model of few people's faces for looking at the method. It is not for real use: what
-    it puts back is a guess, no evidence of how anybody looks.
+    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`, a
+    small model of few people's faces. It is not for real use: what it puts back is a guess, no
+    evidence of how anybody looks.
 
     video: a video file, a folder of images, or an image.
     out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4. On the command line
         reconstruction.png.
     checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
-    mask_ratio: share of hidden tokens; 0.55 by default, and a picture shows 0.5, 0.75 and 0.9 (the
-        paper's, in training) side by side. The nearest share counts that hides as many cubes of
-        every region.
+    mask_ratio: share of hidden tokens, or the nearest that hides as many cubes of every region;
+        0.55 by default, and a picture shows 0.5, 0.75 and 0.9 (the paper's, in training).
     mask_seed: which tokens are hidden.
     statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
         deviation (matters for targets in cube units alone).

@@ -62,8 +62,8 @@ def region_tube_mask(
 ) -> Bool[Tensor, "b n"]:  # fmt: skip
     """Tube mask that hides equally many places in each region's window (Sun et al., section 3.3).
 
-    Places are drawn independently for each spatial window of (region[1], region[2]) tokens and
-    repeated over all time steps, so every local region keeps the same number of visible tokens.
+    Places are drawn for each spatial window of (region[1], region[2]) tokens and repeated over all
+    time steps, so every local region keeps the same number of visible tokens.
     """
     check_region(grid, region)
     _, rh, rw = region
@@ -110,9 +110,8 @@ def split_tokens(
     """Sort the tokens of a mask into visible and masked ones; check that the counts are equal.
 
     region: local regions of LGI-Former, or None for joint attention.
-    legacy_visible_order: reproduce the published pre-training code (reference B1, B2). It cuts
-        the visible tokens into regions by their rank, not by their place, and its decoder adds
-        the positions in grid order to tokens in region order.
+    legacy_visible_order: as published (B1, B2): visible tokens are cut into regions
+        by rank, not by place, and the decoder adds positions in grid order to them.
     """
     if mask.dtype != torch.bool:
         raise ValueError(f"mask has dtype {mask.dtype}; True is masked: use mask.bool()")

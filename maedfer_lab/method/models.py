@@ -85,10 +85,9 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction(prediction, target, split, loss)
 
     def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:
-        """Visible and masked tokens of a mask, in the orders that this model works in.
+        """Visible and masked tokens of a mask, in this model's orders.
 
-        legacy: the published order of visible tokens or the right one, in place of the model's
-            `legacy_visible_order`.
+        legacy: the published order of visible tokens or the right one, in place of the model's own.
         """
         region = self.config.region if self.config.has_regions else None
         if legacy is None:
@@ -139,8 +138,7 @@ class Encoder(nn.Module):
     def make_blocks(self, config: ModelConfig) -> Iterable[nn.Module]:
         """The blocks: (b v d) -> (b v d), or with regions [s_i; X_i] (b r k d) -> (b r k d).
 
-        They are called with `weights`, and with `rep_only` where there are regions, as `ViTBlock`
-        and `LGIBlock` are.
+        They are called as `ViTBlock` (with `weights`) or `LGIBlock` (with `rep_only`, too).
         """
         shape = (config.width, config.num_heads, config.mlp_ratio, config.qkv_bias)
         stages = {name: getattr(config, name) for name in ("local", "inter", "interact", "shared")}
@@ -160,8 +158,8 @@ class Encoder(nn.Module):
 
         index: tokens to encode (`TokenSplit.visible`: for LGI-Former equally many per region,
             region after region); all tokens by default.
-        rep_only: skip in the last block what cannot reach the representative tokens; the
-            returned tokens are then those that entered the block.
+        rep_only: skip in the last block what cannot reach the representative tokens; the returned
+            tokens are then those that entered it.
         weights: a dict for each layer to look into, filled with the block's attention weights; the
             other layers run fused.
         """

@@ -1,13 +1,13 @@
 """Claims that follow from other published numbers, or are contradicted by them.
 
-A claim is one printed number with one way to check it; two ways to check it are two claims. Checks
-are data: each function below yields `Check`s, and `recomputed` settles them.
+A claim is one printed number with one way to check it. Each function below yields `Check`s, and
+`recomputed` settles them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, NamedTuple
@@ -158,10 +158,10 @@ def class_columns(paper: Paper) -> Iterator[Check]:
 def fold_slack(splits: Sequence[SplitCount]) -> float:
     """How far WAR can lie from the share-weighted class recalls, whatever the folds' recalls are.
 
-    Recalls and WAR are means over folds or pooled, and print does not say which. With s clips'
-    shares they weigh fold f's recall of class c by w in {s_cf / k, n_cf / N} (WAR) and by e in
-    {s_c / k, n_cf / N} (recalls times shares); recalls lie in [0, 1], so the difference is at most
-    the sum of the positive (or of the negative) parts of w - e. 0 for a single split.
+    Recalls and WAR are means over folds or pooled; print does not say which. With s clips' shares
+    they weigh fold f's recall of class c by w in {s_cf / k, n_cf / N} (WAR) and by e in {s_c / k,
+    n_cf / N}; recalls lie in [0, 1], so the difference is at most the sum of the positive (or of
+    the negative) parts of w - e. 0 for a single split.
     """
     clips = np.array([split.clips_per_class for split in splits])
     pooled = clips / clips.sum()
@@ -195,7 +195,7 @@ def matrices(paper: Paper) -> Iterator[Check]:
     for matrix in paper.matrices:
         labels, counts = paper.labels[matrix.dataset], np.array(matrix.clips)
         per_class, own = recalls(counts).tolist(), scores(counts)
-        rows, right = [sum(row) for row in matrix.clips], [r[i] for i, r in enumerate(matrix.clips)]
+        rows, right = counts.sum(1).tolist(), counts.diagonal().tolist()
         found = {name: float(own[SAME.get(name, name)]) for name in LOGGED}
         found |= dict(zip(labels, per_class, strict=True))
         each = [f"{value:.4f}" for value in f1(counts)]
@@ -250,12 +250,11 @@ def margins(paper: Paper) -> Iterator[Check]:
         )  # fmt: skip
     pairs = [ours_and_best(paper, name, "", "uar") for name in WILD]
     gaps = [ours.number - best.number for ours, best, _ in pairs]
-    pick: Callable[[list[float]], float]
-    for quantity, pick in (("least", min), ("largest", max)):
+    for quantity, found in (("least", min(gaps)), ("largest", max(gaps))):
         cell = paper.table("summaries").row(f"{quantity} UAR margin in the wild")["value"]
         yield Check(
             "margins", f"headline/in-the-wild/uar/{quantity}-margin", cell,
-            f"{quantity} UAR margin over DFEW, FERV39k and MAFW, in whole points", pick(gaps),
+            f"{quantity} UAR margin over DFEW, FERV39k and MAFW, in whole points", found,
             f"{quantity} of {', '.join(f'{gap:.2f}' for gap in gaps)}", cell.rounding + 0.01,
         )  # fmt: skip
 

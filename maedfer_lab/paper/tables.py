@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from maedfer_lab.data.labels import PUBLISHED
 
 DATA = Path(__file__).with_name("data")
@@ -201,26 +203,22 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
     def read(name: str, where: Path = folder) -> Any:
         return json.loads((where / f"{name}.json").read_text(encoding="utf-8"))
 
-    def rows(name: str, where: Path = folder) -> list[dict[str, str]]:
-        with (where / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    def number(text: str) -> Any:
-        return int(text) if text.isdigit() else float(text)
-
     def tuples(values: Any) -> Any:
         return tuple(map(tuples, values)) if isinstance(values, list) else values
 
+    log = np.genfromtxt(folder / "pretrain_log.csv", delimiter=",", names=True, dtype=None)
+    with (splits / "split_counts.csv").open(newline="", encoding="utf-8") as file:
+        counts = [SplitCount(row["dataset"], row["fold"], row["part"],
+                             tuple(map(int, row["clips_per_class"].split())))
+                  for row in csv.DictReader(file)]  # fmt: skip
     tables = [_table(raw) for name in TABLES for raw in read(name)]
-    counts = [{**r, "clips_per_class": tuple(map(int, r["clips_per_class"].split()))}
-              for r in rows("split_counts", splits)]  # fmt: skip
     return Paper(
         sources={key: (document, place) for key, (document, place) in read("sources").items()},
         tables={table.id: table for table in tables},
         matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
-        pretrain_log=tuple(EpochLog(*map(number, r.values())) for r in rows("pretrain_log")),
+        pretrain_log=tuple(map(EpochLog._make, log.tolist())),
         labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
-        split_counts=tuple(SplitCount(**r) for r in counts),
+        split_counts=tuple(counts),
         missing=tuple(Missing(**item) for item in read("missing")),
     )
 
