@@ -31,10 +31,12 @@ def write_video(
     hide_first: int = 0,
     times_ms: list[int] | None = None,
     aspect: Fraction | None = None,
+    sound_s: float = 0.0,
 ) -> Path:
     """Encode frames at 25 per second, a key frame every 8; `hide_first` frames by an edit list.
 
-    times_ms: when each frame is shown, for a variable frame rate. aspect: of a pixel.
+    times_ms: when each frame is shown, for a variable frame rate. aspect: of a pixel. sound_s: of
+    silence beside the pictures.
     """
     if hide_first:
         container_options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
@@ -47,6 +49,8 @@ def write_video(
             stream.gop_size = 8
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
+        if sound_s:
+            _add_silence(container, sound_s)
         pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
         for picture, time in zip(pictures, times_ms or (), strict=False):
             picture.pts, picture.time_base = time, Fraction(1, 1000)
@@ -59,24 +63,35 @@ def write_video(
     return path
 
 
+def _add_silence(container: Any, seconds: float) -> None:
+    stream: Any = container.add_stream("aac", rate=44100)
+    for i in range(round(seconds * 44100 / 1024)):
+        silence = np.zeros((2, 1024), np.float32)
+        sound = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+        sound.rate, sound.pts = 44100, 1024 * i
+        container.mux(stream.encode(sound))
+    container.mux(stream.encode(None))
+
+
 def write_growing(path: Path, frames: np.ndarray) -> Path:
     """Encode frames, then go on in the same stream with pictures of twice the height and width."""
+    tick = Fraction(1, 25)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
         larger: Any = av.CodecContext.create("libx264", "w")
-        larger.time_base = tick = Fraction(1, 25)
+        larger.time_base = tick
         for coder, scale in ((stream, 1), (larger, 2)):
             pictures = frames.repeat(scale, axis=1).repeat(scale, axis=2)
             coder.height, coder.width, coder.pix_fmt = *pictures.shape[1:3], "yuv420p"
-            for i, frame in enumerate([*pictures, None]):
-                picture = None if frame is None else av.VideoFrame.from_ndarray(frame)
-                if picture is not None:
-                    picture.pts, picture.time_base = i, tick
-                for packet in coder.encode(picture):
-                    packet.stream, packet.time_base = stream, tick
-                    packet.pts += (scale - 1) * len(frames)
-                    packet.dts += (scale - 1) * len(frames)
-                    container.mux(packet)
+            shown = [av.VideoFrame.from_ndarray(frame) for frame in pictures]
+            for i, frame in enumerate(shown):
+                frame.pts, frame.time_base = i, tick
+            for packet in (packet for frame in [*shown, None] for packet in coder.encode(frame)):
+                packet.stream, packet.time_base = stream, tick
+                packet.pts, packet.dts = (
+                    time + (scale - 1) * len(frames) for time in (packet.pts, packet.dts)
+                )
+                container.mux(packet)
     return path
 
 
@@ -134,13 +149,7 @@ def write_images(folder: Path, frames: np.ndarray) -> Path:
 def write_sound(path: Path) -> Path:
     """Write a second of silence: a file with sound and no picture."""
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("aac", rate=44100)
-        for i in range(40):
-            silence = np.zeros((2, 1024), np.float32)
-            sound = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
-            sound.rate, sound.pts = 44100, 1024 * i
-            container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
+        _add_silence(container, 1.0)
     return path
 
 

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2522,
     "config": 1196,
     "cost": 1318,
-    "data": 5956,
+    "data": 5942,
     "drawn": 966,
     "figures": 1694,
     "inference": 1690,

@@ -81,7 +81,7 @@ class PyAVReader(VideoReader):
         self._tell(ticks)
         self._jump(0)
         first = self._decoded_frame(min(set(range(len(self._bad) + 1)) - self._bad))
-        self.height, self.width = self._upright(first).shape[:2]
+        self.height, self.width = _upright(first).shape[:2]
         if "DISPLAYMATRIX" in first.side_data:
             self.remarks += (TURNED,)
             self.is_plain = False
@@ -284,13 +284,8 @@ class PyAVReader(VideoReader):
         reason = "its data are damaged" if self._failed or self._bad else "the decoder gives none"
         raise VideoError(self.path, f"frame {target} of {self._length} cannot be read: {reason}")
 
-    def _upright(self, frame: Any) -> np.ndarray:
-        picture = frame.to_ndarray(format="rgb24")
-        data = frame.side_data.get("DISPLAYMATRIX")
-        return picture if data is None else _displayed(picture, np.frombuffer(bytes(data), "i4"))
-
     def _frame(self, index: int) -> np.ndarray:
-        return self._upright(self._decoded_frame(index))
+        return _upright(self._decoded_frame(index))
 
 
 def open_container(path: Path) -> tuple[Any, Any]:
@@ -352,9 +347,12 @@ def _decoded_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[An
         yield packet, frames
 
 
-def _displayed(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Turn and mirror a picture as the ffmpeg program does (x' = ax + cy, y' = bx + dy)."""
-    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
+def _upright(frame: Any) -> np.ndarray:
+    """Its picture, turned and mirrored as the ffmpeg program does (x' = ax + cy, y' = bx + dy)."""
+    picture, data = frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return picture
+    a, b, c, d = np.frombuffer(bytes(data), "i4")[[0, 1, 3, 4]].astype(float).tolist()
     across, down = np.hypot(a, c), np.hypot(b, d)
     if not across or not down:
         return picture

@@ -44,9 +44,9 @@ class Box(NamedTuple):
 class Operation(NamedTuple):
     """One operation: its name as in timm without "Increasing", and its strength.
 
-    argument: degrees (Rotate), share of the other side (Shear...), share of the picture
-    (Translate...), bits that stay (Posterize), threshold (Solarize), what is added (SolarizeAdd),
-    factor with 1 for no change (Color, Contrast, Brightness, Sharpness), else 0.
+    argument: degrees (Rotate), share of the side (Shear..., Translate...), bits that stay
+    (Posterize), threshold (Solarize), what is added (SolarizeAdd), factor with 1 for no change
+    (Color, Contrast, Brightness, Sharpness), else 0.
     """
 
     name: str
@@ -56,8 +56,7 @@ class Operation(NamedTuple):
 def draw_operations(description: str, *key: int) -> tuple[Operation, ...]:
     """The operations of one clip: timm's draws, in its order, from generators that `key` seeds.
 
-    Raises:
-        ValueError: `description` is not RandAugment's, or asks for operations beyond its 15.
+    Raises ValueError if `description` is not RandAugment's, or asks for more than its 15.
     """
     drawn = timms(description)
     words = np.random.SeedSequence(key).generate_state(6)
@@ -85,17 +84,14 @@ def timms(description: str) -> Any:
     """timm's own reading of a description such as "rand-m7-n4-mstd0.5-inc1"."""
     from timm.data.auto_augment import rand_augment_transform
 
+    wrong = f"rand_augment={description!r} {{}}, as in 'rand-m7-n4-mstd0.5-inc1'"
     try:
         found = rand_augment_transform(description, {"translate_pct": SHIFT})
     except (AssertionError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"rand_augment={description!r} is no RandAugment; use 'rand-m7-n4-mstd0.5-inc1'"
-        ) from error
+        raise ValueError(wrong.format("must be a RandAugment")) from error
     if unknown := {op.name.removesuffix("Increasing") for op in found.ops} - KNOWN:
-        raise ValueError(
-            f"rand_augment={description!r} asks for {', '.join(sorted(unknown))}; leave out the "
-            "part that begins with t, as in 'rand-m7-n4-mstd0.5-inc1'"
-        )
+        what = f"asks for {', '.join(sorted(unknown))}; leave out the part that begins with t"
+        raise ValueError(wrong.format(what))
     return found
 
 
@@ -120,10 +116,7 @@ def _argument(op: Any, level: float, rng: random.Random) -> float | int:
 def apply_operations(
     clip: UInt8[np.ndarray, "T H W 3"], operations: Sequence[Operation], box: Box | None = None
 ) -> UInt8[np.ndarray, "T h w 3"]:
-    """Do `operations` one after the other; what is asked for is the part `box` of the result.
-
-    *Official:* per frame, bicubic, what lies outside grey 128, then the crop. The same pixels.
-    """
+    """The part `box` of the clip after `operations`. *Official:* per frame; the same pixels."""
     height, width = clip.shape[1:3]
     whole = Box(0, 0, height, width)
     parts = [box or whole]  # of the picture, before each operation, from the last to the first

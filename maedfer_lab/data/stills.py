@@ -35,8 +35,7 @@ TINTED = 0.7  # share of the grey pictures that are given a colour
 class Stills(Annotations):
     """The pictures of zip files as a table whose clips have one frame.
 
-    Raises:
-        ValueError: a file has no list beside it, or that no column `file`, or a picture is missing.
+    Raises ValueError if a file has no list beside it, that no column `file`, or a picture misses.
     """
 
     def __init__(self, archives: Sequence[Path]) -> None:
@@ -56,11 +55,7 @@ class Stills(Annotations):
         super().__init__("stills", ("unlabelled",), tuple(clips), Path())
 
     def open(self, clip: Clip) -> VideoReader:
-        """The picture as a video of one frame.
-
-        Raises:
-            VideoError: it cannot be read.
-        """
+        """The picture as a video of one frame; VideoError if it cannot be read."""
         archive = _archive(clip.path.parent, os.getpid())
         try:
             content = np.frombuffer(archive.read(clip.path.name), np.uint8)
