@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 from making_videos import moving_frames, write_video
 from PIL import Image
 
-WILD = ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
 MAFW = (
     *("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
     *("contempt", "anxiety", "helplessness", "disappointment"),
@@ -26,12 +26,13 @@ def make_dataset(name: str, root: Path) -> Path:
     return root
 
 
-def write_frames(folder: Path, seed: int, num: int = 20, side: int = 24) -> Path:
+def write_frames(
+    folder: Path, seed: int, num: int = 20, side: int = 24, name: str = "{}.jpg"
+) -> Path:
     """Write 1.jpg, 2.jpg, ... as face crops are shipped; every seed gives other pictures."""
     folder.mkdir(parents=True)
-    frames = moving_frames(num, side, side, seed)
-    for i, frame in enumerate(frames, 1):
-        Image.fromarray(frame).save(folder / f"{i}.jpg", quality=80)
+    for i, frame in enumerate(moving_frames(num, side, side, seed), 1):
+        Image.fromarray(frame).save(folder / name.format(i), quality=80)
     return folder
 
 
@@ -42,15 +43,26 @@ def tiny_video(path: Path, seed: int) -> Path:
     return write_video(path, moving_frames(20, 32, 32, seed), codec=codec)
 
 
+def numbered(classes: int) -> dict[tuple[int, int], int]:
+    """The number of the clip of each of five folds and of each class."""
+    return {(fold, c): classes * fold + c + 1 for fold, c in product(range(5), range(classes))}
+
+
+def write_sides(classes: int, line: Callable[[int, int], str], path: str, *head: str) -> None:
+    """Write a list of each side of each fold; `line` makes one of a clip's number and class."""
+    for part, fold in product(("train", "test"), range(5)):
+        rows = [
+            line(i, c) for (f, c), i in numbered(classes).items() if (f == fold) == (part == "test")
+        ]
+        write_lines(Path(path.format(part=part, fold=fold + 1)), [*head, *rows])
+
+
 def make_dfew(root: Path, kind: str = "clip_224x224", num: int = 20) -> None:
     """35 clips: fold f tests clip 7 (f - 1) + c of class c; labels count from 1."""
-    number = {(fold, c): 7 * fold + c + 1 for fold, c in product(range(5), range(7))}
-    for (_, c), i in number.items():
+    for (_, c), i in numbered(7).items():
         write_frames(root / "Clip" / kind / f"{i:05d}", 100 * c + i, num)
-    for part, fold in product(("train", "test"), range(5)):
-        rows = [f"{i},{c + 1}" for (f, c), i in number.items() if (f == fold) == (part == "test")]
-        place = root / "EmoLabel_DataSplit" / f"{part}(single-labeled)"
-        write_lines(place / f"set_{fold + 1}.csv", ["video_name,label", *rows])
+    path = f"{root}/EmoLabel_DataSplit/{{part}}(single-labeled)/set_{{fold}}.csv"
+    write_sides(7, lambda i, c: f"{i},{c + 1}", path, "video_name,label")
 
 
 def make_ferv39k(root: Path) -> None:
@@ -66,21 +78,11 @@ def make_ferv39k(root: Path) -> None:
 
 def make_mafw(root: Path) -> None:
     """55 clips, frames in png; a compound list that must not be taken lies there as well."""
-    number = {(fold, c): 11 * fold + c + 1 for fold, c in product(range(5), range(11))}
-    for i in number.values():
-        folder = root / "data" / "frames" / f"{i:05d}"
-        folder.mkdir(parents=True)
-        for k, frame in enumerate(moving_frames(18, 16, 16, i), 1):
-            Image.fromarray(frame).save(folder / f"{k:04d}.png")
-    for part, fold in product(("train", "test"), range(5)):
-        rows = [
-            f"{i:05d}.mp4 {MAFW[c]}"
-            for (f, c), i in number.items()
-            if (f == fold) == (part == "test")
-        ]
-        base = root / "Train & Test Set"
-        write_lines(base / f"single/no_caption/set_{fold + 1}/{part}.txt", rows)
-        write_lines(base / f"compound/no_caption/set_{fold + 1}/{part}.txt", ["00001.mp4 x_y"])
+    for i in numbered(11).values():
+        write_frames(root / "data" / "frames" / f"{i:05d}", i, 18, 16, "{:04d}.png")
+    for kind in ("single", "compound"):
+        path = f"{root}/Train & Test Set/{kind}/no_caption/set_{{fold}}/{{part}}.txt"
+        write_sides(11, lambda i, c: f"{i:05d}.mp4 {MAFW[c]}", path)
 
 
 def make_cremad(root: Path) -> None:
@@ -119,13 +121,9 @@ def make_class_folders(
 
 def make_official_lists(folder: Path) -> Path:
     """The official code's lists of a DFEW-shaped folder: another machine's paths, labels from 0."""
-    for fold, part in product(range(5), ("train", "test")):
-        rows = [
-            f"/another/machine/DFEW/Clip/jpg_256/{7 * f + c + 1:05d} {c}"
-            for f, c in product(range(5), range(7))
-            if (f == fold) == (part == "test")
-        ]
-        write_lines(folder / f"split{fold + 1:02d}" / f"{part}.csv", rows)
+    place = "/another/machine/DFEW/Clip/jpg_256"
+    path = f"{folder}/split{{fold:02d}}/{{part}}.csv"
+    write_sides(7, lambda i, c: f"{place}/{i:05d} {c}", path)
     return folder
 
 

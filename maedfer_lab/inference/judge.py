@@ -13,9 +13,11 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.reading import facts_of
-from maedfer_lab.data.folder import check_videos, find_videos, load_clips
-from maedfer_lab.data.table import people_in, split_people, split_videos
-from maedfer_lab.data.transforms import to_tensor
+from maedfer_lab.data.folder import check_videos
+from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.shard_format import is_prepared
+from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.table import read_annotations, split_people
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
@@ -25,6 +27,7 @@ from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_r
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.metrics import resampled
 from maedfer_lab.training.held_out import HeldOut
+from maedfer_lab.training.stream import Window
 
 MASKS = 8  # of each clip: one alone moves its loss by a quarter
 SHOWN = 8  # clips in the picture
@@ -115,12 +118,13 @@ def judge(
     chosen = [hidden_share(model, asked) for asked in mask_ratios or (None,)]
     ratios = dict.fromkeys(ratio for ratio, _ in chosen)
     root = Path(folder).expanduser()
-    videos, _ = check_videos(find_videos(root))
-    if held_out > 0:
-        videos = split_videos(videos, root, held_out, seed)[1]
-    who = people_in(videos, root)
-    trained = _trained_on(known, videos, who, root)
-    people = [name for name, path in zip(who, videos, strict=True) if path not in trained]
+    table = open_shards(root) if is_prepared(root) else read_annotations("voxceleb2", root)
+    people = table.people()
+    held = split_people(people, held_out, seed)[1] if held_out > 0 else range(len(table))
+    who = {table.clips[i].path: people[i] for i in held}
+    videos, _ = check_videos(list(who))
+    trained = _trained_on(known, videos, [who[path] for path in videos], root)
+    people = [who[path] for path in videos if path not in trained]
     videos = [path for path in videos if path not in trained]
     if not videos:
         raise ValueError(f"{known.name} was trained on all videos of {root}; give another folder")
@@ -128,8 +132,8 @@ def judge(
     step = known.stride if stride is None else stride
     rows: dict[float, list[dict[str, Losses]]] = {ratio: [] for ratio in ratios}
     for path in tqdm(videos, "judge", unit="video", leave=False):
-        frames = load_clips([path], config.frames, step, config.size_px)[0]
-        clip, own = to_tensor(frames), int.from_bytes(_content(path)[:6], "big")
+        clip = Window(config.frames, config.size_px, step, "face").middle(open_video(path))
+        own = int.from_bytes(_content(path)[:6], "big")
         for ratio in ratios:
             held = HeldOut(model, clip.expand(MASKS, *clip.shape), ratio, own)
             rows[ratio].append({"model": held.losses(), **held.baselines()})

@@ -33,9 +33,9 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig, check_workers
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.folder import Squares, check_videos, clips_of, load_clips, vary_clip
+from maedfer_lab.data.folder import Squares, check_videos, clips_of, vary_clip
 from maedfer_lab.data.prepare import begin_worker
-from maedfer_lab.data.readers import content_digest
+from maedfer_lab.data.readers import content_digest, open_video
 from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.stills import StillClip, Stills
@@ -446,8 +446,8 @@ def example_clips(
         return torch.stack([to_tensor(clip.frames) for clip in faces])
     table = open_shards(data) if is_prepared(data) else read_annotations("voxceleb2", data)
     paths, _ = check_videos([clip.path for clip in table.clips[: 4 * num]], progress=False)
-    clips = load_clips(paths[:num], model.frames, stride, model.size_px)
-    return torch.stack([to_tensor(clip) for clip in clips])
+    window = Window(model.frames, model.size_px, stride, "face")
+    return torch.stack([window.middle(open_video(path)) for path in paths[:num]])
 
 
 def labelled_table(config: FinetuneConfig) -> Annotations:
