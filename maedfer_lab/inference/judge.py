@@ -15,9 +15,7 @@ from tqdm.auto import tqdm
 from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.data.folder import check_videos
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.shard_format import is_prepared
-from maedfer_lab.data.shards import open_shards
-from maedfer_lab.data.table import read_annotations, split_people
+from maedfer_lab.data.table import split_people
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
@@ -27,7 +25,7 @@ from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_r
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.metrics import resampled
 from maedfer_lab.training.held_out import HeldOut
-from maedfer_lab.training.stream import Window
+from maedfer_lab.training.stream import Window, folder_table
 
 MASKS = 8  # of each clip: one alone moves its loss by a quarter
 SHOWN = 8  # clips in the picture
@@ -118,8 +116,7 @@ def judge(
     chosen = [hidden_share(model, asked) for asked in mask_ratios or (None,)]
     ratios = dict.fromkeys(ratio for ratio, _ in chosen)
     root = Path(folder).expanduser()
-    table = open_shards(root) if is_prepared(root) else read_annotations("voxceleb2", root)
-    people = table.people()
+    people = (table := folder_table(root)).people()
     held = split_people(people, held_out, seed)[1] if held_out > 0 else range(len(table))
     who = {table.clips[i].path: people[i] for i in held}
     videos, _ = check_videos(list(who))
@@ -130,10 +127,10 @@ def judge(
         raise ValueError(f"{known.name} was trained on all videos of {root}; give another folder")
     config, shown = model.config, []
     step = known.stride if stride is None else stride
+    window = Window(config.frames, config.size_px, step, "face")
     rows: dict[float, list[dict[str, Losses]]] = {ratio: [] for ratio in ratios}
     for path in tqdm(videos, "judge", unit="video", leave=False):
-        clip = Window(config.frames, config.size_px, step, "face").middle(open_video(path))
-        own = int.from_bytes(_content(path)[:6], "big")
+        clip, own = window.middle(open_video(path)), int.from_bytes(_content(path)[:6], "big")
         for ratio in ratios:
             held = HeldOut(model, clip.expand(MASKS, *clip.shape), ratio, own)
             rows[ratio].append({"model": held.losses(), **held.baselines()})

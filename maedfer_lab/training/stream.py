@@ -290,11 +290,12 @@ def pretraining_table(config: PretrainConfig) -> Annotations:
     """Drawn faces, or the videos of a folder, of shards that `maedfer prepare` wrote, of a list."""
     if config.data is None:
         return _drawn(config, config.num_held_out)
-    if is_prepared(config.data):
-        return open_shards(config.data)
-    if config.data.is_dir():
-        return read_annotations("voxceleb2", config.data)
-    return listed_videos(config.data)
+    return listed_videos(config.data) if config.data.is_file() else folder_table(config.data)
+
+
+def folder_table(root: Path) -> Annotations:
+    """The videos of a folder, or of shards that `maedfer prepare` wrote."""
+    return open_shards(root) if is_prepared(root) else read_annotations("voxceleb2", root)
 
 
 def _drawn(config: PretrainConfig | FinetuneConfig, num_test: int, fold: int = 1) -> DrawnFaces:
@@ -444,8 +445,7 @@ def example_clips(
     if data is None:
         faces = SyntheticFaces(num, "test", num_frames=model.frames, size_px=model.size_px)
         return torch.stack([to_tensor(clip.frames) for clip in faces])
-    table = open_shards(data) if is_prepared(data) else read_annotations("voxceleb2", data)
-    paths, _ = check_videos([clip.path for clip in table.clips[: 4 * num]], progress=False)
+    paths, _ = check_videos([c.path for c in folder_table(data).clips[: 4 * num]], progress=False)
     window = Window(model.frames, model.size_px, stride, "face")
     return torch.stack([window.middle(open_video(path)) for path in paths[:num]])
 
