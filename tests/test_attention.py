@@ -82,19 +82,6 @@ def test_attention_without_key_bias_and_with_context():
     assert torch.allclose(block(context, last=4), block(context)[:, -4:], atol=1e-6)
 
 
-def test_drop_path_drops_regions_in_stage_1_and_clips_in_stage_2():
-    """The official granularity: a whole region, or a whole clip, keeps its residual or loses it."""
-    block, (rep, tokens) = random_block(drop_path=0.5, interact="none").train(), random_tokens(8)
-    torch.nn.init.zeros_(block.mlp.fc2.weight)
-    torch.nn.init.zeros_(block.mlp.fc2.bias)
-    torch.manual_seed(0)
-    _, new = block.forward_separate(rep, tokens)
-    changed = (new - tokens).abs().amax(-1) > 0  # clip, region, token
-    per_region = changed.float().mean(-1)
-    assert set(per_region.flatten().tolist()) == {0.0, 1.0}
-    assert len(set(per_region[0].tolist())) == 2  # regions of one clip differ
-
-
 def test_pairs_follow_the_papers_formula():
     pairs = attention_pairs(800, 8)
     lgi = sum(pairs.values()) - pairs["joint (ViT)"]

@@ -65,7 +65,7 @@ BUDGETS = {
     "drawn": 966,
     "figures": 1694,
     "inference": 1691,
-    "method": 1637,
+    "method": 1631,
     "paper": 1567,
     "training": 4095,
     "viewers": 1983,

@@ -72,29 +72,23 @@ def check_clip(clip: Any, config: ModelConfig, dtype: torch.dtype | None = None)
         raise ValueError(
             f"clip is a {type(clip).__name__}, not a tensor; use torch.as_tensor(clip).float()"
         )
-    want = (3, config.frames, config.size_px, config.size_px)
+    want, why = (3, config.frames, config.size_px, config.size_px), ""
     if clip.ndim != 5 or tuple(clip.shape[1:]) != want:
         hint = "; add the batch axis: clip[None]" if clip.ndim == 4 else ""
-        raise ValueError(
-            f"clip of shape {tuple(clip.shape)} does not fit this model, which takes "
-            f"(batch, colour, frames, height, width) = (b, {', '.join(map(str, want))}){hint}"
-        )
-    if not clip.is_floating_point():
-        raise ValueError(
-            f"clip of dtype {clip.dtype} must be floating point with pixels in [0, 1]; "
-            "divide bytes by 255 (data.transforms.to_tensor does)"
-        )
-    if dtype not in (None, clip.dtype) and not torch.is_autocast_enabled(clip.device.type):
-        raise ValueError(
-            f"clip of dtype {clip.dtype} does not fit the model's {dtype}; use clip.to({dtype})"
-        )
-    if clip.device.type == "cpu" and clip.numel() and not torch.compiler.is_compiling():
+        why = (f"of shape {tuple(clip.shape)} does not fit this model, which takes (batch, colour, "
+               f"frames, height, width) = (b, {', '.join(map(str, want))}){hint}")  # fmt: skip
+    elif not clip.is_floating_point():
+        why = (f"of dtype {clip.dtype} must be floating point with pixels in [0, 1]; divide bytes "
+               "by 255 (data.transforms.to_tensor does)")  # fmt: skip
+    elif dtype not in (None, clip.dtype) and not torch.is_autocast_enabled(clip.device.type):
+        why = f"of dtype {clip.dtype} does not fit the model's {dtype}; use clip.to({dtype})"
+    elif clip.device.type == "cpu" and clip.numel() and not torch.compiler.is_compiling():
         low, high = (float(x) for x in torch.aminmax(clip.detach()))
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also true for NaN
-            raise ValueError(
-                f"clip has values from {low:g} to {high:g}; pixels must be finite and lie in "
-                "[0, 1] (the model normalises them itself; divide bytes by 255)"
-            )
+            why = (f"has values from {low:g} to {high:g}; pixels must be finite and lie in [0, 1] "
+                   "(the model normalises them itself; divide bytes by 255)")  # fmt: skip
+    if why:
+        raise ValueError(f"clip {why}")
 
 
 def patchify(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Float[Tensor, "b n p"]:
