@@ -11,8 +11,16 @@ import threading
 import urllib.parse
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.fixture
+def app() -> Any:
+    from maedfer_lab.viewers import app  # importing Voila changes the event loop's policy
+
+    return app
 
 
 def ask(address: str, path: str = "", host: str = "") -> tuple[int, str]:
@@ -53,14 +61,10 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
             assert ask(address, host="evil.example")[0] == 403
             assert ask(address, "voila/static/voila.js", host="evil.example")[0] == 403
             for path in (
-                "login",
-                "voila/files/../../../etc/passwd",
-                "voila/files/maedfer_lab.ipynb",
-                "voila/files/..%2f..%2f..%2fetc%2fpasswd",
-                "voila/tree/..%2f..",
-                "voila/api/contents/..%2f..",
-                "voila/static/..%2f..%2fapp.py",
-            ):
+                "login", "voila/files/../../../etc/passwd", "voila/files/maedfer_lab.ipynb",
+                "voila/files/..%2f..%2f..%2fetc%2fpasswd", "voila/tree/..%2f..",
+                "voila/api/contents/..%2f..", "voila/static/..%2f..%2fapp.py",
+            ):  # fmt: skip
                 status, page = ask(address, path)
                 assert status in (403, 404) and str(tmp_path) not in page, path
             process.send_signal(signal.SIGINT)
@@ -70,35 +74,29 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_kernels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
-
-    from maedfer_lab.viewers.app import MAX_KERNELS, BoundedKernels
-
+def test_kernels_are_bounded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow(self: object, **options: object) -> str:
         await asyncio.sleep(0)
         return "started"
 
     async def start_many() -> list[object]:
-        starts = (BoundedKernels.start_kernel(kernels) for _ in range(MAX_KERNELS + 1))
+        starts = (app.BoundedKernels.start_kernel(kernels) for _ in range(app.MAX_KERNELS + 1))
         return await asyncio.gather(*starts, return_exceptions=True)
 
-    monkeypatch.setattr(AsyncMappingKernelManager, "start_kernel", slow)
-    kernels = BoundedKernels()
+    monkeypatch.setattr(app.AsyncMappingKernelManager, "start_kernel", slow)
+    kernels = app.BoundedKernels()
     *started, refused = asyncio.run(start_many())
-    assert started == ["started"] * MAX_KERNELS and "503" in str(refused)
+    assert started == ["started"] * app.MAX_KERNELS and "503" in str(refused)
 
 
-def test_a_kernel_ends_with_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer_lab.viewers import app as server
-
+def test_a_kernel_ends_with_its_page(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
 
     async def end(self: object, kernel_id: str) -> None:
         ended.append(kernel_id)
 
     async def leave() -> None:
-        kernels = server.BoundedKernels()
+        kernels = app.BoundedKernels()
         kernels._kernels.update(left=object(), reloaded=object())
         for kernel_id in ("left", "reloaded"):
             kernels._kernel_connections[kernel_id] = 1
@@ -106,7 +104,7 @@ def test_a_kernel_ends_with_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.notify_connect("reloaded")
         await asyncio.sleep(0.2)
 
-    monkeypatch.setattr(server, "GRACE_S", 0.05)
-    monkeypatch.setattr(server.BoundedKernels, "shutdown_kernel", end)
+    monkeypatch.setattr(app, "GRACE_S", 0.05)
+    monkeypatch.setattr(app.BoundedKernels, "shutdown_kernel", end)
     asyncio.run(leave())
     assert ended == ["left"]

@@ -56,7 +56,7 @@ __main__: cli
 
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
-    "attention": 626,
+    "attention": 612,
     "bench": 2130,
     "checkpoints": 2522,
     "config": 1196,
@@ -68,7 +68,7 @@ BUDGETS = {
     "method": 1631,
     "paper": 1567,
     "training": 4095,
-    "viewers": 1983,
+    "viewers": 1920,
     "weights": 19,
     "files at the root": 1548,
 }

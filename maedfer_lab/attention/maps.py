@@ -59,13 +59,12 @@ class AttentionMaps:
     Queries and keys are counted alike everywhere: token i of the grid is i (w fastest, then h,
     then t), representative token j is `grid.n + j`.
 
-    index: the tokens that the encoder saw, in its order: all of them, or the visible ones; for
-        LGI-Former region after region, equally many in each.
-    layers: per layer and stage the weights, float16 unless asked otherwise, axes as in `AXES`,
-        tokens in the order of `index`: "local" (r a 1+s 1+s), the representative token first;
-        "inter" (a r r); "interact" (a v r); "joint" (a v v). With `local="cross"` "local" is
-        (r a 1 s): the representative token alone looks, and not at itself. With
-        `interact="self"` "interact" has the axes of "local".
+    index: the tokens that the encoder saw, in its order: all, or the visible ones; for LGI-Former
+        region after region, equally many in each.
+    layers: per layer and stage the weights, axes as in `AXES`, tokens in the order of `index`:
+        "local" (r a 1+s 1+s), the representative token first; "inter" (a r r); "interact" (a v r);
+        "joint" (a v v). With `local="cross"` "local" is (r a 1 s): the representative token alone
+        looks, and not at itself. With `interact="self"` "interact" has the axes of "local".
     heads: their numbers; empty where only their mean was kept.
     """
 
@@ -187,10 +186,7 @@ class AttentionMaps:
         return TokenMap(tokens.view(self.grid.shape).numpy(), row[self.num_visible :].numpy())
 
     def paint_regions(self, rep: Float[np.ndarray, " r"]) -> Float[np.ndarray, "t h w"]:
-        """One value per representative token as a picture: its region's tokens show it.
-
-        For stages whose keys are representative tokens alone. Hidden tokens are NaN.
-        """
+        """One value per representative token as a picture: its region's visible tokens show it."""
         return self.to_map(torch.as_tensor(rep)[self.places[:, 0]]).tokens
 
 
@@ -203,8 +199,6 @@ def attention_bytes(
     """Size of what `capture_attention` keeps with these arguments, known before it runs.
 
     num_visible: tokens that the encoder sees; all of the grid by default.
-
-    While it runs, the weights of one layer in float32, for all heads, come on top.
     """
     grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     visible = grid.n if num_visible is None else num_visible
@@ -224,23 +218,18 @@ def attention_bytes(
 
 @torch.no_grad()
 def capture_attention(
-    model: MaskedAutoencoder | Classifier | Encoder,
-    clip: Float[Tensor, "3 T H W"],
-    *,
-    heads: Literal["mean"] | None = None,
-    index: Int[Tensor, " v"] | None = None,
-    max_bytes: int = MAX_BYTES,
-    dtype: torch.dtype = torch.float16,
-) -> AttentionMaps:
+    model: MaskedAutoencoder | Classifier | Encoder, clip: Float[Tensor, "3 T H W"], *,
+    heads: Literal["mean"] | None = None, index: Int[Tensor, " v"] | None = None,
+    max_bytes: int = MAX_BYTES, dtype: torch.dtype = torch.float16,
+) -> AttentionMaps:  # fmt: skip
     """The attention weights with which the model's encoder reads one clip.
 
-    The model's own blocks return them, with the softmax written out. A masked autoencoder's
-    decoder is not looked into.
+    The model's own blocks return them, with the softmax written out.
 
     clip: pixels in [0, 1].
     heads: "mean" keeps their mean alone.
-    index: tokens that the encoder sees, in its order: `model.split(mask).visible[0]`; all by
-        default.
+    index: tokens that the encoder sees, in its order: `model.split(mask).visible[0]`; by default
+        all.
     max_bytes: refuse before running if `attention_bytes` is larger.
     dtype: of the kept weights, which lie on the CPU.
 

@@ -33,8 +33,7 @@ class Reach:
 class HeadStatistics:
     """One head (None: the mean of all) of one stage of one layer.
 
-    entropy: of a query's attention in nats, a mean over queries; exp(entropy) is about how many
-        keys it is spread over.
+    entropy: of a query's attention in nats, a mean over queries.
     relative_entropy: divided by the largest possible, log(number of keys): 1 is uniform.
     reach: mean distance from query to key, weighted by attention. Representative tokens stand at
         the mean place of their region's tokens.

@@ -83,9 +83,8 @@ def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
     """Where `query` looks through all stages of one block, following attention alone.
 
     A token reads the representative tokens (stage 3), which have read each other (stage 2) and
-    their regions (stage 1): the product of the three without residuals, so that a token sees the
-    whole clip. A representative token looks through stages 2 and 1. Heads of different stages
-    have nothing to do with each other, so their mean is taken.
+    their regions (stage 1): the product of the three without residuals, so that it sees the whole
+    clip. Heads of different stages have nothing to do with each other, so their mean is taken.
     """
     row = torch.zeros(1, maps.num_visible + maps.num_regions)
     row[0, maps.rank(query)] = 1
@@ -125,9 +124,8 @@ def all_queries(
 ) -> tuple[Float[Tensor, "k k"], Bool[Tensor, " k"]]:
     """Weights of every query to every key, and which queries attend at all (other rows are zero).
 
-    Queries and keys are tokens in the encoder's order, then representative tokens. stage: one of
-    `maps.stages`, "composed" (all stages of the layer in a row, as `look_through`) or "rollout".
-    head: one of `maps.heads`, or None for their mean; composed and rollout take the mean.
+    stage: one of `maps.stages`, "composed" (all of the layer in a row, as `look_through`) or
+    "rollout". head: one of `maps.heads`, or None for their mean, which composed and rollout take.
     """
     count = maps.num_visible + maps.num_regions
     attends = torch.ones(count, dtype=torch.bool)

@@ -12,12 +12,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maedfer_lab.attention.maps import (
-    AttentionMaps,
-    attention_bytes,
-    capture_attention,
-    is_within_regions,
-)
+from maedfer_lab.attention import maps as attention_maps
+from maedfer_lab.attention.maps import AttentionMaps, capture_attention, is_within_regions
 from maedfer_lab.attention.tracing import JOINT, STAGES, all_queries, stages_to_ask
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
@@ -25,9 +21,7 @@ from maedfer_lab.viewers import scene
 from maedfer_lab.viewers.player import Player, control, pick, pick_clip, whole_number
 
 Model = MaskedAutoencoder | Classifier | Encoder
-Place = tuple[int, int, int]
 Pictures = Iterator[tuple[dict[str, Any], np.ndarray]]
-MAX_BYTES = 2**28
 MEANS = ("composed", "rollout")  # stages over which heads are averaged
 
 
@@ -36,16 +30,15 @@ class AttentionSettings:
     """What is looked at.
 
     layer: counted from 0, of the model with most layers; others show their nearest in proportion.
+    query: a token, counted as in `AttentionMaps`; where files and a fresh page begin.
     head: number, or None for the mean over heads.
-    query: (t, y, x) of a cube, or the number of a representative token; where files and a fresh
-        page begin.
     overview: all layers and heads of the first model, for that query.
     """
 
     clip: str
     stage: str
     layer: int
-    query: Place | int
+    query: int
     head: int | None = None
     overview: bool = False
 
@@ -59,29 +52,21 @@ class AttentionViewer(Player[AttentionSettings]):
     stage: local, inter, interact, composed or rollout (`attention.tracing`); a ViT shows its
         joint attention for the first four.
     layer: from 0, by default the last. head: from 0, or None for the mean.
-    query: (t, y, x) of a cube, or the number of a representative token; by default the
-        middle of the first frame.
+    query: (t, y, x) of a cube, by default the middle of the first frame, or the number of a
+        representative token.
     fps: frames of the clips in a second, where that is known.
 
-    "All layers and heads" shows one query's attention in each of them; a click opens one.
-
-    The weights of every query lie in the browser, so that a click asks no kernel. Attention is
-    captured by the model's own code, once per clip, as float16; `nbytes` says how much that is.
+    The weights of every query lie in the browser, so that a click asks no kernel; they are captured
+    by the model's own code, once per clip. All layers and heads can be seen at once, for one query.
     """
 
     kind = "attention"
 
     def __init__(
-        self,
-        models: Model | Mapping[str, Model],
-        clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
-        *,
-        stage: str | None = None,
-        layer: int | None = None,
-        head: int | None = None,
-        query: Place | int | None = None,
-        fps: float | None = None,
-    ) -> None:
+        self, models: Model | Mapping[str, Model], clips: scene.Clips, *, stage: str | None = None,
+        layer: int | None = None, head: int | None = None,
+        query: tuple[int, int, int] | int | None = None, fps: float | None = None,
+    ) -> None:  # fmt: skip
         named = dict(models) if isinstance(models, Mapping) else {"model": models}
         if not named:
             raise ValueError("models is empty; give one model or {name: model}")
@@ -98,43 +83,35 @@ class AttentionViewer(Player[AttentionSettings]):
         self._lgi = next((e for e in every if e.num_regions), None)
         self._stages = stages_to_ask((self._lgi or every[0]).config)
         self._depth = max(e.config.depth for e in every)
-        only_mean = any(_kept_heads(e) == "mean" for e in every)
-        self._heads = 0 if only_mean else min(e.config.num_heads for e in every)
+        sizes = [attention_maps.attention_bytes(e.config) for e in every]
+        self._keep: Any = "mean" if max(sizes) > attention_maps.MAX_BYTES else None
+        self._heads = 0 if self._keep else min(e.config.num_heads for e in every)
         self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
-        middle = 0, self.grid.h // 2, self.grid.w // 2  # seen at once, in the first frame
-        now = AttentionSettings(next(iter(self.clips)), next(iter(self._stages)), self._depth - 1,
-                                middle)  # fmt: skip
+        middle = self._number((0, self.grid.h // 2, self.grid.w // 2))  # seen at once
+        first = next(iter(self.clips)), next(iter(self._stages))
+        now = AttentionSettings(*first, self._depth - 1, middle)
         asked = {"stage": stage, "layer": layer, "head": head, "query": query}
         for name, value in asked.items():
             now = now if value is None else self._changed(now, name, value)
         super().__init__(now, fps)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights that are kept for one clip, known before any is computed."""
-        return sum(attention_bytes(e.config, _kept_heads(e)) for e in self.encoders.values())
-
-    def _check_query(self, query: Any) -> Place | int:
-        if isinstance(query, int) and not isinstance(query, bool):
-            if self._lgi is None:
-                raise ValueError(
-                    f"query={query}: a ViT has no representative tokens; use (0, 0, 0)"
-                )
-            return whole_number("query", query, self._lgi.num_regions)
+    def _number(self, query: Any) -> int:
+        """A query as `AttentionMaps` counts it."""
+        shape, regions = self.grid.shape, self._lgi.num_regions if self._lgi else 0
+        if isinstance(query, int) and not isinstance(query, bool) and regions:
+            return self.grid.n + whole_number("query", query, regions)
         place = tuple(query) if isinstance(query, Sequence) else ()
-        sides = self.grid.shape
-        if len(place) != 3 or not all(0 <= i < n for i, n in zip(place, sides, strict=True)):
+        if len(place) != 3 or not all(0 <= i < n for i, n in zip(place, shape, strict=True)):
             raise ValueError(
-                f"query={query} must be (t, y, x) inside the grid {self.grid.shape}, or the number "
-                "of a representative token; try (0, 0, 0)"
+                f"query={query} must be (t, y, x) inside the grid {shape}, or the number of one of "
+                f"the {regions} representative tokens (a ViT has none); try (0, 0, 0)"
             )
-        return int(place[0]), int(place[1]), int(place[2])
+        return int(np.ravel_multi_index(place, shape))
 
     def _changed(self, now: AttentionSettings, name: str, value: Any) -> AttentionSettings:
         if name == "overview":  # of the query that the browser shows
-            asked = value["query"]
-            place = np.unravel_index(asked.get("token", 0), self.grid.shape)
-            query = self._check_query(asked.get("rep", place))
+            rep, token = value["query"].get("rep"), value["query"].get("token")
+            query = whole_number("token", token, self.grid.n) if rep is None else self._number(rep)
             return replace(now, overview=bool(value["value"]), query=query)
         if name == "open":
             number = next(iter(self.encoders.values())).config.depth * max(1, self._heads)
@@ -149,7 +126,7 @@ class AttentionViewer(Player[AttentionSettings]):
                 raise ValueError(f"head={value}: their mean alone was kept, to save memory")
             value = whole_number(name, value, self._heads)
         elif name == "query":
-            value = self._check_query(value)
+            value = self._number(value)
         else:
             pick("name", name, ("clip", "stage", "layer", "head", "query", "overview", "open"))
             value = pick(name, value, self.clips if name == "clip" else self._stages)
@@ -158,21 +135,19 @@ class AttentionViewer(Player[AttentionSettings]):
     def _maps(self, clip: str) -> dict[str, AttentionMaps]:
         """The attention of every model on a clip; that of the last clip is kept."""
         if self._captured[0] != clip:
-            found = {
-                name: capture_attention(encoder, self.clips[clip], heads=_kept_heads(encoder))
-                for name, encoder in self.encoders.items()
-            }
-            self._captured = clip, found
+            self._captured = (
+                clip,
+                {
+                    name: capture_attention(encoder, self.clips[clip], heads=self._keep)
+                    for name, encoder in self.encoders.items()
+                },
+            )
         return self._captured[1]
-
-    def _token(self, query: Place | int) -> int:
-        is_rep = isinstance(query, int)
-        return query if is_rep else int(np.ravel_multi_index(query, self.grid.shape))
 
     # ------------------------------------------------------------------ looks
 
     def _look(self, now: AttentionSettings) -> scene.View:
-        query, rows, table = now.query, [], []
+        rep, rows, table = now.query - self.grid.n, [], []
         overlays: list[dict[str, Any]] = []
         frames, tubelet = scene.frames_of(self.clips[now.clip]), self.config.tubelet
         pictures = self._overview(now) if now.overview else self._every_query(now)
@@ -199,7 +174,7 @@ class AttentionViewer(Player[AttentionSettings]):
                 "overlays": overlays,
                 "colours": scene.legend_colours(scene.COLOURS, 1),
                 "regions": regions,
-                "query": {"rep" if isinstance(query, int) else "token": self._token(query)},
+                "query": {"token": now.query} if rep < 0 else {"rep": rep},
                 "click": "open" if now.overview else "query",
             },
             table=b"".join(table),
@@ -224,7 +199,7 @@ class AttentionViewer(Player[AttentionSettings]):
             raise ValueError(f"stage {now.stage} joins layers or heads; choose stage 1, 2 or 3")
         maps = next(iter(self._maps(now.clip).values()))
         stage = now.stage if maps.num_regions else "joint"
-        rank = maps.rank(self._token(now.query) + isinstance(now.query, int) * self.grid.n)
+        rank = maps.rank(now.query)
         for layer in range(maps.config.depth):
             for head in range(self._heads) or (None,):
                 matrix, _ = all_queries(maps, stage, layer, head)
@@ -250,27 +225,24 @@ class AttentionViewer(Player[AttentionSettings]):
                 matrix = matrix - own.diag()
             tops, weights = self._paint(maps, stage, matrix[attends])
             row_of = torch.where(attends, attends.cumsum(0) - 1, -1)
-            tokens, reps = torch.empty(self.grid.n, dtype=torch.long), row_of[maps.num_visible :]
-            tokens[maps.index] = row_of[: maps.num_visible]
-            asked, at = reps if isinstance(now.query, int) else tokens, self._token(now.query)
+            number = torch.empty(self.grid.n + maps.num_regions, dtype=torch.long)
+            number[maps.index] = row_of[: maps.num_visible]
+            number[self.grid.n :] = row_of[maps.num_visible :]
             words = [scene.plain(name), f"layer {layer + 1}", (JOINT | STAGES)[stage]]
             head = None if stage in MEANS else now.head
             words.append("mean of heads" if head is None else f"head {head + 1}")
-            yield (
-                {
-                    "label": ", ".join(words[:1] + words[2:] if stage == "rollout" else words),
-                    "tokens": tokens.tolist(),
-                    "reps": reps.tolist(),
-                    "tops": [float(f"{x:.4g}") for x in tops],
-                    "rest": rest or None,
-                    "share": share,
-                    "row": int(asked[at]) if at < len(asked) else -1,
-                },
-                weights,
-            )
+            overlay = {
+                "label": ", ".join(words[:1] + words[2:] if stage == "rollout" else words),
+                "tokens": number[: self.grid.n].tolist(),
+                "reps": number[self.grid.n :].tolist(),
+                "tops": [float(f"{x:.4g}") for x in tops],
+                "rest": rest or None,
+                "share": share,
+                "row": int(number[now.query]) if now.query < len(number) else -1,
+            }
+            yield overlay, weights
 
     def _sentences(self, now: AttentionSettings) -> tuple[str, ...]:
-        query = now.query
         if now.overview:
             name, encoder = next(iter(self.encoders.items()))
             stage = STAGES[now.stage] if encoder.num_regions else JOINT["joint"]
@@ -283,13 +255,11 @@ class AttentionViewer(Player[AttentionSettings]):
             said += " Only representative tokens ask at this stage."
         if now.stage in MEANS:
             said += " Heads are averaged, since those of different stages have nothing in common."
-        asks = (
-            f"representative token of region {query + 1}"
-            if isinstance(query, int)
-            else f"cube at time step {query[0] + 1}, row {query[1] + 1}, column {query[2] + 1}"
-        )
-        size = f"{self.nbytes / 2**20:.1f} MiB (float16)"
-        return f"First query: the {asks}.", said, f"Captured weights of this clip: {size}."
+        asks = f"representative token of region {now.query - self.grid.n + 1}"
+        if now.query < self.grid.n:
+            t, y, x = np.unravel_index(now.query, self.grid.shape)
+            asks = f"cube at time step {t + 1}, row {y + 1}, column {x + 1}"
+        return f"First query: the {asks}.", said
 
     def _controls_of(self, now: AttentionSettings) -> list[dict[str, Any]]:
         layers = {str(i): f"{i + 1} of {self._depth}" for i in range(self._depth)}
@@ -314,11 +284,6 @@ def _encoder(model: Any) -> Encoder:
             "Classifier or an Encoder"
         )
     return speed_up(model if isinstance(model, Encoder) else model.encoder)
-
-
-def _kept_heads(encoder: Encoder) -> Any:
-    """All heads, or their mean alone where all would be too much to keep."""
-    return None if attention_bytes(encoder.config) <= MAX_BYTES else "mean"
 
 
 def _looks_at_reps(maps: AttentionMaps, stage: str) -> bool:

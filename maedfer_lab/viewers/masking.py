@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,14 +50,9 @@ class MaskingViewer(Player[MaskingSettings]):
     masks: dict[str, Bool[Tensor, " n"]]
 
     def __init__(
-        self,
-        clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
-        config: ModelConfig,
-        *,
-        ratio: float = 0.9,
-        seed: int = 0,
+        self, clips: scene.Clips, config: ModelConfig, *, ratio: float = 0.9, seed: int = 0,
         fps: float | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.clips, self.config = scene.name_clips(clips, config), config
         self.grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
         self._ratios = mask_ratios(self.grid, config.region)

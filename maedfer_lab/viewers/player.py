@@ -1,8 +1,7 @@
 """What all viewers share: one canvas that plays a sprite, and what it can leave behind.
 
-A sprite holds all pictures of a viewer: a row for each picture over time, a column for each frame.
-It is sent once; playing, scrubbing and numbers under the pointer need no kernel. What does need it
-(a new mask, another clip) is computed beside the kernel's main thread, and only the last one is.
+A sprite, sent once, holds a line for each picture and a column for each frame; playing and numbers
+under the pointer need no kernel. A new mask or clip is computed beside the kernel's main thread.
 """
 
 from __future__ import annotations
@@ -36,11 +35,9 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
     """A viewer: its `settings`, and how it looks (`view`).
 
     In the browser: space plays, arrow keys go from frame to frame, Home and End to the first and
-    last; shift with arrow keys goes from cube to cube, Enter does what a click does. A subclass
-    says how a settings changes, how it looks and which controls it has.
+    last; shift with arrow keys goes from cube to cube, Enter does what a click does.
 
-    fps: frames of the clips in a second, for playing in real time; where it is not known, ten
-        frames are shown in a second.
+    fps: frames of the clips in a second, for playing in real time; 10 where it is not known.
     """
 
     _esm = STATIC / "player.js"
@@ -158,10 +155,8 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             self.settings, self.view = settings, view
             self.sprite, self.table = sprite, view.table
             self.scene = {"viewer": self.kind, "serial": number, **view.scene()}
-            self.controls = [
-                *self._controls_of(settings),
-                control("buttons", "history", "", options=HISTORY),
-            ]
+            history = control("buttons", "history", "", options=HISTORY)
+            self.controls = [*self._controls_of(settings), history]
             self.status = {"state": "idle", "serial": serial, "text": view.note}
 
     # ------------------------------------------------------------------ what it leaves behind
@@ -201,13 +196,9 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
 
 
 def control(
-    kind: str,
-    name: str,
-    label: str,
-    value: Any = None,
-    options: Mapping[Any, str] | None = None,
+    kind: str, name: str, label: str, value: Any = None, options: Mapping[Any, str] | None = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """What changes setting `name`: a "select", "steps", "buttons" or a "number".
 
     options: value -> what is read. more: for player.js.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,17 +67,6 @@ class ReconstructionSettings:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One reconstruction: by whom, its hidden places as text, and what is shown and said of it."""
-
-    model: str
-    hidden: str
-    result: ClipReconstruction
-    rows: tuple[scene.Row, ...]
-    words: tuple[str, ...]
-
-
 class ReconstructionViewer(Player[ReconstructionSettings]):
     """Live masks on a clip: original, input, reconstruction, motion and error, frame by frame.
 
@@ -94,16 +83,13 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     result: what `reconstruct_clip` gave for the first clip and model with these settings, where it
         has been computed already.
 
-    A click hides or shows a cube at all times (its tube), dragging all cubes on the way.
-    LGI-Former needs equally many visible cubes in each region, so there the same is done at the
-    same place of every other region; where that place is so already, at the nearest one that is
-    not. A ViT has no such rule. Another checkpoint, or the mask of a moment, can stand beside.
+    A click hides or shows a cube at all times (its tube), dragging all cubes on the way. Where
+    regions need equally many visible cubes, each other region does the same at the same place, or
+    at the nearest that can. Another checkpoint, or the mask of a moment, can stand beside.
 
-    Attributes: `settings`, `mask` (True = hidden) and `result` (a `ClipReconstruction`) of what is
-    shown.
-
-    Raises ValueError for a model without decoder, a clip that does not fit the first model or is
-    not finite, and ratios outside (0, 1).
+    Attributes: `settings`, `mask` (True = hidden) and `result` of what is shown. Raises ValueError
+    for a model without decoder, a clip that does not fit the first model or is not finite, and
+    ratios outside (0, 1).
     """
 
     kind = "reconstruction"
@@ -111,17 +97,11 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     mask: Bool[Tensor, " n"]
 
     def __init__(
-        self,
-        models: MaskedAutoencoder | Mapping[str, MaskedAutoencoder],
-        clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor],
-        *,
-        ratio: float = LOOK_RATIO,
-        seed: int = 0,
-        statistics: Statistics = "visible",
-        token_order: TokenOrder = "model",
-        result: ClipReconstruction | None = None,
+        self, models: MaskedAutoencoder | Mapping[str, MaskedAutoencoder], clips: scene.Clips, *,
+        ratio: float = LOOK_RATIO, seed: int = 0, statistics: Statistics = "visible",
+        token_order: TokenOrder = "model", result: ClipReconstruction | None = None,
         fps: float | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
         for name, model in self.models.items():
             if not isinstance(model, MaskedAutoencoder):
@@ -202,45 +182,51 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 
     def _look(self, now: ReconstructionSettings) -> scene.View:
         model, hidden = self.models[now.model], self._hidden_places(now)
-        sides = {"A: " if now.beside else "": self._side(now, now.model, hidden)}
+        sides = {"A: " if now.beside else "": (now.model, hidden)}
         if now.beside == KEPT:
-            sides["B: "] = self._side(now, now.model, _places(now.kept, len(hidden)))
+            sides["B: "] = now.model, _places(now.kept, len(hidden))
         elif now.beside:
-            sides["B: "] = self._side(now, now.beside, hidden)
-        first, *_ = every = [*sides.values()]
-        self.result, self.mask = first.result, hidden.repeat(model.grid.t)
-        rows, kinds = first.rows, ("appearance", "motion")[: 1 + model.target.motion]
+            sides["B: "] = now.beside, hidden
+        found = [self._reconstruct(now, *side) for side in sides.values()]
+        self.result, self.mask = found[0], hidden.repeat(model.grid.t)
+        kinds = ("appearance", "motion")[: 1 + model.target.motion]
+        rows, sentences = [], []
+        for (letter, (name, places)), result in zip(sides.items(), found, strict=True):
+            mask = places.repeat(model.grid.t)
+            tiles = reconstruction_tiles(result, mask, model.config.tubelet)
+            more = {"hidden": scene.digits(places)} if now.beside else {}
+            rows += [replace(row, label=letter + row.label, more=row.more | more) for row in tiles
+                     if not now.beside or row.label in COMPARED]  # fmt: skip
+            sentences += [letter + word for word in self._words(now, name, mask, result)]
         if now.beside:
-            rows = (rows[0], *(
-                replace(row, label=letter + row.label, more=row.more | {"hidden": side.hidden})
-                for letter, side in sides.items() for row in side.rows if row.label in COMPARED
-            ))  # fmt: skip
+            rows = [scene.Row("original", scene.as_bytes(found[0].original)), *rows]
         numbers = [("loss on hidden cubes", *(letter + kind for letter in sides for kind in kinds))]
         for name, label in {"model": "model", **BASELINES}.items():
-            losses = [side.result.losses[name][kind] for side in every for kind in kinds]
+            losses = [result.losses[name][kind] for result in found for kind in kinds]
             numbers.append((label, *(f"{loss:.4f}" for loss in losses)))
-        names = dict.fromkeys(side.model for side in every)
+        names = dict.fromkeys(name for name, _ in sides.values())
         by = " and ".join(map(scene.plain, names))
         return scene.View(
             title=f"Reconstruction of {scene.plain(now.clip)} by {by}",
-            rows=rows,
-            sentences=tuple(letter + word for letter, side in sides.items() for word in side.words),
+            rows=tuple(rows),
+            sentences=tuple(sentences),
             footer=scene.footer_of({name: self.models[name] for name in names}),
             more={
                 **scene.geometry(model.config, model.grid, model.config.has_regions),
-                "hidden": first.hidden,
+                "hidden": scene.digits(hidden),
                 "visible": int((~self.mask).sum()),
                 "click": "tube",
                 "values": [{"label": f"{letter}error", "offset": 4 * i * model.grid.n}
                            for i, letter in enumerate(sides)],
             },
             numbers=tuple(numbers),
-            table=b"".join(side.result.error.astype("<f4").tobytes() for side in every),
+            table=b"".join(result.error.astype("<f4").tobytes() for result in found),
             note=now.note,
         )  # fmt: skip
 
-    def _side(self, now: ReconstructionSettings, name: str, hidden: Bool[Tensor, " hw"]) -> _Side:
-        """One reconstruction, and what is said of it."""
+    def _reconstruct(
+        self, now: ReconstructionSettings, name: str, places: Bool[Tensor, " hw"]
+    ) -> ClipReconstruction:
         model, clip, grid = self.models[name], self.clips[now.clip], self.models[now.model].grid
         scene.check_fits(now.clip, clip, model.config)
         if model.grid.shape != grid.shape:
@@ -248,22 +234,25 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
                 f"{scene.plain(name)} has the token grid {model.grid.shape}, the other checkpoint "
                 f"{grid.shape}; only equal grids can stand side by side"
             )
-        mask, region = hidden.repeat(grid.t), region_of(model)
         result, self._computed = self._computed, None
-        result = result or reconstruct_clip(model, clip, mask, now.statistics, now.token_order)
+        mask = places.repeat(grid.t)
+        return result or reconstruct_clip(model, clip, mask, now.statistics, now.token_order)
+
+    def _words(
+        self, now: ReconstructionSettings, name: str, mask: Tensor, result: ClipReconstruction
+    ) -> list[str]:
+        model, region = self.models[name], region_of(self.models[name])
         visible, size = int((~mask).sum()), math.prod(region or (0,))
-        each = f", {visible * size // grid.n} of {size} in each region" if region else ""
-        words = [f"Visible: {visible} of {grid.n} cubes in the clip{each} "
+        each = f", {visible * size // len(mask)} of {size} in each region" if region else ""
+        words = [f"Visible: {visible} of {len(mask)} cubes in the clip{each} "
                  f"({float(mask.float().mean()):.0%} hidden).",
                  *describe_losses(result.losses, model.target.motion),
                  f"Statistics: {TOLD[result.statistics]}"]  # fmt: skip
         legacy = None if now.token_order == "model" else now.token_order == "published"
-        wrong = model.split(mask[None], legacy).num_misplaced
-        if wrong:
+        if wrong := model.split(mask[None], legacy).num_misplaced:
             words.append(f"Published token order: {wrong} of {visible} visible tokens meet another "
                          "token's position in the decoder.")  # fmt: skip
-        rows = reconstruction_tiles(result, mask, model.config.tubelet)
-        return _Side(name, scene.digits(hidden), result, rows, tuple(words))
+        return words
 
     def _controls_of(self, now: ReconstructionSettings) -> list[dict[str, Any]]:
         model = self.models[now.model]

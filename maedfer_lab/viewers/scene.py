@@ -25,6 +25,7 @@ LEFT_OUT = 245  # where a picture says nothing; what is hidden from the model is
 COLOURS = "cividis"  # of attention: even steps, for all eyes
 STRENGTH = 0.7  # of an overlay, as player.js begins
 HATCHED = {"note": "hatched: hidden"}
+Clips = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,7 @@ def as_sentence(error: Exception) -> str:
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def name_clips(
-    clips: Tensor | Mapping[str, Tensor] | Sequence[Tensor], *configs: ModelConfig
-) -> dict[str, Float[Tensor, "3 T H W"]]:
+def name_clips(clips: Clips, *configs: ModelConfig) -> dict[str, Float[Tensor, "3 T H W"]]:
     """Clips by name: of one clip, of a batch or list of them, or of a mapping.
 
     ValueError for none, and, by name, for one that models of `configs` cannot read.

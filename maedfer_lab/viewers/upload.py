@@ -67,8 +67,7 @@ class VideoUpload(anywidget.AnyWidget):
     def _take(self, told: str, size: int, offset: int, piece: bytes) -> None:
         if not 0 < size <= MAX_UPLOAD_BYTES:
             raise ValueError(
-                f"the file of {size:,} bytes must have at most {MAX_UPLOAD_BYTES:,} and not be "
-                "empty; cut the video"
+                f"the file of {size:,} bytes must have 1 to at most {MAX_UPLOAD_BYTES:,}; cut it"
             )
         # A browser may send any text as a name: the last part, of harmless characters.
         name = re.split(r"[/\\]", str(told))[-1]
@@ -76,11 +75,11 @@ class VideoUpload(anywidget.AnyWidget):
         if offset == 0:
             self._part = Path(tempfile.mkdtemp(dir=self._folder.name)) / name
             self._part.touch()
-        if self._part is None or self._part.stat().st_size != offset or offset + len(piece) > size:
+        received = offset + len(piece)
+        if self._part is None or self._part.stat().st_size != offset or received > size:
             raise ValueError("pieces of the file came in a wrong order; upload it again")
         with self._part.open("ab") as file:
             file.write(piece)
-        received = offset + len(piece)
         text = f"{plain(name)}: {received / 2**20:.1f} of {size / 2**20:.1f} MiB"
         self.progress = self._said(text, str(told), size, received)
         if received == size:
