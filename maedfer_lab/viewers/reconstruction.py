@@ -73,13 +73,9 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
     models: one masked autoencoder, or several by name (checkpoints to choose from).
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
     ratio: share of hidden cubes, 0.55 by default (the paper trains with 0.9); moved to the nearest
-        that hides equally many in each region.
-    seed: of the mask.
-    statistics: "visible" borrows nothing from hidden pixels, "true" un-normalises each hidden
-        cube with its own mean and deviation; without effect for models of raw targets.
+        that hides equally many in each region. seed: of the mask.
+    statistics, token_order: as of `reconstruct_clip`; without effect for raw targets, for a ViT.
     fps: frames of the clips in a second, where that is known.
-    token_order: of visible tokens in the decoder: "right", as "published", or as the "model" was
-        trained.
     result: what `reconstruct_clip` gave for the first clip and model with these settings, where it
         has been computed already.
 

@@ -54,11 +54,9 @@ class View:
 
     sentences, numbers: the readout: sentences, and a table whose first row is its head.
     footer: what stands under all that leaves the viewer.
-    more: further entries of the scene, for player.js.
-    table: numbers that the browser looks up.
+    more: further entries of the scene, for player.js. table: numbers that it looks up.
     note: what should be said about the last settings (a ratio that was moved, say).
-    columns: pictures in a line; None leaves that to the room there is.
-    fps: frames in a second, None where that is not known.
+    columns: pictures in a line, None for what there is room for. fps: None if not known.
     """
 
     title: str
@@ -102,17 +100,13 @@ class View:
             "tile": [width, height],
             "columns": self.columns,
             "strips": len(strips),
-            "rows": [
-                {"label": row.label, "strip": strips.index(id(row.pictures)), **row.more}
-                for row in self.rows
-            ],
+            "rows": [{"label": row.label, "strip": strips.index(id(row.pictures)), **row.more}
+                     for row in self.rows],
             "footer": self.footer,
-            "readout": {
-                "sentences": list(self.sentences),
-                "table": [list(row) for row in self.numbers] or None,
-            },
+            "readout": {"sentences": [*self.sentences],
+                        "table": [[*row] for row in self.numbers] or None},
             **self.more,
-        }
+        }  # fmt: skip
 
 
 def geometry(config: ModelConfig, grid: Grid, with_regions: bool = True) -> dict[str, Any]:
