@@ -16,7 +16,7 @@ from accelerate import init_empty_weights
 from safetensors.torch import save_file
 
 from maedfer_lab import cli
-from maedfer_lab.checkpoints.loading import fitting_regions, fitting_sizes, load_checkpoint
+from maedfer_lab.checkpoints.loading import fitting_regions, load_checkpoint
 from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.reading import facts_of, recognise
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
@@ -135,8 +135,7 @@ def test_an_official_pretraining_checkpoint_loads_whole(encoder, tmp_path):
     assert ("legacy_visible_order is on" in text) is (encoder == "lgi")
 
 
-@pytest.mark.parametrize("num_classes", [7, 11])
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+@pytest.mark.parametrize(("encoder", "num_classes"), [("lgi", 7), ("vit", 11)])
 def test_a_fine_tuned_checkpoint_gives_the_same_logits(encoder, num_classes, tmp_path):
     model = build_classifier(tiny(encoder).model, num_classes).eval()
     loaded = load_checkpoint(write(tmp_path / "a.pth", to_official(model)))
@@ -182,17 +181,20 @@ def test_another_number_of_classes_gets_a_fresh_head_alone(tmp_path):
         load_checkpoint(tmp_path / "a.pth", as_="autoencoder")
 
 
-@pytest.mark.parametrize("prefix", ["", "encoder.", "backbone.", "module.", "module.encoder."])
-@pytest.mark.parametrize("wrapper", [None, "model", "module"])
+@pytest.mark.parametrize("prefix", ["", "encoder.", "backbone.", "module.encoder.", "model.",
+                                    "net.", "model.encoder.", "net.module."])  # fmt: skip
+@pytest.mark.parametrize("wrapper", [None, "model", "module", "state_dict"])
 def test_wrappers_and_prefixes_are_understood(wrapper, prefix):
-    state = finetuned_state()
+    """Official, timm's and Lightning's, which keep paths in args and more beside."""
+    state, args = finetuned_state(), argparse.Namespace(**vars(ARGS), output=Path("a"))
     named = {f"{prefix}{name}": value for name, value in state.items()}
-    weights = recognise({wrapper: named, "args": ARGS} if wrapper else named)
-    loaded = load_checkpoint(weights, **OWN)
+    more = {"args": args, "pytorch-lightning_version": "2.5", "hyper_parameters": {}, "epoch": 3}
+    loaded = load_checkpoint(recognise({wrapper: named, **more} if wrapper else named), **OWN)
     assert all(torch.equal(x, to_official(loaded.model)[n]) for n, x in state.items())
     text = str(loaded.report)
-    assert all(repr(f"{part}.") in text for part in prefix.split(".")[:-1])
-    assert ("prefix" in text) is bool(prefix)
+    assert all(repr(f"{part}.") in text or repr(prefix) in text for part in prefix.split(".")[:-1])
+    assert ("prefix" in text) is bool(prefix) and not loaded.report.ignored
+    assert loaded.report.epoch == ("3" if wrapper else None)
 
 
 def test_an_encoder_alone_becomes_a_classifier():
@@ -216,26 +218,18 @@ VARIANTS = [
 def test_round_trips_are_bit_equal_both_ways(part, changes, tmp_path):
     config = replace(TINY, **changes)
     target = TargetConfig(motion_group=4, motion_weight=0.3)
-    model = (
-        build_autoencoder(config, target)
-        if part == "autoencoder"
-        else build_classifier(config, 7, "all")
-    )
+    model = build_classifier(config, 7, "all")
+    model = build_autoencoder(config, target) if part == "autoencoder" else model
     save_official(model, tmp_path / "a.pth")
-    loaded = load_checkpoint(tmp_path / "a.pth").model
+    loaded, report = load_checkpoint(tmp_path / "a.pth")
     assert loaded.config == config
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(x, model.state_dict()[n]) for n, x in loaded.state_dict().items())
     assert len(list(loaded.parameters())) == len(list(model.parameters()))  # sharing survives
-    written = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
-    back = to_official(loaded)
+    written, back = torch.load(tmp_path / "a.pth", weights_only=True)["model"], to_official(loaded)
     assert list(back) == list(written)
     assert all(torch.equal(back[name], written[name]) for name in written)
-    if part == "autoencoder":
-        assert loaded.target == target
-    else:
-        assert loaded.tokens == "all"
-    report = load_checkpoint(tmp_path / "a.pth").report
+    assert getattr(loaded, "target", target) == target and getattr(loaded, "tokens", "all") == "all"
     assert report.num_parameters == report.model_parameters == report.used.parameters
 
 
@@ -254,12 +248,6 @@ def test_structure_is_read_from_names_and_shapes_without_args():
 # --- other sizes ------------------------------------------------------------------------------
 
 
-def test_regions_that_fit_are_listed():
-    grid = Grid(8, 10, 10)
-    assert fitting_regions(8, grid) == [(1, 10, 10), (2, 5, 10), (2, 10, 5), (4, 5, 5)]
-    assert fitting_regions(7, grid) == []
-
-
 @pytest.mark.parametrize(
     ("frames", "size_px", "region"),
     [(8, 160, (1, 5, 10)), (16, 160, (2, 5, 10)), (32, 160, (4, 5, 10)), (16, 112, (1, 7, 7)),
@@ -269,16 +257,15 @@ def test_other_clips_work_where_the_regions_keep_their_number(frames, size_px, r
     grid = Grid.of_clip(frames, size_px, size_px, (2, 16, 16))
     num = grid.n // (region[0] * region[1] * region[2])
     config = replace(base().model, width=32, depth=1, num_heads=2, region=(2, 5, 10))
-    state = to_official(build_classifier(config, 7))
+    weights = recognise(to_official(build_classifier(config, 7)))
     given = {"frames": frames, "size_px": size_px, "region": region, "num_heads": 2}
     assert region in fitting_regions(num, grid)
-    assert (frames, size_px) in fitting_sizes(num, region, (2, 16, 16))
-    if num != 8:
-        with pytest.raises(ValueError, match=rf"8 region tokens.*cuts it into {num}\."):
-            load_checkpoint(recognise(state), **given)
+    if num == 8:
+        clip = torch.rand(1, 3, frames, size_px, size_px)
+        assert load_checkpoint(weights, **given).model(clip).shape == (1, 7)
         return
-    model = load_checkpoint(recognise(state), **given).model
-    assert model(torch.rand(1, 3, frames, size_px, size_px)).shape == (1, 7)
+    with pytest.raises(ValueError, match=rf"8 region tokens.*cuts it into {num}\."):
+        load_checkpoint(weights, **given)
 
 
 def test_a_region_that_does_not_fit_lists_shapes_and_sizes(tmp_path):
@@ -286,8 +273,7 @@ def test_a_region_that_does_not_fit_lists_shapes_and_sizes(tmp_path):
     save_official(build_classifier(config, 7), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="8 region tokens") as error:
         load_checkpoint(tmp_path / "a.pth", frames=8)
-    for part in ("cuts it into 4", "(1, 5, 10)", "16 x 160 px", "Give region="):
-        assert part in str(error.value)
+    assert all(part in str(error.value) for part in ("cuts it into 4", "(1, 5, 10)", "region="))
     with pytest.raises(ValueError, match=r"does not divide it"):
         load_checkpoint(tmp_path / "a.pth", size_px=112)
     with pytest.raises(ValueError, match="at most"):
@@ -301,7 +287,7 @@ def test_a_region_that_does_not_fit_lists_shapes_and_sizes(tmp_path):
 
 @pytest.mark.parametrize("part", ["autoencoder", "classifier"])
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
-def test_one_wrong_entry_is_named_with_the_nearest_preset(fault, part, tmp_path):
+def test_one_wrong_entry_is_named(fault, part, tmp_path):
     model = build_autoencoder(TINY) if part == "autoencoder" else build_classifier(TINY, 7)
     sound = to_official(model)
     special = ("patch_embed.proj.weight", "lg_region_tokens", "head.weight", "mask_token")
@@ -318,11 +304,9 @@ def test_one_wrong_entry_is_named_with_the_nearest_preset(fault, part, tmp_path)
             load_checkpoint(recognise({"model": state, "args": ARGS}), **OWN)
         said = str(error.value)
         assert name in said or name.endswith("lg_region_tokens")
-        assert "nearest preset" in said or "patch_embed" in said or "region" in said
         if fault == "shape" and "blocks." in name:
             want = tuple(sound[name].shape)
             assert f"{name}: (3, 1, 2) in the file; the model has {want}" in said
-            assert f"tiny (lgi): {len(state) - 1} of its {len(state)} fit" in said
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -340,11 +324,7 @@ def test_weights_that_are_not_finite_are_named(value, tmp_path):
     state["blocks.0.norm2.bias"][3] = value
     with pytest.raises(ValueError, match=r"blocks\.0\.norm2\.bias \(. NaN, . infinite\)"):
         load_checkpoint(write(tmp_path / "a.pth", state))
-
-
-def test_large_but_finite_weights_are_not_called_infinite():
-    state = {name: x.clone() for name, x in finetuned_state().items()}
-    state["blocks.0.norm2.bias"].fill_(3e38)
+    state["blocks.0.norm2.bias"].fill_(3e38)  # whose sum is infinite
     assert load_checkpoint(recognise(state), **OWN)
 
 
@@ -358,6 +338,7 @@ def test_large_but_finite_weights_are_not_called_infinite():
         ({"a": torch.zeros(2, dtype=torch.int64)}, "a is torch.int64"),
         ({"conv1.weight": torch.zeros(3)}, "are none of these models"),
         ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "a stands there twice"),
+        ({"a": torch.zeros(1), "args": argparse.Namespace(num_frames="many")}, "its args"),
     ],
 )
 def test_what_is_no_state_dict_of_ours_is_refused(content, message, tmp_path):
@@ -365,12 +346,6 @@ def test_what_is_no_state_dict_of_ours_is_refused(content, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         load_checkpoint(tmp_path / "a.pth")
     assert "a.pth" in str(error.value)
-
-
-def test_args_that_are_nonsense_are_refused(tmp_path):
-    args = argparse.Namespace(num_frames="many")
-    with pytest.raises(ValueError, match=r"a\.pth: its args"):
-        load_checkpoint(write(tmp_path / "a.pth", finetuned_state(), args=args))
 
 
 # --- folders and the command ------------------------------------------------------------------
@@ -416,9 +391,7 @@ def test_the_command_prints_the_report_and_converts(tmp_path, capsys):
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert "used" in out and "%" in out and str(official) in out
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md", "config.json", "model.safetensors",
-    ]  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
     a, b = load_checkpoint(official).model, load_checkpoint(folder).model
     assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
 
@@ -452,15 +425,6 @@ def test_shipped_weights_load_by_name(tmp_path, monkeypatch, capsys):
     assert len(facts_of("demo-expressions")["classes"]) == 7
     assert cli.main(["checkpoint", "demo-expressions"]) == 0
     assert "7, read from" in capsys.readouterr().out
-
-
-def test_weights_that_are_not_those_that_were_written_are_refused(tmp_path):
-    folder = save_pretrained(build_classifier(TINY, 7), tmp_path / "out")
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-100] ^= 1  # one bit of one weight
-    (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="SHA-256"):
-        load_checkpoint(folder)
 
 
 def hugging_face(state, *, biases="query.bias value.bias"):
@@ -518,17 +482,6 @@ def test_videomae_files_of_transformers_load(part, biases, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit_mae"}')
     with pytest.raises(ValueError, match="must be 'videomae'"):
         load_checkpoint(tmp_path, num_classes=5)
-
-
-@pytest.mark.parametrize("prefix", ["model.", "net.", "model.encoder.", "net.module."])
-def test_lightning_checkpoints_are_understood(prefix):
-    state = {f"{prefix}{name}": x for name, x in finetuned_state().items()}
-    content = {"state_dict": state, "pytorch-lightning_version": "2.5", "hyper_parameters": {},
-               "epoch": 3, "args": argparse.Namespace(**vars(ARGS), output=Path("a"))}  # fmt: skip
-    report = load_checkpoint(recognise(content)).report
-    assert (
-        report.epoch == "3" and not report.ignored and "weights under 'state_dict'" in report.file
-    )
 
 
 @pytest.mark.parametrize(

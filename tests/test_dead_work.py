@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from maedfer_lab import fast
+from maedfer_lab.bench.floor import Operators
 from maedfer_lab.config import TargetConfig, tiny
 from maedfer_lab.fast import linear, speed_up
 from maedfer_lab.method.attention import Attention, LGIBlock
@@ -19,7 +19,6 @@ from maedfer_lab.method.grid import patchify, take, take_cubes
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.method.targets import (
-    cube_statistics,
     make_target,
     normalise_cube_pixels,
     normalise_pixels,
@@ -300,12 +299,6 @@ def test_targets_of_hidden_cubes_alone_are_those_of_all(units, motion, scale, gr
     assert torch.equal(make_target(clip, (2, 4, 4), config, index=index), wanted)
 
 
-def test_deviation_is_pytorchs():
-    cubes = seeded(2, 5, 96).sigmoid()
-    found, x = cube_statistics(cubes), cubes.unflatten(2, (32, 3))
-    assert_close([found.mean, found.std], [x.mean(2), x.std(2) + 1e-6], 1e-6)
-
-
 @pytest.mark.parametrize("encoder", ["lgi", "vit"])
 def test_a_step_waits_for_no_device(encoder):
     """On the meta device there are no values: to ask for one, or to index by booleans, fails."""
@@ -315,18 +308,6 @@ def test_a_step_waits_for_no_device(encoder):
     model = model.to("meta")
     model(torch.empty(2, 3, 8, 32, 32, device="meta"), mask).loss.total.backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-class Operators(TorchDispatchMode):
-    """Names of the operators that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 def test_one_pass_over_the_parameters_takes_the_same_step():

@@ -20,7 +20,6 @@ from maedfer_lab.cost.counters import (
 )
 from maedfer_lab.cost.memory import LiveBytes, peak_bytes
 from maedfer_lab.cost.scaling import KINDS, Sweep, block_step, measure
-from maedfer_lab.method.attention import Attention
 from maedfer_lab.method.formulas import attention_pairs
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
@@ -35,23 +34,15 @@ OFFICIAL: dict[tuple[EncoderKind, formula.Task], tuple[float, float, int]] = {
     ("vit", "pretrain"): (15.95446272, 31.86622464, 94_210_944),
 }
 # By the closed formula, written down apart from this package; 7 classes, 16 x 160 x 160.
-REGION_GMACS = {
-    (1, 5, 10): 49.709,
-    (2, 2, 10): 49.935,
-    (2, 5, 5): 49.709,
-    (2, 5, 10): 49.652,
-    (4, 5, 10): 50.608,
-    (2, 10, 10): 50.608,
-    (4, 10, 10): 53.052,
-    (8, 5, 10): 53.052,
-    (8, 10, 10): 58.206,
-}
-VARIANTS = {  # parameters and GMACs from the same source
-    "without stage 2": ({"inter": False}, 68_060_167, 49.517),
-    "without stage 3": ({"interact": "none"}, 68_043_783, 42.769),
-    "without 2 and 3": ({"inter": False, "interact": "none"}, 51_225_607, 42.634),
-    "ViT 512 x 16": ({"encoder": "vit"}, 51_221_511, 51.380),
-}
+# With parameters, where they are others.
+VARIANTS = [
+    ({"region": (1, 5, 10)}, None, 49.709), ({"region": (2, 2, 10)}, None, 49.935),
+    ({"region": (2, 5, 10)}, None, 49.652), ({"region": (4, 5, 10)}, None, 50.608),
+    ({"region": (8, 5, 10)}, None, 53.052), ({"region": (8, 10, 10)}, None, 58.206),
+    ({"inter": False}, 68_060_167, 49.517), ({"interact": "none"}, 68_043_783, 42.769),
+    ({"inter": False, "interact": "none"}, 51_225_607, 42.634),
+    ({"encoder": "vit"}, 51_221_511, 51.380),
+]  # fmt: skip
 
 
 def total(config: ModelConfig, **options) -> int:
@@ -71,17 +62,10 @@ def test_counts_of_the_official_code_are_reproduced_three_ways(encoder, task):
     assert found.skipped == {}
 
 
-@pytest.mark.parametrize(("region", "gmacs"), REGION_GMACS.items())
-def test_regions_cost_what_their_size_says(region, gmacs):
-    found = tables.count("", replace(base().model, region=region), by_one_block=True)
-    assert found.macs / 1e9 == pytest.approx(gmacs, rel=WITHIN)
-    assert found.disagreement < WITHIN
-
-
-@pytest.mark.parametrize(("changes", "num_parameters", "gmacs"), VARIANTS.values(), ids=VARIANTS)
-def test_variants_cost_what_their_stages_say(changes, num_parameters, gmacs):
+@pytest.mark.parametrize(("changes", "num_parameters", "gmacs"), VARIANTS, ids=str)
+def test_regions_and_variants_cost_what_their_stages_say(changes, num_parameters, gmacs):
     found = tables.count("", replace(base().model, **changes), by_one_block=True)
-    assert found.parameters == num_parameters
+    assert num_parameters in (None, found.parameters)
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=WITHIN)
     assert found.disagreement < WITHIN
 
@@ -151,23 +135,6 @@ def test_formula_and_both_counters_agree_for_any_model(config, task, published, 
             assert sum(p[i] for p in found.values()) == sum(p[i] for p in want.values())
     num_parameters = sum(p.numel() for p in model.parameters())
     assert sum(formula.parameters(config, task, num_classes=classes).values()) == num_parameters
-
-
-def test_the_counts_do_not_depend_on_the_attention_kernel():
-    """Fused attention against the written softmax, which fvcore knows without our handler."""
-
-    class Written(Attention):
-        def forward(self, x, context=None):
-            return self.with_weights(x, context)[0]
-
-    x = torch.empty(1, 6, 8, device="meta")
-    for context in (None, torch.empty(1, 3, 8, device="meta")):
-        inputs = (x,) if context is None else (x, context)
-        counts = [
-            sum(map(sum, count_with_fvcore(kind(8, 2).to("meta"), *inputs).values()))
-            for kind in (Attention, Written)
-        ]
-        assert counts[0] == counts[1] > 0
 
 
 def test_attention_is_the_papers_pairs():

@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 612,
     "bench": 2130,
-    "checkpoints": 2522,
+    "checkpoints": 2377,
     "config": 1196,
     "cost": 1318,
     "data": 5852,

@@ -27,15 +27,12 @@ from maedfer_lab.checkpoints.parity import (
     compare,
     compare_gradients,
     gradients_of,
-    load_archive,
     own_names,
     parity,
     parse_kind,
-    read_archive,
     total_norm,
 )
 from maedfer_lab.config import ModelConfig, base
-from maedfer_lab.method.attention import DropPath
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.masking import random_mask
 from maedfer_lab.method.models import (
@@ -119,21 +116,12 @@ def status(*args) -> int:
 
 def test_every_variant_passes_through_an_archive(fresh):
     report = parity(fresh)
-    assert report.is_ok, str(report)
+    assert not report.exit_status, str(report)
     assert len(report.seconds) == len(VARIANTS)
     rows = {(row.archive, row.what.split(" (")[0]) for row in report.rows}
     for name in VARIANTS:
         kind = {"logits", "logits64", "feature64"} if "ft" in name else {"pred", "loss_diff_w03"}
         assert {(name, what) for what in kind | {"gradient norms", "grad_patch_embed"}} <= rows
-
-
-def test_the_verb_prints_a_table_and_writes_json(fresh, tmp_path, capsys):
-    out = tmp_path / "parity.json"
-    assert status(fresh, "--json", out) == 0
-    printed = capsys.readouterr().out
-    assert "ft_all_share" in printed and "all within tolerance" in printed
-    content = json.loads(out.read_text())
-    assert content["ok"] and {row["archive"] for row in content["comparisons"]} == set(VARIANTS)
 
 
 def scaled(name, factor=1.02):
@@ -226,7 +214,7 @@ def test_unknown_keys_and_partial_labels_are_named_not_dropped(fresh, tmp_path):
 
     report = parity(altered(fresh / "pt.npz", tmp_path / "a", change))
     left = {row.what for row in report.rows if row.verdict == "not compared"}
-    assert report.is_ok and left == {"attention", "loss_diff_g4_w03"}
+    assert not report.exit_status and left == {"attention", "loss_diff_g4_w03"}
 
 
 def test_what_shapes_tell_need_not_be_given(fresh, tmp_path):
@@ -238,7 +226,7 @@ def test_what_shapes_tell_need_not_be_given(fresh, tmp_path):
         arrays["config"] = np.array(json.dumps(config))
 
     report = parity(altered(fresh / "ft_all_share.npz", tmp_path / "a", change))
-    assert report.is_ok, str(report)
+    assert not report.exit_status, str(report)
     assert "not used: drop_path_rate=0.1, attn_drop_rate=0.1" in report.rows[0].note
 
 
@@ -258,21 +246,8 @@ def test_a_stranger_can_run_it_and_is_told_about_the_official_code(capsys, tmp_p
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official archives lie beside the checkout")
 def test_golden_archives_of_the_official_code():
     report = parity(GOLDEN)
-    assert report.is_ok, str(report)
+    assert not report.exit_status, str(report)
     assert len(report.seconds) >= 11
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official archives lie beside the checkout")
-@pytest.mark.parametrize("name", ["small_ft_share13", "small_pt_224"])
-def test_the_recipe_draws_the_official_archives(name):
-    archive = read_archive(GOLDEN / f"{name}.npz")
-    model, _ = load_archive(archive)
-    drawn = recipe_parameters(model, archive.spec["std"])
-    assert all(torch.equal(drawn[n], x) for n, x in archive.state.items())
-    assert np.array_equal(recipe_clips(2, 16, 32), archive.arrays["x"])
-    if "mask" in archive.arrays:
-        want = archive.arrays["mask"]
-        assert np.array_equal(recipe_mask(2, Grid(8, 4, 4), (2, 4), 0.75), want)
 
 
 # A mean near zero has no magnitude of its own: its difference is relative to the deviation.
@@ -422,29 +397,6 @@ def test_every_autoencoder_is_the_official_equations(changes, px, visible):
     assert_same_gradients(model, pred.square().sum(), leaves, want.square().sum())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_trains(name):
-    """Five steps in training mode, with drop path: finite gradients, keys never get a bias."""
-    model = variant(name).train()
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.rate = 0.2
-    clip = torch.rand(2, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    mask = torch.from_numpy(recipe_mask(2, Grid(4, 4, 4), (2, 4), 0.75))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(5):
-        if isinstance(model, Classifier):
-            loss = torch.nn.functional.cross_entropy(model(clip), torch.tensor([0, 1]))
-        else:
-            loss = model(clip, mask).loss.total
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-        optimiser.step()
-    assert loss.isfinite()
-    assert not [name for name, _ in model.named_parameters() if "k_bias" in name]
-
-
 def test_losses_are_the_official_means():
     """One mean over all outputs, also where a mask leaves frames unequally often hidden (g4)."""
     model = autoencoder(encoder="vit")
@@ -479,4 +431,4 @@ def test_names_of_losses_are_read(name, weight, group):
 def test_sharing_with_a_stage_that_is_not_there_changes_nothing(tmp_path):
     """An archive that says so could not be built, though its model is an ordinary one."""
     write_archive(tmp_path / "odd.npz", classifier(interact="none", shared="local_interact"))
-    assert parity(tmp_path).is_ok
+    assert not parity(tmp_path).exit_status

@@ -120,27 +120,6 @@ def test_more_of_anything_never_takes_longer(name, factor, gpus):
     assert after.hours <= before.hours * (1 + 1e-12)
 
 
-def test_as_many_cores_as_it_says_feed_it():
-    for form in FORMS:
-        for row in plan(base(), inputs=usual_inputs("A100", form)).rows:
-            fed = usual_inputs("A100", form).given(cores_per_gpu=row.cores / row.gpus)
-            again = plan(base(), [row.gpus], fed).rows[0]
-            assert again.bottleneck != "loader"
-            less = fed.given(cores_per_gpu=(row.cores - 1) / row.gpus)
-            assert plan(base(), [row.gpus], less).rows[0].bottleneck == "loader"
-
-
-def test_every_input_says_where_it_comes_from():
-    for card in CARDS:
-        for form in FORMS:
-            inputs = usual_inputs(card, form)
-            for name in NAMES:
-                one = getattr(inputs, name)
-                assert one.source and one.origin != "given", name
-    changed = usual_inputs().given(utilisation=0.4, storage=None)
-    assert changed.utilisation.origin == "given" and changed.storage == usual_inputs().storage
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """Two people of VoxCeleb2's shape, and the same prepared."""

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,8 @@ def export(
     """Export a model to run without this package; it is compared with PyTorch before it is named.
 
     A classifier takes `clip` (b, 3, T, H, W), pixels in [0, 1], and gives `logits` (b, k). An
-    autoencoder takes one clip and two lists of token numbers (int32): `visible`, any number of
-    them, region after region for LGI-Former, and `masked`, and gives the masked tokens'
-    `prediction` (1, m, p).
+    autoencoder takes one clip and token numbers (int32), `visible` (region after region for
+    LGI-Former) and `masked`, and gives the masked tokens' `prediction` (1, m, p).
 
     model: whatever `maedfer checkpoint` reads: a file, a folder, demo or demo-expressions.
     to: NAME.onnx (opset 20; needs `pip install 'maedfer-lab[export]'`) or NAME.pt2 (torch.export).
@@ -49,8 +49,11 @@ def export(
         raise ValueError(f"--to {to}: end it in .onnx or .pt2")
     if to.suffix == ".pt2" and float16:
         raise ValueError("--float16 is for .onnx files; leave it out for .pt2")
-    if to.suffix == ".onnx":
-        _need_libraries()
+    for name in LIBRARIES if to.suffix == ".onnx" else ():
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(
+                f"exporting to ONNX needs {name}: pip install 'maedfer-lab[export]'"
+            )
     loaded = load_checkpoint(
         model, as_="auto" if num_classes is None else "classifier", num_classes=num_classes
     ).model
@@ -69,30 +72,33 @@ def export_model(
     attention: an autoencoder's encoder also gives the weights of every block's stages, such as
         `local_0` (1 r a k k), `inter_0` (1 a r r) and `interact_0` (1 a v r) of the first block.
 
-    Raises ValueError, and writes nothing, where the two differ by more than is allowed.
+    ValueError, and nothing is written, where the two differ by more than is allowed.
     """
     module = Exported(model, attention).eval()
     example, *others = [_example(model, few) for few in (True, False)]
-    program = torch.export.export(module, example, dynamic_shapes=_dynamic(model))
+    program, file = (
+        torch.export.export(module, example, dynamic_shapes=_dynamic(model)),
+        io.BytesIO(),
+    )
     if path.suffix == ".pt2":
-        file = io.BytesIO()
         torch.export.save(program, file)
     else:
-        file = io.BytesIO(_onnx(program, example, module, float16))
+        file.write(_onnx(program, example, module, float16))
+    content = file.getvalue()
     tolerance = TOLERANCE_FLOAT16 if float16 else TOLERANCE
     difference = 0.0
     with torch.no_grad():
         for inputs in (example, *others):
-            both = zip(module(*inputs), _run(path.suffix, file.getvalue(), inputs), strict=True)
-            for want, found in both:
+            answer = _run(path.suffix, content, inputs)
+            for want, found in zip(module(*inputs), answer, strict=True):
                 difference = max(difference, float((found - want).abs().max() / want.abs().max()))
     if not difference <= tolerance:
         raise ValueError(
             f"{path}: outputs differ by {difference:.1e} of the largest one from PyTorch's, more "
             f"than {tolerance:g}; nothing was written"
         )
-    write_aside(path, file.getvalue())
-    return difference, tolerance, len(file.getvalue())
+    write_aside(path, content)
+    return difference, tolerance, len(content)
 
 
 class Exported(nn.Module):
@@ -177,16 +183,6 @@ def _dynamic(model: Model) -> dict[str, Any]:
     return {"clip": None, "visible": {0: visible}, "masked": {0: masked}}
 
 
-def _need_libraries() -> None:
-    for name in LIBRARIES:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"exporting to ONNX needs {name}: pip install 'maedfer-lab[export]'"
-            ) from error
-
-
 def _onnx(
     program: torch.export.ExportedProgram, example: Sequence[Tensor], module: Exported,
     float16: bool,
@@ -203,29 +199,21 @@ def _onnx(
         input_names=list(_inputs(model)), output_names=outputs, external_data=False,
     )  # fmt: skip
     assert written is not None
-    content = written.model_proto
+    content, onnx, casts = written.model_proto, import_module("onnx"), []
     note = content.metadata_props.add()
     note.key, note.value = "maedfer_lab", json.dumps(settings_of(model))
-    if float16:
-        _store_in_half(content)
-    return content.SerializeToString()
-
-
-def _store_in_half(content: Any) -> None:
-    """Large float32 weights become float16, each with a node that casts it back."""
-    onnx = import_module("onnx")
-    casts = []
-    for weight in content.graph.initializer:
-        values = onnx.numpy_helper.to_array(weight)
-        is_table = weight.name.endswith("positions")  # sines, which are no weights
+    for weight in content.graph.initializer if float16 else ():
+        # Large float32 weights become float16, each with a node that casts it back.
+        values, name = onnx.numpy_helper.to_array(weight), weight.name
+        is_table = name.endswith("positions")  # sines, which are no weights
         if values.dtype == "float32" and values.size > SMALL and not is_table:
-            name = weight.name
             half = onnx.numpy_helper.from_array(values.astype("float16"), f"{name}_half")
             weight.CopyFrom(half)
             casts.append(onnx.helper.make_node("Cast", [half.name], [name], to=1))
     nodes = [*casts, *content.graph.node]
     del content.graph.node[:]
     content.graph.node.extend(nodes)
+    return content.SerializeToString()
 
 
 def _run(suffix: str, content: bytes, inputs: Sequence[Tensor]) -> Sequence[Tensor]:

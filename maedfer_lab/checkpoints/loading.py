@@ -9,11 +9,12 @@ file says, then shapes and the published models' values.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from accelerate import init_empty_weights
@@ -28,7 +29,7 @@ from maedfer_lab.checkpoints.official import (
     to_official,
 )
 from maedfer_lab.checkpoints.reading import Part, Weights, open_weights
-from maedfer_lab.config import PRESETS, EncoderKind, ModelConfig, Shape3, TargetConfig, choose
+from maedfer_lab.config import PRESETS, ModelConfig, Shape3, TargetConfig, choose
 from maedfer_lab.method.grid import Grid, region_shapes
 from maedfer_lab.method.models import (
     Classifier,
@@ -43,19 +44,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 PUBLISHED = ModelConfig()
 OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may be given
-CLIP_FRAMES, CLIP_SIZES = (8, 16, 32), (112, 160, 224)  # proposed where a region does not fit
 # Far above any model that is known, far below what would fill the memory: checked before anything
 # is built.
 MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
-LEGACY = (
-    "legacy_visible_order is on: the official decoder adds positions in another order than that of "
-    "its tokens, and these weights have learnt with that"
-)
-EPSILON = (
-    "LayerNorms have VideoMAE's epsilon, 1e-6, with which such weights were trained; transformers' "
-    "own is 1e-12"
-)
+LEGACY = ("legacy_visible_order is on: the official decoder adds positions in another order than "
+          "that of its tokens, and these weights have learnt with that")  # fmt: skip
+EPSILON = ("LayerNorms have VideoMAE's epsilon, 1e-6, with which such weights were trained; "
+           "transformers' own is 1e-12")  # fmt: skip
 
 ENCODERS: dict[str, str] = {"lgi": "LGI-Former", "vit": "ViT (joint attention)"}
 PARTS = {
@@ -69,8 +65,7 @@ STRUCTURE = ("encoder", "width", "depth", "num_heads", "tubelet", "mlp_ratio", "
              "local", "inter", "interact", "shared")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Entries that share a fate: their names, their number of parameters, and why."""
 
     why: str
@@ -85,8 +80,7 @@ class Group:
         return f"{text}: {', '.join(self.names[:4])}{rest}: {self.why}" if self.why else text
 
 
-@dataclass(frozen=True)
-class LoadReport:
+class LoadReport(NamedTuple):
     """What a checkpoint is and what was done with it; `str` of it is what the command prints.
 
     num_parameters: of the file; parameters that several stages share count once.
@@ -97,7 +91,6 @@ class LoadReport:
     part: Part
     file: str
     epoch: str | None
-    config: ModelConfig
     num_classes: int | None
     num_parameters: int
     model_parameters: int
@@ -110,8 +103,7 @@ class LoadReport:
         return "\n".join([self.name, *(f"  {name:<11} {text}" for name, text in self.rows)])
 
 
-@dataclass(frozen=True)
-class LoadedCheckpoint:
+class LoadedCheckpoint(NamedTuple):
     """A model in float32 on the CPU, in evaluation mode, and the report of its loading."""
 
     model: Model
@@ -202,80 +194,73 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
 
     rep = next((x for n, x in weights.state.items()
                 if n.endswith(("rep_tokens", "lg_region_tokens"))), None)  # fmt: skip
+    has_decoder = weights.part == "autoencoder"
     if weights.config is not None:
         told["model"], config = weights.told_by, weights.config
         config = replace(config, **{n: pick(n, None) for n in OF_MODEL if n in given})
     else:
-        clip = {"frames": pick("frames", PUBLISHED.frames)}
         size_px = VIDEOMAE["size_px"][1] if weights.hugging_face else PUBLISHED.size_px
-        clip["size_px"] = pick("size_px", size_px)
-        for heads in ("num_heads", "decoder_heads")[: 2 if weights.part == "autoencoder" else 1]:
+        clip = {"frames": pick("frames", PUBLISHED.frames), "size_px": pick("size_px", size_px)}
+        for heads in ("num_heads", "decoder_heads") if has_decoder else ("num_heads",):
             if number := pick(heads, None, "heads of 64 channels, as published"):
                 clip[heads] = number
         try:
-            config = infer_model(weights.state, weights.part == "autoencoder", **clip)
+            config = infer_model(weights.state, has_decoder, **clip)
         except ValueError as error:
             raise ValueError(f"{weights.name}: {error}") from error
     grid = _check_sizes(weights.name, config)
     if weights.config is None:
-        config = _with_region(weights, config, rep, grid, pick)
+        config = replace(config, region=_region(weights, config, rep, grid, pick))
     if config.has_regions and rep is not None:
         _check_regions(weights.name, config, grid, _rows(rep))
-    own = _file_classifier(weights, config)
+    own_classes, own_pooling = _file_head(weights)
+    target = weights.told.get("target", TargetConfig(motion=config.has_regions))
     if is_autoencoder:
         if weights.config is None and config.has_regions:
             told["legacy_visible_order"] = "official pre-training has it"
             config = replace(config, legacy_visible_order=True)
-        return Settled(config, pick("target", own.target), told=told)
-    classes = given.get("num_classes", own.num_classes)
+        return Settled(config, pick("target", target), told=told)
+    classes = given.get("num_classes", own_classes)
     if not classes:
         raise ValueError(
             f"{weights.name} has no classes; give num_classes, such as 7 for DFEW, for a head"
         )
     if classes > MAX_CLASSES or classes * config.width > MAX_MATRIX:
         raise ValueError(f"{weights.name}: num_classes={classes:,} is out of all reason")
-    tokens = pick("tokens", own.tokens) if config.has_regions else "tokens"
+    tokens = pick("tokens", "rep") if config.has_regions else "tokens"
     how = "names of the parameters" if weights.part == "classifier" else "as published"
-    pooling = pick("pooling", own.pooling, how)
+    pooling = pick("pooling", own_pooling, how)
     config = replace(config, legacy_visible_order=False)
-    return Settled(config, own.target, classes, tokens, pooling, told)
+    return Settled(config, target, classes, tokens, pooling, told)
 
 
-def _file_classifier(weights: Weights, config: ModelConfig) -> Settled:
-    """The classifier that the file holds: its classes, as published where it does not say."""
+def _file_head(weights: Weights) -> tuple[int, Pooling]:
+    """Classes and pooling of the classifier that the file holds."""
     head = weights.state.get("head.weight", weights.state.get("head.bias"))
     is_first = "fc_norm.weight" not in weights.state and "norm.weight" in weights.state
     pooling = "first" if is_first and weights.part == "classifier" else "mean"
     if "fc_norm.0.running_mean" in weights.state:
         pooling = "regions"
-    return Settled(
-        config,
-        weights.told.get("target", TargetConfig(motion=config.has_regions)),
-        _rows(head) if head is not None else 0,
-        "rep" if config.has_regions else "tokens",
-        pooling,
-    )
+    return 0 if head is None else _rows(head), pooling
 
 
 def _rows(x: Tensor) -> int:
     return x.shape[0] if x.ndim else 0
 
 
-def _with_region(
+def _region(
     weights: Weights, config: ModelConfig, rep: Tensor | None, grid: Grid, pick: Any
-) -> ModelConfig:
+) -> Shape3:
     """The region that is told, or that the number of representative tokens leaves."""
-    if not config.has_regions or rep is None:  # without them, what is missing is said later
-        region = weights.told.get("region", config.region)
-        if config.has_regions:
-            region = pick("region", grid.shape, "not used")
-            region = region if region in region_shapes(grid) else grid.shape
-        return replace(config, region=region)
+    if not config.has_regions:
+        region = pick("region", grid.shape, "not used")
+        return region if region in region_shapes(grid) else grid.shape
+    if rep is None:  # what is missing is said later
+        return weights.told.get("region", config.region)
     shapes = fitting_regions(_rows(rep), grid)
     if PUBLISHED.region not in shapes and len(shapes) == 1:
-        why = f"the only shape that makes {_rows(rep)} regions"
-        return replace(config, region=pick("region", shapes[0], why))
-    return replace(config, region=pick("region", PUBLISHED.region))
+        return pick("region", shapes[0], f"the only shape that makes {_rows(rep)} regions")
+    return pick("region", PUBLISHED.region)
 
 
 def _check_sizes(name: str, config: ModelConfig) -> Grid:
@@ -303,47 +288,24 @@ def fitting_regions(num_regions: int, grid: Grid) -> list[Shape3]:
     return [s for s in region_shapes(grid) if math.prod(s) * num_regions == grid.n]
 
 
-def fitting_sizes(num_regions: int, region: Shape3, tubelet: Shape3) -> list[tuple[int, int]]:
-    """Usual (frames, size_px) whose grid `region` cuts into exactly `num_regions`."""
-    return [
-        (frames, size)
-        for frames in CLIP_FRAMES
-        for size in CLIP_SIZES
-        if not (frames % tubelet[0] or size % tubelet[1] or size % tubelet[2])
-        and region in fitting_regions(num_regions, Grid.of_clip(frames, size, size, tubelet))
-    ]
-
-
 def _check_regions(name: str, config: ModelConfig, grid: Grid, num_regions: int) -> None:
     shapes, region = fitting_regions(num_regions, grid), config.region
-    if region in shapes:
-        return
-    tiles = region in region_shapes(grid)
-    cut = f"cuts it into {grid.n // math.prod(region)}" if tiles else "does not divide it"
-    sizes = [f"{t} x {px} px" for t, px in fitting_sizes(num_regions, region, config.tubelet)]
-    raise ValueError(
-        f"{name} has {num_regions} region tokens; {config.frames} frames of {config.size_px} px "
-        f"are a grid of {grid.shape} tokens, and region={region} {cut}. Regions that make "
-        f"{num_regions} of that grid: {', '.join(map(str, shapes)) or 'none'}; clips for "
-        f"region={region}: {', '.join(sizes) or 'none of the usual sizes'}. Give region=, frames= "
-        "or size_px="
-    )
+    if region not in shapes:
+        cut = f"cuts it into {grid.n // math.prod(region)}"
+        cut = cut if region in region_shapes(grid) else "does not divide it"
+        raise ValueError(
+            f"{name} has {num_regions} region tokens; {config.frames} frames of {config.size_px} "
+            f"px are a grid of {grid.shape} tokens, and region={region} {cut}. Give frames=, "
+            f"size_px=, or region=, one of {', '.join(map(str, shapes)) or 'none on that grid'}"
+        )
 
 
 # --- does the file fit the model that it seems to be? -----------------------------------------
 
 
-def _entries(weights: Weights, config: ModelConfig) -> Shapes:
-    """Names and shapes that a file of this layout and part has for this model."""
-    own = _file_classifier(weights, config)
-    classes = 0 if weights.part == "autoencoder" else max(1, own.num_classes)
-    shapes = _shapes(config, weights.is_own, classes, own.pooling)
-    unwanted = ("fc_norm.", "head.") if weights.part == "encoder" else ()
-    return {name: shape for name, shape in shapes.items() if not name.startswith(unwanted)}
-
-
 @lru_cache(maxsize=32)
 def _shapes(config: ModelConfig, is_own: bool, num_classes: int, pooling: Pooling) -> Shapes:
+    """Names and shapes that a file of this layout has for this model."""
     tokens: Tokens = "rep" if config.has_regions else "tokens"
     with init_empty_weights():
         model = Settled(config, TargetConfig(), num_classes, tokens, pooling).build()
@@ -359,7 +321,12 @@ def _is_alias(name: str, config: ModelConfig) -> bool:
 
 
 def _check_fit(weights: Weights, config: ModelConfig) -> None:
-    want = _entries(weights, config)
+    classes, pooling = _file_head(weights)
+    classes = 0 if weights.part == "autoencoder" else max(1, classes)
+    is_encoder = weights.part == "encoder"
+    want = {name: shape
+            for name, shape in _shapes(config, weights.is_own, classes, pooling).items()
+            if not (is_encoder and name.startswith(("fc_norm.", "head.")))}  # fmt: skip
     have = {name: tuple(x.shape) for name, x in weights.state.items()}
     differences = []
     for name, shape in want.items():
@@ -368,26 +335,15 @@ def _check_fit(weights: Weights, config: ModelConfig) -> None:
         elif have.get(name, shape) != shape:
             differences.append(f"{name}: {have[name]} in the file; the model has {shape}")
     for name, shape in have.items():
-        if name not in want and not (weights.part == "encoder" and name.startswith("norm.")):
+        if name not in want and not (is_encoder and name.startswith("norm.")):
             differences.append(f"{name}: {shape} in the file; the model has no such parameter")
-    if not differences:
-        return
-    presets = []
-    for preset, make in PRESETS.items():
-        for encoder in get_args(EncoderKind):
-            its = _entries(weights, make(encoder).model)
-            fits = sum(have.get(n) == shape for n, shape in its.items())
-            presets.append((fits / len(its), f"{preset} ({encoder}): {fits} of its {len(its)} fit"))
-    share, nearest = max(presets)
-    if share < 0.5:
-        nearest = "none; give its sizes (frames, size_px, region, num_heads)"
-    lines = differences[:SHOWN] + [f"and {len(differences) - SHOWN} more"] * (
-        len(differences) > SHOWN
-    )
-    raise ValueError(
-        f"{weights.name} does not fit: {len(differences)} entries differ from the model that it "
-        "seems to be:\n  " + "\n  ".join(lines) + f"\nThe nearest preset is {nearest}"
-    )
+    if differences:
+        shown = "\n  ".join([*differences[:SHOWN], "..."][: len(differences)])
+        raise ValueError(
+            f"{weights.name} does not fit: {len(differences)} entries differ from the model that "
+            f"it seems to be:\n  {shown}\nGive sizes that are missing: frames, size_px, region, "
+            "num_heads"
+        )
 
 
 def _check_finite(weights: Weights) -> None:
@@ -399,10 +355,9 @@ def _check_finite(weights: Weights) -> None:
         if nan or infinite:
             bad.append(f"{name} ({nan} NaN, {infinite} infinite)")
     if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise ValueError(
             f"{weights.name}: weights are not finite in {len(bad)} of {len(weights.state)} "
-            f"entries: {', '.join(bad[:SHOWN])}{more}; take an earlier checkpoint"
+            f"entries, such as {', '.join(bad[:SHOWN])}; take an earlier checkpoint"
         )
 
 
@@ -413,11 +368,11 @@ def _fill(
     model: Model, weights: Weights, settled: Settled, seed: int
 ) -> tuple[list[str], list[str]]:
     """Give every parameter its value; (our names that are fresh, names of the file's used)."""
-    name_of = {n: n if weights.is_own else our_name(n, weights.part == "autoencoder")
-               for n in weights.state}  # fmt: skip
+    is_pretraining = weights.part == "autoencoder"
+    name_of = {n: n if weights.is_own else our_name(n, is_pretraining) for n in weights.state}
     values: Mapping[str, Tensor] = weights.state
     if not weights.is_own:
-        values = from_official(weights.state, weights.part == "autoencoder")
+        values = from_official(weights.state, is_pretraining)
     places = model.state_dict()
     takes = {n for n, x in places.items() if n in values and values[n].shape == x.shape}
     if weights.part != "classifier" and isinstance(model, Classifier):
@@ -426,11 +381,9 @@ def _fill(
     filled = {n: values[n].to(torch.float32, copy=id(values[n]) in in_file) for n in takes}
     missing = [n for n in places if n not in takes and not _is_alias(n, settled.config)]
     if missing:  # fc_norm and head: those of a classifier without blocks, which is quick
-        s = settled
-        start = build_classifier(
-            replace(s.config, depth=0), s.num_classes, s.tokens, s.pooling, seed=seed
-        ).state_dict()
-        filled |= {name: start[name] for name in missing}
+        s, config = settled, replace(settled.config, depth=0)
+        start = build_classifier(config, s.num_classes, s.tokens, s.pooling, seed=seed)
+        filled |= {name: start.state_dict()[name] for name in missing}
     model.load_state_dict(filled, strict=False, assign=True)
     assert not any(p.is_meta for p in model.parameters()), "a parameter was left without value"
     return missing, [n for n in weights.state if name_of[n] in takes]
@@ -445,31 +398,29 @@ def _report(
         names = tuple(names)
         return Group(why, names, sum(state[n].numel() for n in names if not _is_alias(n, c)))
 
-    reasons: dict[str, list[str]] = {}
-    for name in state.keys() - set(used):
+    reasons = defaultdict[str, list[str]](list)
+    taken_names = set(used)
+    for name in (name for name in state if name not in taken_names):
         why = "a classifier has no decoder"
         if name.startswith("head."):
             why = f"{settled.num_classes} classes were asked for"
         elif name.startswith(("norm.", "encoder.norm.")):
             why = "fc_norm after the pooling takes its place, as in official fine-tuning"
-        reasons.setdefault(why, []).append(name)
-    ignored = tuple(group(why, [n for n in state if n in names]) for why, names in reasons.items())
+        reasons[why].append(name)
+    ignored = tuple(group(why, names) for why, names in reasons.items())
     why = "not in a pre-training checkpoint"
     if weights.part == "classifier":
         why = "another number of classes than the file's"
     fresh = (group(why, missing, model.state_dict()),) if missing else ()
     total, own = group("", state).parameters, sum(p.numel() for p in model.parameters())
-    taken = group("", used)
-
-    grid, stages = Grid.of_clip(c.frames, c.size_px, c.size_px, c.tubelet), ""
-    if c.has_regions:
-        stages = (f"; stages: local {c.local}, inter {'self' if c.inter else 'none'}, "
-                  f"interact {c.interact}; shared attention: {c.shared}")  # fmt: skip
+    taken, grid = group("", used), Grid.of_clip(c.frames, c.size_px, c.size_px, c.tubelet)
     layout = "maedfer_lab" if weights.is_own else "official"
     layout = "Hugging Face" if weights.hugging_face else layout
+    epoch = "" if weights.epoch is None else f", epoch or step {weights.epoch}"
+    stages = (f"; stages: local {c.local}, inter {'self' if c.inter else 'none'}, interact "
+              f"{c.interact}; shared attention: {c.shared}") if c.has_regions else ""  # fmt: skip
     rows = [
-        ("what", f"{PARTS[weights.part]}, {layout} layout"
-         + (f", epoch or step {weights.epoch}" if weights.epoch is not None else "")),
+        ("what", f"{PARTS[weights.part]}, {layout} layout{epoch}"),
         ("encoder", f"{ENCODERS.get(c.encoder, c.encoder)}, depth {c.depth}, width {c.width}, "
          f"{c.num_heads} heads{stages}"),
         ("clip", f"{c.frames} frames of {c.size_px} x {c.size_px} px, cubes {_by(c.tubelet)}, "
@@ -481,32 +432,28 @@ def _report(
     if weights.part == "autoencoder":
         rows.append(("decoder", f"depth {c.decoder_depth}, width {c.decoder_width}, "
                                 f"{c.decoder_heads} heads"))  # fmt: skip
+    kind, what = "classifier", ("classes", f"{settled.num_classes}, read from the "
+                                f"{settled.pooling} of {READ[settled.tokens]}")  # fmt: skip
     if isinstance(model, MaskedAutoencoder):
-        t = model.target
-        what = f"pixels of every frame, in {t.units} units"
+        t, kind = model.target, "masked autoencoder"
+        what = ("target", f"pixels of every frame, in {t.units} units")
         if t.motion:
-            what = (f"appearance and motion in groups of {t.motion_group} frames, in {t.units} "
-                    f"units, motion weight {t.motion_weight:g}")  # fmt: skip
-        rows.append(("target", what))
-    else:
-        rows.append(("classes", f"{settled.num_classes}, read from the {settled.pooling} of "
-                                f"{READ[settled.tokens]}"))  # fmt: skip
-    sources: dict[str, list[str]] = {}
+            what = ("target", f"appearance and motion in groups of {t.motion_group} frames, in "
+                    f"{t.units} units, motion weight {t.motion_weight:g}")  # fmt: skip
+    sources = defaultdict[str, list[str]](list)
     for setting, source in settled.told.items():
-        sources.setdefault(source, []).append(setting)
+        sources[source].append(setting)
     beside = f"; beside the weights: {', '.join(weights.beside)}" if weights.beside else ""
-    kind = "classifier" if isinstance(model, Classifier) else "masked autoencoder"
     rows += [
+        what,
         ("preset", preset_of(c) or "none (a shape of its own)"),
         ("file", weights.file + beside),
         ("parameters", f"{total:,} in {len(state):,} state keys"),
         ("settings", "; ".join(f"{', '.join(names)}: {by}" for by, names in sources.items())),
         ("loaded as", f"{kind}, {own:,} parameters"),
         ("used", taken.describe(total, " of the file")),
-        *(("ignored", g.describe(total)) for g in ignored),
-        *[("ignored", "none")] * (not ignored),
-        *(("fresh", g.describe(own)) for g in fresh),
-        *[("fresh", "none")] * (not fresh),
+        *([("ignored", one.describe(total)) for one in ignored] or [("ignored", "none")]),
+        *([("fresh", one.describe(own)) for one in fresh] or [("fresh", "none")]),
         *[("note", LEGACY)] * c.legacy_visible_order,
         *[("note", EPSILON)] * weights.hugging_face,
     ]
@@ -514,16 +461,14 @@ def _report(
         kinds = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         rows.append(("note", f"weights in {kinds} were loaded as float32"))
     return LoadReport(
-        weights.name, weights.part, weights.file, weights.epoch, c, settled.num_classes or None,
+        weights.name, weights.part, weights.file, weights.epoch, settled.num_classes or None,
         total, own, taken, ignored, fresh, tuple(rows),
     )  # fmt: skip
 
 
 def preset_of(config: ModelConfig) -> str | None:
     """The preset whose model has this structure, such as "base (lgi)"."""
-    if config.encoder not in ENCODERS:
-        return None
-    for name, make in PRESETS.items():
+    for name, make in PRESETS.items() if config.encoder in ENCODERS else ():
         model = make(config.encoder).model  # type: ignore[arg-type]
         if all(getattr(model, f) == getattr(config, f) for f in STRUCTURE):
             return f"{name} ({config.encoder})"

@@ -109,12 +109,10 @@ def to_official(model: Model) -> dict[str, Tensor]:
 def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig:
     """The model whose parameters these are, as far as names and shapes tell.
 
-    given: what they do not tell: clip, region, heads (by default of 64 channels, as in all
-        published models). Decoder fields keep their defaults for classifiers.
+    given: what they do not tell: clip, region, heads (by default of 64 channels, as published).
 
-    Sizes are those of most blocks, so that a single entry that is missing or has a wrong shape is
-    found by comparing with the model, not taken for another model. ValueError without blocks or
-    tubelet embedding.
+    Sizes are those of most blocks, so that a single wrong entry is found by comparing with the
+    model, not taken for another model. ValueError without blocks or tubelet embedding.
     """
     prefix = "encoder." if is_pretraining else ""
     width, hidden = _usual_rows(state, prefix, OF_WIDTH), _usual_rows(state, prefix, OF_HIDDEN)
@@ -131,10 +129,9 @@ def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig
             "cubes cannot be known otherwise"
         )
     names = {n.split(".", 2 + bool(prefix))[-1] for n in state if n.startswith(f"{prefix}blocks.")}
-    is_lgi = "first_attn.proj.weight" in names
     found: dict[str, Any] = {"encoder": "vit", "qkv_bias": "attn.q_bias" in names}
     depth = _count_blocks(state, prefix)
-    if is_lgi:
+    if "first_attn.proj.weight" in names:
         third = "cross" if "third_attn_norm1.weight" in names else "self"
         found = {
             "encoder": "lgi",
@@ -170,11 +167,9 @@ def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_int
     """Which stages hold the same attention parameters: aliases are stored under every name."""
 
     def same(stage: str) -> bool:
-        pairs = [
-            [state.get(f"{prefix}blocks.{i}.{one}_attn.{part}") for one in ("first", stage)]
-            for i in range(depth)
-            for part in ("q.weight", "kv.weight", "proj.weight")
-        ]
+        pairs = ([state.get(f"{prefix}blocks.{i}.{one}_attn.{part}.weight")
+                  for one in ("first", stage)] for i in range(depth)
+                 for part in ("q", "kv", "proj"))  # fmt: skip
         return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
 
     has_second = f"{prefix}blocks.0.second_attn.q.weight" in state
@@ -291,9 +286,7 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
                 told[ours] = integer(value)
         if (region := arguments.get("lg_region_size")) is not None:
             if len(region) != 3:
-                raise ValueError(
-                    f"lg_region_size={short(region)} must be three numbers, as (2, 5, 10)"
-                )
+                raise ValueError(f"lg_region_size={short(region)} must be three numbers, as 2 5 10")
             told["region"] = tuple(map(integer, region))
         tokens = arguments.get("lg_classify_token_type")
         if isinstance(tokens, str) and tokens in CLASSIFIED:

@@ -9,16 +9,17 @@ compare some of the official code.
 from __future__ import annotations
 
 import copy
-import json as json_format
 import math
 import re
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from json import dumps, loads
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -63,11 +64,7 @@ OURS = (
 Verdict = Literal["ok", "differs", "cannot be built", "not compared"]
 
 
-# --- comparisons ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One line of the table. absolute, relative: largest differences; None: nothing compared."""
 
     archive: str
@@ -94,25 +91,17 @@ class ParityReport:
     after: str = ""
 
     @property
-    def is_ok(self) -> bool:
-        """Everything that was compared is within tolerance, and everything could be built."""
-        return all(row.verdict in ("ok", "not compared") for row in self.rows)
-
-    @property
     def exit_status(self) -> int:
-        """Of the command."""
-        return int(not self.is_ok)
+        """0 if everything is within tolerance, and everything could be built."""
+        return int(not all(row.verdict in ("ok", "not compared") for row in self.rows))
 
     def summary(self) -> str:
         """How many comparisons of how many archives, how many of them failed, the worst."""
         compared = [row for row in self.rows if row.relative is not None]
-        num = {v: sum(row.verdict == v for row in self.rows) for v in Verdict.__args__}
-        verdict = "all within tolerance" if self.is_ok else f"{num['differs']} differ"
-        if num["cannot be built"]:
-            verdict += f", {num['cannot be built']} archives cannot be built"
-        if num["not compared"]:
-            verdict += f", {num['not compared']} not compared"
-        text = f"{len(self.seconds)} archives, {len(compared)} comparisons: {verdict}"
+        num = Counter(row.verdict for row in self.rows)
+        told = [f"{num['differs']} differ" if self.exit_status else "all within tolerance"]
+        told += [f"{num[v]} {v}" for v in ("cannot be built", "not compared") if num[v]]
+        text = f"{len(self.seconds)} archives, {len(compared)} comparisons: {', '.join(told)}"
         if compared:  # tells how much room there is, or which one failed most
             worst = max(compared, key=lambda row: row.badness)
             text += (f"; nearest to its tolerance: {worst.archive} {worst.what}, "
@@ -122,25 +111,9 @@ class ParityReport:
     def __str__(self) -> str:
         cells: list[tuple[str, ...]] = [HEAD]
         for row in self.rows:
-            numbers = ["" if x is None else f"{x:.1e}" if x else "0"
-                       for x in (row.absolute, row.relative, row.tolerance)]  # fmt: skip
+            numbers = ("" if x is None else f"{x:.1e}" if x else "0" for x in row[3:6])
             cells.append((row.archive, row.what, *numbers, row.verdict, row.note))
         return f"{table(cells, range(7))}\n\n{self.summary()}{self.after}"
-
-    def write(self, path: Path) -> None:
-        """Write rows and times as JSON; infinities and NaN as text."""
-
-        def finite(value: object) -> object:
-            return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-        content = {
-            "ok": self.is_ok,
-            "summary": self.summary(),
-            "torch": torch.__version__,
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-            "comparisons": [{k: finite(v) for k, v in asdict(row).items()} for row in self.rows],
-        }
-        path.write_text(json_format.dumps(content, indent=1) + "\n")
 
 
 def parity(folder: Path | None = None, /, *, json: Path | None = None) -> ParityReport:
@@ -172,22 +145,20 @@ def parity(folder: Path | None = None, /, *, json: Path | None = None) -> Parity
             report.rows.append(Comparison(path.stem, "model", "cannot be built", note=reason))
         report.seconds[path.stem] = time.perf_counter() - start
     if json is not None:
-        report.write(json)
+        rows = [{name: str(x) if isinstance(x, float) and not math.isfinite(x) else x
+                 for name, x in row._asdict().items()} for row in report.rows]  # fmt: skip
+        seconds = {name: round(value, 2) for name, value in report.seconds.items()}
+        content = {"ok": not report.exit_status, "summary": report.summary(),
+                   "torch": torch.__version__, "seconds": seconds, "comparisons": rows}  # fmt: skip
+        json.write_text(dumps(content, indent=1) + "\n")
     return report
 
 
 def compare(
-    archive: str,
-    what: str,
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    tolerance: float,
+    archive: str, what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float,
     scale: float | None = None,
-) -> Comparison:
-    """Compare two arrays, relative to the largest magnitude of the official one.
-
-    scale: what the difference is taken relative to instead (for a mean near zero).
-    """
+) -> Comparison:  # fmt: skip
+    """Compare two arrays, relative to the largest magnitude of the official one, or to `scale`."""
     if ours.shape != theirs.shape:
         note = f"shape {ours.shape}, official {theirs.shape}"
         return Comparison(archive, what, "differs", math.inf, math.inf, tolerance, note)
@@ -203,13 +174,9 @@ def compare(
 def compare_gradients(
     archive: str, ours: Mapping[str, Tensor], theirs: Mapping[str, float], total: float
 ) -> Comparison:
-    """Compare gradient norms per official parameter; the row is that of the worst of them.
-
-    total: norm of all gradients together.
-    """
+    """The worst of the gradient norms by official parameter. total: norm of all together."""
     what = f"gradient norms ({len(theirs)})"
-    unknown = [name for name in theirs if name not in ours]
-    if unknown:
+    if unknown := [name for name in theirs if name not in ours]:
         note = f"{len(unknown)} of these our model does not have, such as {unknown[0]}"
         return Comparison(archive, what, "differs", math.inf, math.inf, GRADIENT, note)
     rows = []
@@ -218,7 +185,7 @@ def compare_gradients(
         scale = ZERO_SCALE * total if is_zero else max(value, SMALL_GRADIENT * total)
         rows.append(compare(archive, name, norm(ours[name]), np.asarray(value), GRADIENT, scale))
     worst = max(rows, key=lambda row: row.badness)
-    return replace(worst, what=what, note=f"worst: {worst.what}")
+    return worst._replace(what=what, note=f"worst: {worst.what}")
 
 
 def norm(x: Tensor) -> np.ndarray:
@@ -228,7 +195,7 @@ def norm(x: Tensor) -> np.ndarray:
 
 def total_norm(gradients: Iterable[Tensor]) -> float:
     """Norm of all gradients together."""
-    return math.sqrt(sum(float(norm(g)) ** 2 for g in gradients))
+    return math.hypot(*(float(norm(g)) for g in gradients))
 
 
 # --- archives ---------------------------------------------------------------------------------
@@ -265,8 +232,8 @@ def read_archive(path: Path) -> Archive:
     if "config" not in arrays:
         raise ValueError(f"{path.name} has no 'config', which names the official class")
     try:
-        spec = json_format.loads(str(arrays.pop("config")))
-    except json_format.JSONDecodeError as error:
+        spec = loads(str(arrays.pop("config")))
+    except ValueError as error:
         raise ValueError(f"{path.name}: config is not JSON: {error}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("kwargs", {}), dict):
         raise ValueError(f"{path.name}: config must be {{'class': ..., 'kwargs': {{...}}}}")
@@ -282,8 +249,7 @@ def read_archive(path: Path) -> Archive:
 def load_archive(archive: Archive) -> tuple[Model, str]:
     """Our model with the archive's parameters, by way of the public loader, and what to note.
 
-    Raises ValueError where parameters are missing, do not fit, or are those of another model
-    than the constructor arguments say.
+    ValueError where parameters are missing, do not fit, or contradict the constructor arguments.
     """
     name = str(archive.spec.get("class")).rpartition(".")[2]
     choose("class", name, tuple(CLASSES))
@@ -296,12 +262,11 @@ def load_archive(archive: Archive) -> tuple[Model, str]:
         clip = {"all_frames": frames, "img_size": side}
     arguments = {**SHARED_DEFAULTS, **CLASSES[name], **clip, **given}
     weights = recognise({"model": archive.state, "args": arguments}, archive.name)
+    is_mean = given.get("use_mean_pooling", "norm.weight" not in archive.state)
+    options: dict[str, Any] = {"as_": "classifier", "pooling": "mean" if is_mean else "first"}
     if name == "PretrainVisionTransformer":
-        model = load_checkpoint(weights, as_="autoencoder").model
-    else:
-        is_mean = given.get("use_mean_pooling", "norm.weight" not in archive.state)
-        pooling = "mean" if is_mean else "first"
-        model = load_checkpoint(weights, as_="classifier", pooling=pooling).model
+        options = {"as_": "autoencoder"}
+    model = load_checkpoint(weights, **options).model
     missing = [n for n in to_official(model) if n not in archive.state]
     if missing:
         raise ValueError(f"{missing[0]} is missing ({len(missing)} of the parameters)")
@@ -310,7 +275,9 @@ def load_archive(archive: Archive) -> tuple[Model, str]:
              if key in found and not _same(key, value, given, found)]  # fmt: skip
     if wrong:
         raise ValueError(f"arguments and parameters disagree: {'; '.join(wrong)}")
-    set_epsilon(model, archive.spec.get("ln_eps"))
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = float(archive.spec.get("ln_eps") or module.eps)
     unused = [f"{key}={value}" for key, value in given.items() if key not in found and value]
     return model, f"; arguments not used: {', '.join(unused)}" if unused else ""
 
@@ -329,13 +296,6 @@ def _same(key: str, value: Any, given: Mapping[str, Any], found: Mapping[str, An
     return plain[0] == plain[1]
 
 
-def set_epsilon(model: nn.Module, epsilon: float | None) -> None:
-    """Give every LayerNorm this epsilon, if there is one."""
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm) and epsilon is not None:
-            module.eps = float(epsilon)
-
-
 def compare_archive(archive: Archive) -> Iterator[Comparison]:
     """Build the archive's model, run it, and compare every output that the archive holds.
 
@@ -347,7 +307,7 @@ def compare_archive(archive: Archive) -> Iterator[Comparison]:
     rows = [compare(name, n, back[n].numpy(), x.numpy(), 0.0) for n, x in archive.state.items()]
     worst = max(rows, key=lambda row: row.absolute or 0)
     note = f"{len(back)} parameters in and out again{note}"
-    yield replace(worst, what="parameters", note=note)
+    yield worst._replace(what="parameters", note=note)
     outputs, gradients = answer(model, arrays, arrays)
     for what in [what for what in arrays if what in outputs]:
         ours, theirs = outputs[what], arrays[what]
@@ -396,13 +356,12 @@ def answer(
 ) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
     """What our model gives for an archive's input, in eval mode, and its gradients.
 
-    Outputs go by the names of an archive, gradients by those of official parameters: for shared
-    parameters the same one under every name, zero where the loss does not depend on one.
+    Gradients (of the cross-entropy or of `loss_diff`) go by official names: for shared parameters
+    the same one under every name, zero where the loss does not depend on one.
 
     arrays: x, ImageNet-normalised clips (b, 3, T, H, W), with y, the class of each (b,), or mask
         (b, n), True = masked. ValueError naming an input that lacks.
     wanted: names that the archive has; of losses, and in float64, only those are computed.
-        Gradients are of the cross-entropy or of `loss_diff`.
     """
     for name in ("x", "y" if isinstance(model, Classifier) else "mask"):
         if name not in arrays:
@@ -449,25 +408,22 @@ def _run(model: Model, clip: Tensor, arrays: Mapping[str, np.ndarray]) -> dict[s
 
 
 def parse_kind(name: str) -> tuple[TargetConfig, float | None] | None:
-    """The target, and the weight of motion (None: the plain mean), that an archive calls "diff",
-    "plain", "diff_w05", "diff_raw", "diff_g4", ...; None for a name that does not read so.
+    """The target, and the weight of motion (None: the plain mean), that an archive's name means.
 
     plain: pixels of every frame; diff: motion targets in groups of two frames. `raw`: cubes are
-    not normalised. `gN`: groups of N frames. `wNN`: weight of motion, 05 and 0.5 are a half, 03 is
-    0.3, 25 is a quarter.
+    not normalised. `gN`: groups of N frames. `wNN`: weight of motion, 05 and 0.5 are a half, 25 is
+    a quarter. None for a name that does not read so.
     """
     read = re.fullmatch(r"(plain|diff)((?:_(?:raw|g\d+|w\d+(?:\.\d+)?))*)", name)
     if read is None:
         return None
     group, weight = 2, None
-    for option in read[2].split("_"):
-        if option.startswith("g"):
+    for option in read[2].split("_")[1:]:
+        if option[0] == "g":
             group = int(option[1:])
-        if option.startswith("w"):
-            weight = float(option[1:])
-            if "." not in option:
-                weight /= 10 ** (len(option) - 2)
-                weight = weight if weight <= 1 else weight / 10
+        elif option[0] == "w":
+            weight = float(option[1:]) / (1 if "." in option else 10 ** (len(option) - 2))
+            weight = weight if weight <= 1 else weight / 10
     if group < 2 or (weight is not None and (group != 2 or read[1] == "plain")):
         return None  # the official code weighs groups of two frames alone
     units = "pixel" if "_raw" in name else "cube"

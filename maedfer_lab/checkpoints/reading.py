@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast, get_args
+from typing import IO, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -71,8 +71,7 @@ WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|s
 # --- a file -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FileContent:
+class FileContent(NamedTuple):
     """What a file holds: plain values and CPU tensors, which may still lie in the file (mmap)."""
 
     content: Any
@@ -89,8 +88,8 @@ def locate(source: Path | str) -> Path:
 def read_file(path: Path) -> FileContent:
     """Read a `.pth`, `.pt`, `.bin` or `.safetensors` file; its first bytes say which it is.
 
-    Raises ValueError, naming the file, where it is empty, damaged, no checkpoint, declares more
-    than it holds, or names a type that is not allowed (the type is named; nothing was executed).
+    ValueError, naming the file, where it is damaged or no checkpoint, declares more than it holds,
+    or names a type that is not allowed (the type is named; nothing was executed).
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
@@ -260,15 +259,14 @@ def _refused_types(path: Path) -> list[str]:
 
 def _of_pickles(path: Path, parse: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
     """What `parse` finds in each of the file's pickles, none of which is executed."""
-    with suppress(Exception):  # a pickle cut short: what was found so far is what can be said
+    with suppress(Exception), path.open("rb") as file:  # cut short: what was found can be said
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
                 yield from parse(io.BytesIO(archive.read(name)))
         else:
-            with path.open("rb") as file:
-                for _ in range(4):  # legacy: magic number, version, system, content
-                    yield from parse(file)
+            for _ in range(4):  # legacy: magic number, version, system, content
+                yield from parse(file)
 
 
 def _tuples_of(file: io.BufferedIOBase) -> Iterator[int]:
@@ -343,8 +341,7 @@ def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
             left += [(f"{name}[{i}]", x, depth + 1) for i, x in enumerate(value)]
 
 
-def _key(key: object) -> str:
-    """A key as text: foreign ones may be tuples of tuples without end."""
+def _key(key: object) -> str:  # foreign ones may be tuples of tuples without end
     return key if isinstance(key, str) else short(key)
 
 
@@ -355,11 +352,10 @@ def _key(key: object) -> str:
 class Weights:
     """Weights out of a file, with all that the file says of them.
 
-    state: parameters under their plain names, which are ours (`is_own`) or the official ones.
+    state: parameters under plain names, ours (`is_own`) or the official ones.
     told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
-    config: the model's configuration, if we wrote the file.
-    file: format and size, precision, wrapper and prefixes, in words.
-    beside: what else lies in the file; epoch: when it was written, if it says so.
+    config: the model's, if we wrote the file. file: format, size and prefixes, in words.
+    beside: what else lies in the file. epoch: when it was written, if it says so.
     """
 
     name: str
@@ -434,16 +430,11 @@ def facts_of(source: Path | str) -> dict[str, Any]:
     data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
     kind = "fine-tuned" if "classes" in result else "pre-trained"
     return {
-        "name": folder.name,
-        "stride": config.get("stride", OFFICIAL_STRIDE),
-        "classes": result.get("classes"),
-        "synthetic": data.startswith("synthetic"),
-        "kind": kind,
-        "training": f"{kind} for {result['steps']} steps on {data}",
-        "data": data,
-        "config": config,
-        "folder": folder,
-    }
+        "name": folder.name, "stride": config.get("stride", OFFICIAL_STRIDE), "kind": kind,
+        "classes": result.get("classes"), "synthetic": data.startswith("synthetic"),
+        "training": f"{kind} for {result['steps']} steps on {data}", "data": data,
+        "config": config, "folder": folder,
+    }  # fmt: skip
 
 
 def _check_digest(path: Path) -> None:

@@ -22,16 +22,10 @@ from maedfer_lab.method.models import Classifier, Pooling, Tokens
 POOLING: dict[str, Pooling] = {"avg": "mean", "token": "first"}
 
 _CFG: dict[str, Any] = {
-    "num_classes": 7,
-    "input_size": (3, 160, 160),
-    "fixed_input_size": True,
-    "interpolation": "bilinear",
-    "crop_pct": 1.0,
-    "mean": (0.0, 0.0, 0.0),
-    "std": (1.0, 1.0, 1.0),
-    "first_conv": "encoder.embed.proj",
-    "classifier": "head",
-}
+    "num_classes": 7, "input_size": (3, 160, 160), "fixed_input_size": True,
+    "interpolation": "bilinear", "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0),
+    "first_conv": "encoder.embed.proj", "classifier": "head",
+}  # fmt: skip
 default_cfgs = generate_default_cfgs(
     {"lgi_former_base_patch16_160": _CFG, "vit_base_patch16_160_video": _CFG}
 )
@@ -59,12 +53,9 @@ class TimmClassifier(Classifier):
         if height != width:
             raise ValueError(f"img_size={img_size} must be square, such as 160")
         config = replace(
-            config,
-            frames=num_frames or config.frames,
-            size_px=height or config.size_px,
-            region=region or config.region,
-            drop_path=drop_path_rate,
-        )
+            config, frames=num_frames or config.frames, size_px=height or config.size_px,
+            region=region or config.region, drop_path=drop_path_rate,
+        )  # fmt: skip
         choose("global_pool", global_pool, tuple(POOLING))
         tokens = tokens or ("rep" if config.has_regions else "tokens")
         super().__init__(config, max(1, num_classes), tokens, POOLING[global_pool])
@@ -98,12 +89,10 @@ class TimmClassifier(Classifier):
         if global_pool is not None:
             choose("global_pool", global_pool, tuple(POOLING))
             self.global_pool, self.pooling = global_pool, POOLING[global_pool]
-        self.num_classes = num_classes
-        head: nn.Module = nn.Identity()
+        self.num_classes, head = num_classes, nn.Identity()
         if num_classes > 0:
-            head = Classifier(
-                replace(self.config, depth=0), num_classes, cast(Tokens, self.tokens)
-            ).head
+            config, tokens = replace(self.config, depth=0), cast(Tokens, self.tokens)
+            head = Classifier(config, num_classes, tokens).head
         norm = cast(nn.LayerNorm, self.fc_norm)
         self.head = head.to(norm.weight.device, norm.weight.dtype)
 
@@ -112,11 +101,7 @@ class TimmClassifier(Classifier):
         return {"encoder.rep_tokens"} if self.encoder.rep_tokens is not None else set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Groups for layer-wise learning rates.
-
-        What is not named, representative tokens among it, learns at the head's rate, as in official
-        fine-tuning (reference B6).
-        """
+        """Groups for layer-wise learning rates; representative tokens learn at the head's (B6)."""
         return {"stem": r"^encoder\.embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -66,9 +66,8 @@ def checkpoint(
 def save_official(model: Model, path: Path) -> None:
     """Write `model` as an official checkpoint: {"model": state dict, "args": dict}.
 
-    Names, shapes and order are the official ones, values bit for bit ours. `args` carries the
-    official constructor arguments as a plain dict, and our configuration, so that
-    `load_checkpoint` builds the same model again; official code reads "model" alone.
+    Names, shapes and order are the official ones, values bit for bit ours. `args` has official
+    constructor arguments and our configuration; official code reads "model" alone.
     """
     state = {name: x.cpu() for name, x in to_official(model).items()}
     arguments = {**arguments_of(model), PACKAGE: settings_of(model)}
@@ -79,8 +78,8 @@ def save_official(model: Model, path: Path) -> None:
 def write_folder(model: Model, folder: Path) -> Path:
     """Write model.safetensors, README.md (a model card) and config.json; return the folder.
 
-    Each file is written aside and renamed, config.json last: a folder that was not finished has
-    none and is refused. Parameters that several stages share are stored once.
+    config.json comes last: a folder that was not finished has none and is refused. Parameters that
+    several stages share are stored once.
     """
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
@@ -149,14 +148,13 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
             rest goes to `load_checkpoint` (num_classes, frames, drop_path, ...).
         """
         found = from_pretrained(pretrained_model_name_or_path, **options)
-        if isinstance(found, cls):
-            return found
-        if isinstance(found, Classifier):
-            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
-        raise ValueError(
-            "an autoencoder is no classifier; use PretrainedAutoencoder, or make a classifier "
-            "with load_checkpoint(folder, as_='classifier', num_classes=7)"
-        )
+        if not isinstance(found, cls):
+            what = ("a classifier is no autoencoder" if isinstance(found, Classifier)
+                    else "an autoencoder is no classifier")  # fmt: skip
+            raise ValueError(
+                f"{what}; use {type(found).__name__}, or load_checkpoint(folder, as_=)"
+            )
+        return found
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, MaskedAutoencoder | Classifier)
@@ -200,9 +198,8 @@ def from_pretrained(
             raise FileNotFoundError(f"{name} is not a folder; give one that save_pretrained wrote")
         for_hub = {key: options[key] for key in hub & options.keys()}
         try:
-            folder = Path(snapshot_download(
-                name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **for_hub
-            ))  # fmt: skip
+            files = [CONFIG_FILE, WEIGHTS_FILE]
+            folder = Path(snapshot_download(name, allow_patterns=files, **for_hub))
         except Exception as error:  # offline, unknown, private: the hub has many errors
             raise FileNotFoundError(
                 f"{name} is not a folder here, and could not be had from the hub "

@@ -47,8 +47,8 @@ LIMITS = (
     "from there after the first epoch.",
     "A batch larger than the recipe's 160 sees the same clips in fewer steps at a rate that grows "
     "with it: the time is projected, the result is another training, which nobody has tried.",
-    "Only two processes on a CPU were tried (`maedfer estimate` under torchrun compares them with "
-    "one); no line for several GPUs or machines has been run.",
+    "Only two processes on a CPU were tried (`maedfer estimate` under torchrun measures them "
+    "together); no line for several GPUs or machines has been run.",
 )
 
 
