@@ -13,7 +13,7 @@ from maedfer_lab.bench import model
 from maedfer_lab.bench.bench import bench_command
 from maedfer_lab.bench.floor import Products, products_of, replay
 from maedfer_lab.bench.gpu_check import gpu_check
-from maedfer_lab.bench.measuring import LGI, VIT, Bench, Check, Row, aims_of, alternate
+from maedfer_lab.bench.measuring import SIDES, Bench, Check, Row, aims_of
 from maedfer_lab.config import EncoderKind, TargetConfig
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.figures import draw
@@ -80,41 +80,18 @@ def test_replaying_does_exactly_the_products_that_were_noted(bench, only_torch):
 # ---------------------------------------------------------------------------- comparing
 
 
-def test_works_take_turns_within_the_rounds():
-    order, ticks = [], iter(range(100))
-    works = {name: lambda name=name: order.append(name) for name in "abc"}
-    taken = alternate(works, math.inf, least=1, most=3)
-    assert "".join(order) == "abc" * 3 and [len(taken[name]) for name in "abc"] == [3, 3, 3]
-    assert alternate(works, 0, 2, 9, lambda: next(ticks))["a"] == [1, 1]
-
-
-def row(name: str, **sides: float) -> Row:
-    return Row("model", name, {side: (x, x, 9 * x) for side, x in sides.items()})
-
-
-def test_ratios_are_of_medians():
-    one = row("x", ours=2.0, floor=1.6, plain=5.0)
-    assert one.ratio("ours", "floor") == 1.25 and one.ratio("plain", "ours") == 2.5
-    data = one.as_data()
-    assert data["over_floor"] == 1.25 and data["ours"]["quartiles"] == (2.0, 10.0)
-    assert row("y", ours=1.0).as_data()["speedup"] is None
-
-
-def test_aims_compare_the_rows_that_they_name():
-    found = [
-        row(LGI, ours=1.2, floor=1.0, plain=1.5),
-        row(VIT, ours=2.0),
-        row("LGI-B forward, bf16", ours=0.5),
-    ]
-    aims = {aim.name: aim for aim in aims_of(found)}
-    over = aims["LGI-B forward over its floor, float32"]
-    assert over.value == 1.2 and not over.is_reached
-    assert aims["LGI-B forward, times faster than plain, float32"].value == 1.25
-    assert aims["LGI-B forward in bf16, times faster than plain float32"].value == 3.0
-    assert aims["LGI-B over ViT-B, forward at 16 frames"].is_reached
-    found += [row("LGI-B forward, 32 frames", ours=2.0), row("ViT-B forward, 32 frames", ours=5.0)]
-    falls = next(aim for aim in aims_of(found) if "32 frames, over" in aim.name)
-    assert math.isclose(falls.value, 0.4 / 0.6) and falls.is_reached
+def test_aims_and_ratios_are_those_of_the_published_rows():
+    data = json.loads((ROOT / "figures" / "bench.json").read_text())
+    rows = [Row(row["section"], row["name"], {side: row[side]["rounds"] for side in SIDES
+                                              if row[side]}, row["item"], row["memory"])
+            for row in data["rows"]]  # fmt: skip
+    assert [row.as_data() for row in rows] == [
+        {**row, **{side: row[side] and {**row[side], "quartiles": (*row[side]["quartiles"],)}
+                   for side in SIDES}} for row in data["rows"]
+    ]  # fmt: skip
+    found = [{**aim._asdict(), "is_reached": aim.is_reached} for aim in aims_of(rows)]
+    for ours, published in zip(found, data["aims"], strict=True):
+        assert ours == {**published, "value": pytest.approx(published["value"])}
     assert aims_of([]) == []
 
 

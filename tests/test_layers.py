@@ -57,8 +57,8 @@ __main__: cli
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
     "attention": 612,
-    "bench": 2130,
-    "checkpoints": 2377,
+    "bench": 2121,
+    "checkpoints": 2364,
     "config": 1196,
     "cost": 1318,
     "data": 5852,

@@ -69,20 +69,16 @@ def fresh_process(before: str, code: str) -> float:
 def first_cell(bench: Bench) -> None:
     """From the start of a kernel to the end of its first cell; beside a bare Python's start."""
     try:
-        from jupyter_client.manager import KernelManager
+        from jupyter_client.manager import start_new_kernel
     except ImportError:
         bench.notes.append("waiting: no notebook was started, jupyter_client is not installed")
         return
-    code, patience = "import maedfer_lab\nmaedfer_lab.ModelConfig()", 120.0
+    code, quiet = "import maedfer_lab\nmaedfer_lab.ModelConfig()", subprocess.DEVNULL
 
     def run() -> None:
-        manager = KernelManager()
-        manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        client = manager.blocking_client()
+        manager, client = start_new_kernel(120, stdout=quiet, stderr=quiet)
         try:
-            client.start_channels()
-            client.wait_for_ready(timeout=patience)
-            client.execute_interactive(code, timeout=patience, output_hook=lambda _: None)
+            client.execute_interactive(code, timeout=120, output_hook=lambda _: None)
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True)

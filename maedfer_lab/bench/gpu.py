@@ -1,8 +1,6 @@
-"""Section "gpu": whole steps on a GPU, issued, compiled and captured; and what feeds them.
+"""Section "gpu": whole steps on a GPU, issued, compiled and captured, on bytes that lie there.
 
-Each row is a step as training takes it (`Stepper`), on bytes that lie on the device. Beside them:
-the same written plainly, the products alone as a captured graph, the seconds in which the host
-issues a step, and the clips that worker processes bring to the device.
+Beside them the same written plainly, the products alone, the host's issuing, and the readers' feed.
 """
 
 from __future__ import annotations

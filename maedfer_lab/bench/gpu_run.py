@@ -1,8 +1,6 @@
 """`python -m maedfer_lab.bench.gpu_run OUT`: all that is to be known of a GPU, in 8 minutes.
 
-Three pieces, each in a process of its own, so that one that fails leaves the others: `gpu_check`,
-`maedfer bench`, and a minute of the paper's pre-training from shards. OUT gets what they print,
-and the bench's JSON.
+`gpu_check`, `maedfer bench` and a minute of the paper's pre-training, each in a process of its own.
 """
 
 from __future__ import annotations

@@ -77,15 +77,13 @@ def forward(bench: Bench) -> None:
     for encoder, title in NAMES.items():
         pair = classifiers(bench, encoder)
         check_logits(bench, pair, clips, title)
-        for precision in bench.precisions:
-            name, ours = f"{title} forward, {precision}", _inference(pair.ours, precision, clips)
-            work_macs[name] = macs_of(pair.ours.config, "classify")
-            works |= {f"{name} floor": replay(products_of(ours, pair.ours), bench.device),
-                      f"{name} ours": ours}  # fmt: skip
-            if encoder == "lgi":
-                works[f"{name} plain"] = _inference(pair.logits, precision, clips)
+        plainly = partial(_infer, pair.logits, clips) if encoder == "lgi" else None
+        ours = partial(_infer, pair.ours, clips)
+        more, its_macs = _sides(bench, f"{title} forward", macs_of(pair.ours.config, "classify"),
+                                pair.ours, ours, plainly)  # fmt: skip
+        works, work_macs = works | more, work_macs | its_macs
         if encoder == "lgi":
-            products = products_of(_inference(pair.ours, "float32", clips), pair.ours)
+            products = products_of(partial(ours, "float32"), pair.ours)
             by_torch = replay(products, bench.device, only_torch=True)
             works["LGI-B products by torch.mm alone, float32 ours"] = by_torch
     bench.measure("model", works, len(clips), work_macs=work_macs)
@@ -98,7 +96,7 @@ def longer(bench: Bench) -> None:
         for encoder, title in NAMES.items():
             model = models.build_classifier(bench.model(encoder, times), NUM_CLASSES)
             model, name = speed_up(model).eval(), f"{title} forward, {16 * times} frames"
-            works[f"{name} ours"] = _inference(model.to(bench.device), "float32", clips)
+            works[f"{name} ours"] = partial(_infer, model.to(bench.device), clips, "float32")
             work_macs[name] = macs_of(model.config, "classify")
         bench.measure("model", works, work_macs=work_macs)
 
@@ -115,9 +113,12 @@ def backward(bench: Bench, encoder: EncoderKind) -> None:
         loss.backward()
         pair.clear()
 
-    _both_ways(bench, f"{NAMES[encoder]} forward + backward", len(clips),
-               macs_of(pair.ours.config, "classify"), pair.ours, partial(learn, pair.ours),
-               partial(learn, pair.logits) if encoder == "lgi" else None)  # fmt: skip
+    works, work_macs = _sides(
+        bench, f"{NAMES[encoder]} forward + backward", 3 * macs_of(pair.ours.config, "classify"),
+        pair.ours, partial(learn, pair.ours),
+        partial(learn, pair.logits) if encoder == "lgi" else None,
+    )  # fmt: skip
+    bench.measure("model", works, len(clips), work_macs=work_macs)
 
 
 def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
@@ -146,32 +147,32 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
         ours(precision)
     bench.notes.append(f"{title}, {precision}: {issued.names.total():,} operators are issued, "
                        "unless captured")  # fmt: skip
-    _both_ways(bench, title, len(clips), macs_of(recipe.model, "pretrain", ratio), pair.ours, ours,
-               plainly if encoder == "lgi" else None)  # fmt: skip
+    works, work_macs = _sides(
+        bench, title, 3 * macs_of(recipe.model, "pretrain", ratio), pair.ours, ours,
+        plainly if encoder == "lgi" else None,
+    )  # fmt: skip
+    bench.measure("model", works, len(clips), work_macs=work_macs)
 
 
-def _both_ways(
-    bench: Bench, title: str, num: int, forward_macs: int, model: nn.Module,
+def _sides(
+    bench: Bench, title: str, item_macs: int, model: nn.Module,
     ours: Callable[[Precision], None], plainly: Callable[[Precision], None] | None,
-) -> None:  # fmt: skip
-    """Measure forward and backward passes, three times the products of the forward alone."""
+) -> tuple[dict[str, Work], dict[str, int]]:  # fmt: skip
+    """Works and multiply-adds (a backward pass has twice those of the forward) by row."""
     works, work_macs = dict[str, Work](), dict[str, int]()
     for precision in bench.precisions:
         name, work = f"{title}, {precision}", partial(ours, precision)
-        work_macs[name] = 3 * forward_macs
+        work_macs[name] = item_macs
         works |= {f"{name} floor": replay(products_of(work, model), bench.device),
                   f"{name} ours": work}  # fmt: skip
         if plainly is not None:
             works[f"{name} plain"] = partial(plainly, precision)
-    bench.measure("model", works, num, work_macs=work_macs)
+    return works, work_macs
 
 
-def _inference(model: Callable[[Tensor], Tensor], precision: Precision, clips: Tensor) -> Work:
-    def run() -> None:
-        with torch.no_grad(), mixed_precision(precision, clips.device):
-            model(clips)
-
-    return run
+def _infer(model: Callable[[Tensor], Tensor], clips: Tensor, precision: Precision) -> None:
+    with torch.no_grad(), mixed_precision(precision, clips.device):
+        model(clips)
 
 
 def macs_of(config: ModelConfig, task: Task, mask_ratio: float = 0.9) -> int:

@@ -1,9 +1,7 @@
 """Models and clips written plainly: the official equations and transforms, with no work left out.
 
-Models are functions of a state dict with official names, one line per equation: independent of
-ours, and the reference of their tests. Query and key-value projections are apart, the softmax is
-written out, region tokens are joined with the tokens of their regions, all cubes go through a 3-D
-convolution before any is hidden. Clips are made frame by frame, with Pillow, in float32.
+Models are functions of a state dict with official names, independent of ours, and the reference of
+their tests. Clips are made frame by frame, with Pillow, in float32.
 """
 
 from __future__ import annotations

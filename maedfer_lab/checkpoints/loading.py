@@ -1,9 +1,7 @@
 """Load a checkpoint: official, VideoMAE's, transformers' or our own, from a file or a folder.
 
-Nothing is dropped in silence: every entry of the file and every parameter of the model is in the
-report, and whatever fits by neither name nor shape is an error. What parameters alone do not tell
-(clip, regions, heads, tokens, target) is settled first: what is given comes first, then what the
-file says, then shapes and the published models' values.
+Every entry of the file and every parameter of the model is in the report, and whatever fits by
+neither name nor shape is an error. What parameters do not tell is settled first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Names and arguments of official checkpoints, mapped to ours and back; VideoMAE's of transformers.
 
-Official names: `encoder.` in front of encoder parameters when pre-training, nothing when
-fine-tuning; `q.weight` and `kv.weight` apart in LGI-Former's attention, one `qkv.weight` in joint
+`encoder.` stands in front when pre-training; `q.weight` and `kv.weight` are apart in LGI-Former's
 attention. Ours hold one `qkv.weight` everywhere; keys have no bias in either.
 """
 

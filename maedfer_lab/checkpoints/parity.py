@@ -1,9 +1,7 @@
 """Parity: our models against archives of inputs and outputs, number by number.
 
-An archive (`*.npz`) holds a model's constructor arguments (`config`), its parameters under the
-official names (`sd::...`), an input (`x` with `y` or `mask`) and what the model gave for it. Those
-that lie with the package hold our own numbers; docs/official_differences.md says how to make and
-compare some of the official code.
+An archive (`*.npz`) holds constructor arguments (`config`), parameters under official names
+(`sd::...`), an input (`x` with `y` or `mask`) and outputs: docs/official_differences.md.
 """
 
 from __future__ import annotations

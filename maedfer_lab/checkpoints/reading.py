@@ -1,8 +1,7 @@
 """Read a file or folder of weights without executing anything in it, and say what it holds.
 
-PyTorch files (zip or legacy pickle) go through the weights-only unpickler with a short allow-list;
-safetensors files hold no code. What a file declares is compared with its size before it is read.
-Wrappers (`{"model": ...}`) and prefixes (`module.`, `net.`, `encoder.`) are taken off here.
+PyTorch files go through the weights-only unpickler with a short allow-list. What a file declares
+is compared with its size before it is read. Wrappers and prefixes are taken off here.
 """
 
 from __future__ import annotations

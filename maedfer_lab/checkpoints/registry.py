@@ -1,10 +1,7 @@
 """The classifiers in timm's registry: importing this module registers them.
 
-    import maedfer_lab.checkpoints.registry
-    model = timm.create_model("lgi_former_base_patch16_160", num_classes=7)
-
-Clips are (b, 3, T, H, W) with pixels in [0, 1]: the models normalise them, so that timm is told
-mean 0 and deviation 1. No weights are hosted; `load_checkpoint` loads files.
+`timm.create_model("lgi_former_base_patch16_160", num_classes=7)` takes clips (b, 3, T, H, W) in
+[0, 1], which the models normalise: timm is told mean 0, deviation 1. No weights are hosted.
 """
 
 from __future__ import annotations

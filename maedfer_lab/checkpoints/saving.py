@@ -1,8 +1,4 @@
-"""Hand weights back: in the official layout, or as a folder that the Hugging Face hub knows.
-
-The method's classes know nothing of the hub: here they are joined with its mixin. Folders work
-offline.
-"""
+"""Hand weights back: in the official layout, or as a folder that the Hugging Face hub knows."""
 
 from __future__ import annotations
 
