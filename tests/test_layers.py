@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2364,
     "config": 1196,
     "cost": 1318,
-    "data": 5852,
+    "data": 5839,
     "drawn": 966,
     "figures": 1694,
     "inference": 1691,
