@@ -371,7 +371,7 @@ def test_several_classes_become_one_and_the_rest_shares_what_is_left_out(tmp_pat
     assert np.allclose(found.gather(np.array([[0.1, 0.2, 0.2, 0.5]])), [[0.4, 0.6]])
 
 
-def test_a_run_does_not_overwrite_anothers_scores(run, tmp_path, capsys):
+def test_a_run_does_not_overwrite_anothers_scores(run, tmp_path):
     other = changed(run, tmp_path / "other-run")
     weights = load_file(other / "model.safetensors")
     save_file(weights | {"head.bias": weights["head.bias"] + 5}, other / "model.safetensors")

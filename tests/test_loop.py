@@ -23,7 +23,7 @@ from maedfer_lab.config import OptimConfig, PretrainConfig, tiny
 from maedfer_lab.runs import Run
 from maedfer_lab.training import loop, optim
 from maedfer_lab.training.loop import Task, groups, own_share, train
-from maedfer_lab.training.pretrain import PretrainTask, pretrain
+from maedfer_lab.training.pretrain import pretrain
 
 TESTS = Path(__file__).parent
 SHORT = replace(tiny(), eval_every=6, save_every=4, num_clips=8, num_held_out=2)
@@ -74,6 +74,9 @@ class Numbers(Dataset):
         generator = torch.Generator().manual_seed(index)
         return torch.rand(4, generator=generator)
 
+    def name(self, index):
+        return f"number {index}"
+
 
 class Toy(Task):
     """A linear map learns the mean of four numbers, with dropout that must be repeated exactly."""
@@ -92,9 +95,6 @@ class Toy(Task):
     def loss(self, network, batch, step, places):
         loss = (network(batch).squeeze(1) - batch.mean(1)).square().mean()
         return {"loss": loss * float("nan") if step == self.spoil else loss}
-
-    def names(self, indices):
-        return [f"number {index}" for index in indices]
 
     def judge(self):
         weights = float(sum(p.detach().abs().sum() for p in self.model.parameters()))
@@ -198,10 +198,9 @@ def test_a_loss_that_is_not_finite_names_its_clips_and_keeps_the_last_good_state
 
 
 def test_rows_of_the_log_are_means(tmp_path):
-    fine, coarse = Toy(toy_config(steps=25)), Toy(toy_config(steps=25))
-    coarse.log_every = 3
-    rows = train(fine, Run(tmp_path / "fine")).log
-    means = train(coarse, Run(tmp_path / "coarse")).log
+    config = toy_config(steps=25)
+    rows = train(Toy(config), Run(tmp_path / "fine")).log
+    means = train(Toy(replace(config, log_every=3)), Run(tmp_path / "coarse")).log
     assert [row["step"] for row in means] == [3, 6, 7, 10, 13, 14, 17, 20, 21, 24, 25]
     assert means[1]["loss"] == pytest.approx(sum(r["loss"] for r in rows[3:6]) / 3)
     assert [row["step"] for row in means if "best" in row] == [7, 14, 21, 25]
@@ -355,12 +354,3 @@ def test_processes_that_hold_shares_train_as_one(tmp_path):
         assert_alike(one, pretrain(MEANS, output=tmp_path / name))
     with pytest.raises(ValueError, match="shard=True needs several processes"):
         pretrain(MEANS, output=tmp_path, shard=True)
-
-
-def test_masks_and_clips_of_a_step_do_not_depend_on_how_it_is_shared():
-    task = PretrainTask(SHORT)
-    clips = torch.stack([task.stream[i] for i in range(4)])
-    with torch.no_grad():
-        whole = task.loss(task.model, clips, 3, range(4))["loss"]
-        parts = [task.loss(task.model, clips[s], 3, s)["loss"] for s in ([0, 3], [1, 2])]
-    torch.testing.assert_close(torch.stack(parts).mean(), whole)

@@ -144,15 +144,6 @@ def test_a_closed_terminal_stops_a_training_as_sigterm_does():
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
-def test_states_that_a_kill_left_beside_a_result_are_swept(tmp_path):
-    run = Run(tmp_path)
-    run.finish(torch.nn.Linear(2, 2), {"steps": 1})
-    for name in ("checkpoint.pt", "checkpoint-before.pt"):
-        (tmp_path / name).write_bytes(b"old")
-    run.load_result()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "result.json"]
-
-
 def killed_py(folder: Path, *args: object, before: tuple[str, ...] = ()) -> str:
     """What killed.py says."""
     program = str(Path(__file__).with_name("killed.py"))

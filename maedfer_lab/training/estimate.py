@@ -69,7 +69,6 @@ CLASSES = 7  # of a classifier that is estimated; a few more change nothing
 STARTING = 2  # clips before the clock starts: worker and decoder come up
 SECONDS = 10.0  # of reading
 HEAD = ("clips at once", "accumulate", "memory", "s/step (fastest-slowest)", "clips/s", "whole run")
-MANY = "\nClips at once and memory are those of each process."
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ class Estimate:
             f"Measured on random clips: medians of {timed} step{'s' * (timed > 1)} after "
             f"{WARM_UP}; projected rows are straight lines through the measured ones.\n"
             f"The time is that of {'all processes' if many else 'this one device'}, without "
-            f"evaluation and without waiting for data. Memory: {self.method}.{MANY * many}\n"
+            f"evaluation and without waiting for data. Memory: {self.method}"
+            f"{', clips at once and memory of each process' * many}.\n"
             f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
             f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
             f"{_size(self.free_bytes)} are free in {output_folder()}."
@@ -272,10 +272,6 @@ class RandomTask(Task):
             return {"loss": network(to_floats(frames), TokenSplit(*indices)).loss.total}
         labels = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
         return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
-
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """Random clips have no names."""
-        return [f"random clip {index}" for index in indices]
 
     def judge(self) -> dict[str, float]:
         """Nothing to judge."""

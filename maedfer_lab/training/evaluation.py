@@ -139,22 +139,17 @@ class Views:
         return views, np.array([*windows.values()]) / windows.total(), box
 
 
+@dataclass(frozen=True)
 class ClipViews(Dataset):
-    """Reads clips for a data loader: (number, views, weights, box, why it cannot be read or "")."""
+    """Reads clips for a data loader: (number, views, weights, box, why it cannot be read or "").
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        clips: Sequence[Clip],
-        views: Views,
-        boxes: Mapping[Clip, Box] | None = None,
-    ) -> None:
-        self.annotations, self.clips, self.views = annotations, clips, views
-        self.boxes = boxes or {}
+    boxes: where faces were found before.
+    """
 
-    def __len__(self) -> int:
-        """Count the clips."""
-        return len(self.clips)
+    annotations: Annotations
+    clips: Sequence[Clip]
+    views: Views
+    boxes: Mapping[Clip, Box] = field(default_factory=dict)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray, Box | None, str]:
         """One clip."""
@@ -199,7 +194,7 @@ def evaluate(
     views = Views(config.frames, config.size_px, stride, segments, crops, framing=framing)  # type: ignore
     batches = [range(len(clips))[at : at + batch_size] for at in range(0, len(clips), batch_size)]
     own_batches = batches[state.process_index :: state.num_processes]
-    source = ClipViews(annotations, clips, views, boxes)
+    source = ClipViews(annotations, clips, views, boxes or {})
     loaded = read_batches(source, own_batches, workers, names.__getitem__, collate=list)
     shown = tqdm(loaded, "evaluate", len(own_batches), unit="batch", leave=False,
                  disable=not state.is_local_main_process)  # fmt: skip

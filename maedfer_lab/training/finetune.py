@@ -37,16 +37,16 @@ from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
 from maedfer_lab.training.loop import Task, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
-from maedfer_lab.training.pretrain import absolute, finish, is_gone, pretrain, set_fields
+from maedfer_lab.training.pretrain import absolute, finish, pretrain, set_fields
 from maedfer_lab.training.stream import (
     ERASE,
     MIX,
     ClipStream,
     FinetuneClip,
     RunData,
-    check_data,
     labelled_data,
     labelled_table,
+    open_table,
 )
 
 Epoch = Literal["last", "best"]
@@ -115,11 +115,9 @@ def finetune(
         ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
     """
     run = Run.of(config, output)
-    if run.is_finished and data is None and is_gone(config.data):
-        return load_finetuned(run.folder)
-    table = labelled_table(config) if data is None else data.table
-    check_data(run, table)
-    if run.is_finished:
+    place = config.data if data is None else None  # which may be gone
+    table = open_table(run, place, lambda: data.table if data else labelled_table(config))
+    if table is None:
         return load_finetuned(run.folder)
     data = data or labelled_data(config, workers, table)
     model, pretraining = starting_model(config, len(table.classes), output, profile)
@@ -197,7 +195,6 @@ class FinetuneTask(Task):
     ) -> None:
         self.config, self.model, self.data, self.stream = config, model, data, data.stream
         self.run, self.workers = run, 0 if data.stream.is_drawn else workers
-        self.log_every, self.mix_group = config.log_every, config.mix_group
         # The last block's path to the other tokens ends before the representative ones (B7).
         self.idle_parameters = model.tokens == "rep" and config.mode != "linear"
         self.step = 0
@@ -320,10 +317,9 @@ def finetune_command(
     shard: weights and moments in shares on all processes, for models too large for one GPU.
     out: folder under which runs/ is written.
     """
-    if dataset == SYNTHETIC and root is not None:
-        raise ValueError(f"dataset={SYNTHETIC!r} draws its clips; leave root={str(root)!r} out")
-    if dataset != SYNTHETIC and root is None:
-        raise ValueError(f"root is missing; name the folder of {dataset}, or try {SYNTHETIC!r}")
+    if (dataset == SYNTHETIC) != (root is None):
+        raise ValueError(f"root={root}: name the folder of {dataset}, or leave it out with "
+                         f"{SYNTHETIC!r}, which draws its clips")  # fmt: skip
     kind = dataset
     if dataset == "shards" and root is not None:
         from maedfer_lab.data.shards import open_shards

@@ -17,12 +17,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, learning_rate
@@ -33,7 +33,7 @@ from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training import device as devices
 from maedfer_lab.training.device import CapturedStep, Compile, Losses, gathered, is_beside, moved
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
-from maedfer_lab.training.stream import ClipStream, read_batches
+from maedfer_lab.training.stream import read_batches
 
 READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
 DATA_BOUND = 0.3  # share of waiting for clips that is worth a word
@@ -43,12 +43,11 @@ JUDGED_AFTER = 20  # steps, before that is said
 class Task(ABC):
     """What the loop asks of a training.
 
-    config: its name, recipe, seed, precision, and how often it is judged and saved.
+    config: its name, recipe, seed, precision, how often it is judged, saved and logged, and in
+        which groups clips are mixed (`mix_group`).
     model: the module that is trained; its state dict goes into the checkpoints.
-    stream: item i is always the same clip, or tuple of tensors, for the same i. Step s (from 0)
-        takes items s * B to s * B + B - 1, B = batch_size.
-    log_every: steps whose means make a row of the log; a row ends where the model is judged.
-    mix_group: clips of a batch in which pairs are mixed; None is the whole batch.
+    stream: item i is always the same clip, or tuple of tensors, for the same i, and `name(i)` tells
+        of what. Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
     idle_parameters: some that require a gradient get none in some steps; many processes then need a
         slower way of joining gradients.
     is_static: `loss` depends on a prepared batch alone, so that a step can be captured.
@@ -56,9 +55,7 @@ class Task(ABC):
 
     config: PretrainConfig | FinetuneConfig
     model: nn.Module
-    stream: Dataset
-    log_every: int = 1
-    mix_group: int | None = None
+    stream: Any
     idle_parameters: bool = False
     is_static: bool = False
 
@@ -81,10 +78,6 @@ class Task(ABC):
         places: in [0, batch_size), from `own_share`. What is random must depend on (seed, step,
             place), or use torch's own random numbers, which the loop seeds for every part.
         """
-
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """The names of these items of the stream, for messages."""
-        return [cast(ClipStream, self.stream).name(index) for index in indices]
 
     @abstractmethod
     def judge(self) -> dict[str, float]:
@@ -165,7 +158,7 @@ def train(
             task.stream,
             ([step * optim.batch_size + n for n in share] for step, share in stepper.plan(start)),
             workers,
-            lambda index: task.names([index])[0],
+            task.stream.name,
             pin_memory=device.type == "cuda",
             replaced=task.replaced,
         )
@@ -202,9 +195,9 @@ def train(
             progress.update()
             fresh: list[LogRow] = []
             if look:
-                whole = len(unlogged) // task.log_every * task.log_every
+                whole = len(unlogged) // config.log_every * config.log_every
                 whole = len(unlogged) if judge else whole
-                fresh, unlogged = _means(unlogged[:whole], task.log_every), unlogged[whole:]
+                fresh, unlogged = _means(unlogged[:whole], config.log_every), unlogged[whole:]
             if judge:
                 with progress.pause(), devices.uncompiled(task.model):
                     stepper.swap()
@@ -257,7 +250,7 @@ def _check_finite(task: Task, rows: list[LogRow], run: Run) -> None:
     """Raise at the first loss that is not finite, with the clips of its batch."""
     if row := next((row for row in rows if not math.isfinite(row["loss"])), None):
         size, step = task.config.optim.batch_size, int(row["step"])
-        names = "\n  ".join(task.names(range((step - 1) * size, step * size)))
+        names = "\n  ".join(map(task.stream.name, range((step - 1) * size, step * size)))
         raise FloatingPointError(
             f"loss is {row['loss']} at step {step} (learning rate {row['lr']:.2e}); the last good "
             f"state is in {run.folder}. Lower lr={task.config.optim.lr} or use "
@@ -312,7 +305,7 @@ class Stepper:
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
         self.shares = [
-            own_share(optim.batch_size, total, n, task.mix_group)
+            own_share(optim.batch_size, total, n, getattr(task.config, "mix_group", None))
             for n in range(first, first + optim.accumulate)
         ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,8 +44,8 @@ from maedfer_lab.training.stream import (
     JITTER,
     ClipStream,
     RunData,
-    check_data,
     held_out_clips,
+    open_table,
     pretraining_data,
     pretraining_table,
 )
@@ -109,11 +108,8 @@ def pretrain(
         ValueError: the run belongs to other clips; or more than 5 % of them are broken.
     """
     run = Run.of(config, output)
-    if run.is_finished and is_gone(config.data):
-        return load_run(run.folder)
-    table = pretraining_table(config)
-    check_data(run, table, config.stills)
-    if run.is_finished:
+    table = open_table(run, config.data, lambda: pretraining_table(config), config.stills)
+    if table is None:
         return load_run(run.folder)
     data = pretraining_data(config, table)
     task = PretrainTask(config, data)
@@ -168,15 +164,6 @@ def finish(
     return result
 
 
-def is_gone(data: Path | None) -> bool:
-    """Whether the data of a finished run are not there any more, so cannot be compared: warns."""
-    if data is None or data.exists():
-        return False
-    warnings.warn(f"{data} is not there any more: not compared with what the run was trained on",
-                  stacklevel=3)  # fmt: skip
-    return True
-
-
 class PretrainTask(Task):
     """Masked autoencoding, as the loop sees it."""
 
@@ -185,7 +172,7 @@ class PretrainTask(Task):
     stream: ClipStream
 
     def __init__(self, config: PretrainConfig, data: RunData | None = None) -> None:
-        self.config, self.log_every = config, config.log_every
+        self.config = config
         self.is_static = not (config.jitter or config.blend)  # which draw on the host
         self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         if config.init is not None:

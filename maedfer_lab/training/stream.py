@@ -520,8 +520,18 @@ def labelled_data(
     return RunData(judged, stream, test, text, validation, skipped)
 
 
-def check_data(run: Run, table: Annotations, stills: Sequence[Path] = ()) -> None:
-    """Keep what the table of a new run is; ValueError, with the change, for a run of other data."""
+def open_table(
+    run: Run, data: Path | None, opened: Callable[[], Annotations], stills: Sequence[Path] = ()
+) -> Annotations | None:
+    """The table of a run, or None for a finished one, which is to be loaded.
+
+    ValueError, with what changed, where its data are others than when it began.
+    """
+    if run.is_finished and data is not None and not data.exists():
+        warnings.warn(f"{data} is not there any more: not compared with what the run was trained "
+                      "on", stacklevel=3)  # fmt: skip
+        return None
+    table = opened()
     summary = table.summary()
     if stills:
         files = [place for zipped in stills for place in (zipped, zipped.with_suffix(".csv"))]
@@ -529,6 +539,7 @@ def check_data(run: Run, table: Annotations, stills: Sequence[Path] = ()) -> Non
         told = json.dumps([summary["digest"], summary["stills"]])
         summary["digest"] = hashlib.sha256(told.encode()).hexdigest()
     run.check_data(summary, explain_change)
+    return None if run.is_finished else table
 
 
 class _Check(Dataset):
