@@ -14,14 +14,7 @@ from making_videos import write_video
 from test_loop import assert_alike, in_child
 
 from maedfer_lab.cli import main
-from maedfer_lab.config import (
-    OptimConfig,
-    base,
-    learning_rate,
-    preset,
-    pretrain_config,
-    tiny,
-)
+from maedfer_lab.config import OptimConfig, base, learning_rate, preset, pretrain_config, tiny
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.paper.tables import paper

@@ -49,13 +49,7 @@ from maedfer_lab.config import (
 from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.config.model import check_fields
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.labels import (
-    DATASETS,
-    Matched,
-    dataset_name,
-    match_classes,
-    published_labels,
-)
+from maedfer_lab.data.labels import DATASETS, Matched, dataset_name, match_classes, published_labels
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory

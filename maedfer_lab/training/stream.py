@@ -39,13 +39,7 @@ from maedfer_lab.data.readers import content_digest, open_video
 from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.stills import StillClip, Stills
-from maedfer_lab.data.table import (
-    Annotations,
-    Clip,
-    explain_change,
-    read_annotations,
-    split_people,
-)
+from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations, split_people
 from maedfer_lab.data.transforms import (
     Box,
     augment_clip,
