@@ -64,11 +64,6 @@ def test_unknown_figures_and_empty_folders_are_told(source, tmp_path):
         figures.draw_figures(folder=tmp_path / "empty")
 
 
-def test_pictures_pack_without_loss():
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert np.array_equal(files.unpack_picture(files.pack_picture(pixels)), pixels)
-
-
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     files.write_aside(path, b"old")

@@ -63,7 +63,7 @@ BUDGETS = {
     "cost": 1318,
     "data": 5839,
     "drawn": 966,
-    "figures": 1694,
+    "figures": 1669,
     "inference": 1691,
     "method": 1631,
     "paper": 1567,

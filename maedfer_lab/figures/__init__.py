@@ -5,25 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from maedfer_lab.figures import attention, bench, flops, method, paper, study  # noqa: F401
-from maedfer_lab.figures.style import (
-    FIGURES,
-    STYLE,
-    Page,
-    drawing,
-    footer,
-    picture_format,
-    picture_rows,
-    save_figure,
-)
+from maedfer_lab.figures.style import FIGURES, Page, drawing, footer, picture_rows, save_figure
 from maedfer_lab.figures.timeline import draw_movement, draw_timeline
 from maedfer_lab.figures.training import LiveCurve
 from maedfer_lab.files import figures_folder, load, save
@@ -31,10 +21,9 @@ from maedfer_lab.files import figures_folder, load, save
 Format = Literal["png", "svg", "pdf"]
 
 
-def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
+def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Page:
     """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
     _check_known(path.stem)
-    figure = Figure()
     try:
         data = load(path)
         drawn = [show(path.stem, data) for _ in formats]  # saving moves the parts of a figure
@@ -45,7 +34,7 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Figure:
         ) from error
     for kind, figure in zip(formats, drawn, strict=True):
         save_figure(figure, path.with_suffix(f".{kind}"))
-    return figure
+    return drawn[-1] if drawn else Page()
 
 
 def _check_known(*names: str) -> None:
@@ -54,13 +43,13 @@ def _check_known(*names: str) -> None:
             raise ValueError(f"no figure is called {name!r}; known: {', '.join(FIGURES)}")
 
 
-def show(name: str, data: dict[str, Any]) -> Figure:
+def show(name: str, data: dict[str, Any]) -> Page:
     """The figure of a notebook's numbers, to look at: nothing is written."""
     _check_known(name)
     return FIGURES[name](data)
 
 
-def publish(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Figure:
+def publish(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Page:
     """Save a notebook's numbers with their provenance, then draw their figure from the file."""
     return draw(save(name, data, source, beside))
 
@@ -78,15 +67,11 @@ def draw_rows(
     return make({}, path)
 
 
-def beside(*pages: Figure) -> Any:
+def beside(*pages: Page) -> Any:
     """Figures in a line where a notebook is wide enough for them."""
     from IPython.display import HTML
 
-    files = []
-    for page in pages:
-        with rc_context(STYLE):
-            page.savefig(file := BytesIO(), format="png", dpi=100)
-        files.append(base64.b64encode(file.getvalue()).decode())
+    files = [base64.b64encode(page._repr_png_()[0]).decode() for page in pages]
     style = "flex: none; max-width: max(49%, 400px); max-height: 800px"
     tags = [f'<img style="{style}" src="data:image/png;base64,{file}">' for file in files]
     row = "display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1%"
@@ -125,5 +110,4 @@ def draw_figures(
 
 
 __all__ = ["FIGURES", "LiveCurve", "beside", "colour_table", "draw", "draw_figures",
-           "draw_movement", "draw_rows", "draw_timeline", "footer", "picture_format", "publish",
-           "show"]  # fmt: skip
+           "draw_movement", "draw_rows", "draw_timeline", "footer", "publish", "show"]  # fmt: skip

@@ -18,7 +18,6 @@ from maedfer_lab.files import unpack_picture, write_aside
 
 SMALL = 20e6  # parameters
 SHOWN_PX = 560  # height of a figure in a notebook, at most
-FORMATS = (".png", ".svg", ".pdf")
 INK, GREY, MARK = "#222222", "#8a8a8a", "#e34a33"
 # Ten colours that colour-blind eyes tell apart: seaborn's palette "colorblind", whose import takes
 # as long as all the rest of drawing.
@@ -128,21 +127,16 @@ def together(name: str, value: object) -> str:
     return f"{name}\N{NO-BREAK SPACE}{value}"
 
 
-def picture_format(path: Path) -> str:
-    """The format named by a file's suffix; an error that lists the known ones."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(
-            f"out={str(path)!r} must end in one of {', '.join(FORMATS)}; try {path.stem}.png"
-        )
-    return path.suffix.lower()[1:]
-
-
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure, aside and then renamed; equal numbers give equal bytes."""
-    kind, file = picture_format(path), BytesIO()
-    unstamped = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    kind, file = path.suffix.lower(), BytesIO()
+    if kind not in unstamped:
+        raise ValueError(
+            f"out={str(path)!r} must end in one of {', '.join(unstamped)}; try {path.stem}.png"
+        )
     with rc_context(STYLE):
-        figure.savefig(file, format=kind, metadata=unstamped[kind])
+        figure.savefig(file, format=kind[1:], metadata=unstamped[kind])
     write_aside(path, file.getvalue())
     return path
 

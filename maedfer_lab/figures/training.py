@@ -124,14 +124,11 @@ class LiveCurve:
 
     def __call__(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
         """Draw at every few calls."""
-        self.calls += 1
-        if self.calls % self.every == 1:
-            self.show(log, baselines)
-
-    def show(self, log: list[dict[str, float]], baselines: dict[str, Any]) -> None:
-        """Draw now."""
         from IPython.display import display
 
+        self.calls += 1
+        if self.calls % self.every != 1:
+            return
         with rc_context(style.STYLE):
             figure = style.new_figure(9 if self.published is None else 12, 3.4)
             loss_curve(figure, log, baselines, self.published)
