@@ -105,7 +105,7 @@ def test_a_prepared_folder_is_a_folder_of_videos(table, prepared, tmp_path):
     assert paths == [clip.path for clip in clips]
     videos = VideoFolder(paths, frames=2, stride=2, size_px=16, progress=False)
     assert len(videos.paths) == NUM_CLIPS and videos[0].shape == (2, 16, 16, 3)
-    with pytest.raises(ValueError, match="is a prepared set, for finetune shards and pretrain"):
+    with pytest.raises(FileNotFoundError, match="is a prepared set, for finetune shards and"):
         read_annotations("folder", prepared)
     with pytest.raises(FileNotFoundError, match=r"holds no index.json; .* `maedfer prepare` wrote"):
         open_shards(tmp_path)

@@ -646,7 +646,6 @@ def understand(
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
     done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
-    unclear: dict[frozenset[Path], list[tuple[Row, list[Path]]]] = defaultdict(list)
     for row in rows:
         of = row.where.rpartition(" line ")[0]
         if (key := (row.path, row.label, of if labels is None else "")) not in done:
@@ -659,14 +658,10 @@ def understand(
             if isinstance(path, str):
                 found.problem("missing clips", row.where, path)
             elif isinstance(path, list):
-                folders = frozenset(one.parents[finder.parts - 1] for one in path)
-                unclear[folders].append((row, path))
+                what = f"{row.path!r} may be {path[0]} or {path[1]}; point root at one folder, or "
+                found.problem("two places", row.where, what + "write paths as they are spelled")
             done[key] = (path, label) if isinstance(path, Path) and label is not None else None
         yield done[key]
-    for places in unclear.values():
-        row, (one, other, *_) = places[0]
-        what = f"{row.path!r} may be {one} or {other} (so {len(places):,} rows); point root at one "
-        found.problem("two places", row.where, what + "folder, or write paths as they are spelled")
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:

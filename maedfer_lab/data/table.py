@@ -386,15 +386,11 @@ def find_annotations(
         raise ValueError(f"layout={layout!r} is for folders of classes: use dataset folder")
     folder, lists = _places(dataset, root, lists)
     tree, labels = scan(folder), published_labels(dataset)
-    if (folder / INDEX).is_file() and not tree.videos:
-        raise ValueError(
-            f"root={str(folder)!r} is a prepared set, for finetune shards and pretrain; name the "
-            "folder that it was prepared from"
-        )
     if not tree.videos:
-        raise FileNotFoundError(
-            f"no video under root={str(folder)!r}: neither video files nor folders of .jpg or .png"
-        )
+        what = "neither video files nor folders of .jpg or .png"
+        if (folder / INDEX).is_file():
+            what = "it is a prepared set, for finetune shards and pretrain; name what it is of"
+        raise FileNotFoundError(f"no video under root={str(folder)!r}: {what}")
     if dataset == "folder":
         found = read_class_folders(tree, layout)
     elif dataset == "voxceleb2":
