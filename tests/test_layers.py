@@ -56,7 +56,7 @@ __main__: cli
 
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
-    "attention": 612,
+    "attention": 607,
     "bench": 2121,
     "checkpoints": 2364,
     "config": 1196,

@@ -95,11 +95,6 @@ class AttentionMaps:
         """How many tokens the encoder saw."""
         return len(self.index)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the kept weights."""
-        return sum(w.nbytes for stages in self.layers.values() for w in stages.values())
-
     @cached_property
     def places(self) -> Int[np.ndarray, "v 4"]:
         """(region, t, y, x) of each token in the order of `index`; region -1 for a ViT."""
