@@ -4,8 +4,6 @@ import argparse
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -87,29 +85,6 @@ def test_full_models_have_the_official_names_shapes_and_counts(name):
     reference = REFERENCE / f"official_state_keys_{name}.json"
     if reference.exists():
         assert list(json.loads(reference.read_text()).items()) == list(shapes.items())
-
-
-MEASURE = """
-import resource, sys, time
-from maedfer_lab.checkpoints.loading import load_checkpoint
-before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-report = load_checkpoint(sys.argv[1]).report
-seconds = time.process_time() - began  # of work: the clock also counts other programs
-peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-print(seconds, peak - 4 * report.model_parameters, report.num_parameters)
-"""
-
-
-@pytest.mark.slow
-def test_the_full_model_loads_in_seconds_and_little_memory(tmp_path):
-    path = tmp_path / "full.pth"
-    save_official(build_classifier(base().model, 7), path)
-    runs = [subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True)
-            for _ in range(3)]  # fmt: skip
-    figures = [[float(x) for x in run.stdout.split()] for run in runs]
-    assert figures[0][2] == 84_878_343, runs[0].stderr
-    assert min(seconds for seconds, *_ in figures) < 3
-    assert max(beyond for _, beyond, _ in figures) < 2 * path.stat().st_size
 
 
 # --- what a file is, and what of it is used ----------------------------------------------------
