@@ -73,7 +73,8 @@ def test_a_moving_face_is_one_track_whose_square_stays_on_it_and_whose_crops_are
     tracks = track(places)
     (one,) = tracks.tracks
     assert (one.first, one.stop, one.ending) == (0, 100, "end of the video")
-    assert tracks.pick() == (one,)
+    assert tracks.pick() == (one,) and tracks.coverage((one,)) == 1.0
+    assert "0:   0.00 to   4.00 s, face 24 px high, end of the video" in str(tracks)
     off = one.smooth_boxes(25.0)[:, 0] - [left for left, _ in places]
     assert np.abs(off[10:-10]).max() < 1.5, "a straight path is kept by the smoothing"
     face = FaceVideo(tracks, one, 32, FRAMINGS["official"])

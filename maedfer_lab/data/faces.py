@@ -274,6 +274,19 @@ class FaceTracks:
         last = times[-1] - times[-2] if len(times) > 1 else 1 / self.fps
         return float(times[-1] + last)
 
+    def __str__(self) -> str:
+        many = f"{len(self.tracks)} face track(s) in {len(self.video)} frames"
+        lines = (
+            f"\n  {i}: {self.second(track.first):6.2f} to {self.second(track.stop):6.2f} s, face "
+            f"{track.size_px:.0f} px high, {track.ending}"
+            for i, track in enumerate(self.tracks)
+        )
+        return "".join([f"{self.video.path.name}: {many}", *lines])
+
+    def coverage(self, tracks: Sequence[FaceTrack]) -> float:
+        """Share of the video's frames that lie inside `tracks`."""
+        return sum(map(len, tracks)) / len(self.video)
+
     def pick(self, which: Pick | str | int = "largest") -> tuple[FaceTrack, ...]:
         """Tracks of one person at most at a time, in order of time.
 
