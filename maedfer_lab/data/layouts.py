@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -584,11 +584,20 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         found.people_told |= "subject" in roles
         native |= {row.where for row in rows if roles.get("path") == "video_name"}
         pairs += [(file, row) for row in rows]
-    understood = understand([row for _, row in pairs], finder, labels, found, native)
+    texts = {row.label for _, row in pairs}
+    if not found.classes:
+        found.classes = class_names(texts, found)
+    elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
+        found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
+    done: dict[tuple[str, ...], tuple[Path, int] | None] = {}
     first: dict[Path, tuple[int, Row]] = {}
     seen: dict[tuple[Path, ListFile], Row] = {}
     sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
-    for (file, row), meant in zip(pairs, understood, strict=True):
+    for file, row in pairs:
+        if (key := (row.path, row.label, "" if labels else str(file.path))) not in done:
+            start = labels.first_label if labels and row.where in native else 0
+            done[key] = _meaning(row, finder, found, start)
+        meant = done[key]
         if row.split.isdecimal() and (len(row.split) > 9 or int(row.split) > MOST_FOLDS):
             found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
         elif meant and (there := seen.setdefault((meant[0], file), row)) is not row:
@@ -632,36 +641,20 @@ def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> li
     return rows
 
 
-def understand(
-    rows: Sequence[Row], finder: Finder, labels: Labels | None, found: Found, native: set[str]
-) -> Iterator[tuple[Path, int] | None]:
-    """Clip and label of each row; what stands in the way goes to `found.problems`.
-
-    Without classes in `found` the labels' own names become them. native: rows of the
-    authors' own lists, whose first label may be 1.
-    """
-    texts = {row.label for row in rows}
-    if not found.classes:
-        found.classes = class_names(texts, found)
-    elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
-        found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
-    done: dict[tuple[str, str, str], tuple[Path, int] | None] = {}
-    for row in rows:
-        of = row.where.rpartition(" line ")[0]
-        if (key := (row.path, row.label, of if labels is None else "")) not in done:
-            first = labels.first_label if labels and row.where in native else 0
-            label, path = label_number(row.label, found.classes, first), finder.find(row.path, of)
-            if label is None:
-                known = f"{first} to {first + len(found.classes) - 1} or {', '.join(found.classes)}"
-                what = f"label {row.label!r} of {row.path!r} is out of range; known are {known}"
-                found.problem("label range", row.where, what)
-            if isinstance(path, str):
-                found.problem("missing clips", row.where, path)
-            elif isinstance(path, list):
-                what = f"{row.path!r} may be {path[0]} or {path[1]}; point root at one folder, or "
-                found.problem("two places", row.where, what + "write paths as they are spelled")
-            done[key] = (path, label) if isinstance(path, Path) and label is not None else None
-        yield done[key]
+def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, int] | None:
+    """Clip and label of a row, whose labels count from `start`; what stands in the way is told."""
+    path = finder.find(row.path, row.where.rpartition(" line ")[0])
+    label = label_number(row.label, found.classes, start)
+    if label is None:
+        known = f"{start} to {start + len(found.classes) - 1} or {', '.join(found.classes)}"
+        what = f"label {row.label!r} of {row.path!r} is out of range; known are {known}"
+        found.problem("label range", row.where, what)
+    if isinstance(path, str):
+        found.problem("missing clips", row.where, path)
+    elif isinstance(path, list):
+        what = f"{row.path!r} may be {path[0]} or {path[1]}; point root at one folder, or "
+        found.problem("two places", row.where, what + "write paths as they are spelled")
+    return (path, label) if isinstance(path, Path) and label is not None else None
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
