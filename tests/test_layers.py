@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2364,
     "config": 1196,
     "cost": 1318,
-    "data": 5843,
+    "data": 5836,
     "drawn": 966,
     "figures": 1669,
     "inference": 1691,
