@@ -102,8 +102,7 @@ class PyAVReader(VideoReader):
     def _index_table(self) -> list[int] | None:
         """Index frames by their times in the file's table; return these, None if two are alike.
 
-        `is_plain`: no frame hidden by an edit list, none that follows a key frame in the file but
-        is shown before it (an open group of pictures), and one size.
+        `is_plain`: no edit list hides a frame, no group of pictures is open, and one size.
         """
         shown: list[int | None] = []
         keys: list[int | None] = []

@@ -445,10 +445,7 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
 
     known: the file of an index that another process has looked at, so that it is only mapped.
     verify: makes it anew, from what stands beside the shards, and compares their checksums.
-
-    Raises:
-        FileNotFoundError: no prepared folder, or not finished.
-        ValueError: it is damaged; the message names the shards.
+    Raises FileNotFoundError for an unfinished folder, ValueError naming damaged shards.
     """
     try:
         changed = 0 if is_url(folder) else os.stat(f"{folder}/{INDEX}").st_mtime_ns  # noqa: PTH116

@@ -142,10 +142,8 @@ def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
     shard's size is compared; ``verify`` reads them whole and compares checksums (each frame's own
     is compared whenever it is read). The index is made if there is none that fits the folder.
 
-    Raises:
-        FileNotFoundError: no prepared folder, or not finished.
-        ImportError: the package misses that opens such a URL; the message says which.
-        ValueError: damaged shards; the message names them.
+    Raises FileNotFoundError for an unfinished folder, ImportError naming the package that opens
+    such a URL, ValueError naming damaged shards.
     """
     text = place(folder)
     index = open_index(text, verify=verify)

@@ -143,10 +143,8 @@ def onset_timeline(
 ) -> Float[np.ndarray, "T units"]:
     """Intensities of all action units from a neutral face to the apex of expression `label`.
 
-    The prototype's units never fall (as long as nobody talks); read backwards the timeline is the
-    offset. `intensity` (0 to 1) scales the apex, `talking` (0 to 1) the distracting movements of
-    lips and jaw. About half of the clips hold a blink, whatever the class. A neutral face makes one
-    or two small movements of strength `intensity`.
+    `intensity` (0 to 1) scales the apex, `talking` (0 to 1) distracting movements of lips and jaw.
+    About half of the clips hold a blink; a neutral face makes two movements of `intensity`.
     """
     times, uniform = np.linspace(0.0, 1.0, num_frames), generator.uniform
     timeline = {number: np.zeros(num_frames) for number in AU_NUMBERS}

@@ -89,8 +89,7 @@ def render_face(
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Film a person: RGB frames for action-unit intensities (0 to 1) over time.
 
-    The head is drawn at twice the size (four times below 48 pixels), moved and averaged down in one
-    step, and laid over the blurred background; noise comes last.
+    Drawn at twice the size (four times below 48 pixels), moved and averaged down in one step.
     """
     generator = np.random.default_rng(scene.seed)
     num_frames, supersampling = len(action_units), 2 if size_px >= 48 else 4
@@ -146,10 +145,8 @@ def _background(
 def _source_maps(
     identity: Identity, controls: np.ndarray, scene: Scene, size_px: int, over: int
 ) -> Float32[np.ndarray, "T 2 H W"]:
-    """Where on the canvas each pixel of each frame comes from (x and y in canvas pixels).
-
-    The head turns about the neck; yaw and pitch move what stands out (the nose most) against the
-    outline; jaw and cheeks stretch the skin. Each is a fixed field times a number per frame.
+    """Where on the canvas each pixel of each frame comes from (x and y in canvas pixels): turns,
+    shifts and stretches, each a fixed field times a number per frame.
     """
     axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     x, y = axis[None, :], axis[:, None]
