@@ -18,11 +18,7 @@ from maedfer_lab.method.attention import Attention, LGIBlock
 from maedfer_lab.method.grid import patchify, take, take_cubes
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
-from maedfer_lab.method.targets import (
-    make_target,
-    normalise_cube_pixels,
-    normalise_pixels,
-)
+from maedfer_lab.method.targets import make_target, normalise_cube_pixels, normalise_pixels
 from maedfer_lab.training.optim import make_optimiser
 
 

@@ -60,7 +60,7 @@ BUDGETS = {
     "bench": 2121,
     "checkpoints": 2364,
     "config": 1196,
-    "cost": 1318,
+    "cost": 1315,
     "data": 5830,
     "drawn": 961,
     "figures": 1669,

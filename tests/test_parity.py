@@ -10,13 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official_code import (
-    recipe_clips,
-    recipe_inputs,
-    recipe_mask,
-    recipe_parameters,
-    write_archive,
-)
+from official_code import recipe_clips, recipe_inputs, recipe_mask, recipe_parameters, write_archive
 
 from maedfer_lab import cli
 from maedfer_lab.bench.plain import classify, reconstruct

@@ -133,19 +133,17 @@ def count_with_fvcore(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work
 
     fvcore knows no fused attention; a handler makes the count the same whichever kernel runs.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore stands on torch.jit, which is deprecated
-        from fvcore.nn import FlopCountAnalysis
-    analysis = FlopCountAnalysis(model, inputs)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _fused_attention)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.tracer_warnings("none")
     # While traced, sizes are tensors: jaxtyping's checks, where they are on, would refuse them.
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # fvcore stands on torch.jit, which is deprecated
+            from fvcore.nn import FlopCountAnalysis
+
+            analysis = FlopCountAnalysis(model, inputs)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _fused_attention)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             counts, total = analysis.by_module_and_operator(), round(analysis.total())
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)

@@ -11,8 +11,7 @@ Of every step five things are timed, each as if it were alone:
     storage    clips x bytes per clip / bandwidth
 
 A step takes the longer of GPU and issue, plus the exposed communication, or as long as its clips
-take to arrive. Every input says where it comes from; `LIMITS` says what is left out. Measured
-again, `READ` and `ISSUE` change here and nowhere else.
+take to arrive. Every input says where it comes from; `LIMITS` says what is left out.
 """
 
 from __future__ import annotations

@@ -217,9 +217,9 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
         for i, config in enumerate(configs):
             row: dict[str, Any] = {"frames": config.frames, "size_px": config.size_px,
                                    "tokens": math.prod(token_grid(config)),
-                                   "region": config.region, "share": {}}  # fmt: skip
-            for what in ("attention", "all", "seconds", "attention_seconds", "peak_bytes"):
-                row[what] = {}
+                                   "region": config.region, "share": {}, "attention": {},
+                                   "all": {}, "seconds": {}, "attention_seconds": {},
+                                   "peak_bytes": {}}  # fmt: skip
             for kind, one in ((kind, replace(config, encoder=kind)) for kind in KINDS):
                 counted = count_with_torch(*model_for_counting(one, as_published=True))
                 row["attention"][kind] = sum(part.attention for part in counted.values())
