@@ -143,7 +143,7 @@ class Estimate:
             f"{WARM_UP}; projected rows are straight lines through the measured ones.\n"
             f"The time is that of {'all processes' if many else 'this one device'}, without "
             f"evaluation and without waiting for data. Memory: {self.method}"
-            f"{', clips at once and memory of each process' * many}.\n"
+            f"{'; batch and memory are those of each process' * many}.\n"
             f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
             f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
             f"{_size(self.free_bytes)} are free in {output_folder()}."
