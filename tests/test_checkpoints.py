@@ -220,6 +220,14 @@ def test_structure_is_read_from_names_and_shapes_without_args():
     assert load_checkpoint(recognise(state), **OWN).model.pooling == "first"
 
 
+def test_without_regions_none_are_told_and_without_their_tokens_these_are_named():
+    vit = load_checkpoint(recognise(to_official(build_classifier(tiny("vit").model, 7))), **OWN)
+    assert vit.model.config.region == base().model.region and "region" not in str(vit.report)
+    state = {n: x for n, x in finetuned_state().items() if n != "lg_region_tokens"}
+    with pytest.raises(ValueError, match="lg_region_tokens: not in the file"):
+        load_checkpoint(recognise(state), frames=8, size_px=32, num_heads=2)
+
+
 # --- other sizes ------------------------------------------------------------------------------
 
 

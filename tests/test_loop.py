@@ -163,9 +163,14 @@ def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken
 
 
 class Watched(Toy):
-    """Keeps the weights before each step."""
+    """Keeps the weights and the rates before each step."""
+
+    def optimiser(self):
+        self.groups, self.rates = (made := super().optimiser()).param_groups, []
+        return made
 
     def loss(self, network, batch, step, places):
+        self.rates.append([group["lr"] for group in self.groups])
         self.seen = [*getattr(self, "seen", []), toy_weights(self).clone()]
         return super().loss(network, batch, step, places)
 
@@ -182,6 +187,7 @@ def test_the_mean_of_the_weights_is_judged_and_kept_the_weights_are_trained(tmp_
         judged[step] = float(mean.abs().sum())
     torch.testing.assert_close(toy_weights(task), mean)
     assert log[6]["best"] == pytest.approx(judged[7], rel=1e-6)
+    assert task.rates == [[row["lr"] / 2, row["lr"]] for row in log]  # by the scale of a group
 
 
 def test_a_loss_that_is_not_finite_names_its_clips_and_keeps_the_last_good_state(tmp_path):
@@ -230,13 +236,18 @@ def test_overflow_in_fp16_skips_the_step_and_is_counted(tmp_path, monkeypatch):
     assert 0 < trained.skipped < 30 and toy_weights(task).isfinite().all()
 
 
-def test_tensorboard_gets_the_log_and_the_callers_random_numbers_are_left_alone(tmp_path):
+def test_tensorboard_gets_the_log_and_the_callers_random_numbers_are_left_alone(
+    tmp_path, monkeypatch
+):
     task = Toy(toy_config())
     before = torch.get_rng_state()
     log = train(task, Run(tmp_path), tensorboard=True).log
     assert torch.equal(torch.get_rng_state(), before)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [row["step"] for row in log]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install 'maedfer-lab\[tensorboard\]'"):
+        train(task, Run(tmp_path / "without"), tensorboard=True)
 
 
 # --- the disk --------------------------------------------------------------------------------

@@ -411,8 +411,8 @@ def test_losses_are_the_official_means():
 
 
 def test_names_of_losses_are_read():
-    weights = {"diff": None, "diff_w05": 0.5, "diff_w0.7": 0.7, "diff_w25": 0.25, "diff_w1": 1.0,
-               "diff_w10": 1.0, "diff_g4_raw": None}  # fmt: skip
+    weights = {"diff": None, "diff_w05": 0.5, "diff_w0.7": 0.7, "diff_w1.5": 1.5, "diff_w25": 0.25,
+               "diff_w1": 1.0, "diff_w10": 1.0, "diff_g4_raw": None}  # fmt: skip
     assert {name: (parse_kind(name) or "?")[1] for name in weights} == weights
     assert not any(map(parse_kind, ("", "angle", "diff_", "diff_x3", "diff_g4_w03", "plain_w05")))
 

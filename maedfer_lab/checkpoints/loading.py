@@ -251,10 +251,10 @@ def _region(
 ) -> Shape3:
     """The region that is told, or that the number of representative tokens leaves."""
     if not config.has_regions:
+        return weights.told.get("region", config.region)
+    if rep is None:  # what is missing is said later
         region = pick("region", grid.shape, "not used")
         return region if region in region_shapes(grid) else grid.shape
-    if rep is None:  # what is missing is said later
-        return weights.told.get("region", config.region)
     shapes = fitting_regions(_rows(rep), grid)
     if PUBLISHED.region not in shapes and len(shapes) == 1:
         return pick("region", shapes[0], f"the only shape that makes {_rows(rep)} regions")

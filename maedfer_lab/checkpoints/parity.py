@@ -421,7 +421,7 @@ def parse_kind(name: str) -> tuple[TargetConfig, float | None] | None:
             group = int(option[1:])
         elif option[0] == "w":
             weight = float(option[1:]) / (1 if "." in option else 10 ** (len(option) - 2))
-            weight = weight if weight <= 1 else weight / 10
+            weight = weight if weight <= 1 or "." in option else weight / 10
     if group < 2 or (weight is not None and (group != 2 or read[1] == "plain")):
         return None  # the official code weighs groups of two frames alone
     units = "pixel" if "_raw" in name else "cube"

@@ -172,8 +172,11 @@ def train(
             progress.write(f"Compiled: {stepper.compiled} ({config.precision}, {device})")
         writer = None
         if tensorboard and is_main:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError("tensorboard=True needs the package tensorboard; type: pip "
+                                  "install 'maedfer-lab[tensorboard]'") from error  # fmt: skip
             writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1)
         pending: list[LogRow] = []
         for step in range(start, optim.last_step):
