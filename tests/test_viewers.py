@@ -153,6 +153,12 @@ def test_two_masks_and_two_checkpoints_stand_side_by_side():
     rows = {row["label"][0]: row["hidden"] for row in viewer.scene["rows"][1:]}
     assert rows["B"] == first != rows["A"] == viewer.scene["hidden"]
     ask(viewer, "beside", "large", refused="does not fit")
+    models["two"] = autoencoder(motion=False)
+    for name, kinds in (("one", ["A: motion", "B: appearance"]), ("two", ["B: appearance"])):
+        viewer = ReconstructionViewer(models, clip_of())
+        viewer.set(model=name, beside="two" if name == "one" else "one")
+        head, *rows = viewer.scene["readout"]["table"]
+        assert [*head[2:]][: len(kinds)] == kinds and {len(row) for row in rows} == {4}
 
 
 @pytest.mark.parametrize("region", [None, (2, 2, 4), (4, 2, 2), (1, 4, 4)])
@@ -194,6 +200,8 @@ def test_of_many_changes_the_last_one_is_shown_and_none_is_lost(monkeypatch):
     for serial in range(3, 30):
         send(viewer, "seed", serial, serial)
     assert viewer.status["state"] == "working" and viewer.sprite == old, "the old picture stays"
+    with pytest.raises(TimeoutError, match=r"timeout_s=0\.01"):
+        viewer.wait(0.01)
     go_on.set()
     viewer.wait()
     assert len(looks) == 2, "what came between is not computed"

@@ -148,22 +148,23 @@ class AttentionMaps:
         Rows and columns are tokens in the encoder's order, then representative tokens.
         """
         weights = self.weights(stage, layer, head)
-        visible, regions = self.num_visible, self.num_regions
         if stage == "joint":
             return weights
-        whole = torch.full((visible + regions, visible + regions), torch.nan)
-        if stage == "inter":
-            whole[visible:, visible:] = weights
-        elif weights.ndim == 2:
-            whole[:visible, visible:] = weights
-        else:
-            tokens = torch.arange(visible).view(regions, -1)
-            rep = torch.arange(visible, visible + regions).unsqueeze(1)
-            members = torch.cat([rep, tokens], 1)
-            alone = weights.shape[1] == 1  # the representative token looks, at its region
-            queries, keys = (rep, tokens) if alone else (members, members)
-            whole[queries.unsqueeze(2), keys.unsqueeze(1)] = weights
+        whole = torch.full((self.num_visible + self.num_regions,) * 2, torch.nan)
+        whole[self.where(stage)] = weights
         return whole
+
+    def where(self, stage: str) -> tuple[Tensor, Tensor]:
+        """Rows and columns of `matrix` at which a stage's weights stand."""
+        tokens = torch.arange(self.num_visible)
+        rep = torch.arange(self.num_visible, self.num_visible + self.num_regions)
+        queries, keys = (rep if stage == "inter" else tokens, tokens if stage == "joint" else rep)
+        if is_within_regions(stage, self.config):
+            rep, tokens = rep.unsqueeze(1), tokens.view(self.num_regions, -1)
+            queries = keys = torch.cat([rep, tokens], 1)
+            if stage == "local" and self.config.local == "cross":
+                queries, keys = rep, tokens
+        return queries.unsqueeze(-1), keys.unsqueeze(-2)
 
     def over_tokens(self, stage: str, layer: int, head: int | None, query: int) -> TokenMap:
         """Where `query` looks at one stage of one layer.

@@ -51,19 +51,18 @@ class HeadStatistics:
 
 def attention_statistics(maps: AttentionMaps) -> list[HeadStatistics]:
     """Entropy and reach of every kept layer, stage and head."""
-    found, distances = [], _distances(maps)
+    found = []
     heads: tuple[int | None, ...] = maps.heads or (None,)
-    for stage, layer, head in itertools.product(maps.stages, sorted(maps.layers), heads):
-        weights = maps.matrix(stage, layer, head)
-        asks = ~weights.isnan().all(1)
-        weights, apart = weights[asks], [way[asks] for way in distances]
-        is_key, weights = ~weights.isnan(), weights.nan_to_num()
-        even = is_key / is_key.sum(1, keepdim=True)
-        entropy = float(torch.special.entr(weights).sum(1).mean())
-        most = math.log(int(is_key[0].sum()))
-        reaches = (_reach(w, apart) for w in (weights, even))
-        relative = entropy / most if most else 1.0
-        found.append(HeadStatistics(layer, stage, head, entropy, relative, *reaches))
+    for stage in maps.stages:
+        apart = _distances(maps, stage)
+        for layer, head in itertools.product(sorted(maps.layers), heads):
+            weights = maps.weights(stage, layer, head)
+            entropy = float(torch.special.entr(weights).sum(-1).mean())
+            most = math.log(weights.shape[-1])
+            even = torch.full_like(weights, 1 / weights.shape[-1])
+            reaches = (_reach(w, apart) for w in (weights, even))
+            relative = entropy / most if most else 1.0
+            found.append(HeadStatistics(layer, stage, head, entropy, relative, *reaches))
     return found
 
 
@@ -97,23 +96,24 @@ def rollout_statistics(rolled: Rollout, region: Shape3) -> RolloutStatistics:
     elsewhere = own[:, None] != own
     seen = slice(maps.num_visible)
     drawn = rolled.matrix[seen, seen] / rolled.matrix[seen, seen].sum(1, keepdim=True)
-    even, apart = torch.full_like(drawn, 1 / len(drawn)), [d[seen, seen] for d in _distances(maps)]
+    even, apart = torch.full_like(drawn, 1 / len(drawn)), _distances(maps, "joint")
     outside = [float((weights * elsewhere).sum(1).mean()) for weights in (drawn, even)]
     return RolloutStatistics(_reach(drawn, apart), outside[0], _reach(even, apart), outside[1])
 
 
-def _distances(maps: AttentionMaps) -> list[Tensor]:
-    """In frames and in pixels, from each of the encoder's tokens to each."""
+def _distances(maps: AttentionMaps, stage: str) -> list[Tensor]:
+    """In frames and in pixels, from each query to each key, as the stage's weights lie."""
     places = torch.as_tensor(maps.places[:, 1:]).float()
     if maps.num_regions:
         places = torch.cat([places, places.unflatten(0, (maps.num_regions, -1)).mean(1)])
-    way = places.unsqueeze(1) - places
+    queries, keys = maps.where(stage)
+    way = places[queries] - places[keys]
     frames, pixels, _ = maps.config.tubelet
     return [way[..., 0].abs() * frames, way[..., 1:].norm(dim=-1) * pixels]
 
 
 def _reach(weights: Tensor, distances: list[Tensor]) -> Reach:
-    return Reach(*(float((weights * way).sum(1).mean()) for way in distances))
+    return Reach(*(float((weights * way).sum(-1).mean()) for way in distances))
 
 
 def attention_rows(maps: AttentionMaps, layer: int, query: int) -> list[dict[str, Any]]:

@@ -93,8 +93,8 @@ def work(
     narrow, masked = config.decoder_width, tokens - seen
     parts["norm"] = Work(layer_norm=LAYER_NORM_COST * seen * width)
     parts["decoder_embedding"] = Work(linear=seen * width * narrow)
-    last = tokens if as_published else masked
-    for read, times in ((tokens, config.decoder_depth - 1), (last, 1)):
+    last, one = tokens if as_published else masked, min(config.decoder_depth, 1)
+    for read, times in ((tokens, config.decoder_depth - one), (last, one)):
         block = _vit_block(narrow, config.mlp_ratio, tokens, read)
         add(parts, {f"decoder_{name}": part for name, part in block.items()}, times)
     parts["decoder_norm"] = Work(layer_norm=LAYER_NORM_COST * masked * narrow)

@@ -202,8 +202,8 @@ class AttentionViewer(Player[AttentionSettings]):
         rank = maps.rank(now.query)
         for layer in range(maps.config.depth):
             for head in range(self._heads) or (None,):
-                matrix, _ = all_queries(maps, stage, layer, head)
-                tops, weights = self._paint(maps, stage, matrix[[rank]])
+                row = maps.matrix(stage, layer, head)[[rank]].nan_to_num()
+                tops, weights = self._paint(maps, stage, row)
                 label = f"L{layer + 1} " + ("mean" if head is None else f"H{head + 1}")
                 share = 1 / max(1, np.count_nonzero(weights))
                 yield {"label": label, "fixed": 0, "tops": tops.tolist(), "share": share}, weights

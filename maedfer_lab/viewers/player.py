@@ -11,7 +11,7 @@ import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -146,7 +146,8 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
 
     def wait(self, timeout_s: float = 60) -> None:
         """Return once everything that the browser asked for is shown, else raise TimeoutError."""
-        self._beside.submit(int).result(timeout_s)
+        if wait([self._beside.submit(int)], timeout_s).not_done:
+            raise TimeoutError(f"the viewer is still at work after timeout_s={timeout_s}")
 
     def _show(self, settings: Settings, serial: int) -> None:
         view = replace(self._look(settings), fps=self.fps)

@@ -185,7 +185,6 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             sides["B: "] = now.beside, hidden
         found = [self._reconstruct(now, *side) for side in sides.values()]
         self.result, self.mask = found[0], hidden.repeat(model.grid.t)
-        kinds = ("appearance", "motion")[: 1 + model.target.motion]
         rows, sentences = [], []
         for (letter, (name, places)), result in zip(sides.items(), found, strict=True):
             mask = places.repeat(model.grid.t)
@@ -196,10 +195,14 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             sentences += [letter + word for word in self._words(now, name, mask, result)]
         if now.beside:
             rows = [scene.Row("original", scene.as_bytes(found[0].original)), *rows]
-        numbers = [("loss on hidden cubes", *(letter + kind for letter in sides for kind in kinds))]
+        columns = [
+            (letter + kind, kind, result.losses)
+            for (letter, (name, _)), result in zip(sides.items(), found, strict=True)
+            for kind in ("appearance", "motion")[: 1 + self.models[name].target.motion]
+        ]
+        numbers = [("loss on hidden cubes", *(head for head, _, _ in columns))]
         for name, label in {"model": "model", **BASELINES}.items():
-            losses = [result.losses[name][kind] for result in found for kind in kinds]
-            numbers.append((label, *(f"{loss:.4f}" for loss in losses)))
+            numbers.append((label, *(f"{of[name][kind]:.4f}" for _, kind, of in columns)))
         names = dict.fromkeys(name for name, _ in sides.values())
         by = " and ".join(map(scene.plain, names))
         return scene.View(
