@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 608,
     "bench": 2121,
-    "checkpoints": 2364,
+    "checkpoints": 2365,
     "config": 1196,
     "cost": 1315,
     "data": 5830,

@@ -77,9 +77,12 @@ def test_the_classes_have_the_hubs_methods(tmp_path):
     assert again.head.out_features == 4 and again.config.drop_path == 0.1
     with pytest.raises(ValueError, match="a classifier is no autoencoder"):
         PretrainedAutoencoder.from_pretrained(tmp_path)
+    save_pretrained(models()["autoencoder"], tmp_path)
+    with pytest.raises(ValueError, match="as_='classifier', num_classes=7"):
+        PretrainedClassifier.from_pretrained(tmp_path)
 
 
-def test_the_folder_says_what_it_is_and_an_incomplete_one_is_refused(tmp_path):
+def test_the_folder_says_what_it_is_and_an_incomplete_one_is_refused(tmp_path, monkeypatch):
     save_pretrained(models()["classifier"], tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_classes"] == 7 and config["model"]["region"] == [2, 2, 4]
@@ -93,3 +96,6 @@ def test_the_folder_says_what_it_is_and_an_incomplete_one_is_refused(tmp_path):
     for missing in (tmp_path / "none", str(tmp_path / "none")):  # without the network
         with pytest.raises(FileNotFoundError, match="none is not a folder"):
             from_pretrained(missing)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is not a folder here, and could"):
+        from_pretrained("nobody/nothing", cache_dir=tmp_path / "hub")

@@ -145,11 +145,12 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
         """
         found = from_pretrained(pretrained_model_name_or_path, **options)
         if not isinstance(found, cls):
-            what = ("a classifier is no autoencoder" if isinstance(found, Classifier)
-                    else "an autoencoder is no classifier")  # fmt: skip
-            raise ValueError(
-                f"{what}; use {type(found).__name__}, or load_checkpoint(folder, as_=)"
+            if isinstance(found, Classifier):
+                raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
+            how = (
+                "PretrainedAutoencoder, or load_checkpoint(folder, as_='classifier', num_classes=7)"
             )
+            raise ValueError(f"an autoencoder is no classifier; use {how}")
         return found
 
     def _save_pretrained(self, save_directory: Path) -> None:
