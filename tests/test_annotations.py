@@ -296,6 +296,7 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "class/person/clip", "calm loud", 2),
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "person/class/clip", "anna bert", 2),
         (("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"), None, "happy sad", 2),
+        (("a b", "1 2 3", "calm loud", "1.mp4"), "person/person/class/clip", "calm loud", 2),
     ],
 )
 def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
@@ -380,6 +381,8 @@ def test_a_person_or_a_file_on_both_sides_is_an_error(tmp_path):
           "a b/2.mp4\thappy\ty\ttesting\t8", "c/3.mp4\thappy\tx\ttraining\t9"], "\r", "utf-16"),
         (["age,file_name,class,person,usage", "7,a b/1 x.mp4,sad,x,train", "8,a b\\2.mp4,happy,y,"
           "eval", "9,C/3.MP4,happy,x,train"], "\n", "utf-16-le"),
+        (["path age class who set", "a b/1 x.mp4 7 sad x train", "  ", "a b/2.mp4 8 happy y test",
+          "c/3.mp4 9 happy x train"], "\n", "utf-8"),
     ],
 )  # fmt: skip
 def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
@@ -402,8 +405,10 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
         (["path,label,label", "a.mp4,0,1", "b.mp4,1,0"], "format", "names 'label' twice"),
         (["path,label", "a.mp4,happy", "b.mp4,1"], "spelling", "labels are names and numbers"),
         (["path,label", "a.mp4,happy", "b.mp4,NaN"], "label range", "label '' of 'b.mp4'"),
+        (['# maedfer annotations {"classes": ["sad", "happy"]}', "path,label", "a.mp4,0",
+          "b.mp4,1"], "format", "older version"),
     ],
-)
+)  # fmt: skip
 def test_tables_that_mislead_are_refused(lines, kind, words, tmp_path):
     videos(tmp_path, "a.mp4", "b.mp4")
     _, problems = find_annotations("csv", write_lines(tmp_path / "mine.csv", lines))

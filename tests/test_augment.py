@@ -301,7 +301,7 @@ def test_whole_draws_give_the_clip_that_timm_gives_frame_by_frame(key):
         assert difference.max() == 0
 
 
-@pytest.mark.parametrize("wrong", ["augmix-m3", "rand-m7-t3a", "rand-zz3"])
+@pytest.mark.parametrize("wrong", ["augmix-m3", "rand-m7-t3a", "rand-zz3", "rand-{0}"])
 def test_what_is_no_randaugment_is_refused(wrong):
     with pytest.raises(ValueError, match=r"rand-m7-n4-mstd0\.5-inc1"):
         draw_operations(wrong, 0)

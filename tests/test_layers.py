@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2365,
     "config": 1196,
     "cost": 1315,
-    "data": 5830,
+    "data": 5839,
     "drawn": 961,
     "figures": 1669,
     "inference": 1691,

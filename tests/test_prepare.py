@@ -274,6 +274,7 @@ def test_parts_joined_are_what_one_machine_writes(table, prepared, tmp_path):
     for number in (1, 2):
         report = small(table, folders[number], part=f"{number + 1}/3")
         assert f"part {number + 1}/3" in str(report) and report.clips == 2
+        assert f"{report.bytes / 1e6:.2f} MB" in str(report), "also of a few clips"
     with pytest.raises(FileNotFoundError, match="with --join"):
         open_shards(folders[1])
     with pytest.raises(ValueError, match=r"3 of 7 shards miss in .*: shard-00000.tar, shard-"):

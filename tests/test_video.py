@@ -167,6 +167,12 @@ def test_frames_outside_and_unknown_backends_are_refused(mp4):
         open_video(mp4, "opencv")
 
 
+def test_a_video_of_no_frames_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="frames is empty"):
+        writing.write_video(tmp_path / "a.mp4", iter(()), 25)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
 def test_images_of_any_kind_become_rgb(tmp_path, mode):
     grey = np.linspace(0, 255, 35).reshape(5, 7).astype(np.uint8)
@@ -330,6 +336,24 @@ def test_damage_in_the_middle_is_counted_and_said(tmp_path, name):
     if HAS_DECORD and name == "a.mp4":
         with pytest.raises(VideoError, match="decord misreads"):
             open_video(path, "decord")
+
+
+def test_the_same_damage_is_found_in_every_look(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", np.random.default_rng(0).integers(
+        0, 256, (1, 48, 64, 3), dtype=np.uint8)).read_bytes()  # fmt: skip
+    begin = whole.index(b"mdat") + 700
+    for seed in range(8):
+        data, noise = bytearray(whole), np.random.default_rng(seed)
+        for at in noise.integers(begin, begin + 1400, 4):
+            data[at] ^= int(noise.integers(1, 256))
+        (tmp_path / "a.mp4").write_bytes(data)
+        looks = set()
+        for _ in range(6):
+            try:
+                looks.add(glance(tmp_path / "a.mp4").damage)
+            except VideoError as error:
+                looks.add(error.reason)
+        assert len(looks) == 1, looks
 
 
 def test_hdr_and_oblong_pixels_are_remarked(tmp_path):

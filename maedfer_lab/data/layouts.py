@@ -331,7 +331,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     rows = [name.split("/")[:-1] for name in names]
     told = {
         kind: [parts[level] if len(parts) > level else None for parts in rows]
-        for level, kind in enumerate(kinds)
+        for level, kind in reversed([*enumerate(kinds)])  # of two persons the upper one
     }
     labels = [label or "" for label in told["class"]]
     found.classes = tuple(sorted(set(labels)))

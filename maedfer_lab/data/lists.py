@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from maedfer_lab.data.labels import WORDS
 
+OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
 # What a column may be called, without case and marks between words; the first one there is taken.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
 _SET = r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*"
@@ -167,6 +168,10 @@ def read_rows(
     used = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     if not used:
         return wrong(1, "the list is empty")
+    if lines[0].startswith(OLD):
+        return wrong(
+            1, "is of an older version's tables; read the data set itself, or cut this line"
+        )
     start, first = used[0] + 1, lines[used[0]]
     mark, columns, roles = max(
         (_header(first, mark) for mark in ",;\t| "),
@@ -181,7 +186,7 @@ def read_rows(
         for values in ([*map(str.strip, row)] for row in reader):
             extra, number = len(values) - len(columns) + 1, start + reader.line_num
             if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:
-                values = [" ".join(values[:extra]), *values[extra:]]  # spaces belong to the path
+                values = [" ".join(values[:extra]).strip(), *values[extra:]]  # one path
             if not any(values):
                 continue
             if len(values) != len(columns):

@@ -88,7 +88,7 @@ class Prepared:
     part: str = ""
 
     def __str__(self) -> str:
-        held = f"{self.clips:,} clips, {self.frames:,} frames, {self.bytes / 1e9:,.3f} GB"
+        held = f"{self.clips:,} clips, {self.frames:,} frames, {self.bytes / 1e6:,.2f} MB"
         lines = [f"{self.out}: {held} in {self.shards} shards"]
         if self.part:
             lines = [f"part {self.part} of {lines[0]}; with all parts in one folder, type --join"]

@@ -84,14 +84,14 @@ def timms(description: str) -> Any:
     """timm's own reading of a description such as "rand-m7-n4-mstd0.5-inc1"."""
     from timm.data.auto_augment import rand_augment_transform
 
-    wrong = f"rand_augment={description!r} {{}}, as in 'rand-m7-n4-mstd0.5-inc1'"
+    wrong, like = f"rand_augment={description!r}", "as in 'rand-m7-n4-mstd0.5-inc1'"
     try:
         found = rand_augment_transform(description, {"translate_pct": SHIFT})
     except (AssertionError, ValueError, KeyError) as error:
-        raise ValueError(wrong.format("must be a RandAugment")) from error
+        raise ValueError(f"{wrong} must be a RandAugment, {like}") from error
     if unknown := {op.name.removesuffix("Increasing") for op in found.ops} - KNOWN:
         what = f"asks for {', '.join(sorted(unknown))}; leave out the part that begins with t"
-        raise ValueError(wrong.format(what))
+        raise ValueError(f"{wrong} {what}, {like}")
     return found
 
 

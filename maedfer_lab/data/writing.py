@@ -67,6 +67,7 @@ def _encode(
         stream.thread_count = min(3 * (os.cpu_count() or 1) // 2, MOST_THREADS)
         if times is not None:
             stream.codec_context.time_base = CLOCK
+        i = -1
         for i, frame in enumerate(frames):
             if i == 0:
                 stream.height, stream.width = (side // 2 * 2 for side in frame.shape[:2])
@@ -75,6 +76,8 @@ def _encode(
             if times is not None:
                 picture.pts, picture.time_base = round(times[i] / CLOCK), CLOCK
             container.mux(stream.encode(picture))
+        if i < 0:
+            raise ValueError("frames is empty; a video needs at least one")
         container.mux(stream.encode(None))
 
 
