@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maedfer_lab.config import tiny
 from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
 from maedfer_lab.method.formulas import attention_pairs, lgi_block_by_loops
+from maedfer_lab.method.models import build_autoencoder
 
 stages = st.fixed_dictionaries(
     {
@@ -86,3 +90,9 @@ def test_pairs_follow_the_papers_formula():
     pairs = attention_pairs(800, 8)
     lgi = sum(pairs.values()) - pairs["joint (ViT)"]
     assert lgi / 800**2 == pytest.approx(1 / 8 + 1 / 100**2 + 1 / 100, abs=0.005)
+
+
+def test_blocks_of_the_encoder_grow_their_drop_path_from_zero():
+    config = replace(tiny().model, depth=3, drop_path=0.1)
+    blocks = build_autoencoder(config).encoder.blocks
+    assert [round(block.drop_path.rate, 3) for block in blocks] == [0.0, 0.05, 0.1]  # type: ignore

@@ -255,3 +255,8 @@ def test_measured_times_are_kept(tmp_path, monkeypatch):
     first = scaling.load_or_measure(sweep)
     assert scaling.load_or_measure(sweep) == first
     assert len(list((tmp_path / "runs").glob("complexity-*/result.json"))) == 1
+
+
+def test_no_decoder_blocks_cost_nothing():
+    found = formula.macs(replace(base().model, decoder_depth=0), "pretrain")
+    assert not {name for name in found if name in ("decoder_joint", "decoder_feed_forward")}
