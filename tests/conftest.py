@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,13 @@ def sets(tmp_path_factory) -> dict[str, Path]:
     """The six data sets as their authors ship them, in small; nobody changes them."""
     base = tmp_path_factory.mktemp("sets with a space")
     return {name: make_dataset(name, base / name) for name in MAKERS}
+
+
+@pytest.fixture(autouse=True)
+def signals_stay() -> Iterator[None]:
+    """Whoever handles Ctrl-C gives it back; else a later test is deaf to it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    left = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+    assert left == before, "the test has changed what SIGINT does"

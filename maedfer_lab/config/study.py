@@ -8,8 +8,10 @@ from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import ModelConfig, TargetConfig
 from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
-CORE_HOURS = 3.5  # of `make study`, measured beside other work
+CORE_HOURS = 4.5  # of `make study`, measured beside other work
 REFERENCE = "joint, lambda 0.5"
+LONG = "4 x length"  # of the reference's pre-training
+LONG_ALONE = f"{LONG}, lambda 1"
 FEW = (REFERENCE, "0.25 x length", "appearance only, lambda 1")
 MOST = (
     REFERENCE,
@@ -19,6 +21,7 @@ MOST = (
     "ViT at equal cost",
     "without stages 2 and 3",
     "ViT at equal parameters",
+    LONG,
 )
 
 
@@ -32,8 +35,10 @@ class StudyConfig:
         control, each chosen on tuning seeds as the pre-trained start's was.
     labels: numbers of labelled clips; `direction`: those at which the direction is asked for,
         of variants too; `conv`: those at which the convolutional control is trained.
-    variant_labels: labelled clips of a variant's fine-tuning for the expression.
-    variants: names; the first is the reference. variant_seeds: how many of the seeds they get.
+    variant_labels: labelled clips of a variant's fine-tuning for the expression; `long_labels`:
+        of those that are pre-trained longest.
+    variants: names; the first is the reference. variant_seeds: how many of the seeds they get
+        (`LONG` gets all).
     seeds: each stands for another initialisation, other masks, and other people in every set.
     """
 
@@ -45,6 +50,7 @@ class StudyConfig:
     direction: tuple[int, ...]
     conv: tuple[int, ...]
     variant_labels: int
+    long_labels: tuple[int, ...]
     variants: tuple[str, ...]
     variant_seeds: int
     seeds: tuple[int, ...]
@@ -102,8 +108,9 @@ def study(steps: int = 600, batch_size: int = 64) -> StudyConfig:
     )  # fmt: skip
     return StudyConfig(
         pretrain, finetune, scratch_lr=0.008, conv_lr=0.016,
-        labels=(70, 140, 280, 700, 1400), direction=(280,), conv=(280, 1400), variant_labels=700,
-        variants=MOST, variant_seeds=3, seeds=(0, 1, 2, 3, 4),
+        labels=(70, 140, 280, 700, 1400), direction=(280,), conv=(280, 1400),
+        variant_labels=700, long_labels=(140, 280, 700), variants=MOST,
+        variant_seeds=3, seeds=(0, 1, 2, 3, 4),
     )  # fmt: skip
 
 
@@ -120,6 +127,7 @@ def smoke_study() -> StudyConfig:
         direction=(28,),
         conv=(28,),
         variant_labels=28,
+        long_labels=(28,),
         variants=FEW,
         variant_seeds=1,
         seeds=(0,),

@@ -14,10 +14,12 @@ from maedfer_lab.figures.style import GREY, INK, PALETTE, drawing
 # Colours by what is shown, never by rank.
 LOOKS = {
     ("fine-tuned", "pre-trained"): (PALETTE[0], "o", "-"),
+    ("fine-tuned", "pre-trained, 4 x length"): (PALETTE[4], "D", "-"),
     ("fine-tuned", "from scratch"): (PALETTE[3], "s", "-"),
     ("fine-tuned", "small conv net"): (GREY, "^", "--"),
     ("linear probe", "pre-trained"): (PALETTE[0], "o", "-"),
-    ("attentive probe", "pre-trained"): (PALETTE[9], "D", "-"),
+    ("linear probe", "pre-trained, 4 x length"): (PALETTE[4], "D", "-"),
+    ("attentive probe", "pre-trained"): (PALETTE[9], "X", "-"),
     ("kNN", "pre-trained"): (PALETTE[0], "v", ":"),
     ("linear probe", "random, frozen"): (PALETTE[1], "o", "-"),
     ("kNN", "random, frozen"): (PALETTE[1], "v", ":"),
@@ -42,7 +44,12 @@ def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
                               markersize=14, markeredgecolor=INK, zorder=5)  # fmt: skip
             axis.set(title=f"{label}, {what}", ylabel="UAR on unseen people (%)")
             axis.axhline(CHANCE[label], color=INK, linestyle=":", linewidth=1)
-            axis.legend(fontsize=8, loc="best")
+            if "fine-tuned" in ways:
+                axis.legend(fontsize=8, loc="best")
+            else:  # many curves: the legend gets a place above them
+                low, high = axis.get_ylim()
+                axis.set_ylim(low, high + 0.4 * (high - low))
+                axis.legend(fontsize=7.5, loc="upper left", ncols=2)
     axes = bottom.subplots(1, len(data["confusions"]), sharey=True, squeeze=False)[0]
     places = range(len(data["classes"]))
     for axis, (start, matrix) in zip(axes, data["confusions"].items(), strict=True):
@@ -127,8 +134,9 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"One thing changed in the pre-training of the first row ({data['reference']}), fine-tuned "
         f"with {rows[0]['labels']} labels (direction: {rows[0]['direction labels']}); three seeds "
-        "(first row: five), each with other people. Means and 95 % intervals (Student's t), dots: "
-        "seeds; filled: the paired difference from the first row is apart from zero. Dotted: "
+        "(first row, 4 x length: five), each with other people. Means and 95 % intervals "
+        "(Student's t), dots: seeds; filled: the paired difference from the first row is apart "
+        "from zero. Dotted: "
         "chance, or the baseline, the better of predicting zero and interpolating. Below: mean "
         "held-out losses on the way."
     )

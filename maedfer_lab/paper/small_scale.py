@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maedfer_lab.config.study import REFERENCE
+from maedfer_lab.config.study import LONG, LONG_ALONE, REFERENCE
 from maedfer_lab.files import provenance
 
 Row = dict[str, Any]
@@ -100,7 +100,7 @@ def ledger(rows: Rows) -> list[Entry]:
     few = sorted({row["labels"] for row in rows if row["variant"] == REFERENCE and "labels" in row})
     fine: dict[str, Any] = {"how": "fine-tuned"}
     pre, scratch = {**fine, "start": "pre-trained"}, {**fine, "start": "from scratch"}
-    found: list[Entry | None] = []
+    found: list[Entry] = []
 
     def judge(id: str, claim: str, pairs: Sequence[tuple[dict, dict]], bound: float = 0.0) -> None:
         gaps = [
@@ -116,33 +116,53 @@ def ledger(rows: Rows) -> list[Entry]:
             )
             found.append(Entry(id, claim, verdict, evidence, known[-1]))
 
-    for name, label, counts in (("a1", "expression", few[1:3]), ("a2", "direction", few[2:3])):
+    for name, what, label, counts, variant in (
+        ("a1", "pre-training", "expression", few[1:3], REFERENCE),
+        ("a2", "pre-training", "direction", few[2:3], REFERENCE),
+        ("a4", "four times the pre-training", "expression", few[1:3], LONG),
+    ):
         which = " and ".join(map(str, counts))
         at = [{"label": label, "labels": count} for count in counts]
-        judge(name, f"pre-training beats training from scratch ({label}, {which} labels)",
-              [({**pre, **one}, {**scratch, **one}) for one in at])  # fmt: skip
-    probe = {"how": "linear probe", "label": "expression", "labels": few[-1] if few else 0}
-    judge("a3", f"pre-trained features beat random ones (linear probe, {probe['labels']} labels)",
-          [({**probe, "start": "pre-trained"}, {**probe, "start": "random, frozen"})])  # fmt: skip
-    motion = scores(rows, "motion", variant=REFERENCE, how="pre-training")
-    if motion:
-        gap = Interval.of([value - 1 for value in motion.values()])
-        verdict = "shown" if gap.ends[1] < -0.1 else "reversed" if gap.ends[0] > 0 else "not shown"
-        found.append(Entry("b1", "motion is learned (held-out loss 10 % below its zero line)",
-                           verdict, f"{gap.text(sign=True)} %", gap))  # fmt: skip
-    for id, claim, label, other, bound in (
+        judge(name, f"{what} beats training from scratch ({label}, {which} labels)",
+              [({**pre, **one, "variant": variant}, {**scratch, **one}) for one in at])  # fmt: skip
+    for name, what, counts, variant in (
+        ("a3", "pre-trained features", few[-1:], REFERENCE),
+        ("a5", "features of four times the pre-training", few[-2:-1], LONG),
+    ):
+        for count in counts:
+            probe = {"how": "linear probe", "label": "expression", "labels": count}
+            judge(name, f"{what} beat random ones (linear probe, {count} labels)",
+                  [({**probe, "start": "pre-trained", "variant": variant},
+                    {**probe, "start": "random, frozen"})])  # fmt: skip
+    for name, variant, when in (("b1", REFERENCE, ""), ("b3", LONG, " in four times the steps")):
+        motion = scores(rows, "motion", variant=variant, how="pre-training")
+        if motion:
+            gap = Interval.of([value - 1 for value in motion.values()])
+            low, high = gap.ends
+            verdict = "shown" if high < -0.1 else "reversed" if low > 0 else "not shown"
+            claim = f"motion is learned{when} (held-out loss 10 % below its zero line)"
+            found.append(Entry(name, claim, verdict, f"{gap.text(sign=True)} %", gap))
+    for id, claim, label, variant, other, bound in (
         ("b2", "appearance and motion beat appearance alone (direction)", "direction",
-         "appearance only, lambda 1", 0.0),
+         REFERENCE, "appearance only, lambda 1", 0.0),
+        ("b4", "appearance and motion beat appearance alone (direction), both four times as long",
+         "direction", LONG, LONG_ALONE, 0.0),
+        ("b5", "appearance and motion beat appearance alone (expression), both four times as long",
+         "expression", LONG, LONG_ALONE, 0.0),
         ("c1", "LGI-Former is as good as a ViT of equal cost", "expression",
-         "ViT at equal cost", NOT_WORSE),
+         REFERENCE, "ViT at equal cost", NOT_WORSE),
         ("c2", "LGI-Former is as good as a ViT of equal parameters", "expression",
-         "ViT at equal parameters", NOT_WORSE),
-        ("c3", "stages 2 and 3 are worth having", "expression", "without stages 2 and 3", 0.0),
-        ("d1", "longer pre-training helps (8 times)", "expression", "0.125 x length", 0.0),
+         REFERENCE, "ViT at equal parameters", NOT_WORSE),
+        ("c3", "stages 2 and 3 are worth having", "expression",
+         REFERENCE, "without stages 2 and 3", 0.0),
+        ("d1", "longer pre-training helps (8 times)", "expression",
+         REFERENCE, "0.125 x length", 0.0),
+        ("d2", "still longer pre-training helps (another 4 times)", "expression",
+         LONG, REFERENCE, 0.0),
     ):  # fmt: skip
         of = {**pre, "label": label, "labels": common_labels(rows, label)}
-        judge(id, claim, [(of, {**of, "variant": other})], bound)
-    return [entry for entry in found if entry is not None]
+        judge(id, claim, [({**of, "variant": variant}, {**of, "variant": other})], bound)
+    return sorted(found, key=lambda entry: entry.id)
 
 
 def _verdict(gaps: Sequence[Interval], bound: float) -> str:
@@ -158,12 +178,17 @@ def write_ledger(entries: Sequence[Entry]) -> str:
     return "\n".join([head, *lines])
 
 
+def start_of(row: Row) -> str:
+    """The start of a score, such as "pre-trained, 4 x length"."""
+    return f"{row['start']}, {LONG}" if row["variant"] == LONG else row["start"]
+
+
 def curves(rows: Rows) -> list[Row]:
     """UAR against labels, a curve per label, way and start; points carry their intervals."""
     found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     for row in rows:
-        if row["variant"] == REFERENCE and "uar" in row:
-            key = row["label"], row["how"], row["start"]
+        if row["variant"] in (REFERENCE, LONG) and "uar" in row:
+            key = row["label"], row["how"], start_of(row)
             found.setdefault(key, {}).setdefault(row["labels"], []).append(row["uar"])
     return [
         {
@@ -186,7 +211,7 @@ def write_curves(rows: Rows) -> str:
         if curve["how"] == "fine-tuned":
             points = (f"{p['labels']}: {100 * p['mean']:.1f} +- {100 * (p['half'] or 0):.1f}"
                       for p in curve["points"])  # fmt: skip
-            lines.append(f"{curve['label']:<11}{curve['start']:<16}{'   '.join(points)}")
+            lines.append(f"{curve['label']:<11}{curve['start']:<26}{'   '.join(points)}")
     return "\n".join(lines)
 
 
@@ -198,7 +223,7 @@ def gap_figure(rows: Rows, classes: Sequence[str], own: Rows = ()) -> dict[str, 
     chosen = {"label": "expression", "labels": at}
     return {
         "curves": curves(rows),
-        "own": list(own),
+        "own": [{**row, "start": start_of(row)} for row in own],
         "seeds": len({row["seed"] for row in reference}),
         "classes": list(classes),
         "confused_at": at,
@@ -263,11 +288,7 @@ def loss_curves(rows: Rows) -> dict[str, list[list[float]]]:
     """Mean held-out losses on the way (step, appearance, motion), of the targets' variants."""
     found: dict[str, list[np.ndarray]] = {}
     for row in rows:
-        if (
-            "lambda" in row["variant"]
-            and "curve" in row
-            and len(found.get(row["variant"], [])) < 10
-        ):
+        if "curve" in row and ("lambda" in row["variant"] or row["variant"] == LONG):
             found.setdefault(row["variant"], []).append(np.array(row["curve"]))
     return {name: np.mean(curves, axis=0).round(4).tolist() for name, curves in found.items()}
 

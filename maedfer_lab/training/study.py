@@ -33,7 +33,7 @@ from maedfer_lab.config import (
     output_folder,
     register_encoder,
 )
-from maedfer_lab.config.study import CORE_HOURS, REFERENCE, study
+from maedfer_lab.config.study import CORE_HOURS, LONG, LONG_ALONE, REFERENCE, study
 from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import macs, parameters, token_grid
 from maedfer_lab.data.table import Annotations, Clip
@@ -51,7 +51,7 @@ GRID_WIDTHS = 6  # positions="grid" gives each of three axes a sine and a cosine
 PRETRAINED, SCRATCH, CONV = "pre-trained", "from scratch", "small conv net"
 FINETUNED, LINEAR, ATTENTIVE, KNN = "fine-tuned", "linear probe", "attentive probe", "kNN"
 RANDOM, PIXELS = "random, frozen", "pixels"
-LENGTHS = (0.125, 0.25, 0.5, 2.0)  # of pre-training, in multiples of the reference's
+LENGTHS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of pre-training, in multiples of the reference's
 
 
 def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
@@ -65,8 +65,8 @@ def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
     def model(**changes: Any) -> PretrainConfig:
         return replace(whole, model=replace(whole.model, **changes))
 
-    def weighted(lam: float) -> PretrainConfig:
-        return replace(whole, target=replace(whole.target, motion_weight=1 - lam))
+    def weighted(lam: float, start: PretrainConfig = whole) -> PretrainConfig:
+        return replace(start, target=replace(start.target, motion_weight=1 - lam))
 
     wishes = ("cost", "parameters")
     vits = {f"ViT at equal {what}": vit_like(whole.model, what) for what in wishes}
@@ -74,6 +74,7 @@ def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
         REFERENCE: whole,
         **lengths,
         "appearance only, lambda 1": weighted(1.0),
+        LONG_ALONE: weighted(1.0, lengths[LONG]),
         "lambda 0.75": weighted(0.75),
         "lambda 0.25": weighted(0.25),
         "motion only, lambda 0": weighted(0.0),
@@ -164,8 +165,9 @@ class Piece:
 
 def pieces(config: StudyConfig) -> list[Piece]:
     """In the order in which they are run: the reference first, then variant after variant."""
-    rest = [Piece(v, s) for v in config.variants[1:] for s in config.seeds[: config.variant_seeds]]
-    return [Piece(config.variants[0], seed) for seed in config.seeds] + rest
+    few = config.seeds[: config.variant_seeds]
+    all_seeds = (config.variants[0], LONG)
+    return [Piece(v, s) for v in config.variants for s in (config.seeds if v in all_seeds else few)]
 
 
 def run_piece(
@@ -187,8 +189,10 @@ def run_piece(
         raise ValueError(f"variant={piece.variant!r} is not known; known: {', '.join(known)}")
     start = replace(known[piece.variant], seed=piece.seed)
     is_reference = piece.variant == config.variants[0]
-    parts = (start, config.finetune, config.scratch_lr, config.conv_lr, config.labels,
-             config.direction, config.conv, config.variant_labels, is_reference)  # fmt: skip
+    counts = config.long_labels if piece.variant.startswith(LONG) else (config.variant_labels,)
+    counts = config.labels if is_reference else counts
+    parts = (start, config.finetune, config.scratch_lr, config.conv_lr, counts, config.direction,
+             config.conv, is_reference)  # fmt: skip
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
     root = (output or output_folder()) / "runs" / "study"
     path = root / f"{piece.variant.replace(' ', '-')}-{piece.seed}-{digest}.json"
@@ -199,14 +203,18 @@ def run_piece(
     run = pretrain(start, **options)
     rows = [_pretraining_row(run)]
     plan = replace(config.finetune, model=start.model, init=start, seed=piece.seed)
-    asked = {"expression": (config.variant_labels,), "direction": config.direction}
-    for label in asked:
-        for count in config.labels if is_reference else asked[label]:
+    middle = config.labels[len(config.labels) // 2]
+    differs = "lambda" in piece.variant or piece.variant == LONG  # from others in its targets
+    for label in ("expression", "direction"):
+        for count in counts if is_reference or label == "expression" else config.direction:
             one = replace(plan, num_clips=count, drawn_label=label)
             rows += _probes(one, run, is_reference)
-            if label == "expression" or ("lambda" in piece.variant and count in config.direction):
+            if label == "expression" or (differs and count in config.direction):
                 for name, recipe in _starts(config, one, is_reference).items():
-                    rows.append(_score(finetune(recipe, **options), name, recipe))
+                    row = _score(finetune(recipe, **options), name, recipe)
+                    if not is_reference or (label, count) != ("expression", middle):
+                        del row["confusion"]  # it is of no figure, and long
+                    rows.append(row)
     facts = {"variant": piece.variant, "seed": piece.seed}
     rows = [{**facts, **row} for row in rows]
     source = provenance(profile=profile, seed=piece.seed, device=device_name(torch.device("cpu")),
@@ -391,7 +399,7 @@ def run_study(
 def own_points(
     config: StudyConfig, *, output: Path | None = None, profile: str = "none"
 ) -> list[Row]:
-    """Some points of the committed study again: from its shipped pre-training, and from scratch."""
+    """Points of the committed study again: from its shipped pre-training (`LONG`) and scratch."""
     rows = []
     for label in ("expression", "direction"):
         for count in config.labels if label == "expression" else config.direction:
@@ -401,7 +409,8 @@ def own_points(
             starts[PRETRAINED] = replace(plan, init=None, checkpoint=shipped("study"))
             for start in (PRETRAINED, SCRATCH):
                 run = finetune(starts[start], output=output, profile=profile)
-                rows.append({"variant": config.variants[0], "seed": config.seeds[0],
+                variant = LONG if start == PRETRAINED else config.variants[0]
+                rows.append({"variant": variant, "seed": config.seeds[0],
                              **_score(run, start, starts[start])})  # fmt: skip
     return rows
 
