@@ -59,7 +59,7 @@ BUDGETS = {
     "attention": 608,
     "bench": 2121,
     "checkpoints": 2365,
-    "config": 1205,
+    "config": 1206,
     "cost": 1315,
     "data": 5839,
     "drawn": 961,

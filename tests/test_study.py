@@ -92,7 +92,7 @@ def test_the_committed_study_is_whole_and_draws():
     assert found == {(piece.variant, piece.seed) for piece in pieces(config)}
     entries = ledger(rows)
     assert [entry.id for entry in entries] == [
-        "a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "c1", "c2", "c3", "d1", "d2",
+        "a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "b5", "c1", "c2", "c3", "d1", "d2",
     ]  # fmt: skip
     assert "make study" in write_ledger(entries)
     assert json.dumps(curves(rows), allow_nan=False)

@@ -8,7 +8,7 @@ from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import ModelConfig, TargetConfig
 from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
-CORE_HOURS = 4.5  # of `make study`, measured beside other work
+CORE_HOURS = 5.0  # of `make study`, measured beside other work
 REFERENCE = "joint, lambda 0.5"
 LONG = "4 x length"  # of the reference's pre-training
 LONG_ALONE = f"{LONG}, lambda 1"
@@ -22,6 +22,7 @@ MOST = (
     "without stages 2 and 3",
     "ViT at equal parameters",
     LONG,
+    LONG_ALONE,
 )
 
 
