@@ -123,9 +123,13 @@ def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_notebook(path, tmp_path / "executed", timeout_s=90)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_notebook(path, tmp_path / "executed", timeout_s=90)
+    finally:
+        signal.signal(signal.SIGINT, before)
     first, second = code_cells(tmp_path / "executed" / "01.ipynb")
     assert first.outputs[0].text == "kept\n" and second.execution_count is None
 
