@@ -39,7 +39,7 @@ PROFILES = ("smoke", "quick", "study", "full")
 def _profiles() -> dict[str, Profile]:
     # One thread each, two side by side, as `make reproduce` runs them.
     slow = {"01": 0.2, "02": 0.2, "03": 0.2, "05": 0.3, "06": 0.6, "07": 0.8, "09": 0.2, "11": 0.4}
-    quick = {**slow, "04": 7, "08": 2, "10": 0.5}
+    quick = {**slow, "04": 9, "08": 2, "10": 0.5}
     brief = replace(demo(), optim=replace(demo().optim, steps=1500))  # of 2,000: within minutes
     hours = 60 * CORE_HOURS / 2
     known = (
