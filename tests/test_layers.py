@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 608,
     "bench": 2121,
-    "checkpoints": 2365,
+    "checkpoints": 2375,
     "config": 1206,
     "cost": 1315,
     "data": 5839,

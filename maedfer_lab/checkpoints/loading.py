@@ -141,9 +141,8 @@ def load_checkpoint(
     try:
         is_autoencoder = as_ == "autoencoder" or (as_ == "auto" and weights.part == "autoencoder")
         if is_autoencoder and weights.part != "autoencoder":
-            raise ValueError(
-                f"{weights.name} has no decoder, so it loads with as_='classifier' alone"
-            )
+            no_decoder = "has no decoder, so it loads with as_='classifier' alone"
+            raise ValueError(f"{weights.name} {no_decoder}")
         settled = _settle(weights, given, is_autoencoder)
         settled = replace(settled, config=replace(settled.config, drop_path=drop_path))
         _check_fit(weights, settled.config)
@@ -153,7 +152,8 @@ def load_checkpoint(
         missing, used = _fill(model, weights, settled, seed)
         return LoadedCheckpoint(model.eval(), _report(weights, settled, model, used, missing))
     finally:
-        weights.verify()  # of all that may be wrong with a damaged file, this says it best
+        if weights.verified is not None:
+            weights.verified.result()  # of what is wrong with a damaged file, this says most
 
 
 # --- settling what parameters do not tell -----------------------------------------------------

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -356,8 +356,8 @@ class Weights:
     told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
     config: the model's, if we wrote the file. file: format, size and prefixes, in words.
     beside: what else lies in the file. epoch: when it was written, if it says so.
-    verify: raises ValueError where the file is not the one whose SHA-256 was recorded; that is
-        worked out in another thread while a model is built.
+    verified: raises ValueError where the file is not the one whose SHA-256 was recorded; a model
+        is built meanwhile, and given to nobody before.
     """
 
     name: str
@@ -371,14 +371,12 @@ class Weights:
     beside: tuple[str, ...] = ()
     epoch: str | None = None
     hugging_face: bool = False
-    verify: Callable[[], None] = lambda: None
+    verified: Future[None] | None = None
 
 
 def open_weights(source: Path | str) -> Weights:
     """Weights of a file, of a run's folder, of a folder that `save_pretrained` (ours, or that of
-    transformers) wrote, or shipped ones by name.
-
-    Whoever uses them calls `verify` before trusting them.
+    transformers) wrote, or shipped ones by name, whose checksum may not be `verified` yet.
     """
     path = locate(source)
     folder = path if path.is_dir() else path.parent
@@ -395,10 +393,12 @@ def open_weights(source: Path | str) -> Weights:
                 f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
             )
         path = files[0]
-    verify = _digest_check(path) if path.suffix == ".safetensors" else Weights.verify
+    beside_that = ThreadPoolExecutor(1)
+    verified = beside_that.submit(_check_digest, path)
+    beside_that.shutdown(wait=False)
     read = read_file(path)
     form = f"{read.format}, {read.num_bytes / 1e6:,.1f} MB"
-    weights = dataclasses.replace(recognise(read.content, str(path), form), verify=verify)
+    weights = dataclasses.replace(recognise(read.content, str(path), form), verified=verified)
     if weights.hugging_face and beside.is_file():
         try:
             told = read_hugging_face(_read_json(beside))
@@ -439,26 +439,18 @@ def facts_of(source: Path | str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _digest_check(path: Path) -> Callable[[], None]:
-    """Begin to compare with the SHA-256s that we recorded when we wrote the weights."""
-    besides = (path.with_name(CONFIG_FILE), path.with_name("result.json"))
-    told = {one.name: _read_json(one).get("sha256") for one in besides if one.is_file()}
-    recorded = {at: found.get(path.name) for at, found in told.items() if isinstance(found, dict)}
-    if not path.is_file() or not any(isinstance(digest, str) for digest in recorded.values()):
-        return Weights.verify
-    pool = ThreadPoolExecutor(1)
-    found = pool.submit(file_sha256, path)
-    pool.shutdown(wait=False)
-
-    def verify() -> None:
-        for at, digest in recorded.items():
-            if isinstance(digest, str) and digest != found.result():
-                raise ValueError(
-                    f"{path} is not the file that was written: its SHA-256 differs from the one in "
-                    f"{at}; it is damaged or was exchanged: copy it again"
-                )
-
-    return verify
+def _check_digest(path: Path) -> None:
+    """Compare with the SHA-256 that we recorded when we wrote the weights."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return
+    for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
+        recorded = _read_json(beside).get("sha256") if beside.is_file() else None
+        recorded = recorded.get(path.name) if isinstance(recorded, dict) else None
+        if isinstance(recorded, str) and recorded != file_sha256(path):
+            raise ValueError(
+                f"{path} is not the file that was written: its SHA-256 differs from the one in "
+                f"{beside.name}; it is damaged or was exchanged: copy it again"
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
