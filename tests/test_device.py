@@ -13,12 +13,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import default_collate
 
 from maedfer_lab.bench.floor import Operators
-from maedfer_lab.config import base, tiny
+from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, base, tiny
 from maedfer_lab.cost.memory import LiveBytes
+from maedfer_lab.method.models import build_classifier
+from maedfer_lab.runs import Run
 from maedfer_lab.training import device as module
 from maedfer_lab.training.device import CapturedStep, Halved, blocks_of, choose_compile, moved
+from maedfer_lab.training.finetune import FinetuneTask
 from maedfer_lab.training.loop import Stepper
 from maedfer_lab.training.pretrain import PretrainTask
+from maedfer_lab.training.stream import labelled_data
 
 CPU = torch.device("cpu")
 SMALL = replace(base().model, width=96, num_heads=4, decoder_width=48, decoder_heads=2)
@@ -64,7 +68,7 @@ def accelerated(task):
         stepper.network = Halved(task.model, torch.bfloat16)
     parameters = [*task.model.parameters()]
     capture = partial(again, parameters, runs)
-    stepper.captured = CapturedStep(stepper._of_batch, parameters, capture)
+    stepper.captured = CapturedStep(stepper._of_part, parameters, capture)
     return stepper, runs
 
 
@@ -94,7 +98,7 @@ def test_weights_cast_at_once_give_the_same_bits_by_fewer_operators():
     for network in (task.model, Halved(task.model, torch.bfloat16)):
         with Operators() as counted:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = task.loss(network, batch, 0, range(2))["loss"]
+                loss = task.loss(network, batch)["loss"]
             loss.backward()
         counts.append(counted.names.total())
         found.append([loss.detach(), *(p.grad for p in task.model.parameters())])
@@ -113,7 +117,7 @@ def test_checkpointing_takes_less_memory_and_gives_the_same_bits(encoder):
         batch = moved(batch_of(task), stepper.device)
         with LiveBytes() as memory:
             torch.manual_seed(0)
-            loss = task.loss(stepper.network, batch, 0, range(2))["loss"]
+            loss = task.loss(stepper.network, batch)["loss"]
             loss.backward()
         peaks.append(memory.peak)
         found.append([loss.detach(), *(p.grad for p in task.model.parameters())])
@@ -128,9 +132,27 @@ def test_a_step_never_waits_for_its_device():
     task, meta = task_of(), torch.device("meta")
     batch = moved(batch_of(task), meta)
     task.model.to(meta)
-    task.loss(task.model, batch, 0, range(2))["loss"].backward()
+    task.loss(task.model, batch)["loss"].backward()
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(torch.ones(1, device=meta))
+
+
+def test_a_captured_fine_tuning_step_draws_and_learns_the_same(tmp_path):
+    """Drop path, erasing and mixing: a graph that was recorded draws as the issued step does."""
+    config = FinetuneConfig(
+        model=replace(tiny().model, drop_path=0.5), optim=OptimConfig(3, 8, warmup_steps=1),
+        augment=Augment(rand_augment="", erase=0.5), num_clips=28, num_test=7,
+    )  # fmt: skip
+    data, rows = labelled_data(config), []
+    for is_captured in (False, True):
+        model = build_classifier(config.model, 7)
+        task = FinetuneTask(config, model, data, Run(tmp_path))
+        stepper = accelerated(task)[0] if is_captured else Stepper(task)
+        batches = (moved(default_collate([data.stream[8 * step + i] for i in range(8)]), CPU)
+                   for step in range(3))  # fmt: skip
+        rows.append([float(stepper.step(i, batches, stepper.shares)["loss"]) for i in range(3)])
+        rows.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert rows[0] == rows[2] and torch.equal(rows[1], rows[3])
 
 
 def test_a_share_of_hidden_tokens_has_a_graph_of_its_own():
@@ -149,7 +171,7 @@ def test_what_cannot_be_captured_is_issued_and_told():
     def refuse(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    stepper.captured = CapturedStep(stepper._of_batch, [*task.model.parameters()], refuse)
+    stepper.captured = CapturedStep(stepper._of_part, [*task.model.parameters()], refuse)
     with pytest.warns(UserWarning, match="could not be captured, it is issued: operation not"):
         row = stepper.step(0, iter([batch_of(task)]), stepper.shares)
     assert float(row["loss"]) > 0

@@ -92,9 +92,11 @@ class Toy(Task):
         slow, fast = self.parts[0].parameters(), self.parts[2].parameters()
         return torch.optim.AdamW([{"params": slow, "lr_scale": 0.5}, {"params": fast}])
 
-    def loss(self, network, batch, step, places):
-        loss = (network(batch).squeeze(1) - batch.mean(1)).square().mean()
-        return {"loss": loss * float("nan") if step == self.spoil else loss}
+    def finish(self, batch, step, places):
+        return batch * float("nan") if step == self.spoil else batch
+
+    def loss(self, network, batch):
+        return {"loss": (network(batch).squeeze(1) - batch.mean(1)).square().mean()}
 
     def judge(self):
         weights = float(sum(p.detach().abs().sum() for p in self.model.parameters()))
@@ -169,10 +171,10 @@ class Watched(Toy):
         self.groups, self.rates = (made := super().optimiser()).param_groups, []
         return made
 
-    def loss(self, network, batch, step, places):
+    def loss(self, network, batch):
         self.rates.append([group["lr"] for group in self.groups])
         self.seen = [*getattr(self, "seen", []), toy_weights(self).clone()]
-        return super().loss(network, batch, step, places)
+        return super().loss(network, batch)
 
 
 def test_the_mean_of_the_weights_is_judged_and_kept_the_weights_are_trained(tmp_path):

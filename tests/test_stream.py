@@ -170,15 +170,15 @@ def test_a_broken_clip_is_replaced_by_rule_and_listed(listed, tmp_path, workers,
     backwards = [other[i] for i in reversed(range(16))]
     assert all(map(torch.equal, [one[i] for i in range(16)], reversed(backwards)))
     assert one.replaced and set(one.replaced) == set(other.replaced)
-    loss = PretrainTask.loss
+    finish = PretrainTask.finish
     with monkeypatch.context() as patch:
 
-        def break_off(self, network, batch, step, places):
+        def break_off(self, batch, step, places):
             if step == 5:
                 raise RuntimeError("power cut")
-            return loss(self, network, batch, step, places)
+            return finish(self, batch, step, places)
 
-        patch.setattr(PretrainTask, "loss", break_off)
+        patch.setattr(PretrainTask, "finish", break_off)
         with pytest.raises(RuntimeError, match="power cut"):
             pretrain(config, output=tmp_path / "b")
     again = pretrain(config, output=tmp_path / "b")
@@ -207,7 +207,8 @@ def test_groups_mix_the_same_clips_whatever_the_number_of_processes(tmp_path):
 
     def loss(step, places):
         own = [8 * step + place for place in places]
-        return task.loss(model, (clips[own].clone(), labels[own]), step, places)["loss"]
+        batch = task.finish((clips[own].clone(), labels[own]), step, places)
+        return task.loss(model, batch)["loss"]
 
     with torch.no_grad():
         for step in range(steps):

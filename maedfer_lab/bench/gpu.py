@@ -63,7 +63,7 @@ def steps_and_feed(bench: Bench) -> None:
         partial(feed),
         *(partial(piece, num=num, way=way) for way in ("no", *compiled[:1])
           for piece, num in ((evaluation, tested), (finetuning, tuned))),
-        partial(finetuning, num=2 * tuned, way="no"),
+        *(partial(finetuning, num=2 * tuned, way=way) for way in ("no", *compiled[1:])),
         partial(largest, usual=usual),
     ]  # fmt: skip
     for piece in pieces:
@@ -119,7 +119,7 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
             bench.notes.append(f"{title}: COULD NOT be captured, so it was issued")
         kept = issued[-(1 if bench.smoke else ROUNDS) :]
         bench.add("gpu", f"{title}: issued by the host", {"ours": kept}, "step")
-        if way == "graph" or (way == "no" and task.is_static):
+        if way != "block":
             bench.notes.append(f"{title}\n{device_profile(step, bench.device)}")
     finally:
         stepper.close()

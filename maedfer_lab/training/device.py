@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple, get_args
@@ -36,7 +36,7 @@ def choose_compile(
 ) -> Literal["no", "block", "whole", "graph"]:
     """The way in which a run's step is compiled; "auto" goes by the device.
 
-    can_capture: the step depends on its batch alone, and no other process and no scaler joins it;
+    can_capture: no other process and no scaler joins a step, and it takes its batch at once;
     ValueError where a graph is asked for without it.
     """
     if isinstance(wanted, bool):
@@ -52,8 +52,7 @@ def choose_compile(
     if chosen == "graph" and not can_capture:
         raise ValueError(
             f"compile='graph' needs one process on a CUDA device ({device.type} here), in bf16 or "
-            "float32, accumulate=1, and a pre-training without colour jitter and blending; use "
-            "'block'"
+            "float32, accumulate=1, and no checkpointing; use 'block'"
         )
     return chosen  # type: ignore[return-value]
 
@@ -216,7 +215,9 @@ class CapturedStep:
         sizes = tuple((tensor.shape, tensor.dtype) for tensor in batch)
         if sizes not in self.graphs:
             try:
-                self.graphs[sizes] = self._record(batch)
+                # A resumed run captures at another step, and is to draw the same afterwards.
+                with forked_random(batch[0].device):
+                    self.graphs[sizes] = self._record(batch)
             except RuntimeError as error:
                 self.failed = True
                 warnings.warn(f"a step could not be captured, it is issued: {error}", stacklevel=2)
@@ -298,6 +299,11 @@ def one_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
 def _early(batches: Iterator[Any]) -> Iterator[Any]:
     """Each item once the one after it has been made."""
     return (batch for batch, _ in pairwise(chain(batches, [None])))
+
+
+def forked_random(device: torch.device) -> AbstractContextManager[None]:
+    """Put torch's random state, on the CPU and the device, back at the end."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def synchronize(device: torch.device) -> None:

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +56,7 @@ from maedfer_lab.method.models import (
 )
 from maedfer_lab.runs import Run
 from maedfer_lab.text import table
-from maedfer_lab.training.device import moved, synchronize
+from maedfer_lab.training.device import synchronize
 from maedfer_lab.training.loop import Stepper, Task, own_share
 from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
 from maedfer_lab.training.stream import pretraining_data, read_batches
@@ -243,7 +242,7 @@ class RandomTask(Task):
     """A training without its data: the same steps on clips of random numbers."""
 
     def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:
-        self.config, self.is_static = config, isinstance(config, PretrainConfig)
+        self.config = config
         if isinstance(config, PretrainConfig):
             self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         else:
@@ -261,12 +260,8 @@ class RandomTask(Task):
         split = model.split(model_mask(model, min(self.config.mask_ratio), len(batch), generator))
         return batch, split.visible, split.masked, split.decoder_positions
 
-    def loss(
-        self, network: nn.Module, batch: Any, step: int, places: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """The loss of frames (b T H W 3), prepared or not."""
-        if isinstance(batch, Tensor):
-            batch = moved(self.prepare(batch, step, places), batch.device)
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The loss of prepared frames (b T H W 3)."""
         frames, *indices = batch
         if indices:
             return {"loss": network(to_floats(frames), TokenSplit(*indices)).loss.total}
@@ -283,7 +278,8 @@ def _measure(stepper: Stepper, size: int, steps: int) -> Measured:
     model: Any = stepper.task.model
     sides = model.config.size_px, model.config.size_px
     clips = torch.randint(256, (size, model.config.frames, *sides, 3), dtype=torch.uint8)
-    batches, places, times = repeat(clips), [list(range(size))], []
+    places, times = [list(range(size))], []
+    batches = (stepper.task.prepare(clips, 0, places[0]) for _ in itertools.count())
 
     def step() -> None:
         stepper.step(0, batches, places)

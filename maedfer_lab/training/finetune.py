@@ -206,17 +206,15 @@ class FinetuneTask(Task):
         """AdamW with layer decay."""
         return finetune_optimiser(self.model, self.config)
 
-    def loss(
-        self, network: nn.Module, batch: tuple[Tensor, Tensor], step: int, places: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """Cross-entropy, of mixed clips and smoothed labels where the transform is published."""
-        if self.config.mode == "linear":
-            self.model.encoder.eval()  # no drop path in a frozen encoder
+    def finish(
+        self, batch: tuple[Tensor, Tensor], step: int, places: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Clips as floats; mixed, and with smoothed labels, where the transform is published."""
         self.step = step + 1
         frames, labels = batch
         config, augment = self.config, self.config.augment
         if augment is None:
-            return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
+            return to_floats(frames), labels
         first = step * config.optim.batch_size
         clips = finish_clips(
             frames, augment, [(config.seed, ERASE, first + place) for place in places]
@@ -228,7 +226,14 @@ class FinetuneTask(Task):
             key += () if config.mix_group is None else (own[0] // config.mix_group,)
             classes = len(self.data.table.classes)
             targets.append(mix_batch(clips[part], labels[part], classes, augment, *key)[1])
-        return {"loss": functional.cross_entropy(network(clips).float(), torch.cat(targets))}
+        return clips, torch.cat(targets)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy with the labels, or with shares of them."""
+        if self.config.mode == "linear":
+            self.model.encoder.eval()  # no drop path in a frozen encoder
+        clips, labels = batch
+        return {"loss": functional.cross_entropy(network(clips).float(), labels)}
 
     def judge(self) -> dict[str, float]:
         """Scores on the validation clips; better weights than before are kept in the folder."""
@@ -312,7 +317,7 @@ def finetune_command(
     seed: of weights and clips.
     workers: processes that read clips.
     tensorboard: write the log also for TensorBoard.
-    compile: auto compiles each kind of block on a GPU (block), nothing on a CPU (no).
+    compile: auto is graph on one GPU, block on several, no on a CPU, as in pre-training.
     checkpointing: compute a block's inside again for its gradient: less memory, a third more work.
     shard: weights and moments in shares on all processes, for models too large for one GPU.
     out: folder under which runs/ is written.

@@ -50,14 +50,12 @@ class Task(ABC):
         of what. Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
     idle_parameters: some that require a gradient get none in some steps; many processes then need a
         slower way of joining gradients.
-    is_static: `loss` depends on a prepared batch alone, so that a step can be captured.
     """
 
     config: PretrainConfig | FinetuneConfig
     model: nn.Module
     stream: Any
     idle_parameters: bool = False
-    is_static: bool = False
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
@@ -67,16 +65,17 @@ class Task(ABC):
         """What the host adds to a batch before it goes to the device: a tensor or a tuple."""
         return batch
 
+    def finish(self, batch: Any, step: int, places: Sequence[int]) -> Any:
+        """What the device makes of a prepared batch by random numbers of (seed, step, place)."""
+        return batch
+
     @abstractmethod
-    def loss(
-        self, network: nn.Module, batch: Any, step: int, places: Sequence[int]
-    ) -> Mapping[str, Tensor]:
+    def loss(self, network: nn.Module, batch: Any) -> Mapping[str, Tensor]:
         """Mean losses over a part of a batch: "loss" is followed, the others are logged with it.
 
         network: `model`, wrapped where there are many processes; call this one.
-        batch: the clips at `places` of the batch of step `step` (from 0), prepared, on the device.
-        places: in [0, batch_size), from `own_share`. What is random must depend on (seed, step,
-            place), or use torch's own random numbers, which the loop seeds for every part.
+        batch: prepared and finished, on the device. What is random beside it must use torch's own
+            random numbers, which the loop seeds for every part; so that a step can be captured.
         """
 
     @abstractmethod
@@ -162,7 +161,7 @@ def train(
             pin_memory=device.type == "cuda",
             replaced=task.replaced,
         )
-        held.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        held.enter_context(devices.forked_random(device))
         stop = held.enter_context(delayed_interrupt())
         bar = tqdm(total=optim.last_step, initial=start, desc=config.name, unit="step",
                    disable=not stepper.accelerator.is_local_main_process)  # fmt: skip
@@ -278,7 +277,7 @@ class Stepper:
         self.is_alone = number == 1
         half = amp_dtype(task.config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
-        can_capture = task.is_static and self.is_alone and half != torch.float16
+        can_capture = self.is_alone and half != torch.float16
         can_capture = can_capture and optim.accumulate == 1 and not checkpointing
         self.compiled = devices.choose_compile(compile, self.device, can_capture)
         network: Any = speed_up(task.model)
@@ -304,7 +303,7 @@ class Stepper:
             network = devices.Halved(task.model, half)
         self.network, self.skipped = network, 0
         is_captured = self.compiled == "graph"
-        self.captured = CapturedStep(self._of_batch, parameters) if is_captured else None
+        self.captured = CapturedStep(self._of_part, parameters) if is_captured else None
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
         self.shares = [
@@ -333,12 +332,13 @@ class Stepper:
         """Seconds of a step by itself: on one clip many times, without a reader beside it."""
         clips = iter([default_collate([self.task.stream[0]] * len(self.shares[0]))])
         batch, taken = moved(next(self.prepared(clips, 0)), self.device), []
+        batch = self.task.finish(batch, 0, self.shares[0])
         self.task.model.train()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with devices.forked_random(self.device):
             for _ in range(count):
                 before = time.perf_counter()
                 for _ in self.shares:
-                    (self.captured or self._of_batch)(batch)
+                    (self.captured or self._of_part)(batch)
                 self.optimiser.zero_grad()
                 devices.synchronize(self.device)
                 taken.append(time.perf_counter() - before)
@@ -384,10 +384,8 @@ class Stepper:
             torch.manual_seed(int(seed))
             is_last = part == len(shares)
             with nullcontext() if is_last else self.accelerator.no_sync(self.network):
-                if self.captured is None:
-                    losses = self._of_part(batch, step, places, len(shares))
-                else:
-                    losses = self.captured(batch)
+                batch = self.task.finish(batch, step, places)
+                losses = (self.captured or self._of_part)(batch)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach().float() / len(shares)
         scale = self.scaler.get_scale()
@@ -402,14 +400,11 @@ class Stepper:
                 torch._foreach_add_(self.means, weights, alpha=share)  # type: ignore
         return {"step": step + 1, "lr": rate, **means}
 
-    def _of_part(self, batch: Any, step: int, places: Sequence[int], parts: int) -> Losses:
+    def _of_part(self, batch: Any) -> Losses:
         with mixed_precision(self.task.config.precision, self.device):
-            losses = self.task.loss(self.network, batch, step, places)
-        self.accelerator.backward(self.scaler.scale(losses["loss"] / parts))
+            losses = self.task.loss(self.network, batch)
+        self.accelerator.backward(self.scaler.scale(losses["loss"] / len(self.shares)))
         return losses
-
-    def _of_batch(self, batch: Any) -> Losses:
-        return self._of_part(batch, 0, self.shares[0], 1)
 
     def read(self, rows: list[LogRow]) -> list[LogRow]:
         """The rows with their losses as numbers, averaged over the processes."""

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
@@ -36,7 +35,7 @@ from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, check_batch, model_mask
 from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import WEIGHTS, LogRow, Run
-from maedfer_lab.training.device import Compile, moved
+from maedfer_lab.training.device import Compile
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import Task, TrainedLog, train
 from maedfer_lab.training.optim import device_name, make_optimiser
@@ -173,7 +172,6 @@ class PretrainTask(Task):
 
     def __init__(self, config: PretrainConfig, data: RunData | None = None) -> None:
         self.config = config
-        self.is_static = not (config.jitter or config.blend)  # which draw on the host
         self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         if config.init is not None:
             warm_start(self.model, config.init)
@@ -195,22 +193,22 @@ class PretrainTask(Task):
         split = self.model.split(mask)
         return batch, split.visible, split.masked, split.decoder_positions
 
-    def loss(
-        self,
-        network: nn.Module,
-        batch: UInt8[Tensor, "b T H W 3"] | tuple[Tensor, ...],
-        step: int,
-        places: Sequence[int],
-    ) -> dict[str, Tensor]:
-        """Total, appearance and motion loss of these clips of a batch under the step's masks."""
-        config = self.config
-        if isinstance(batch, Tensor):
-            batch = moved(self.prepare(batch, step, places), batch.device)
-        frames, *indices = batch
+    def finish(
+        self, batch: tuple[Tensor, ...], step: int, places: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """Other colours and mixed clips, where the configuration asks for them; floats then."""
+        config, (frames, *indices) = self.config, batch
+        if not (config.jitter or config.blend):
+            return batch
         items = [step * config.optim.batch_size + place for place in places]
         rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
         clips = jitter_colours(to_floats(frames), config.jitter, rngs)
-        clips = blend_clips(clips, config.blend, rngs)
+        return blend_clips(clips, config.blend, rngs), *indices
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Total, appearance and motion loss of clips under the step's masks."""
+        clips, *indices = batch
+        clips = clips if clips.is_floating_point() else to_floats(clips)
         loss: Loss = network(clips, TokenSplit(*indices)).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
 
