@@ -121,7 +121,8 @@ def test_official_lists_of_another_machine_mean_the_same_clips(sets, tmp_path):
 def test_marks_of_other_systems_change_nothing(end, encoding, dfew):
     before = read_annotations("dfew", dfew)
     for path in dfew.rglob("set_*.csv"):
-        write_lines(path, [*path.read_text().splitlines(), "", "  "], end, encoding)
+        head, *lines = path.read_text().splitlines()
+        write_lines(path, [head.title().replace(",", ", "), *lines, "", "  "], end, encoding)
     assert read_annotations("dfew", dfew).clips == before.clips
 
 
@@ -297,6 +298,9 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "person/class/clip", "anna bert", 2),
         (("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"), None, "happy sad", 2),
         (("a b", "1 2 3", "calm loud", "1.mp4"), "person/person/class/clip", "calm loud", 2),
+        (("happy sad", "low high", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("male female", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
     ],
 )
 def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
@@ -321,6 +325,10 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("train tets", "happy sad", "1.mp4"), None, "train are splits, but tets beside them"),
         (("train tets", "happy sad", "1.mp4"), "split/class/clip", "the folder 'tets' is no split"),
         (("happy", "1.mp4"), None, "no two classes"),
+        (("P001 P002", "happy sad", "1.jpg"), None, "lie in the folders of classes .happy, sad."),
+        (("faces_224 videos", "happy sad", "1.mp4"), None, "videos/sad/1.mp4: the same clip as fa"),
+        (("happy sad", "face original", "1.mp4"), None, "sad/original/1.mp4: the same clip as sad"),
+        (("happy sad", "1.mp4 1.avi"), None, "sad/1.mp4: the same clip as sad/1.avi"),
     ],
 )  # fmt: skip
 def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):
@@ -338,6 +346,8 @@ def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tm
         ("train validate", "validate", "there is no test, so val is the test"),
         ("train", "train", "everything is given as train, nothing as val or test"),
         ("fold1 fold_2 Fold3", "fold1 fold_2 Fold3", "each of 3 folds is tested in turn"),
+        ("fold0 fold1", "fold0 fold1", "folds count from 0 here"),
+        ("01_train 02_val 03_test", "03_test", "the given split is used"),
     ],
 )
 def test_given_splits_are_used(sides, tested, note, tmp_path):
@@ -405,6 +415,11 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
         (["path,label,label", "a.mp4,0,1", "b.mp4,1,0"], "format", "names 'label' twice"),
         (["path,label", "a.mp4,happy", "b.mp4,1"], "spelling", "labels are names and numbers"),
         (["path,label", "a.mp4,happy", "b.mp4,NaN"], "label range", "label '' of 'b.mp4'"),
+        (["path,label,who,fold", "a.mp4,0,1,1", "b.mp4,1,1.0,2"], "subject overlap", "'1' is on"),
+        (["path,label,note", 'a.mp4,0,"', "b.mp4,1,"], "format", "quotation mark in or above"),
+        (["path,label"], "format", "no row follows"),
+        (['[{"path": "a.mp4", "label": 0},', '{"path": "b.mp4"}]'], "format", "is JSON"),
+        (["path,label", "a,0", "x/b,1"], "missing clips", "'x/b' does not exist, though 'b'"),
         (['# maedfer annotations {"classes": ["sad", "happy"]}', "path,label", "a.mp4,0",
           "b.mp4,1"], "format", "older version"),
     ],
@@ -436,6 +451,7 @@ def test_any_whole_number_is_a_label(labels, classes, note, tmp_path):
         ("dfew", "Clip/jpg_224", "Clip/original", "{:05}"),
         ("dfew", "Clip/clip_224x224_avi", "Clip/original", "{:05}.avi"),
         ("dfew", "Clip/original", "elsewhere", "{}.mp4"),
+        ("dfew", "dfew_faces", "dfew_frames", "{:05}"),
         ("mafw", "clips_faces", "clips", "{:05}"),
         ("mafw", "data/faces", "data/clips", "{:05}"),
         ("mafw", "frames_crop_align_224", "frames", "{:05}"),
@@ -483,6 +499,30 @@ def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
     table = read_annotations("folder", tmp_path)
     assert {clip.subject for clip in table.clips} == {"anna", "dora", "emil"}
     assert "2 files lie there under several people" in " ".join(table.notes)
+
+
+def test_what_is_not_read_is_told(tmp_path):
+    videos(tmp_path, *places("happy sad", "1.mp4 2.mp4"))
+    (tmp_path / "fear").mkdir()
+    write_lines(tmp_path / "split.csv", ["path,split", "happy/1.mp4,test"])
+    rows = [f"{name},{name[-5]},test" for name in places("happy sad", "1.mp4 2.mp4")]
+    write_lines(tmp_path / "MANIFEST.csv", ["file,identity,split", *rows])
+    notes = " ".join(read_annotations("folder", tmp_path).notes)
+    for words in ("1 folders that are empty", "such as split.csv", "not used: split"):
+        assert words in notes
+
+
+def test_folds_and_people_may_be_called_in_other_ways(tmp_path):
+    videos(tmp_path, *(f"{i}.mp4" for i in range(4)))
+    for fold in (0, 1):
+        tested = [f"{i}.mp4 {i % 2}" for i in range(4) if i // 2 == fold]
+        write_lines(tmp_path / f"test_{fold}.txt", tested)
+        write_lines(tmp_path / f"train_{1 - fold}.txt", tested)
+    table = read_annotations("csv", tmp_path)
+    assert table.folds.tolist() == [1, 1, 2, 2] and "count from 0" in " ".join(table.notes)
+    rows = [f"{i}.mp4,{i % 2},{'?' if i else 'Unknown'},{1 + i // 2}" for i in range(4)]
+    write_lines(tmp_path / "mine.csv", ["file,label,who,fold", *rows])
+    assert {clip.subject for clip in read_annotations("csv", tmp_path / "mine.csv").clips} == {None}
 
 
 def test_letter_case_is_never_guessed(tmp_path):

@@ -239,6 +239,17 @@ def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):
     assert psnr(open_video(unsorted.path).read(range(12)), whole) > 33
 
 
+@pytest.mark.parametrize(
+    "rows", [["a,0,train", "b,1,tset"], ["a,0.5,test"], ["a,0,test", "a,1,test"]]
+)
+def test_a_table_that_contradicts_itself_is_not_prepared(rows, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode())
+    (tmp_path / "mine.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(ValueError, match="maedfer doctor lists all"):
+        prepare_command("csv", root=tmp_path / "mine.csv", out=tmp_path / "out")
+
+
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "empty.mp4").touch()
     table = Annotations("csv", ("a",), (Clip(tmp_path / "empty.mp4", 0, 1),), tmp_path)

@@ -117,7 +117,7 @@ def portraits(folder, number=6):
         for i in range(number):
             picture = np.full((24, 20, 3), 20 + 30 * i, np.uint8)
             opened.writestr(f"{i}.png", cv2.imencode(".png", picture)[1].tobytes())
-            rows.append(f"{i}.png,person {i // 3},{'train' if i < number - 1 else 'test'}")
+            rows.append(f"{i}.png,person {i // 3},{'Train' if i < number - 1 else 'test'}")
     archive.with_suffix(".csv").write_text("\n".join(rows))
     return archive
 

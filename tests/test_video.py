@@ -356,13 +356,13 @@ def test_the_same_damage_is_found_in_every_look(tmp_path):
         assert len(looks) == 1, looks
 
 
-def test_hdr_and_oblong_pixels_are_remarked(tmp_path):
-    options = {"x264-params": "transfer=smpte2084"}
+def test_hdr_interlaced_and_oblong_pixels_are_remarked(tmp_path):
+    options = {"x264-params": "transfer=smpte2084:tff=1"}
     path = write_video(tmp_path / "a.mp4", moving_frames(3), pix_fmt="yuv420p10le",
                        options=options, aspect=Fraction(4, 3))  # fmt: skip
     reader = open_video(path)
     assert reader.width == 64
-    assert "not square" in str(reader.remarks) and "HDR" in str(reader.remarks)
+    assert all(word in str(reader.remarks) for word in ("not square", "HDR", "interlaced"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")

@@ -20,10 +20,9 @@ from PIL import Image
 
 from maedfer_lab.config import finetune_recipe
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.labels import Labels, label_number, published_labels
-from maedfer_lab.data.layouts import named
+from maedfer_lab.data.labels import Labels, published_labels
 from maedfer_lab.data.lists import Clip, Problem
-from maedfer_lab.data.readers import DECIMALS, UNSORTED, Glance, glance
+from maedfer_lab.data.readers import DECIMALS, TWICE, UNSORTED, Glance, glance
 from maedfer_lab.data.table import TEXT_ORDER, Annotations, find_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
@@ -39,6 +38,7 @@ SHOWN = (0, 5, 10, 15)  # of the 16 frames of a clip
 SQUARE = 1.15  # longer over shorter side up to which a picture passes for a face crop
 ORDERS = {
     UNSORTED: "the official code reads the frames of these as text, 10.jpg before 2.jpg",
+    TWICE: "each image counts as a frame: leave one for each, under names of one kind",
     DECIMALS: "name frames with a fixed number of decimals, 1.09 and 1.10, if 9 comes before 10",
 }
 # Level, check, what is said, and whether it is so of a clip and how the recipe frames it.
@@ -217,13 +217,6 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
         yield Finding("error", kind, message, tuple(places))
     if (labels := published_labels(table.dataset)) is not None:
         yield from counts_findings(table, labels)
-        if wrong := tuple(
-            f"{table.name(clip)} is listed as {table.classes[clip.label]} ({clip.source})"
-            for clip in table.clips
-            if _name_label(labels, clip) not in (None, clip.label)
-        ):
-            message = f"{_many(len(wrong), 'clip')} listed as another class than the path says"
-            yield Finding("error", "label order", message, wrong)
     if table.dataset != "voxceleb2":
         yield from _of_classes(table)
     for note in table.notes:
@@ -259,14 +252,6 @@ def counts_findings(table: Annotations, labels: Labels) -> Iterator[Finding]:
         )
         message = f"clips per class and side of the folds are {'not ' * bool(other)}the published"
         yield Finding("error" if other else "note", "folds", message + " ones", other)
-
-
-def _name_label(labels: Labels, clip: Clip) -> int | None:
-    """The label that a clip's own path tells, in the data sets whose paths do."""
-    if labels.name == "ferv39k":
-        return label_number(clip.path.parent.name, labels.classes)
-    told = named(clip.path.as_posix(), labels) if labels.test_fold else None
-    return told[0] if told else None
 
 
 def _of_classes(table: Annotations) -> Iterator[Finding]:

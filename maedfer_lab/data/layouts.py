@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from maedfer_lab.data.labels import WORDS, Labels, is_expression, label_number, plain_word
@@ -19,6 +20,7 @@ from maedfer_lab.data.lists import Clip, Found, ListFile, Row, fold_of, read_row
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 MOST_FOLDS = 10_000  # each is counted
+_KEEP = "keep one, or point root at one"
 _KINDS = {
     **dict.fromkeys(VIDEO_SUFFIXES, "video"),
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
@@ -27,6 +29,7 @@ _KINDS = {
 _PERSON = re.compile(WORDS["folder of a person"].replace("PERSON", WORDS["person"]))
 _NAMED_PERSON = re.compile(rf"(?i)(?:{WORDS['person']})[ _.-]*\d+")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
+_SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
 # Who is seen, told by a path: (whether every clip has to fit, since it is short, pattern).
 _PEOPLE = [
     (must_fit, re.compile(pattern.replace("PERSON", WORDS["person"])))
@@ -77,6 +80,8 @@ def scan(root: Path) -> Tree:
             continue
         seen.add(identity)
         below[:] = [name for name in below if name[0] != "."]
+        if not below and not names:
+            ignored["folders that are empty"].append(place)
         for name in [name for name in below if name.casefold() in WORDS["no data"]]:
             below.remove(name)
             ignored[f"folders {name}"].append(place / name)
@@ -149,7 +154,9 @@ def _listed_people(
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
     finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv", found)
     before = len(found.problems)
-    rows, _ = read_rows(manifest, found, need=("path", "subject"))
+    rows, roles = read_rows(manifest, found, need=("path", "subject"))
+    if unused := [column for role, column in roles.items() if role in ("label", "split")]:
+        found.notes.append(f"columns of {manifest.name} that are not used: {', '.join(unused)}")
     found.people_told, is_sound = True, len(found.problems) == before
     who: dict[Path, str] = {}
     lost, twice = [], []
@@ -172,6 +179,7 @@ def _listed_people(
 
 def same_person(name: str) -> tuple[str, ...]:
     """Equal for two spellings of one person: "Actor 1" and "actor_01"."""
+    name = re.sub(r"^(\d+)\.0+$", r"\1", name)  # as pandas writes a column with gaps
     words = re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).casefold())
     return tuple(word.lstrip("0") or "0" for word in words) or (name,)
 
@@ -187,6 +195,9 @@ def fold_clips(
     What is given as test is tested, else as val; val beside a test is trained on.
     """
     test_fold: dict[Path, int] = {}
+    if any(part and not fold for part, fold in sides):
+        sides = {(part, fold + 1): paths for (part, fold), paths in sides.items()}
+        found.notes.append("folds count from 0 here: fold 1 is the one called 0, and so on")
     every = set().union(*(paths for (part, _), paths in sides.items() if part))
     for fold in sorted({fold for _, fold in sides}):
         train, val, test = (sides.get((part, fold), set()) for part in ("train", "val", "test"))
@@ -245,7 +256,9 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
                 f"splits, but {', '.join(others[:5])} beside them is none: rename it (train, val, "
                 "test), move it away, or type --layout class/clip"
             )
-        if len(words[level]) > 1 and (len(sides[level]) > 1 or all(map(fold_of, words[level]))):
+        if len(words[level]) > 1 and (
+            len(sides[level]) > 1 or None not in map(fold_of, words[level])
+        ):
             if "split" in kinds:
                 raise ValueError("two levels of folders are splits; point root at one of the folds")
             kinds[level] = "split"
@@ -270,7 +283,9 @@ def _class_level(
     levels: list[list[str]], words: list[list[str]], kinds: list[str], free: list[int]
 ) -> int:
     """The level of `free` that holds the classes: by words for expressions, else for people."""
-    likely = [i for i in free if _most(words[i], is_expression)] or free[:2]
+    share = {i: sum(map(is_expression, words[i])) / len(words[i]) for i in free}
+    best = max(share.values())
+    likely = [i for i in free if share[i] == best >= 0.5] or free[:2]
     first, second = likely[0], likely[-1]
     people = [i for i in likely if _most(words[i], _PERSON.fullmatch)]
     if len(likely) == 1 or people == [second]:
@@ -320,6 +335,12 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     names = {tree.name(path): path for path in tree.videos if path != tree.root}
     try:
         below = [name for name in names if "/" in name]
+        images = sorted({path.name for path, number in tree.videos.items() if number})
+        if not layout and images and _most(images, is_expression):
+            raise ValueError(
+                f"pictures lie in the folders of classes ({', '.join(images[:3])}); give each clip "
+                f"a folder of its own there, such as {images[0]}/clip1/1.jpg (stills are no clips)"
+            )
         kinds = layout_of(layout) if layout else guess_layout(below or ["/"])
     except ValueError as error:
         raise ValueError(f"root={str(tree.root)!r}: {error}") from None
@@ -344,10 +365,18 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
             who = [None] * len(who)  # a class or a split is no person
         found.notes += told_by_names(who)
     folds = _folder_folds(told["split"], list(names.values()), found) if "split" in told else {}
-    for path, parts, label, person in zip(names.values(), rows, labels, who, strict=True):
+    first: dict[tuple[str, ...], str] = {}
+    for (name, path), parts, label, person in zip(names.items(), rows, labels, who, strict=True):
         number, source = found.classes.index(label), f"folder {'/'.join(parts[:depth])}"
+        levels = zip_longest(kinds[: len(parts)], parts, fillvalue="*")
+        kept = (part for kind, part in levels if kind != "*" or not _SHOWN_AS.fullmatch(part))
+        if (there := first.setdefault((*kept, _bare(path.name)), name)) != name:
+            found.problem("duplicates", name, f"the same clip as {there}; {_KEEP}")
         fold = folds.get(path, 0)
         found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
+    if others := [path for path in tree.lists if path != tree.root / "MANIFEST.csv"]:
+        told = f"{len(others):,} lists are not read, such as {tree.name(others[0])}"
+        found.notes.append(f"{told}; dataset csv reads one")
     if kinds != ("class",):
         counts = f"{len(found.classes)} classes, {len(set(who) - {None}):,} people"
         how = "as asked" if layout else "--layout asks for another reading"
@@ -362,10 +391,11 @@ def _folder_folds(
     sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
     for text, path in zip(texts, paths, strict=True):
         number = fold_of(text or "")
-        sides[("test", number) if number else (side_of(text or "") or "", 1)].add(path)
-    if all(fold_of(text or "") for text in texts):
+        key = ("test", number) if number is not None else (side_of(text or "") or "", 1)
+        sides[key].add(path)
+    if all(fold_of(text or "") is not None for text in texts):
         found.splits = False
-        found.notes.append(f"each of {max(n for _, n in sides)} folds is tested in turn")
+        found.notes.append(f"each of {len(sides)} folds is tested in turn")
     else:
         _given(sides, found)
         if odd := [text for text in texts if not side_of(text or "")]:
@@ -437,8 +467,7 @@ def read_named(tree: Tree, labels: Labels) -> Found:
         else:
             label, subject = told
             if (there := first.setdefault((stem, subject), path)) != path:
-                what = f"the same clip as {tree.name(there)}; keep one, or point root at one"
-                found.problem("duplicates", name, what)
+                found.problem("duplicates", name, f"the same clip as {tree.name(there)}; {_KEEP}")
             fold, source = labels.test_fold[subject], f"{labels.title} names"
             found.clips.append(Clip(path, label, fold, frames, source, str(subject)))
     found.notes += [f"left out: {what} ({number:,})" for what, number in sorted(skipped.items())]
@@ -459,6 +488,14 @@ def named(name: str, labels: Labels) -> tuple[int, int] | None:
     if match is None or match["code"] not in codes:
         return None
     return codes.index(match["code"]), int(match["who"])
+
+
+def _path_label(name: str, labels: Labels) -> int | None:
+    """The label that a clip's own path tells, in the data sets whose paths do."""
+    if labels.name == "ferv39k":
+        return label_number(PurePosixPath(name).parent.name, labels.classes)
+    told = named(name, labels) if labels.test_fold else None
+    return told[0] if told else None
 
 
 # ---- Lists -------------------------------------------------------------------------------------
@@ -515,12 +552,12 @@ class Finder:
                 "which the name does not say whether they are crops of faces; rename that folder "
                 "(faces, if so), or point root at the clips and lists at the lists"
             )
-        if rest:
-            less = f"{', '.join(rest)} lies there as well, which suits training less: point root "
-            self._found.notes.append(f"clips are taken from {taken}; {less}at it to use it")
-        elif "scenes" in taken:
-            less = "training expects crops of faces"
-            self._found.notes.append(f"clips are taken from {taken}; {less}")
+        less = [f"{', '.join(rest)} lies there as well, which suits training less"] * bool(rest)
+        less += [f"not from such as {path.parent}" for path in alike[:1]]
+        less = [*less, "point root at it to use it"] if less else []
+        less = less or ["training expects crops of faces"] * ("scenes" in taken)
+        if less:
+            self._found.notes.append(f"clips are taken from {taken}; {'; '.join(less)}")
         return wanted
 
     def _tail(self, name: str) -> str:
@@ -551,7 +588,8 @@ class Finder:
                 return same[0] if len(same) == 1 else same
         same = self._by_name.get(self._tail("/".join(parts)), [])
         if whole or not same or self._is_own or len(parts) < self.parts:
-            return whole or f"{listed!r} does not exist"
+            but = f", though {self._tree.name(same[0])!r} does" if same else ""
+            return whole or f"{listed!r} does not exist{but}"
         return same[0] if len(same) == 1 else same
 
 
@@ -582,7 +620,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         if not file.part:
             rows = _checked(rows, roles.get("split"), name, found)
         found.people_told |= "subject" in roles
-        native |= {row.where for row in rows if roles.get("path") == "video_name"}
+        native |= {row.where for row in rows if roles.get("path", "").lower() == "video_name"}
         pairs += [(file, row) for row in rows]
     texts = {row.label for _, row in pairs}
     if not found.classes:
@@ -602,6 +640,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
             found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
         elif meant and (there := seen.setdefault((meant[0], file), row)) is not row:
             what = f"{row.path!r} stands in {there.where} already"
+            what += f", as {there.label}" * (there.label != row.label)
             found.problem("duplicates", row.where, what)
         elif meant:
             path, label = meant
@@ -618,6 +657,9 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     for path in sorted(first, key=natural_key):
         label, row = first[path]
         fold, who = folds.get(path, 0), row.subject or None
+        if labels and (said := _path_label(tree.name(path), labels)) not in (None, label):
+            what = f"{tree.name(path)} is listed as {labels.classes[label]}, its path says "
+            found.problem("label order", row.where, what + labels.classes[said])
         found.clips.append(Clip(path, label, fold, tree.videos.get(path), row.where, who))
     left = len(finder.videos) - len(first)
     found.notes += [f"{left:,} clips below root are in no list"] * (left > 0)

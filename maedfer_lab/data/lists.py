@@ -15,11 +15,16 @@ from maedfer_lab.data.labels import WORDS
 OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
 # What a column may be called, without case and marks between words; the first one there is taken.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
-_SET = r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*"
 _SIDES = {
-    "train": re.compile(rf"tr(?:ai)?n(?:ing)?{_SET}"),
-    "val": re.compile(rf"(?:val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?){_SET}"),
-    "test": re.compile(rf"(?:te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout){_SET}"),
+    side: re.compile(
+        rf"(?:[^\W_]+[ _.-]+)?(?:{words})(?:[ _-]*(?:set|split|data|clips|videos|faces|\d+))*"
+        r"(?:[ _.-]+[^\W_]+)?"  # 01_train, test_afew
+    )
+    for side, words in (
+        ("train", r"tr(?:ai)?n(?:ing)?"),
+        ("val", r"val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?"),
+        ("test", r"te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout"),
+    )
 }
 # Of several kinds of lists in one archive: words that a path must (or must not) hold.
 _WANTED = (("mafw", "compound", False), ("dfew", "single", True), ("ferv39k", "all", True),
@@ -173,6 +178,8 @@ def read_rows(
             1, "is of an older version's tables; read the data set itself, or cut this line"
         )
     start, first = used[0] + 1, lines[used[0]]
+    if re.match(r"\s*\[?\s*(\{\s*\"|\[?\s*$)", first):
+        return wrong(start, "is JSON; write it as CSV with columns such as path and label")
     mark, columns, roles = max(
         (_header(first, mark) for mark in ",;\t| "),
         key=lambda told: len(told[2].keys() & set(need)),
@@ -182,9 +189,15 @@ def read_rows(
             return wrong(start, f"the header names {twice[0]!r} twice; leave one of these columns")
         if unused := [column for column in columns if column and column not in roles.values()]:
             found.notes.append(f"columns of {name} that are not used: {', '.join(unused)}")
-        reader = csv.reader(io.StringIO("\n".join(lines[start:]), newline=""), delimiter=mark)
-        for values in ([*map(str.strip, row)] for row in reader):
-            extra, number = len(values) - len(columns) + 1, start + reader.line_num
+        text = io.StringIO("\n".join(lines[start:]), newline="")
+        reader = csv.reader(text, delimiter=mark, strict=True)
+        try:
+            table = [(start + reader.line_num, [*map(str.strip, row)]) for row in reader]
+        except csv.Error as error:
+            what = f"a quotation mark in or above this line is not closed as it should: {error}"
+            return wrong(start + reader.line_num, what)
+        for number, values in table:
+            extra = len(values) - len(columns) + 1
             if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:
                 values = [" ".join(values[:extra]).strip(), *values[extra:]]  # one path
             if not any(values):
@@ -193,9 +206,9 @@ def read_rows(
                 wrong(number, f"{len(values)} values, but the header names {len(columns)} columns")
                 continue
             cells = dict(zip(columns, values, strict=True))
-            told = {role: _known(cells[column]) for role, column in roles.items()}
+            told = {role: _known(cells[column], role) for role, column in roles.items()}
             rows.append(Row(f"{name} line {number}", **told))
-        return rows, roles
+        return (rows, roles) if table else wrong(start, "no row follows this header")
     cells = re.split(r"[,;\t|]", first)
     words = all(re.fullmatch(r"\s*[\"']?[^\W\d][\w .()-]*[\"']?\s*", cell) for cell in cells)
     heads = (len(lacks) < len(need) or len(cells) > 1) and words and not knows(cells[0].strip())
@@ -226,9 +239,13 @@ def _header(line: str, mark: str) -> tuple[str, list[str], dict[str, str]]:
     return mark, columns, roles
 
 
-def _known(cell: str) -> str:
-    """A cell; nothing for what spreadsheets and pandas write where nothing is known."""
-    return "" if cell.casefold() in WORDS["nothing"] else cell
+def _known(cell: str, role: str) -> str:
+    """A cell; nothing for what people, spreadsheets and pandas write where nothing is known."""
+    return (
+        ""
+        if cell.casefold() in (*WORDS["nothing"], *WORDS["nobody"] * (role == "subject"))
+        else cell
+    )
 
 
 def _parted_by(lines: list[str], knows: Callable[[str], bool]) -> str:

@@ -142,8 +142,8 @@ def prepare_command(
     join: finish a set of which all parts are written, in --out or in these folders.
     """
     table, problems = find_annotations(dataset, root, lists, layout)
-    for problem in problems:  # what a prepared set could not tell any more
-        if problem.kind in ("people", "subject overlap", "identical clips", "spelling"):
+    for problem in problems:  # all but clips left out is what a prepared set could tell no more
+        if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
             raise ValueError(f"{problem} (maedfer doctor lists all)")
     return prepare(
         table, out, size_px=size_px, margin=margin, framing=framing, quality=quality, store=store,

@@ -40,6 +40,7 @@ WRONG_RATE = "clips whose stated frame rate is wrong (the rate is taken from the
 JUMPS = "clips whose time stamps jump (a jump counts as one frame)"
 TRACKS = "clips with several video tracks (the default one is read)"
 OBLONG = "clips whose pixels are not square (read as stored, so faces are stretched)"
+COMBED = "clips that are interlaced (read without deinterlacing: motion is combed)"
 PALE = "clips in HDR (read without tone mapping: pale)"
 
 
@@ -83,6 +84,8 @@ class PyAVReader(VideoReader):
         self._jump(0)
         first = self._decoded_frame(min(set(range(len(self._bad) + 1)) - self._bad))
         self.height, self.width = _upright(first).shape[:2]
+        if first.interlaced_frame:
+            self.remarks += (COMBED,)
         if "DISPLAYMATRIX" in first.side_data:
             self.remarks += (TURNED,)
             self.is_plain = False

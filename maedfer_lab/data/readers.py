@@ -9,6 +9,7 @@ other frames than the ones asked for, or other colours.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -31,9 +32,11 @@ from maedfer_lab.data.video import (
 
 BACKENDS = ("auto", "decord", "pyav", "images")
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # what a .jpg or .png is found to be
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
+TWICE = "clips whose frames are named in several ways or twice (all are read: copies, masks?)"
 DECIMALS = "clips with frames such as 1.9 and 1.10 (read as decimal numbers: 1.10 comes first)"
 
 
@@ -91,7 +94,11 @@ class ImagesReader(VideoReader):
         dotted = self.images
         if any("." in image.stem for image in self.images):  # else one reading, and no second sort
             dotted = sorted(self.images, key=lambda image: natural_key(image, dotted=True))
-        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted}
+        shapes = {name.translate(_NO_DIGITS) for name in names}
+        has_numbers = any(map(str.isdecimal, "".join(names)))
+        numbers = {re.sub(r"(?<![\d.])0+(?=\d)", "", name) for name in names}
+        is_twice = (has_numbers and len(shapes) > 1) or len(numbers) < len(names)
+        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted, TWICE: is_twice}
         self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
         self.height, self.width = self._frame(0).shape[:2]
 

@@ -7,7 +7,6 @@ name beside it: column `file`, and where known `identity`, `label` and `split` (
 
 from __future__ import annotations
 
-import csv
 import os
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
-from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.lists import Clip, Found, Row, read_rows, side_of
+from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
 from maedfer_lab.data.video import VideoError, VideoReader
 
@@ -41,17 +41,17 @@ class Stills(Annotations):
     def __init__(self, archives: Sequence[Path]) -> None:
         clips: list[Clip] = []
         for archive in archives:
-            rows = read_rows(archive)
+            rows = listed(archive)
             with zipfile.ZipFile(archive) as opened:
                 known = set(opened.namelist())
-            if missing := [row["file"] for row in rows if row["file"] not in known]:
+            if missing := [row.path for row in rows if row.path not in known]:
                 raise ValueError(
                     f"stills: {archive.with_suffix('.csv')} names {missing[0]!r}, which is not in "
                     f"{archive.name} ({len(missing)} such rows)"
                 )
             for row in rows:
-                person = row.get("identity") or f"{archive.stem} {row['file']}"
-                clips.append(Clip(archive / row["file"], 0, 0, 1, archive.name, person))
+                person = row.subject or f"{archive.stem} {row.path}"
+                clips.append(Clip(archive / row.path, 0, 0, 1, archive.name, person))
         super().__init__("stills", ("unlabelled",), tuple(clips), Path())
 
     def open(self, clip: Clip) -> VideoReader:
@@ -72,19 +72,18 @@ def _archive(file: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(file)
 
 
-def read_rows(archive: Path) -> list[dict[str, str]]:
+def listed(archive: Path) -> list[Row]:
     """The rows of the list beside a zip of stills that training may use."""
-    listed = archive.with_suffix(".csv")
-    if archive.suffix != ".zip" or not archive.is_file() or not listed.is_file():
+    beside, found = archive.with_suffix(".csv"), Found()
+    if archive.suffix != ".zip" or not archive.is_file() or not beside.is_file():
         raise ValueError(
             f"stills={str(archive)!r} must be a zip file with a list beside it, such as people.zip "
             "and people.csv (columns file, identity)"
         )
-    with listed.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "file" not in rows[0]:
-        raise ValueError(f"{listed} must have a column 'file' and a row for each picture")
-    return [row for row in rows if row.get("split", "train") == "train"]
+    rows, _ = read_rows(beside, found, str(beside), need=("path",))
+    if found.problems:
+        raise ValueError(f"stills: {found.problems[0]}")
+    return [row for row in rows if side_of(row.split or "train") == "train"]
 
 
 @dataclass
