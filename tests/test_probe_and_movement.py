@@ -3,6 +3,9 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import json
+import sys
+from itertools import product
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,7 +20,7 @@ from maedfer_lab.data.faces import FaceBox
 from maedfer_lab.drawn.people import AU_NUMBERS, CENTRE_X, EYE_Y, sample_identity
 from maedfer_lab.drawn.scene import render_face, sample_scene
 from maedfer_lab.inference.movement import NAMES, movement
-from maedfer_lab.inference.probe import hog, probe
+from maedfer_lab.inference.probe import FER_NAMES, hog, probe
 from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.metrics import permuted, probe_person
 
@@ -170,6 +173,38 @@ def test_labels_are_permuted_within_people_or_between_them():
     found, how = permuted(np.array([0, 1] * 4 + [0] * 8 + [1] * 8), people, 20)
     assert "the 2 people" in how and "the 4 people" in how
     assert len(np.unique(found[:, 8::4], axis=0)) > 3 and (found.sum(1) == 12).all()
+
+
+def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
+    checkpoint, tmp_path, monkeypatch
+):
+    """A stand-in: it calls a face happy by the share of its square that is bright."""
+    for person, shown in product(range(3), ("Happiness", "sad")):
+        frames = np.zeros((16, 160, 160, 3), np.uint8)
+        frames[:, 50:110, 50:110] = (255 if shown == "Happiness" else 90) - person
+        write_images(tmp_path / "clips" / shown / f"p{person}" / "clip", frames)
+
+    class Fer:
+        def detect_emotions(self, frame, boxes):
+            x, y, width, height = boxes[0]
+            bright = float(frame[y : y + height, x : x + width].mean()) / 255
+            return [{"emotions": {name: 0.0 for name in FER_NAMES} | {"happy": bright, "sad": 0.5}}]
+
+    monkeypatch.setitem(sys.modules, "fer", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "fer.fer", SimpleNamespace(FER=Fer))
+    options = {"checkpoint": checkpoint, "stride": 1, "permutations": 1, "progress": False}
+
+    def box(frame):
+        return [FaceBox(50, 50, 60, 60, 1.0)]
+
+    found = probe([tmp_path / "clips"], framing="wide", detect=box, **options)
+    assert found.scores["fer"]["uar"][0] == 1.0, "it is shown the face's box"
+    found = probe([tmp_path / "clips"], framing="whole", **options)
+    assert {row["fer"] for row in found.videos} == {"sad"}, "and here the whole, mostly dark"
+    monkeypatch.setitem(sys.modules, "fer.fer", None)
+    assert "fer" not in probe([tmp_path / "clips"], framing="whole", **options).scores
+    with pytest.raises(ValueError, match="labels=None needs a folder with a sub-folder per class"):
+        probe([tmp_path / "clips" / "sad" / "p0" / "clip"] * 2, checkpoint=checkpoint)
 
 
 def test_the_probes_verb_and_what_it_refuses(faces, checkpoint, tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,13 @@ import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from maedfer_lab import text as text_of
 from maedfer_lab.config import Framing
-from maedfer_lab.data.faces import Detector, detect_faces
+from maedfer_lab.data.faces import FRAMINGS, Detector, Square, detect_faces
+from maedfer_lab.data.labels import plain_word
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.files import provenance, text_bytes, write_aside
 from maedfer_lab.inference.embed import encode
@@ -30,16 +31,19 @@ from maedfer_lab.metrics import bootstrap, confusion_matrix, permuted, probe_per
 
 SHOWN, GREY_PX, HOG_PX = 4, 20, 64  # frames of a clip that the controls see, and their sides
 CELL, BINS = 8, 9  # of HOG: pixels, directions
+FER_NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+FER_PX = 240  # of a crop that fer sees: it adds 10 pixels around the face
 CARRIES = 0.05  # p below which features are said to carry labels
+UNLABELLED = "Set MAEDFER_DATA to a folder with a sub-folder per class to see what reads yours."
 
 
 @dataclass(frozen=True)
 class Probe:
     """What linear probes read of the labels of people whom they have not seen.
 
-    scores: of "model", "HOG" and "raw pixels": "uar" and "war", each its value and 95 % interval
-    over people, in [0, 1]. p: of the model's UAR, by the permutation `test`. videos: path, person,
-    label and guesses of each. notes, refused: what else must be said, a sentence each.
+    scores: of "model", "HOG", "raw pixels" and perhaps "fer": "uar" and "war", each its value and
+    95 % interval over people, in [0, 1]. p: of the model's UAR, by the permutation `test`. videos:
+    path, person, label and guesses of each. notes, refused: what else is to be said, in sentences.
     """
 
     known: KnownModel
@@ -81,7 +85,7 @@ class Probe:
 
 
 def probe(
-    videos: Sequence[Path | str], /, labels: Path | str, *,
+    videos: Sequence[Path | str], /, labels: Path | str | None = None, *,
     checkpoint: Path | str | None = None, out: Path | str | None = None,
     face: str | int = "largest", framing: Framing = "wide", stride: int | None = None,
     permutations: int = 100, seed: int = 0, detect: Detector = detect_faces, progress: bool = True,
@@ -90,14 +94,15 @@ def probe(
 
     A linear probe (standardised features, logistic regression) guesses each person's labels from
     all other people's; beside it raw pixels and HOG of the same crops, and chance, which features
-    should beat. Each video gives its middle clip. Which model and how it was trained is said with
+    should beat, and the ready-made classifier of the package fer, where that is installed and knows
+    every class. Each video gives its middle clip. Which model and how it was trained is said with
     the result; without a checkpoint it is `demo`, a small model pre-trained on few people's faces;
     not for real use, and not for identifying or judging people.
 
     videos: a folder, or video files.
-    labels: a CSV with columns path, label and subject (or person, identity, ...). Who is seen may
-        also be told by MANIFEST.csv or folders, else a video counts as a person of its own. A class
-        needs two people.
+    labels: a CSV with columns path, label and subject (or person, identity, ...); without it the
+        videos lie in a folder per class. Who is seen may also be told by MANIFEST.csv or folders,
+        else a video counts as a person of its own. A class needs two people.
     checkpoint: pre-trained or fine-tuned. Features are all its representative tokens side by side;
         of a ViT, the mean of its tokens.
     out: a .json with scores, every guess and where the numbers come from.
@@ -111,7 +116,8 @@ def probe(
     if permutations < 1:
         raise ValueError(f"permutations={permutations} must be at least 1; use 100")
     out = result_path(out, ".json")
-    table, clips, notes = _labelled(videos, Path(labels).expanduser())
+    table, clips, notes = _labelled(videos, labels)
+    ready_made = _fer(table.classes, FRAMINGS.get(framing))
     known = known_model(checkpoint)
     model, of_path = known.model, {clip.path: clip for clip in clips}
     level = "regions" if model.encoder.num_regions else "clip"
@@ -124,7 +130,8 @@ def probe(
         step = steps_for(known.stride, faces.fps, stride)
         crops = faces.clip(faces.middle(model.config, step))
         vector = encode(model, crops[None], [level])[level][0].numpy()
-        return of_path[path], {"model": vector, **_controls(crops)}
+        ready = {} if ready_made is None else {"fer": ready_made(crops)}
+        return of_path[path], {"model": vector, **_controls(crops), **ready}
 
     with bar:
         done, refused = over_videos([*of_path], Path() if out is None else out.parent, one)
@@ -139,6 +146,9 @@ def probe(
         asked = np.vstack([truth[None], others if kind == "model" else others[:0]])
         found = np.zeros_like(asked)
         for person in tqdm(np.unique(names), f"probe of {kind}", disable=not progress):
+            if kind == "fer":  # its guesses: nothing is fitted
+                found[:, names == person] = features[names == person]
+                continue
             found[:, names == person] = probe_person(features, asked, people, person)
         guesses[kind] = found
         confusion = confusion_matrix(truth, found[0], number)
@@ -168,7 +178,7 @@ def probe(
 
 
 def _labelled(
-    videos: Sequence[Path | str], labels: Path
+    videos: Sequence[Path | str], labels: Path | str | None
 ) -> tuple[Annotations, list[Clip], tuple[str, ...]]:
     """The table of labels, its clips that are asked for, and what must be told."""
     videos = [videos] if isinstance(videos, str | Path) else videos
@@ -177,11 +187,15 @@ def _labelled(
         raise ValueError("videos must name at least one; give a folder")
     is_folder = len(paths) == 1 and paths[0].is_dir()
     root = paths[0] if is_folder else Path(os.path.commonpath([path.parent for path in paths]))
-    table = read_annotations("csv", root, labels)
+    if labels is None and not is_folder:
+        raise ValueError("labels=None needs a folder with a sub-folder per class; else give a CSV")
+    labels = None if labels is None else Path(labels).expanduser()
+    table = read_annotations("csv" if labels else "folder", root, labels)
     clips = [clip for clip in table.clips if is_folder or clip.path in paths]
     _check_people(table, clips)
     notes = [note for note in table.notes if not any(w in note for w in ("fold", "test", "held"))]
-    if lacking := [] if is_folder else sorted(set(paths) - {clip.path for clip in clips}):
+    lacking = sorted(set(paths) - {clip.path for clip in clips})
+    if labels is not None and not is_folder and lacking:
         notes.append(f"{len(lacking)} videos have no row in {labels.name}, first {lacking[0].name}")
     return table, clips, tuple(notes)
 
@@ -203,8 +217,35 @@ def _controls(clip: Float[Tensor, "3 T H W"]) -> dict[str, np.ndarray]:
     """HOG and grey pixels of a few frames of a clip, side by side."""
     chosen = torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()
     grey = torch.einsum("cfhw,c->fhw", clip[:, chosen], torch.tensor(GREY))
-    large, small = (adaptive_avg_pool2d(grey, px).numpy() for px in (HOG_PX, GREY_PX))
+    large, small = (functional.adaptive_avg_pool2d(grey, px).numpy() for px in (HOG_PX, GREY_PX))
     return {"HOG": hog(large).ravel(), "raw pixels": small.ravel()}
+
+
+def _fer(
+    classes: Sequence[str], square: Square | None
+) -> Callable[[Float[Tensor, "3 T H W"]], np.ndarray] | None:
+    """The classifier of the package fer, choosing among these classes; None where it cannot.
+
+    square: how crops lie around faces; None where they are the faces themselves.
+    """
+    try:
+        from fer.fer import FER  # type: ignore
+    except ImportError:
+        return None
+    known, reader = {plain_word(name): name for name in FER_NAMES}, FER()
+    names = [known.get(plain_word(name)) for name in classes]
+    side, lift = (1.0, 0.0) if square is None else (1 / square.side, square.lift)
+    corner = ((1 - side) / 2, (1 - side) / 2 + lift * side)
+    face = [round(FER_PX * part) for part in (*corner, side, side)]
+
+    def guess(clip: Tensor) -> np.ndarray:
+        chosen = clip[:, torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()]
+        large = functional.interpolate(chosen.transpose(0, 1), (FER_PX, FER_PX), mode="bilinear")
+        frames = (255 * large.flip(1)).permute(0, 2, 3, 1).round().byte().numpy()
+        said = [reader.detect_emotions(frame, [face])[0]["emotions"] for frame in frames]
+        return np.array(np.argmax([sum(one[name] for one in said) for name in names]))
+
+    return None if None in names else guess
 
 
 def hog(grey: Float[np.ndarray, "f H W"]) -> Float[np.ndarray, "f h w 36"]:
