@@ -20,7 +20,7 @@ from maedfer_lab.data.faces import FaceBox
 from maedfer_lab.drawn.people import AU_NUMBERS, CENTRE_X, EYE_Y, sample_identity
 from maedfer_lab.drawn.scene import render_face, sample_scene
 from maedfer_lab.inference.movement import NAMES, movement
-from maedfer_lab.inference.probe import FER_NAMES, hog, probe
+from maedfer_lab.inference.probe import FER_NAMES, hog, of_expressions, probe
 from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.metrics import permuted, probe_person
 
@@ -203,6 +203,12 @@ def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
     assert {row["fer"] for row in found.videos} == {"sad"}, "and here the whole, mostly dark"
     monkeypatch.setitem(sys.modules, "fer.fer", None)
     assert "fer" not in probe([tmp_path / "clips"], framing="whole", **options).scores
+    assert "No reading of labels: " in str(of_expressions(tmp_path / "clips"))  # no face is found
+    for folder, said in (
+        (None, "Set MAEDFER_DATA"),
+        (tmp_path / "clips" / "sad", "'p0' is no word for"),
+    ):
+        assert said in str(of_expressions(folder))
     with pytest.raises(ValueError, match="labels=None needs a folder with a sub-folder per class"):
         probe([tmp_path / "clips" / "sad" / "p0" / "clip"] * 2, checkpoint=checkpoint)
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from maedfer_lab import text as text_of
 from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import FRAMINGS, Detector, Square, detect_faces
-from maedfer_lab.data.labels import plain_word
+from maedfer_lab.data.labels import is_expression, plain_word
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.files import provenance, text_bytes, write_aside
 from maedfer_lab.inference.embed import encode
@@ -34,7 +34,7 @@ CELL, BINS = 8, 9  # of HOG: pixels, directions
 FER_NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FER_PX = 240  # of a crop that fer sees: it adds 10 pixels around the face
 CARRIES = 0.05  # p below which features are said to carry labels
-UNLABELLED = "Set MAEDFER_DATA to a folder with a sub-folder per class to see what reads yours."
+FEW_CLIPS = 500  # that a notebook probes without being asked to
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,24 @@ def probe(
         told |= {name: getattr(result, name) for name in names}
         write_aside(out, text_bytes(json.dumps(told, indent=1)))
     return result
+
+
+def of_expressions(folder: Path | None) -> Probe | str:
+    """The probe of a folder with a sub-folder per expression, with few permutations.
+
+    A sentence where it is None, holds nothing of the kind, or is too large to be probed unasked.
+    """
+    if folder is None:
+        return "Set MAEDFER_DATA to a folder with a sub-folder per expression to see what is read."
+    try:
+        table = read_annotations("folder", folder)
+        if others := [name for name in table.classes if not is_expression(name)]:
+            return f"{folder}: {others[0]!r} is no word for an expression; use maedfer probe"
+        if len(table.clips) > FEW_CLIPS:
+            return f"{len(table.clips):,} clips take long; type: maedfer probe {folder}"
+        return probe([folder], permutations=20)
+    except (ValueError, FileNotFoundError) as error:
+        return f"No reading of labels: {error}"
 
 
 def _labelled(
