@@ -64,7 +64,7 @@ BUDGETS = {
     "data": 5892,
     "drawn": 961,
     "figures": 1677,
-    "inference": 1750,
+    "inference": 1751,
     "method": 1631,
     "paper": 1588,
     "training": 4073,

@@ -203,6 +203,7 @@ def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
     assert {row["fer"] for row in found.videos} == {"sad"}, "and here the whole, mostly dark"
     monkeypatch.setitem(sys.modules, "fer.fer", None)
     assert "fer" not in probe([tmp_path / "clips"], framing="whole", **options).scores
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
     assert "No reading of labels: " in str(of_expressions(tmp_path / "clips"))  # no face is found
     for folder, said in (
         (None, "Set MAEDFER_DATA"),

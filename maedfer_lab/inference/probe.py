@@ -22,7 +22,7 @@ from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import FRAMINGS, Detector, Square, detect_faces
 from maedfer_lab.data.labels import is_expression, plain_word
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
-from maedfer_lab.files import provenance, text_bytes, write_aside
+from maedfer_lab.files import figures_folder, provenance, text_bytes, write_aside
 from maedfer_lab.inference.embed import encode
 from maedfer_lab.inference.faces import open_faces, over_videos, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model
@@ -190,7 +190,8 @@ def of_expressions(folder: Path | None) -> Probe | str:
             return f"{folder}: {others[0]!r} is no word for an expression; use maedfer probe"
         if len(table.clips) > FEW_CLIPS:
             return f"{len(table.clips):,} clips take long; type: maedfer probe {folder}"
-        return probe([folder], permutations=20)
+        out = figures_folder("none") / "probe.json"  # figures/own: who is seen stays with you
+        return probe([folder], permutations=20, out=out)
     except (ValueError, FileNotFoundError) as error:
         return f"No reading of labels: {error}"
 
