@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,9 @@ def test_files_hold_everything_and_read_back(found, tmp_path):
     told = json.loads(paths[1].read_text())
     assert told["uar"] == found.scores["uar"] and told["epoch"] == "last"
     assert told["provenance"] == {"commit": "abc"}
+    save = partial(save_evaluation, replace(found, run=("a", "1")), tmp_path / "b", method="own")
+    first, same, other = (save({"data": folder})[0] for folder in ("Lab", "Lab", "Wild"))
+    assert first == same != other, "clips of one name in another folder"
 
 
 def dfew(fold: str, clips: int | None = None) -> Evaluation:
@@ -345,6 +349,8 @@ def test_classes_in_another_order_are_mapped_by_name(run, tmp_path, capsys):
 
 def test_other_names_are_refused_or_mapped_by_a_file(run, tmp_path, capsys):
     folder = changed(run, tmp_path / "other", classes=["relaxed", "angry"])
+    assert verb(tmp_path, run.folder, "--fold", "2") == 2
+    assert "fold=2 is not in this table" in capsys.readouterr().err
     assert verb(tmp_path, folder) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in ("relaxed", "angry", "calm", "wild", "--map"))
@@ -354,6 +360,8 @@ def test_other_names_are_refused_or_mapped_by_a_file(run, tmp_path, capsys):
         ("m.csv", "relaxed,calm\nangry,wild\nglad,\n", 2, "maps the unknown 'glad'"),
         ("m.csv", "relaxed,calm\nangry,wild\n", 0, "relaxed -> calm; angry -> wild"),
         ("m.json", '{"relaxed": "calm", "angry": null}', 0, "all clips of folder's wild"),
+        ("m.csv", "relaxed,\nangry,\n", 2, "leaves every class out"),
+        ("m.json", '["relaxed"]', 2, "must hold one object"),
     ):
         (tmp_path / name).write_text(text)
         assert verb(tmp_path, folder, "--map", tmp_path / name) == status

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -210,6 +211,32 @@ def test_a_damaged_shard_is_named_and_mended(table, prepared, tmp_path, how):
         file.unlink()
     small(table, tmp_path)
     assert contents(tmp_path) == contents(prepared)
+
+
+def test_clips_that_changed_since_are_not_shown_as_before(table, prepared, tmp_path):
+    shutil.copytree(table.root, tmp_path / "clips")
+    clips = [
+        replace(c, path=tmp_path / "clips" / c.path.relative_to(table.root)) for c in table.clips
+    ]
+    moved = replace(table, clips=tuple(clips), root=tmp_path / "clips")
+    assert contents(small(moved, tmp_path / "out").out) == contents(prepared)
+    write_video(clips[2].path, moving_frames(9, seed=99))
+    moved = replace(moved)  # looks at the sizes of files anew
+    with pytest.raises(ValueError, match=r"shard-00002.tar holds 2/take 2.mp4 as it was before"):
+        small(moved, tmp_path / "out")
+    for suffix in (".tar", ".json"):
+        (tmp_path / "out" / f"shard-00002{suffix}").unlink()
+    small(moved, tmp_path / "out")
+    assert len(open_shards(tmp_path / "out").open(open_shards(tmp_path / "out").clips[2])) == 9
+
+
+def test_a_shard_of_another_set_is_never_read(table, tmp_path):
+    out = small(table, tmp_path, size_px=16).out
+    size = (out / "shard-00002.tar").stat().st_size
+    (out / "shard-00002.tar").write_bytes((out / "shard-00001.tar").read_bytes())
+    assert size == (out / "shard-00002.tar").stat().st_size
+    with pytest.raises(VideoError, match="holds another clip there"):
+        open_video(open_shards(out).clips[2].path)
 
 
 def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):

@@ -204,6 +204,8 @@ def match_classes(
             names = ", ".join(map(repr, sorted(wrong)))
             raise ValueError(f"{file} {what} {names}; known: {', '.join(known)}")
     kept = [name for name in theirs if name in pairs.values()]
+    if not kept:
+        raise ValueError(f"{file} leaves every class out; name one of {', '.join(theirs)}")
     place = {name: i for i, name in enumerate(kept)}
     said = [f"{name} -> {pairs[name]}" for name in ours if pairs[name]]
     for whose, left in (
@@ -221,7 +223,9 @@ def match_classes(
 def _read_map(file: Path) -> dict[str, str]:
     text = file.expanduser().read_text(encoding="utf-8-sig")
     if file.suffix.lower() == ".json":
-        return {str(ours): str(theirs or "") for ours, theirs in json.loads(text).items()}
+        if not isinstance(told := json.loads(text), dict):
+            raise ValueError(f"{file} must hold one object, such as {{'happy': 'happiness'}}")
+        return {str(ours): str(theirs or "") for ours, theirs in told.items()}
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
     if odd := [row for row in rows if len(row) != 2] or len({row[0] for row in rows}) < len(rows):
         raise ValueError(f"{file} must name each class of the model once, 'ours,theirs': {odd}")

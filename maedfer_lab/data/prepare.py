@@ -12,7 +12,7 @@ import signal
 import threading
 import zlib
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -32,6 +32,7 @@ from maedfer_lab.config.finetuning import framing_of
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.lists import Clip, Problem
 from maedfer_lab.data.shard_format import (
+    AGAIN,
     COLUMNS,
     FORMAT,
     INDEX,
@@ -200,8 +201,13 @@ def prepare(
             raise ValueError(f"{out / name} is being written by {who}: this is prepared twice")
     if join is not None:
         _gather(join, out, plan)
-    found = {number: _finished(file, plan) for number, file in enumerate(files)}
-    finished = {number: done for number, done in found.items() if done}
+    finished = {}
+    for number, file in enumerate(files):
+        here = slice(number * chunk, (number + 1) * chunk)
+        names = (annotations.name(clip).lstrip("/") for clip in clips[here])
+        sizes = dict(zip(names, annotations.sizes[here], strict=True))
+        if done := _finished(file, plan, sizes):
+            finished[number] = done
     missing = [number for number in own if number not in finished]
     if join is not None and missing:
         raise ValueError(
@@ -225,7 +231,7 @@ def prepare(
                         if isinstance(result, str):
                             writer.skip(about["name"], result)
                         else:
-                            writer.add(key, about, result)
+                            writer.add(key, {**about, "bytes": annotations.sizes[key]}, result)
                         bar.update()
                     finished[number] = _done(writer.finish())
             except OSError as error:
@@ -297,8 +303,13 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
                     shutil.copyfile(path, copy)
 
 
-def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
-    """What stands beside a finished shard; None where it has to be written, unless `strict`."""
+def _finished(
+    file: Path, plan: str, sizes: Mapping[str, int] | None = None, strict: bool = False
+) -> Done | None:
+    """What stands beside a finished shard; None where it has to be written, unless `strict`.
+
+    sizes: bytes that its clips have now, by name; ValueError where they had others.
+    """
     try:
         shard = read_shard(file)
     except ValueError:
@@ -310,6 +321,13 @@ def _finished(file: Path, plan: str, strict: bool = False) -> Done | None:
             f"{str(file.parent)!r} holds shards of other clips or settings, such as {file.name}; "
             "give another folder, or delete that one"
         )
+    for clip in shard.clips:
+        now = (sizes or {}).get(clip["name"], 0)
+        if now not in (0, clip.get("bytes", now)):
+            raise ValueError(
+                f"{file} holds {clip['name']} as it was before ({clip['bytes']:,} bytes, now "
+                f"{now:,}); {AGAIN}"
+            )
     return _done(shard)
 
 

@@ -49,6 +49,7 @@ except ImportError:
 
 FORMAT = 1
 TABLE_HEAD = 128  # bytes before the numbers of a table that np.save wrote
+BEFORE = 4096  # more bytes than the JSON before it takes beside name and source
 INDEX, COLUMNS, MANIFEST = "index.json", "index.safetensors", "MANIFEST.csv"
 IN_SHARD = re.compile(r"((?:.*/)?)shard-(\d+)\.tar/(.+)", re.DOTALL)
 LEFT = re.compile(
@@ -586,7 +587,12 @@ class ShardReader(VideoReader):
         fps = float(index["fps"][row])
         self._is_raw = index.about.get("store") == "raw"
         self._length, self.fps = frames, None if math.isnan(fps) else fps
-        (table,) = self._spans([start], [TABLE_HEAD + 8 * frames])
+        # Before the table stands what the tar says of the clip: another set's may be as large.
+        back = min(start, BEFORE + 4 * len(name) + 4 * len(index.text("source", row)))
+        (table,) = self._spans([start - back], [back + TABLE_HEAD + 8 * frames])
+        told, table = table[:back], table[back:]
+        if text_bytes(json.dumps({"name": name}, ensure_ascii=False)[:-1]) not in told:
+            raise VideoError(path, f"{self._file} holds another clip there: a shard of another set")
         # By hand: `np.load` takes longer to parse its head than to read it.
         head = f"'<u4', 'fortran_order': False, 'shape': ({frames}, 2)".encode()
         is_table = table.startswith(b"\x93NUMPY\x01") and head in table[:TABLE_HEAD]

@@ -345,7 +345,8 @@ def save_evaluation(
         for.
     name: by default DATASET_foldK. more: further entries of the JSON file.
     """
-    path = _free_path(found, folder / f"{name or f'{found.dataset}_fold{found.fold}'}.json")
+    name = name or f"{found.dataset}_fold{found.fold}"
+    path = _free_path(found, folder / f"{name}.json", source.get("data"))
     file, names = io.StringIO(), found.classes
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"p {name}" for name in names)])
@@ -382,7 +383,7 @@ def save_evaluation(
     return [path.with_suffix(".csv"), path]
 
 
-def _free_path(found: Evaluation, path: Path) -> Path:
+def _free_path(found: Evaluation, path: Path, data: str | None) -> Path:
     """`path`, or where it holds another test a name that does not."""
     run = f"{path.stem}_{Path(found.run[0]).stem if found.run else 'other'}"
     names = itertools.chain([path.stem, run], (f"{run}-{i}" for i in itertools.count(2)))
@@ -390,8 +391,10 @@ def _free_path(found: Evaluation, path: Path) -> Path:
         if not here.exists() and not here.with_suffix(".csv").exists():
             return here
         with suppress(OSError, ValueError, KeyError):  # another file, or half: not ours to replace
-            other = read_evaluation(here)
-            if (other.run, other.paths, other.fold) == (found.run, found.paths, found.fold):
+            other, told = read_evaluation(here), json.loads(here.read_bytes())["provenance"]
+            if (other.run, other.paths, other.fold, told.get("data")) == (
+                found.run, found.paths, found.fold, data
+            ):  # fmt: skip
                 return here
     raise AssertionError
 
@@ -526,14 +529,14 @@ def evaluate_runs(
             table: Annotations = open_shards(place)
         else:
             table = read_annotations(kind, place, listed)
-        tested = 1 if table.num_folds == 1 else fold[number] if fold else tested
+        tested = fold[number] if fold else 1 if table.num_folds == 1 else tested
+        clips = table.split(tested)[1]
         is_own = config is not None and str(told["data"]).partition(",")[0] == table.dataset
         if config is not None and is_own and tested != config.fold:
             raise ValueError(
                 f"fold={tested}: {source.name} was trained on clips of this fold and is tested "
                 f"on fold {config.fold}; leave --fold out, or give the run of fold {tested}"
             )
-        clips = table.split(tested)[1]
         names = told.get("classes") and tuple(told["classes"])
         if labels and names is None:
             published = published_labels(labels[0]) if len(labels) == 1 else None
