@@ -301,6 +301,7 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("happy sad", "low high", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("male female", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("happy sad", "Val_Kilmer Dev_Patel Joy_Bryant", "1.mp4 2.mp4"), None, "happy sad", 3),
     ],
 )
 def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
@@ -347,6 +348,7 @@ def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tm
         ("train", "train", "everything is given as train, nothing as val or test"),
         ("fold1 fold_2 Fold3", "fold1 fold_2 Fold3", "each of 3 folds is tested in turn"),
         ("fold0 fold1", "fold0 fold1", "folds count from 0 here"),
+        ("cv_1 cv_2", "cv_1 cv_2", "each of 2 folds is tested in turn"),
         ("01_train 02_val 03_test", "03_test", "the given split is used"),
     ],
 )
@@ -523,6 +525,10 @@ def test_folds_and_people_may_be_called_in_other_ways(tmp_path):
     rows = [f"{i}.mp4,{i % 2},{'?' if i else 'Unknown'},{1 + i // 2}" for i in range(4)]
     write_lines(tmp_path / "mine.csv", ["file,label,who,fold", *rows])
     assert {clip.subject for clip in read_annotations("csv", tmp_path / "mine.csv").clips} == {None}
+    videos(tmp_path, *(f"p{i % 2}_{i}.mp4" for i in range(4)))  # each shows one class
+    rows = [f"p{i % 2}_{i}.mp4,{i % 2},{1 + i // 2}" for i in range(4)]
+    write_lines(tmp_path / "mine.csv", ["file,label,fold", *rows])
+    assert kinds("csv", tmp_path / "mine.csv") == ["subject overlap"] * 2
 
 
 def test_letter_case_is_never_guessed(tmp_path):

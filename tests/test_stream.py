@@ -27,7 +27,7 @@ from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
 from maedfer_lab.training.loop import own_share
 from maedfer_lab.training.pretrain import PretrainTask, load_run, pretrain
-from maedfer_lab.training.stream import labelled_data, pretraining_data
+from maedfer_lab.training.stream import labelled_data, pretraining_data, pretraining_table
 
 SHORT = replace(tiny(), optim=OptimConfig(6, 4, warmup_steps=0), eval_every=3, save_every=2)
 LABELLED = FinetuneConfig(
@@ -139,6 +139,13 @@ def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, 
     config.stills[0].with_suffix(".csv").write_text("file,identity\n0.png,a\n1.png,b\n")
     with pytest.raises(ValueError, match="the files of stills differ"):
         pretrain(config, output=tmp_path / "0")
+
+
+def test_people_named_in_a_list_are_known(tmp_path):
+    write_clip(tmp_path / "M003_angry_1", 0)
+    (tmp_path / "list.txt").write_text("".join(f"{who}_angry_1 0\n" for who in ("M003", "W009")))
+    table = pretraining_table(replace(tiny(), data=tmp_path / "list.txt"))
+    assert table.people() == ["M003", "W009"]
 
 
 # --- broken clips ---

@@ -107,11 +107,13 @@ def scan(root: Path) -> Tree:
 # ---- Who is seen -------------------------------------------------------------------------------
 
 
-def people_of(names: Sequence[str], root: Path, found: Found) -> list[str | None]:
+def people_of(
+    names: Sequence[str], root: Path, found: Found, folders: bool = True
+) -> list[str | None]:
     """Who each clip shows (None: nothing tells); `found.people_told`: MANIFEST.csv says it.
 
     names: paths below `root`. Told by ``root``/MANIFEST.csv (columns file and identity), else by
-    names as the known sets have them, else by the first folders whose names may be people.
+    names as the known sets have them, else by the first `folders` whose names may be people.
     """
     for manifest in root.glob("[Mm]*.[Cc]*"):
         if manifest.name.lower() == "manifest.csv":
@@ -121,14 +123,14 @@ def people_of(names: Sequence[str], root: Path, found: Found) -> list[str | None
         matches = [pattern.search(name) for name in names] if not all(told) else []
         for i, match in enumerate(matches if all(matches) or not must_fit else []):
             if match and told[i] is None:
-                here = match.groupdict()
-                told[i] = here["t"] if "t" in here else str(int(here["n"]))
+                who = match.groupdict()
+                told[i] = who["t"] if "t" in who else str(int(who["n"]))
     levels = [name.split("/")[:-1] for name in names]
-    for level in range(max(map(len, levels), default=0) if not any(told) else 0):
-        folders = [parts[level] if level < len(parts) else None for parts in levels]
-        words = sorted({folder for folder in folders if folder})
+    for level in range(max(map(len, levels), default=0) if folders and not any(told) else 0):
+        here = [parts[level] if level < len(parts) else None for parts in levels]
+        words = sorted({folder for folder in here if folder})
         if len(words) > 1 and not _most(words, _is_no_person):
-            return folders
+            return here
     return told
 
 

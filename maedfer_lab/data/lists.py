@@ -16,11 +16,11 @@ OLD = "# maedfer annotations "  # whose head says what labels and frames mean, i
 # What a column may be called, without case and marks between words; the first one there is taken.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
 _SIDES = {
-    side: re.compile(
-        rf"(?:[^\W_]+[ _.-]+)?(?:{words})(?:[ _-]*(?:set|split|data|clips|videos|faces|\d+))*"
-        r"(?:[ _.-]+[^\W_]+)?"  # 01_train, test_afew
+    side: re.compile(  # also 01_train, my-test, train_a; Val Kilmer and Dev Patel are people
+        rf"(?:[^\W_]+[ _.-]+)?(?:{word})"
+        r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*(?:[ _.-]+[a-z])?"
     )
-    for side, words in (
+    for side, word in (
         ("train", r"tr(?:ai)?n(?:ing)?"),
         ("val", r"val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?"),
         ("test", r"te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout"),
@@ -104,7 +104,7 @@ def side_of(text: str) -> str | None:
 
 def fold_of(text: str) -> int | None:
     """The number of a fold, as of a folder: fold_2."""
-    found = re.fullmatch(r"(?i)(?:test[ _-]*)?fold[ _.-]*(\d+)", text.strip())
+    found = re.fullmatch(r"(?i)(?:test[ _-]*)?(?:k?fold|cv)[ _.-]*(\d+)", text.strip())
     return int(found[1]) if found else None
 
 

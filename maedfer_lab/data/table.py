@@ -493,12 +493,14 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annot
 
 def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) -> list[Clip]:
     """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
-    who = people_of([tree.name(clip.path) for clip in clips], tree.root, found)
+    names = [tree.name(clip.path) for clip in clips]
+    who = people_of(names, tree.root, found)
     if is_known:  # the numbers of the published folds
         who = [person and str(int(re.sub(r"\D", "", person) or 0)) for person in who]
     elif not found.people_told:
         pairs = {(person, clip.label) for person, clip in zip(who, clips, strict=True)}
-        if len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
+        are_folders = all(f"{one}/" in name for one, name in zip(who, names, strict=True))
+        if are_folders and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
             who = [None] * len(who)  # these are the folders of classes
         found.notes += told_by_names(who)
     return [replace(clip, subject=person) for clip, person in zip(clips, who, strict=True)]

@@ -34,6 +34,8 @@ from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainCon
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, vary_clip
+from maedfer_lab.data.layouts import people_of
+from maedfer_lab.data.lists import Found
 from maedfer_lab.data.prepare import begin_worker
 from maedfer_lab.data.readers import content_digest, open_video
 from maedfer_lab.data.shard_format import is_prepared
@@ -424,9 +426,12 @@ def listed_videos(path: Path) -> Annotations:
     if not places[0].exists():
         raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
                                 "such that are relative to the list's folder")  # fmt: skip
-    people = (re.search(r"\bid\d{5}\b", place.as_posix()) for place in places)
+    found = Found()
+    people = people_of([place.as_posix() for place in places], path.parent, found, folders=False)
+    if found.problems:
+        raise ValueError(str(found.problems[0]))
     clips = tuple(
-        Clip(place, 0, 0, None, path.name, person[0] if person else None)
+        Clip(place, 0, 0, None, path.name, person)
         for place, person in zip(places, people, strict=True)
     )
     return Annotations("voxceleb2", ("unlabelled",), clips, path.parent)
