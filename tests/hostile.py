@@ -37,6 +37,8 @@ PLANTED: tuple[tuple[str, bytes, bytes], ...] = (
     ("ready/index.json", b'"bytes": \\d+', b'"bytes": ' + b"9" * 5000),
     ("ready/index.safetensors", b'"person"', b'"persom"'),
     ("ready/index.safetensors", b'"fold"(.*)"label"', b'"label"\\1"fold"'),
+    ("ready/shard-*.json", b'"fold": ?\\d+', b'"fold":111111111'),
+    ("ready/shard-*.json", b'"label": ?\\d+', b'"label":-7'),
     ("ready/shard-00001.tar", b"(NUMPY[^\n]*\n).{8}", b"\\1" + bytes(8)),
     ("kept/model/config.json", b'"mean"', b"Infinity"),
     ("kept/model/config.json", b'"tokens": "', b'"tokens": "x'),

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
+from maedfer_lab.data.layouts import MOST_FOLDS
 from maedfer_lab.data.shard_format import (
     AGAIN,
     Index,
@@ -161,6 +162,9 @@ def open_shards(folder: str | Path, verify: bool = False) -> ShardedAnnotations:
 
 def _table(folder: str, index: Index) -> ShardedAnnotations:
     about, root = index.about, Path(folder)
+    for name, most in (("label", max(len(about["classes"]) - 1, 0)), ("fold", MOST_FOLDS)):
+        if len(index) and not 0 <= index[name].min() <= index[name].max() <= most:
+            raise ValueError(f"{folder}: a clip's {name} is not in [0, {most}]; {AGAIN}")
     skipped = about["skipped"]
     notes = (f"{skipped:,} clips were skipped, see {SKIPPED}",) if skipped else ()
     clips = Clips(index, root, np.arange(len(index), dtype=np.int32))
