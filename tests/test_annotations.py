@@ -300,6 +300,8 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("a b", "1 2 3", "calm loud", "1.mp4"), "person/person/class/clip", "calm loud", 2),
         (("happy sad", "low high", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("male female", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("video_a video_b", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("happy sad", "clip01 clip02", "face.mp4"), None, "happy sad", 0),
         (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("happy sad", "Val_Kilmer Dev_Patel Joy_Bryant", "1.mp4 2.mp4"), None, "happy sad", 3),
     ],

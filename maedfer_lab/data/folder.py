@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.layouts import scan
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.shard_format import INDEX, read_shard
+from maedfer_lab.data.shard_format import is_prepared
+from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.table import Annotations, read_annotations
 from maedfer_lab.data.transforms import (
     Box,
     check_counts,
@@ -27,11 +28,16 @@ from maedfer_lab.data.transforms import (
     tilt_clip,
     to_bytes,
 )
-from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoError, VideoReader
+from maedfer_lab.data.video import VideoError, VideoReader
 
 Skipped = list[tuple[Path, str]]
 CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, so that crops keep detail
 CACHE_GB = 2.0
+
+
+def folder_table(root: Path) -> Annotations:
+    """The videos of a folder, or of shards that `maedfer prepare` wrote; errors: `find_videos`."""
+    return open_shards(root) if is_prepared(root) else read_annotations("voxceleb2", root)
 
 
 def find_videos(root: str | Path) -> list[Path]:
@@ -45,15 +51,7 @@ def find_videos(root: str | Path) -> list[Path]:
         NotADirectoryError: ``root`` is no folder.
         FileNotFoundError: it holds no video.
     """
-    root = Path(root)
-    if (root / INDEX).is_file() and (shards := sorted(root.glob("shard-*.tar"))):
-        return [file / clip["name"] for file in shards for clip in read_shard(file).clips]
-    if not (videos := list(scan(root).videos)):
-        raise FileNotFoundError(
-            f"no video under root={str(root)!r}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} "
-            "and for folders of .jpg or .png images"
-        )
-    return videos
+    return [clip.path for clip in folder_table(Path(root)).clips]
 
 
 def check_videos(

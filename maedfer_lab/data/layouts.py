@@ -376,9 +376,10 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
             found.problem("duplicates", name, f"the same clip as {there}; {_KEEP}")
         fold = folds.get(path, 0)
         found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
-    if others := [path for path in tree.lists if path != tree.root / "MANIFEST.csv"]:
-        told = f"{len(others):,} lists are not read, such as {tree.name(others[0])}"
-        found.notes.append(f"{told}; dataset csv reads one")
+    others = [name for name in map(tree.name, tree.lists) if name.lower() != "manifest.csv"]
+    if others:
+        told = f"{len(others):,} lists are not read, such as {others[0]}; dataset csv reads one"
+        found.notes.append(told)
     if kinds != ("class",):
         counts = f"{len(found.classes)} classes, {len(set(who) - {None}):,} people"
         how = "as asked" if layout else "--layout asks for another reading"

@@ -34,7 +34,7 @@ from maedfer_lab.data.layouts import (
 from maedfer_lab.data.lists import Clip, Found, ListFile, Problem, find_lists
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
-from maedfer_lab.data.video import VideoReader, natural_key
+from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoReader, natural_key
 
 Place = str | Path | None
 STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
@@ -387,7 +387,7 @@ def find_annotations(
     folder, lists = _places(dataset, root, lists)
     tree, labels = scan(folder), published_labels(dataset)
     if not tree.videos:
-        what = "neither video files nor folders of .jpg or .png"
+        what = f"neither {' '.join(sorted(VIDEO_SUFFIXES))} nor folders of .jpg or .png"
         if (folder / INDEX).is_file():
             what = "it is a prepared set, for finetune shards and pretrain; name what it is of"
         raise FileNotFoundError(f"no video under root={str(folder)!r}: {what}")

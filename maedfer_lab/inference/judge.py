@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.reading import facts_of
-from maedfer_lab.data.folder import check_videos
+from maedfer_lab.data.folder import check_videos, folder_table
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import split_people
 from maedfer_lab.figures import draw_rows
@@ -25,7 +25,7 @@ from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_r
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.metrics import resampled
 from maedfer_lab.training.held_out import HeldOut
-from maedfer_lab.training.stream import Window, folder_table
+from maedfer_lab.training.stream import Window
 
 MASKS = 8  # of each clip: one alone moves its loss by a quarter
 SHOWN = 8  # clips in the picture

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainConfig, check_workers
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
-from maedfer_lab.data.folder import Squares, check_videos, clips_of, vary_clip
+from maedfer_lab.data.folder import Squares, check_videos, clips_of, folder_table, vary_clip
 from maedfer_lab.data.layouts import people_of
 from maedfer_lab.data.lists import Found
 from maedfer_lab.data.prepare import begin_worker
@@ -287,11 +287,6 @@ def pretraining_table(config: PretrainConfig) -> Annotations:
     if config.data is None:
         return _drawn(config, config.num_held_out)
     return listed_videos(config.data) if config.data.is_file() else folder_table(config.data)
-
-
-def folder_table(root: Path) -> Annotations:
-    """The videos of a folder, or of shards that `maedfer prepare` wrote."""
-    return open_shards(root) if is_prepared(root) else read_annotations("voxceleb2", root)
 
 
 def _drawn(config: PretrainConfig | FinetuneConfig, num_test: int, fold: int = 1) -> DrawnFaces:
