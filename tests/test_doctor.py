@@ -167,7 +167,7 @@ def test_lists_that_count_from_one_are_told(sets, tmp_path):
         rows = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
         write_lines(path, [f"{name} {int(label) + 1}" for name, label in rows])
     (finding,) = of(check("dfew", sets["dfew"], lists), "label range")
-    assert "seems to count from 1" in finding.message
+    assert all("does the list count from 1?" in where for where in finding.where)
 
 
 def test_counts_are_compared_with_the_published_ones(tmp_path):

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2375,
     "config": 1206,
     "cost": 1315,
-    "data": 5927,
+    "data": 5924,
     "drawn": 961,
     "figures": 1677,
     "inference": 1751,

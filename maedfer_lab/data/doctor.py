@@ -209,12 +209,7 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
     for problem in problems:
         kinds[problem.kind].append(str(problem))
     for kind, places in kinds.items():
-        message = _many(len(places), "problem")
-        if kind == "label range" and all(
-            f"label '{len(table.classes)}'" in text for text in places
-        ):
-            message += "; the list seems to count from 1: take one off, as the official code does"
-        yield Finding("error", kind, message, tuple(places))
+        yield Finding("error", kind, _many(len(places), "problem"), tuple(places))
     if (labels := published_labels(table.dataset)) is not None:
         yield from counts_findings(table, labels)
     if table.dataset != "voxceleb2":

@@ -693,6 +693,8 @@ def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, 
     if label is None:
         known = f"{start} to {start + len(found.classes) - 1} or {', '.join(found.classes)}"
         what = f"label {row.label!r} of {row.path!r} is out of range; known are {known}"
+        if row.label == str(start + len(found.classes)):
+            what += "; does the list count from 1? Take one off, as the official code does"
         found.problem("label range", row.where, what)
     if isinstance(path, str):
         found.problem("missing clips", row.where, path)
