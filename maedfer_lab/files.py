@@ -12,11 +12,12 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -79,10 +80,23 @@ def csv_line(row: Iterable[object]) -> str:
     return text.getvalue()[:-2] + "\n"
 
 
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for reading; ValueError for a pipe or a device, which need not end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    return path.open("rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, opened as by `open_bytes`."""
+    with open_bytes(path) as file:
+        return file.read()
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -169,9 +183,33 @@ def save(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = 
     return path
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote."""
-    return json.loads(path.read_text())
+class DamagedError(ValueError):
+    """A file whose content cannot be used; names it, and says what to do."""
+
+
+@contextmanager
+def reading(path: Path, mend: str = "put a copy back") -> Iterator[None]:
+    """Turn whatever an odd content raises into a `DamagedError` that names `path`."""
+    try:
+        yield
+    except DamagedError:  # of another file, told already
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+            csv.Error) as error:  # fmt: skip
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise DamagedError(f"{path} is damaged or was changed ({said}); {mend}") from error
+
+
+def load(path: Path, mend: str = "put a copy back") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises FileNotFoundError, or `DamagedError` where it is no file, such as a pipe, or no object.
+    """
+    with reading(path, mend):
+        content = json.loads(read_bytes(path))
+        if not isinstance(content, dict):
+            raise TypeError("it holds no object")
+        return content
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

@@ -17,11 +17,11 @@ import socket
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
-from maedfer_lab.files import file_sha256, write_aside
+from maedfer_lab.files import DamagedError, file_sha256, load, reading, write_aside
 
 try:
     import fcntl
@@ -38,6 +38,7 @@ except ImportError:
 
 LogRow = dict[str, float | int]
 RunConfig = PretrainConfig | FinetuneConfig
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the last epoch; of the best one
 LOCK = ".lock"
@@ -99,18 +100,23 @@ class Run:
         if isinstance(start, Path) and (digest := _digest(start)) is not None:  # else told later
             if not (run.folder / "start.json").exists():
                 run.write("start.json", (json.dumps({"digest": digest}) + "\n").encode())
-            elif run.read("start.json")["digest"] != digest:
+            elif run.read("start.json").get("digest") != digest:
                 raise ValueError(
                     f"{start} holds other weights than when {run.folder} began; to start anew from "
                     "them, delete that folder, or give another one with --out"
                 )
         return run
 
-    def _damaged(self, name: str, why: object) -> ValueError:
-        return ValueError(
-            f"{self.folder / name} is damaged or was changed ({why}); put a copy back, or delete "
-            f"{self.folder} and run the same command again"
-        )
+    @property
+    def _mend(self) -> str:
+        return f"put a copy back, or delete {self.folder} and run the same command again"
+
+    def _damaged(self, name: str, why: object) -> DamagedError:
+        return DamagedError(f"{self.folder / name} is damaged or was changed ({why}); {self._mend}")
+
+    def reading(self, name: str) -> AbstractContextManager[None]:
+        """Turn what an odd content of a file of the folder raises into an error that names it."""
+        return reading(self.folder / name, self._mend)
 
     def check_data(
         self, data: dict[str, Any], explain: Callable[[dict, dict], tuple[str, ...]]
@@ -130,10 +136,8 @@ class Run:
             return
         kept = self.read("data.json")
         if kept.get("digest") != data["digest"]:
-            try:
+            with self.reading("data.json"):
                 changes = "; ".join(explain(kept, data)) or "their digest differs"
-            except (LookupError, TypeError, AttributeError) as error:
-                raise self._damaged("data.json", repr(error)) from error
             raise ValueError(
                 f"the data changed since {self.folder} began: {changes}. Its result belongs to "
                 "the data of then; for the new ones give another folder with --out, or another "
@@ -164,19 +168,19 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of the folder; ValueError if it is damaged."""
-        try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("it holds no settings")
-        except (ValueError, RecursionError) as error:  # of JSON, of Unicode
-            raise self._damaged(name, error) from error
-        return content
+        return load(self.folder / name, self._mend)
+
+    def config(self, parse: Callable[[dict[str, Any]], Config]) -> Config:
+        """What `pretrain_config` or `finetune_config` makes of config.json."""
+        with self.reading("config.json"):
+            return parse(self.read("config.json"))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep what is needed to go on; the state before it is kept as well.
 
         Raises OSError, with the bytes needed, where it cannot be written; the states stay then.
         """
+        state = {**state, "run": self.folder.name}
         self.write("next.pt", lambda path: write_state(state, path), _num_bytes(state))
         if (self.folder / STATES[0]).exists():
             (self.folder / STATES[0]).replace(self.folder / STATES[1])
@@ -208,6 +212,8 @@ class Run:
                     if bad := archive.testzip():
                         raise ValueError(f"{bad} differs from its checksum")
                 state = torch.load(path, map_location="cpu", weights_only=True)
+                if (run := state.pop("run", self.folder.name)) != self.folder.name:
+                    raise ValueError(f"it is of the run {run}")
                 if check is not None:
                     check(state)
             except Exception as error:  # zip, pickle and torch have a dozen between them
@@ -312,11 +318,11 @@ class Run:
             if sha256 is not None and file_sha256(path) != sha256:
                 raise ValueError("its bytes differ from their checksum")
             weights = load_file(path)
-        except (SafetensorError, ValueError) as error:
+            if missing := unique_state(model).keys() ^ weights.keys():
+                raise ValueError(f"they do not fit this model: {sorted(missing)[:5]}")
+            model.load_state_dict(weights, strict=False)
+        except (SafetensorError, ValueError, RuntimeError, FileNotFoundError) as error:
             raise self._damaged(name, error) from error
-        if missing := unique_state(model).keys() ^ weights.keys():
-            raise ValueError(f"{self.folder}: weights do not fit this model: {sorted(missing)[:5]}")
-        model.load_state_dict(weights, strict=False)
 
     def load_result(self) -> dict[str, Any]:
         """The result of a finished run, with its configuration as it was."""
@@ -324,21 +330,11 @@ class Run:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         result = self.read("result.json")
-        with self.reading_result():
+        with self.reading("result.json"):
             wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
         if wanted is not None and file_sha256(self.folder / "config.json") != wanted:
             raise self._damaged("config.json", "it is not what it was when the run ended")
         return result
-
-    @contextmanager
-    def reading_result(self) -> Iterator[None]:
-        """Turn what an odd content of result.json raises into a ValueError that names it."""
-        try:
-            yield
-        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            if str(self.folder) in str(error):  # of weights or configuration, told already
-                raise
-            raise self._damaged("result.json", f"{type(error).__name__}: {error}") from error
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:

@@ -352,7 +352,7 @@ def test_a_run_folder_loads_finished_or_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [(None, "config.json"), ("{", "not JSON"), ("{}", "fields of ModelConfig"),
+    [(None, "config.json"), ("{", "JSONDecodeError"), ("{}", "fields of ModelConfig"),
      ('{"model": {"width": "32"}}', "width='32' should be int"),
      ('{"model": {"colour": 3}}', "colour")],
 )  # fmt: skip

@@ -38,7 +38,7 @@ from maedfer_lab.training.evaluation import (
     read_evaluation,
     save_evaluation,
 )
-from maedfer_lab.training.finetune import FinetuneTask, finetune
+from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
 from maedfer_lab.training.pretrain import pretrain
 from maedfer_lab.training.stream import labelled_data
 
@@ -300,7 +300,6 @@ def saved_in(folder: Path) -> dict[str, Any]:
 def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
-    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")
     assert verb(tmp_path, folder) == 0
     told = capsys.readouterr().out
     assert "UAR" in told and "calm" in told and "written" in told
@@ -310,6 +309,11 @@ def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
     assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
     # One window and the whole picture are what the run itself was judged by.
     assert saved["confusion"] == run.result["confusion"]
+    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")  # no longer what it was
+    assert verb(tmp_path, folder) == 2 and "best.safetensors is damaged" in capsys.readouterr().err
+    (folder / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"best\.safetensors is damaged.*No such file"):
+        load_finetuned(folder, "best")
 
 
 def test_a_checkpoint_needs_a_data_set_and_a_head(labelled, tmp_path, capsys, model):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 import zipfile
 from dataclasses import replace
@@ -283,6 +284,10 @@ def test_a_damaged_file_of_a_finished_run_is_named(tmp_path):
             with pytest.raises(ValueError, match=rf"{name} is damaged or was changed"):
                 load(run.folder)
             path.write_bytes(whole)
+    begun = FinetuneTask(config, runs[1].model, labelled_data(config), Run(runs[1].folder))
+    begun.best = {**runs[1].result["best"], "sha256": "of the file that was written"}
+    with pytest.raises(ValueError, match=r"best\.safetensors is damaged"):  # once taken at the end
+        begun.test_scores()
 
 
 def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
@@ -309,6 +314,9 @@ def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
             assert state["log"] == good["log"]
     assert noticed > 40
     path.write_bytes(whole)
+    shutil.copytree(tmp_path, tmp_path / "other")
+    with pytest.raises(ValueError, match=f"checkpoint.pt .*it is of the run {tmp_path.name}"):
+        Run(tmp_path / "other").load_state()
     other = Toy(toy_config(steps=12))
     with pytest.warns(UserWarning, match=r"step=15 must lie in \[1, 12\]"):
         train(other, Run(tmp_path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import json
 import math
 import pickletools
 import re
@@ -39,7 +38,7 @@ from maedfer_lab.checkpoints.official import (
     short,
 )
 from maedfer_lab.config import ModelConfig, TargetConfig, choose
-from maedfer_lab.files import file_sha256
+from maedfer_lab.files import file_sha256, load
 from maedfer_lab.method.models import Pooling, Tokens
 from maedfer_lab.runs import Run
 from maedfer_lab.weights import NAMES, shipped
@@ -52,7 +51,6 @@ CHOICES = {"tokens": get_args(Tokens), "pooling": get_args(Pooling)}
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
 MOST_IN_TUPLE = 10**6  # values in a tuple, with those of tuples in it
-MAX_JSON = 2**20  # bytes of a config.json
 OFFICIAL_STRIDE = 4
 
 CONFIG_FILE, WEIGHTS_FILE, RESUME_FILE = "config.json", "model.safetensors", "checkpoint.pt"
@@ -401,7 +399,7 @@ def open_weights(source: Path | str) -> Weights:
     weights = dataclasses.replace(recognise(read.content, str(path), form), verified=verified)
     if weights.hugging_face and beside.is_file():
         try:
-            told = read_hugging_face(_read_json(beside))
+            told = read_hugging_face(load(beside))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{beside} is not that of a VideoMAE: {error}") from error
         return dataclasses.replace(weights, told=told, told_by=beside.name)
@@ -412,7 +410,7 @@ def open_weights(source: Path | str) -> Weights:
             f"{path} holds a model of maedfer_lab, whose clip and regions stand in a {CONFIG_FILE} "
             f"beside it; there is none in {folder}"
         )
-    config, told = _read_config(_read_json(beside), str(beside))
+    config, told = _read_config(load(beside), str(beside))
     return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
 
 
@@ -424,19 +422,20 @@ def facts_of(source: Path | str) -> dict[str, Any]:
     """
     source = locate(source)
     folder = source.parent if source.name in (WEIGHTS_FILE, "best.safetensors") else source
-    if (folder / "card.json").is_file():
-        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    if not (folder / "result.json").is_file():
+    if (folder / "card.json").exists():
+        return load(folder / "card.json")
+    if not (folder / "result.json").exists():
         return {}
-    result, config = (Run(folder).read(name) for name in ("result.json", CONFIG_FILE))
-    data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
-    kind = "fine-tuned" if "classes" in result else "pre-trained"
-    return {
-        "name": folder.name, "stride": config.get("stride", OFFICIAL_STRIDE), "kind": kind,
-        "classes": result.get("classes"), "synthetic": data.startswith("synthetic"),
-        "training": f"{kind} for {result['steps']} steps on {data}", "data": data,
-        "config": config, "folder": folder,
-    }  # fmt: skip
+    result, config = Run(folder).load_result(), Run(folder).read(CONFIG_FILE)
+    with Run(folder).reading("result.json"):
+        data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
+        kind = "fine-tuned" if "classes" in result else "pre-trained"
+        return {
+            "name": folder.name, "stride": config.get("stride", OFFICIAL_STRIDE), "kind": kind,
+            "classes": result.get("classes"), "synthetic": data.startswith("synthetic"),
+            "training": f"{kind} for {result['steps']} steps on {data}", "data": data,
+            "config": config, "folder": folder, "sha256": result.get("sha256", {}),
+        }  # fmt: skip
 
 
 def _check_digest(path: Path) -> None:
@@ -444,23 +443,14 @@ def _check_digest(path: Path) -> None:
     if path.suffix != ".safetensors" or not path.is_file():
         return
     for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
-        recorded = _read_json(beside).get("sha256") if beside.is_file() else None
-        recorded = recorded.get(path.name) if isinstance(recorded, dict) else None
-        if isinstance(recorded, str) and recorded != file_sha256(path):
-            raise ValueError(
-                f"{path} is not the file that was written: its SHA-256 differs from the one in "
-                f"{beside.name}; it is damaged or was exchanged: copy it again"
-            )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_JSON:
-        raise ValueError(f"{path} is too large for a configuration ({path.stat().st_size:,} bytes)")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return values if isinstance(values, dict) else {}
+        recorded = load(beside).get("sha256") if beside.is_file() else None
+        for file in (path, path.with_name(CONFIG_FILE)):
+            digest = recorded.get(file.name) if isinstance(recorded, dict) else None
+            if isinstance(digest, str) and digest != file_sha256(file):
+                raise ValueError(
+                    f"{file} is not the file that was written: its SHA-256 differs from the one in "
+                    f"{beside.name}; it is damaged or was exchanged: copy it again"
+                )
 
 
 def recognise(content: Any, name: str = "the state dict", form: str = "in memory") -> Weights:

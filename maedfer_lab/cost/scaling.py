@@ -21,7 +21,7 @@ from maedfer_lab.config import EncoderKind, ModelConfig, Shape3, base, output_fo
 from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import encoder_block, macs, num_regions, token_grid
 from maedfer_lab.cost.memory import one_thread, peak_bytes
-from maedfer_lab.files import write_aside
+from maedfer_lab.files import read_bytes, reading, write_aside
 from maedfer_lab.method.attention import LGIBlock, ViTBlock
 from maedfer_lab.method.grid import Grid, region_shapes
 
@@ -192,7 +192,8 @@ def load_or_measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[di
     path = output_folder() / "runs" / name / "result.json"
     if not path.exists():
         write_aside(path, json.dumps(measure(sweep, device), indent=1).encode())
-    return json.loads(path.read_text())
+    with reading(path, "delete it, and it is measured again"):
+        return json.loads(read_bytes(path))
 
 
 def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from maedfer_lab.files import read_bytes, reading
+
 PUBLISHED = Path(__file__).with_name("published")
 
 
@@ -221,12 +223,16 @@ def match_classes(
 
 
 def _read_map(file: Path) -> dict[str, str]:
-    text = file.expanduser().read_text(encoding="utf-8-sig")
-    if file.suffix.lower() == ".json":
-        if not isinstance(told := json.loads(text), dict):
-            raise ValueError(f"{file} must hold one object, such as {{'happy': 'happiness'}}")
-        return {str(ours): str(theirs or "") for ours, theirs in told.items()}
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    if odd := [row for row in rows if len(row) != 2] or len({row[0] for row in rows}) < len(rows):
-        raise ValueError(f"{file} must name each class of the model once, 'ours,theirs': {odd}")
-    return {ours: theirs for ours, theirs in rows}
+    with reading(file):
+        text = read_bytes(file.expanduser()).decode("utf-8-sig")
+        if file.suffix.lower() == ".json":  # as pairs: a class that is named twice is seen
+            read = json.loads(text, object_pairs_hook=list)
+            rows = [[ours, "" if theirs is None else theirs] for ours, theirs in read]
+        else:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+        odd = [row for row in rows if len(row) != 2 or not all(isinstance(x, str) for x in row)]
+        pairs = {} if odd else dict(rows)
+    if len(pairs) < len(rows):
+        said = str(odd or rows)[:200]
+        raise ValueError(f"{file} must name each class of the model once, 'ours,theirs': {said}")
+    return pairs

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maedfer_lab.data.labels import WORDS
+from maedfer_lab.files import read_bytes
 
+csv.field_size_limit(2**31 - 1)  # a quote that is not closed is told by us, not by csv
 OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
 # What a column may be called, without case and marks between words; the first one there is taken.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
@@ -157,7 +159,7 @@ def read_rows(
     Lines that cannot be read become problems in `found`.
     """
     rows: list[Row] = []
-    name, data = name or path.name, path.read_bytes()
+    name, data = name or path.name, read_bytes(path)
 
     def wrong(line: int, what: str, kind: str = "format") -> tuple[list[Row], dict[str, str]]:
         found.problem(kind, f"{name} line {line}", what)
@@ -166,10 +168,14 @@ def read_rows(
     wide = next((f"utf-16-{o}" for o, i in (("le", 1), ("be", 0)) if data[i:40:2].count(0) > 2), "")
     known = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else wide or "utf-8-sig"
     try:
-        lines = re.split(r"\r\n|\r|\n", data.decode(known))
+        text = data.decode(known)
+        bad = text.find("\0")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        text, bad = "", error.start
+    if bad >= 0:
+        line = data[:bad].count(b"\n") + 1
         return wrong(line, "is not text in UTF-8; write the file anew in that encoding", "encoding")
+    lines = re.split(r"\r\n|\r|\n", text)
     used = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     if not used:
         return wrong(1, "the list is empty")

@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
-from maedfer_lab.files import file_sha256, text_bytes
+from maedfer_lab.files import file_sha256, open_bytes, read_bytes, text_bytes
 
 try:
     import simplejpeg
@@ -171,7 +171,7 @@ def _remote(folder: str) -> tuple[Any, str]:
 def read_file(folder: str, name: str) -> bytes:
     """The bytes of a file of a folder or URL; FileNotFoundError if there is none."""
     if not is_url(folder):
-        return Path(folder, name).read_bytes()
+        return read_bytes(Path(folder, name))
     files, base = _remote(folder)
     return files.cat_file(f"{base}/{name}")
 
@@ -252,7 +252,7 @@ def read_shard(file: Path) -> Shard:
     """Read what stands beside a tar and compare its size; ValueError names what is damaged."""
     try:
         beside = file.with_suffix(".json")
-        shard = _shard(beside, beside.read_bytes())
+        shard = _shard(beside, read_bytes(beside))
         size = file.stat().st_size
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing; {AGAIN}") from error
@@ -334,7 +334,7 @@ class Index:
         """Map `file`; ValueError if it is damaged."""
         self.file = file
         try:
-            with file.open("rb") as opened:
+            with open_bytes(file) as opened:
                 self._bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             head, self._begin = _head(self._bytes)
             self.about: dict[str, Any] = json.loads(head.pop("__metadata__")["about"])

@@ -16,7 +16,7 @@ from maedfer_lab.figures import attention, bench, flops, method, paper, study  #
 from maedfer_lab.figures.style import FIGURES, Page, drawing, footer, picture_rows, save_figure
 from maedfer_lab.figures.timeline import draw_movement, draw_timeline
 from maedfer_lab.figures.training import LiveCurve
-from maedfer_lab.files import figures_folder, load, save
+from maedfer_lab.files import figures_folder, load, reading, save
 
 Format = Literal["png", "svg", "pdf"]
 
@@ -24,14 +24,9 @@ Format = Literal["png", "svg", "pdf"]
 def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Page:
     """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
     _check_known(path.stem)
-    try:
+    with reading(path, "put a copy back, or run its notebook again"):
         data = load(path)
         drawn = [show(path.stem, data) for _ in formats]  # saving moves the parts of a figure
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); put a copy back, or run its "
-            "notebook again"
-        ) from error
     for kind, figure in zip(formats, drawn, strict=True):
         save_figure(figure, path.with_suffix(f".{kind}"))
     return drawn[-1] if drawn else Page()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from maedfer_lab.method.models import model_mask
 from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_rows
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.metrics import resampled
+from maedfer_lab.runs import Run
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.stream import Window
 
@@ -172,13 +172,15 @@ def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: 
     digests = set(told.get("trained_files", ()))
     found = {path for path in videos if digests and _content(path).hex()[:16] in digests}
     config = told.get("config", {"data": None})
-    if config["data"] is None or not (told["folder"] / "data.json").is_file():
+    if config["data"] is None or not (told["folder"] / "data.json").exists():
         return found
-    rows = json.loads((told["folder"] / "data.json").read_text(encoding="utf-8"))["each"]
-    shown, share = [row[3] or row[0] for row in rows], config["held_out"]
-    kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
-    files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
-    is_same = Path(config["data"]).resolve() == root.resolve()
-    seen = {shown[i] for i in kept if is_same}
+    run = Run(told["folder"])
+    rows = run.read("data.json").get("each")
+    with run.reading("data.json"):
+        shown, share = [row[3] or row[0] for row in rows], config["held_out"]
+        kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
+        files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
+        is_same = Path(config["data"]).resolve() == root.resolve()
+        seen = {shown[i] for i in kept if is_same}
     return found | {path for path, name in zip(videos, people, strict=True)
                     if name in seen or (path.name, path.stat().st_size) in files}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -11,10 +12,12 @@ from jaxtyping import Float
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
-from maedfer_lab.config import Framing
+from maedfer_lab.config import Framing, check_counts, choose
+from maedfer_lab.config.model import check_fields
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import footer
+from maedfer_lab.files import reading
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.weights import shipped
 
@@ -35,6 +38,9 @@ class Calibration:
     of: str
     temperature: float
     sure: float
+
+    def __post_init__(self) -> None:
+        check_fields(self, temperature="(0, inf]", sure="[0, 1]")
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,20 @@ def known_model(
                 f"labels={labels!r} has {len(classes)} classes, the model {num}; use a data set of "
                 f"{', '.join(DATASETS)} with as many, or leave labels out"
             )
-    return KnownModel(
-        model, source, facts.get("name", source.name), int(facts.get("stride", OFFICIAL_STRIDE)),
-        tuple(classes) if num else (),
-        facts.get("training") or "how it was trained is not told by the file",
-        bool(facts.get("synthetic", False)), facts.get("framing", "wide"),
-        Calibration(**facts["calibration"]) if "calibration" in facts else None,
-    )  # fmt: skip
+    card = source / "card.json"
+    with reading(card if card.exists() else source):
+        known = KnownModel(
+            model, source, str(facts.get("name", source.name)),
+            int(facts.get("stride", OFFICIAL_STRIDE)), tuple(map(str, classes)) if num else (),
+            str(facts.get("training") or "how it was trained is not told by the file"),
+            bool(facts.get("synthetic", False)),
+            choose("framing", facts.get("framing", "wide"), get_args(Framing)),
+            Calibration(**facts["calibration"]) if "calibration" in facts else None,
+        )  # fmt: skip
+        check_counts(stride=known.stride)
+        if len(known.classes) != num:
+            raise ValueError(f"it names {len(known.classes)} classes, the model has {num}")
+    return known
 
 
 def need_autoencoder(known: KnownModel, use: str) -> MaskedAutoencoder:

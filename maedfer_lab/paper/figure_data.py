@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maedfer_lab.config import PretrainConfig
+from maedfer_lab.files import load, read_bytes, reading
 from maedfer_lab.metrics import scores
 from maedfer_lab.paper.claims import OURS, WILD, Claim
 from maedfer_lab.paper.ledger import totals
@@ -113,17 +113,18 @@ def own_runs(folder: Path, points: int = 100) -> list[dict[str, Any]]:
     """Losses of our runs on targets in cube units, as means of at most `points` stretches."""
     found = []
     for path in sorted(folder.glob("*/log.csv")):
-        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        if config.get("target", {}).get("units") != "cube":  # fine-tuning has no target
-            continue
-        with path.open(newline="", encoding="utf-8") as file:
-            log = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-        size = max(1, len(log) // points)
-        parts = [list(zip(*log[i : i + size], strict=True)) for i in range(0, len(log), size)]
-        found.append({
-            "name": config["name"], "loss": [sum(loss) / len(loss) for _, loss in parts],
-            "clips": [steps[-1] * config["optim"]["batch_size"] for steps, _ in parts],
-        })  # fmt: skip
+        config = load(path.parent / "config.json")
+        with reading(path.parent):
+            if config.get("target", {}).get("units") != "cube":  # fine-tuning has no target
+                continue
+            rows = csv.DictReader(read_bytes(path).decode().splitlines())
+            log = [(int(row["step"]), float(row["loss"])) for row in rows]
+            size = max(1, len(log) // points)
+            parts = [list(zip(*log[i : i + size], strict=True)) for i in range(0, len(log), size)]
+            found.append({
+                "name": config["name"], "loss": [sum(loss) / len(loss) for _, loss in parts],
+                "clips": [steps[-1] * config["optim"]["batch_size"] for steps, _ in parts],
+            })  # fmt: skip
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maedfer_lab.files import read_bytes, reading
 from maedfer_lab.paper.claims import LOG, OURS, WILD, Claim, digits, pretraining, slug
 from maedfer_lab.paper.tables import Cell, Paper, class_clips
 
@@ -53,11 +54,13 @@ def read_results(folder: Path | None, paper: Paper) -> list[Result]:
         raise FileNotFoundError(f"results={str(folder)!r} is not a folder of evaluation files")
     found: dict[tuple[str, str, str], Result] = {}
     for path in sorted(folder.glob("*.json")):
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if (isinstance(raw, dict) and raw.get("kind") == "evaluation"
-                and raw.get("dataset") in paper.labels  # not somebody's own data
-                and raw.get("method") != "own recipe"):  # of which there is no claim  # fmt: skip
-            result = _result(path, raw, paper)
+        with reading(path):
+            raw = json.loads(read_bytes(path))
+            told = raw if isinstance(raw, dict) and raw.get("kind") == "evaluation" else {}
+            # of somebody's own data or recipe there is no claim
+            is_ours = told.get("dataset") in paper.labels and told.get("method") != "own recipe"
+            result = _result(path, told, paper) if is_ours else None
+        if result is not None:
             name = (result.method, result.dataset, result.fold)
             if name in found:
                 raise ValueError(f"{found[name].file} and {path.name} both hold {' / '.join(name)}")

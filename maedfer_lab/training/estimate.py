@@ -46,7 +46,7 @@ from maedfer_lab.cost.plan import (
 from maedfer_lab.data.folder import find_videos
 from maedfer_lab.data.shard_format import is_prepared, open_index, place
 from maedfer_lab.data.transforms import to_floats
-from maedfer_lab.files import figures_folder, load
+from maedfer_lab.files import figures_folder, load, reading
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import (
     MaskedAutoencoder,
@@ -229,8 +229,10 @@ def estimate_command(
                 f"config={config!r} must be one of {', '.join(PRESETS)}, or the config.json of a "
                 "run"
             )
-        values = Run(path.parent).read(path.name)
-        chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
+        run = Run(path.parent)
+        with run.reading(path.name):
+            values = run.read(path.name)
+            chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
     chosen = replace(chosen, model=sized(chosen.model, size))
     if batch_size is not None:
         optim = replace(chosen.optim, batch_size=batch_size, accumulate=1)
@@ -359,7 +361,8 @@ def plan_command(
     inputs = usual_inputs(card, form)
     measured = measured or figures_folder("full") / "bench_gpu.json"
     if measured.is_file() and form == "shards":
-        inputs = measured_inputs(inputs, card, load(measured))
+        with reading(measured):
+            inputs = measured_inputs(inputs, card, load(measured))
     if data is not None:
         inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
     return plan(config, gpus, inputs.given(**given), clips_per_gpu=clips_per_gpu)

@@ -29,7 +29,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -55,10 +54,10 @@ from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annot
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
-from maedfer_lab.files import provenance, text_bytes, write_aside
+from maedfer_lab.files import load, provenance, reading, text_bytes, write_aside
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import SCORES, Intervals, bootstrap, confusion_matrix, recalls, scores
-from maedfer_lab.runs import BEST
+from maedfer_lab.runs import BEST, Run
 from maedfer_lab.training.optim import device_name, mixed_precision, open_accelerator
 from maedfer_lab.training.stream import read_batches
 
@@ -401,23 +400,25 @@ def _free_path(found: Evaluation, path: Path, data: str | None) -> Path:
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read what `save_evaluation` wrote, from either file's path."""
-    told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    table = path.with_suffix(".csv")
+    path, table = path.with_suffix(".json"), path.with_suffix(".csv")
+    told = load(path)
     with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = list(csv.DictReader(file))
-    classes = tuple(told["classes"])
-    return Evaluation(
-        dataset=told["set"],
-        fold=told["fold"],
-        classes=classes,
-        paths=tuple(row["path"] for row in rows),
-        labels=np.array([classes.index(row["label"]) for row in rows]),
-        probabilities=np.array([[float(row[f"p {name}"]) for name in classes] for row in rows]),
-        folds=tuple(int(row["fold"]) for row in rows),
-        subjects=tuple(row["subject"] or None for row in rows),
-        skipped=tuple((path, reason) for path, reason in told["skipped"]),
-        run=tuple(told.get("run", ())),
-    )
+        with reading(table):
+            rows = list(csv.DictReader(file))
+    with reading(path, f"put copies of it and of {table.name} back"):
+        classes = tuple(told["classes"])
+        return Evaluation(
+            dataset=told["set"],
+            fold=told["fold"],
+            classes=classes,
+            paths=tuple(row["path"] for row in rows),
+            labels=np.array([classes.index(row["label"]) for row in rows]),
+            probabilities=np.array([[float(row[f"p {name}"]) for name in classes] for row in rows]),
+            folds=tuple(int(row["fold"]) for row in rows),
+            subjects=tuple(row["subject"] or None for row in rows),
+            skipped=tuple((path, reason) for path, reason in told["skipped"]),
+            run=tuple(told.get("run", ())),
+        )
 
 
 # --- the verb: trained classifiers in, scores and files of their test folds out -----------------
@@ -504,7 +505,8 @@ def evaluate_runs(
         model, told, note = _open(source)
         best, place, listed, tested = None, root, lists, 1
         if "config" in told:
-            config = finetune_config(told["config"])
+            run = Run(told["folder"])
+            config = run.config(finetune_config)
             if config.data is None and root is None:
                 raise ValueError(
                     f"{source} was trained on synthetic faces, whose scores are in its "
@@ -514,9 +516,9 @@ def evaluate_runs(
             kind, place, tested = dataset or config.dataset, root or config.data, config.fold
             listed = lists or (config.lists if dataset is None else None)
             trained = {"stride": config.stride, "framing": config.framing}
-            if (weights := told["folder"] / BEST).exists():
+            if BEST in told["sha256"] or (run.folder / BEST).exists():
                 best = copy.deepcopy(model)
-                best.load_state_dict(load_file(weights), strict=False)
+                run.load_weights(best, BEST, told["sha256"].get(BEST))
                 note = ON_TEST * (config.holdout is None)
         elif dataset is None:
             raise ValueError(
@@ -618,10 +620,10 @@ def _since_training(
 ) -> list[str]:
     """What changed in the data of a run, and which tested people it was trained on."""
     file, notes = source / "data.json", []
-    if not file.is_file():
+    if not file.exists():
         return []
-    try:
-        kept = json.loads(file.read_bytes())
+    with reading(file):
+        kept = load(file)
         trained = [row for row in kept["each"] if row[2] != config.fold]
         if is_own:
             what, both = "people", {row[3] or row[0] for row in trained} & set(table.people(clips))
@@ -631,8 +633,6 @@ def _since_training(
             size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
             same = {row[0] for row in trained if size.get(row[0]) == row[4]}
             what, both = "clips", same & set(map(table.name, clips))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); put a copy back") from error
     if both:
         notes.append(
             f"{len(both)} of the tested {what} were trained on, so the scores are too good: "

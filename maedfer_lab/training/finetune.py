@@ -145,9 +145,10 @@ def finetune(
 def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
     """Load a finished run, with the weights of its last epoch (as published) or its best one."""
     run = Run.finished(folder, "finetune", "finetune-dfew")
-    result, config = run.load_result(), finetune_config(run.read("config.json"))
-    name = BEST if epoch == "best" and (run.folder / BEST).exists() else WEIGHTS
-    with run.reading_result():
+    result, config = run.load_result(), run.config(finetune_config)
+    with run.reading("result.json"):
+        is_last = epoch == "last" or result["best"]["step"] == result["steps"]
+        name = WEIGHTS if is_last else BEST
         model = build_classifier(config.model, len(result["classes"]), pooling=config.pooling)
         run.load_weights(model, name, result.get("sha256", {}).get(name))
         loaded = FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
@@ -248,14 +249,14 @@ class FinetuneTask(Task):
     def test_scores(self) -> list[dict[str, Any]]:
         """UAR, WAR and confusion on the test clips: of the last epoch and of the best one."""
         is_last = self.best["step"] == self.config.optim.last_step
+        kept = self.model if is_last else copy.deepcopy(self.model)
+        if not is_last:
+            self.run.load_weights(kept, BEST, self.best.get("sha256"))
         if self.data.validates_on_test:
             last, best = self.last, self.best["confusion"]
         else:
-            last = best = self._confusion(self.model, self.data.test).tolist()
-            if not is_last:
-                kept = copy.deepcopy(self.model)
-                self.run.load_weights(kept, BEST, self.best.get("sha256"))
-                best = self._confusion(kept, self.data.test).tolist()
+            last = self._confusion(self.model, self.data.test).tolist()
+            best = last if is_last else self._confusion(kept, self.data.test).tolist()
         if is_last and PartialState().is_main_process:
             (self.run.folder / BEST).unlink(missing_ok=True)
         return [

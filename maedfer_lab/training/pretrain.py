@@ -244,9 +244,9 @@ class PretrainTask(Task):
 def load_run(folder: Path) -> PretrainedRun:
     """Load a finished run from its folder."""
     run = Run.finished(folder, "pretrain", "demo-lgi")
-    result, config = run.load_result(), pretrain_config(run.read("config.json"))
+    result, config = run.load_result(), run.config(pretrain_config)
     model = build_autoencoder(config.model, config.target)
-    with run.reading_result():
+    with run.reading("result.json"):
         run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
         model = speed_up(model).eval()
         loaded = PretrainedRun(config, run.folder, model, result["log"], result, run.told)

@@ -52,6 +52,7 @@ from maedfer_lab.data.transforms import (
 )
 from maedfer_lab.data.video import VideoError, VideoReader, is_starved
 from maedfer_lab.drawn.faces import SyntheticFaces
+from maedfer_lab.files import read_bytes, reading
 from maedfer_lab.runs import Run
 
 # *Official:* of VoxCeleb2's 224 x 224 frames, rows 0 to 160 and columns 32 to 192.
@@ -412,7 +413,8 @@ def listed_videos(path: Path) -> Annotations:
     Raises ValueError for an empty list or a video named twice, FileNotFoundError if its first video
     is not there. The others are opened when needed.
     """
-    rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    with reading(path):
+        rows = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
     names = [re.sub(r"[ ,]+-?\d+$", "", row) for row in rows if row]
     if not names or len(set(names)) < len(names):
         what = "names a video twice" if names else "is empty"

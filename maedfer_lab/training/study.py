@@ -37,7 +37,7 @@ from maedfer_lab.config.study import CORE_HOURS, LONG, LONG_ALONE, REFERENCE, st
 from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import macs, parameters, token_grid
 from maedfer_lab.data.table import Annotations, Clip
-from maedfer_lab.files import load, provenance, write_aside
+from maedfer_lab.files import load, provenance, reading, write_aside
 from maedfer_lab.method.models import Classifier, Encoded, Encoder, build_classifier
 from maedfer_lab.metrics import confusion_matrix, linear_probe, nearest_classes, uar
 from maedfer_lab.training.finetune import FinetunedRun, finetune
@@ -197,7 +197,8 @@ def run_piece(
     root = (output or output_folder()) / "runs" / "study"
     path = root / f"{piece.variant.replace(' ', '-')}-{piece.seed}-{digest}.json"
     if path.exists():
-        return load(path)["rows"]
+        with reading(path):
+            return load(path)["rows"]
     began = perf_counter()
     options = {"output": output, "profile": profile}
     run = pretrain(start, **options)
