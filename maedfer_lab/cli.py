@@ -119,22 +119,23 @@ def _main(argv: Sequence[str] | None) -> int:
         with warnings.catch_warnings():  # each in one line, without the source it is from
             warnings.showwarning = show
             result = run_verb(verb, rest)
+            said = str(result)  # which may fail as well
     except BrokenPipeError:
         raise
     except (*EXPECTED_ERRORS, *SURPRISES) as error:
         if debug:
             raise
-        said = str(error) or type(error).__name__
+        why = str(error) or type(error).__name__
         if isinstance(error, SURPRISES):
-            said = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
-            said += f" (maedfer --debug {verb} ... shows where)"
-        print(f"maedfer {verb}: {said}", file=sys.stderr)
+            why = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+            why += f" (maedfer --debug {verb} ... shows where)"
+        print(f"maedfer {verb}: {why}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     config = importlib.import_module("maedfer_lab.config")
     if result is not None and config.is_main_process():  # of the many that torchrun starts
-        print(result)
+        print(said)
         for problem in getattr(result, "refused", ()):
             print(f"maedfer {verb}: {problem}", file=sys.stderr)
     return int(getattr(result, "exit_status", 2 if getattr(result, "refused", ()) else 0))

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -188,15 +189,16 @@ class DamagedError(ValueError):
 
 
 @contextmanager
-def reading(path: Path, mend: str = "put a copy back") -> Iterator[None]:
+def reading(path: Path | str, mend: str = "put a copy back") -> Iterator[None]:
     """Turn whatever an odd content raises into a `DamagedError` that names `path`."""
     try:
         yield
     except DamagedError:  # of another file, told already
         raise
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-            csv.Error) as error:  # fmt: skip
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            csv.Error, zipfile.BadZipFile) as error:  # fmt: skip
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        said = f"{kind}{' '.join(str(error).split())}"[:300]
         raise DamagedError(f"{path} is damaged or was changed ({said}); {mend}") from error
 
 

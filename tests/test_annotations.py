@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from itertools import product
@@ -22,7 +23,9 @@ from making_datasets import (
     write_lines,
 )
 
+from maedfer_lab import files
 from maedfer_lab.data.labels import DATASETS, dataset_name, label_number, published_labels
+from maedfer_lab.data.readers import content_digest
 from maedfer_lab.data.table import (
     Annotations,
     Clip,
@@ -578,3 +581,32 @@ def test_any_names_and_people_are_read_from_a_csv(found, tmp_path_factory):
         assert (table.classes[clip.label], clip.fold) == (f"class, {label}", fold)
         assert clip.subject == f"ü, {who[clip.path.name]}"
     assert len(table) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "told"),
+    [(b"path,label\na.mp4,h\0appy", "encoding", "line 2 is not text"),
+     (b'path,label\na.mp4,"' + b"x" * 200_000, "label", ""),
+     (b" " * 2**21 + b"path,label", "format", "line 1 2,097,162 letters are no row"),
+     (b"a,b\n" * (2**21 + 1), "format", "lines are no list")],
+)  # fmt: skip
+def test_lists_out_of_all_reason_are_told_at_once(content, kind, told, tmp_path):
+    """They ended in csv's own error, or in minutes and gigabytes of rows."""
+    videos(tmp_path, "a.mp4")
+    (tmp_path / "annotations.csv").write_bytes(content)
+    problems = find_annotations("csv", tmp_path)[1]
+    assert told in str(problems[0]) or kind in {one.kind for one in problems}
+
+
+def test_what_is_no_file_is_never_read(tmp_path):
+    """A pipe was waited for without end, and a device read until memory was full."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        for read in (files.load, files.read_bytes, files.file_sha256, content_digest):
+            with pytest.raises(ValueError, match=f"{name}.* is no file"):
+                read(tmp_path / name)
+    for text, told in (("[" * 10**5, "RecursionError"), ("[]", "no object"), ("", "JSONDecode")):
+        (tmp_path / "odd.json").write_text(text)
+        with pytest.raises(files.DamagedError, match=rf"odd\.json is damaged .*{told}"):
+            files.load(tmp_path / "odd.json")

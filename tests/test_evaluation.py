@@ -233,6 +233,12 @@ def test_files_hold_everything_and_read_back(found, tmp_path):
     paths = save_evaluation(found, tmp_path, {"commit": "abc"}, method="own", epoch="last")
     table = paths[0].read_text().splitlines()
     assert table[0] == "path,label,guess,fold,subject,p calm,p wild" and len(table) == 13
+    odd = replace(found, paths=("a\rb.mp4", *found.paths[1:]), run=("other", "run"))
+    kept = save_evaluation(odd, tmp_path / "odd", {}, method="own")
+    assert read_evaluation(kept[1]).paths == odd.paths  # once unquoted, so two rows
+    kept[1].write_text(kept[1].read_text().replace('["calm", "wild"]', "[]"))
+    with pytest.raises(ValueError, match=r"folder_foldall\.json is damaged"):
+        read_evaluation(kept[1])
     again = read_evaluation(paths[1])
     for name in ("dataset", "fold", "classes", "paths", "folds", "subjects", "skipped"):
         assert getattr(again, name) == getattr(found, name)

@@ -279,6 +279,9 @@ def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
         (folder / "card.json").write_text(json.dumps(card | {"framing": "official"}))
         return predict(video, folder, detect=everywhere, framing="wide", progress=False)
 
+    for changes in ({"temperature": 0}, {"sure": "x"}, {"colour": 1}):
+        with pytest.raises(ValueError, match=r"card\.json is damaged"):
+            calibrated(**changes)
     done = calibrated()
     flatter = plain.probabilities**0.5
     np.testing.assert_allclose(

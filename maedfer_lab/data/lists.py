@@ -13,6 +13,7 @@ from typing import NamedTuple
 from maedfer_lab.data.labels import WORDS
 from maedfer_lab.files import read_bytes
 
+MOST_BYTES, MOST_LINES, LONGEST = 2**27, 2**21, 2**20  # of a list, and letters of a line
 csv.field_size_limit(2**31 - 1)  # a quote that is not closed is told by us, not by csv
 OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
 # What a column may be called, without case and marks between words; the first one there is taken.
@@ -165,6 +166,8 @@ def read_rows(
         found.problem(kind, f"{name} line {line}", what)
         return [], {}
 
+    if len(data) > MOST_BYTES or data.count(b"\n") > MOST_LINES:
+        return wrong(1, f"more than {MOST_BYTES:,} bytes or {MOST_LINES:,} lines are no list")
     wide = next((f"utf-16-{o}" for o, i in (("le", 1), ("be", 0)) if data[i:40:2].count(0) > 2), "")
     known = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else wide or "utf-8-sig"
     try:
@@ -175,10 +178,12 @@ def read_rows(
     if bad >= 0:
         line = data[:bad].count(b"\n") + 1
         return wrong(line, "is not text in UTF-8; write the file anew in that encoding", "encoding")
-    lines = re.split(r"\r\n|\r|\n", text)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     used = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     if not used:
         return wrong(1, "the list is empty")
+    if long := [i for i in used if len(lines[i]) > LONGEST]:
+        return wrong(long[0] + 1, f"{len(lines[long[0]]):,} letters are no row of a list")
     if lines[0].startswith(OLD):
         return wrong(
             1, "is of an older version's tables; read the data set itself, or cut this line"

@@ -29,6 +29,7 @@ from maedfer_lab.data.video import (
     find_images,
     natural_key,
 )
+from maedfer_lab.files import read_bytes
 
 BACKENDS = ("auto", "decord", "pyav", "images")
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # what a .jpg or .png is found to be
@@ -203,7 +204,7 @@ def content_digest(path: Path) -> bytes:
     """Digest of a file's bytes, or of all images of a folder in order: equal for equal clips."""
     digest = hashlib.blake2b(digest_size=16)
     for part in find_images(path) if path.is_dir() else [path]:
-        digest.update(part.read_bytes())
+        digest.update(read_bytes(part))
     return digest.digest()
 
 

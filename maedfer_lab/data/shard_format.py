@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
-from maedfer_lab.files import file_sha256, open_bytes, read_bytes, text_bytes
+from maedfer_lab.files import file_sha256, open_bytes, read_bytes, reading, text_bytes
 
 try:
     import simplejpeg
@@ -261,11 +261,14 @@ def read_shard(file: Path) -> Shard:
     return shard
 
 
-def _shard(name: object, text: bytes) -> Shard:
-    try:
-        return Shard(**json.loads(text))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged; {AGAIN}") from error
+def _shard(name: Path | str, text: bytes) -> Shard:
+    with reading(name, AGAIN):
+        shard = Shard(**json.loads(text))
+        if not all(isinstance(value, int) for value in (shard.bytes, shard.frames)):
+            raise TypeError("bytes and frames are whole numbers")
+        if not all(set(one) >= {"name", "reason"} for one in shard.skipped):
+            raise TypeError("skipped clips have names and reasons")
+        return shard
 
 
 class ShardWriter:

@@ -7,6 +7,7 @@ name beside it: column `file`, and where known `identity`, `label` and `split` (
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -16,19 +17,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.lists import Clip, Found, Row, read_rows, side_of
+from maedfer_lab.data.readers import PICTURES
 from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
-from maedfer_lab.data.video import VideoError, VideoReader
+from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
+from maedfer_lab.files import reading
 
 SIDES = (0.6, 1.1)  # of the picture, in sides of the clip: our squares are wider than portraits
 MOVES = 0.12  # of the clip's side, from the first frame to the last; zoom likewise
 STILL = 0.25  # share of the clips in which nothing moves
 BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101, cv2.BORDER_CONSTANT)
 BENT = 0.3  # of the bending of videos: thousands of faces have proportions of their own
+MOST_BYTES = 2**26  # of a picture, unpacked
 TINTED = 0.7  # share of the grey pictures that are given a colour
 
 
@@ -42,7 +47,7 @@ class Stills(Annotations):
         clips: list[Clip] = []
         for archive in archives:
             rows = listed(archive)
-            with zipfile.ZipFile(archive) as opened:
+            with reading(archive), zipfile.ZipFile(archive) as opened:
                 known = set(opened.namelist())
             if missing := [row.path for row in rows if row.path not in known]:
                 raise ValueError(
@@ -58,9 +63,14 @@ class Stills(Annotations):
         """The picture as a video of one frame; VideoError if it cannot be read."""
         archive = _archive(clip.path.parent, os.getpid())
         try:
-            content = np.frombuffer(archive.read(clip.path.name), np.uint8)
-            picture = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
-        except (OSError, zipfile.BadZipFile, cv2.error) as error:
+            if archive.getinfo(clip.path.name).file_size > MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+            content = archive.read(clip.path.name)
+            with Image.open(io.BytesIO(content), formats=PICTURES) as header:
+                if header.width * header.height > MOST_PIXELS:
+                    raise ValueError(f"{header.width} x {header.height} pixels are too many")
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        except Exception as error:  # zip, zlib, Pillow and OpenCV have a dozen between them
             raise VideoError(clip.path, f"cannot be read from its zip: {error}") from error
         if picture is None:
             raise VideoError(clip.path, "is no picture that can be decoded")

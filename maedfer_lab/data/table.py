@@ -256,7 +256,7 @@ def _sha256(what: object) -> str:
 def _content(clip: Clip) -> bytes:
     try:
         return content_digest(clip.path)
-    except OSError:  # said where the clip is opened
+    except (OSError, ValueError):  # said where the clip is opened
         return b""
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -54,7 +53,7 @@ from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annot
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.fast import speed_up
-from maedfer_lab.files import load, provenance, reading, text_bytes, write_aside
+from maedfer_lab.files import csv_line, load, provenance, reading, text_bytes, write_aside
 from maedfer_lab.method.models import Classifier
 from maedfer_lab.metrics import SCORES, Intervals, bootstrap, confusion_matrix, recalls, scores
 from maedfer_lab.runs import BEST, Run
@@ -345,15 +344,13 @@ def save_evaluation(
     name: by default DATASET_foldK. more: further entries of the JSON file.
     """
     name = name or f"{found.dataset}_fold{found.fold}"
-    path = _free_path(found, folder / f"{name}.json", source.get("data"))
-    file, names = io.StringIO(), found.classes
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"p {name}" for name in names)])
+    path, names = _free_path(found, folder / f"{name}.json", source.get("data")), found.classes
+    lines = [csv_line([*COLUMNS, *(f"p {name}" for name in names)])]
     columns = (found.paths, found.labels, found.guesses, found.folds, found.subjects)
     for clip, label, guess, fold, who, row in zip(*columns, found.probabilities, strict=True):
         chances = (f"{p:.{DIGITS}f}" for p in row)
-        writer.writerow([clip, names[label], names[guess], fold, who or "", *chances])
-    write_aside(path.with_suffix(".csv"), text_bytes(file.getvalue(), exact=True))
+        lines.append(csv_line([clip, names[label], names[guess], fold, who or "", *chances]))
+    write_aside(path.with_suffix(".csv"), text_bytes("".join(lines), exact=True))
     labels = published_labels(found.dataset) if found.dataset in DATASETS else None
     whole = found.fold != POOLED and not found.skipped
     if labels is not None and whole:  # as many clips as the published list holds
@@ -407,7 +404,7 @@ def read_evaluation(path: Path) -> Evaluation:
             rows = list(csv.DictReader(file))
     with reading(path, f"put copies of it and of {table.name} back"):
         classes = tuple(told["classes"])
-        return Evaluation(
+        found = Evaluation(
             dataset=told["set"],
             fold=told["fold"],
             classes=classes,
@@ -419,6 +416,8 @@ def read_evaluation(path: Path) -> Evaluation:
             skipped=tuple((path, reason) for path, reason in told["skipped"]),
             run=tuple(told.get("run", ())),
         )
+        str(found)
+    return found
 
 
 # --- the verb: trained classifiers in, scores and files of their test folds out -----------------
