@@ -27,8 +27,8 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Page:
     with reading(path, "put a copy back, or run its notebook again"):
         data = load(path)
         drawn = [show(path.stem, data) for _ in formats]  # saving moves the parts of a figure
-    for kind, figure in zip(formats, drawn, strict=True):
-        save_figure(figure, path.with_suffix(f".{kind}"))
+        for kind, figure in zip(formats, drawn, strict=True):
+            save_figure(figure, path.with_suffix(f".{kind}"))
     return drawn[-1] if drawn else Page()
 
 

@@ -175,8 +175,8 @@ def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: 
     if config["data"] is None or not (told["folder"] / "data.json").exists():
         return found
     run = Run(told["folder"])
-    rows = run.read("data.json").get("each")
     with run.reading("data.json"):
+        rows = run.read("data.json")["each"]
         shown, share = [row[3] or row[0] for row in rows], config["held_out"]
         kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
         files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}

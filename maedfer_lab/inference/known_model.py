@@ -12,7 +12,7 @@ from jaxtyping import Float
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
-from maedfer_lab.config import Framing, check_counts, choose
+from maedfer_lab.config import Framing, check_counts, choose_framing
 from maedfer_lab.config.model import check_fields
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
@@ -128,7 +128,7 @@ def known_model(
             int(facts.get("stride", OFFICIAL_STRIDE)), tuple(map(str, classes)) if num else (),
             str(facts.get("training") or "how it was trained is not told by the file"),
             bool(facts.get("synthetic", False)),
-            choose("framing", facts.get("framing", "wide"), get_args(Framing)),
+            choose_framing(facts.get("framing", "wide"), *get_args(Framing)),
             Calibration(**facts["calibration"]) if "calibration" in facts else None,
         )  # fmt: skip
         check_counts(stride=known.stride)
