@@ -305,6 +305,8 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("male female", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("video_a video_b", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("happy sad", "clip01 clip02", "face.mp4"), None, "happy sad", 0),
+        (("pilot main", "happy sad", "p1_1.mp4 p2_1.mp4"), "person/class/clip", "happy sad", 2),
+        (("happy sad", "S01 S02", "s7_1.mp4 s7_2.mp4"), None, "happy sad", 2),
         (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("happy sad", "Val_Kilmer Dev_Patel Joy_Bryant", "1.mp4 2.mp4"), None, "happy sad", 3),
     ],
@@ -335,6 +337,7 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("faces_224 videos", "happy sad", "1.mp4"), None, "videos/sad/1.mp4: the same clip as fa"),
         (("happy sad", "face original", "1.mp4"), None, "sad/original/1.mp4: the same clip as sad"),
         (("happy sad", "1.mp4 1.avi"), None, "sad/1.mp4: the same clip as sad/1.avi"),
+        (("pilot main", "happy sad", "p1_1.mp4 p2_1.mp4"), None, r"person/class/clip\) or in"),
     ],
 )  # fmt: skip
 def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):

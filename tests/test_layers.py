@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2365,
     "config": 1205,
     "cost": 1316,
-    "data": 5957,
+    "data": 5977,
     "drawn": 961,
     "figures": 1672,
     "inference": 1766,

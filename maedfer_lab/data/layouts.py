@@ -362,6 +362,8 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in told:
         who = told["person"]
+        if not layout:
+            _compare_with_names(who, names, tree, "/".join(kinds))
     elif not found.people_told:
         if layout or who in (told["class"], told.get("split")):
             who = [None] * len(who)  # a class or a split is no person
@@ -385,6 +387,24 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         how = "as asked" if layout else "--layout asks for another reading"
         found.notes.append(f"read as {'/'.join(kinds)}/clip: {counts} ({how})")
     return found
+
+
+def _compare_with_names(
+    folders: list[str | None], names: Iterable[str], tree: Tree, how: str
+) -> None:
+    """Refuse people by folders where names of files tell some who are in several folders.
+
+    pilot/happy/p1.mp4 and main/happy/p1.mp4 may show one person.
+    """
+    named = people_of(list(names), tree.root, Found(), folders=False)
+    by_folder, by_name = (sorted({who for who in some if who}) for some in (folders, named))
+    is_sure = _most(by_folder, _PERSON.fullmatch) or not all(named)
+    if not is_sure and len(set(zip(folders, named, strict=True))) > len(by_name):
+        raise ValueError(
+            f"root={str(tree.root)!r}: people are folders ({', '.join(by_folder[:3])}...: type "
+            f"--layout {how}/clip) or in names of files ({', '.join(by_name[:3])}...: say so in "
+            "MANIFEST.csv, columns file and identity)"
+        )
 
 
 def _folder_folds(
