@@ -335,7 +335,9 @@ def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
         upload._receive(upload, piece, [memoryview(content)])
         return upload.path
 
-    assert send("../../my face.mp4", b"abc", size=5) == default, "not yet whole"
+    for _ in range(2):  # begun anew: what was never ended goes
+        assert send("../../my face.mp4", b"abc", size=5) == default, "not yet whole"
+    assert len([*Path(upload._folder.name).glob("*/*")]) == 1
     path = send("../../my face.mp4", b"de", size=5, offset=3)
     assert (path.name, path.read_bytes()) == ("my face.mp4", b"abcde")
     assert Path(upload._folder.name).stat().st_mode & 0o777 == 0o700

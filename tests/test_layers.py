@@ -68,7 +68,7 @@ BUDGETS = {
     "method": 1631,
     "paper": 1592,
     "training": 4082,
-    "viewers": 1904,
+    "viewers": 1911,
     "weights": 19,
     "files at the root": 1585,
 }

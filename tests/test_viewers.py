@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import tempfile
 import threading
 from dataclasses import replace
 
@@ -491,6 +492,7 @@ def test_exports_refuse_what_they_cannot_write(any_viewer, tmp_path):
 def test_errors_name_no_folder_of_this_machine():
     for text, shown in (
         ("no such file: '/media/ann/faces/x.mp4'", "No such file: 'x.mp4'."),
+        (f"{tempfile.gettempdir()}/jane doe/my faces/x.mp4: is broken", "X.mp4: is broken."),
         ("ratio=3/4 of http://127.0.0.1/a is odd", "Ratio=3/4 of http://127.0.0.1/a is odd."),
     ):
         assert as_sentence(OSError(text)) == shown

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +165,10 @@ def plain(name: object) -> str:
 
 def as_sentence(error: Exception) -> str:
     """An error in words, for the widget; of a path only its last part, as it may be shown."""
-    text = re.sub(r"(?<![\w/])~?(/[^\s/'\"]+)+/", "", str(error))
+    text = str(error)
+    for folder in (tempfile.gettempdir(), Path(__file__).parents[2], Path.home()):  # with spaces
+        text = re.sub(re.escape(f"{folder}/") + r"([^:'\"]*/)?", "", text)
+    text = re.sub(r"(?<![\w/])~?(/[^\s/'\"]+)+/", "", text)
     text = " ".join(text.split()) or type(error).__name__
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 

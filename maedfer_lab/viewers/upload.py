@@ -73,6 +73,8 @@ class VideoUpload(anywidget.AnyWidget):
         name = re.split(r"[/\\]", str(told))[-1]
         name = re.sub(r"[^\w .-]", "_", name, flags=re.ASCII).lstrip(". ")[-100:] or "video"
         if offset == 0:
+            if self._part is not None:  # begun and never ended
+                self._part.unlink(missing_ok=True)
             self._part = Path(tempfile.mkdtemp(dir=self._folder.name)) / name
             self._part.touch()
         received = offset + len(piece)
