@@ -11,6 +11,8 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
@@ -21,7 +23,7 @@ from making_videos import moving_frames, write_video
 from maedfer_lab.config import tiny
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.shard_format import Index, Shard, open_index, pack_index
+from maedfer_lab.data.shard_format import Index, Shard, ShardWriter, open_index, pack_index
 from maedfer_lab.data.shards import Clips, open_shards
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.transforms import Box, crop_and_resize
@@ -246,3 +248,10 @@ def test_an_index_finds_a_clip_by_its_shard_and_name(prepared):
     assert index.find(0, "ü 1.mp4") is None and index.find(77, "ü 1.mp4") is None
     with pytest.raises(ValueError, match="holds no clip of this name"):
         open_video(open_shards(prepared).clips[4].path.parent / "another.mp4")
+
+
+def test_a_disk_so_full_that_nothing_can_be_closed_leaves_no_half_shard(tmp_path):
+    with pytest.raises(OSError, match="File too large"):
+        with ShardWriter(tmp_path / "shard-00000.tar", "plan") as writer:
+            writer._tar.fileobj = SimpleNamespace(close=Mock(side_effect=OSError("File too large")))
+    assert [*tmp_path.iterdir()] == []

@@ -28,6 +28,7 @@ from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model, arguments_of, our_name, to_official
 from maedfer_lab.checkpoints.reading import recognise
 from maedfer_lab.config import TargetConfig, choose
+from maedfer_lab.files import write_aside
 from maedfer_lab.method.grid import take
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.method.targets import (
@@ -148,7 +149,7 @@ def parity(folder: Path | None = None, /, *, json: Path | None = None) -> Parity
         seconds = {name: round(value, 2) for name, value in report.seconds.items()}
         content = {"ok": not report.exit_status, "summary": report.summary(),
                    "torch": torch.__version__, "seconds": seconds, "comparisons": rows}  # fmt: skip
-        json.write_text(dumps(content, indent=1) + "\n")
+        write_aside(json, (dumps(content, indent=1) + "\n").encode())
     return report
 
 

@@ -286,8 +286,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._tar.fileobj.close()  # type: ignore[union-attr]
-        self._part.unlink(missing_ok=True)
+        try:
+            self._tar.fileobj.close()  # type: ignore[union-attr]
+        finally:  # on a full disk what was buffered cannot be written either
+            self._part.unlink(missing_ok=True)
 
     def add(self, key: int, about: dict[str, Any], jpegs: Jpegs) -> None:
         """Append a clip; ``about`` holds its name, label and whatever else describes it."""
