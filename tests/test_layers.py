@@ -58,10 +58,10 @@ __main__: cli
 BUDGETS = {
     "attention": 608,
     "bench": 2119,
-    "checkpoints": 2365,
+    "checkpoints": 2366,
     "config": 1205,
     "cost": 1316,
-    "data": 5977,
+    "data": 5979,
     "drawn": 961,
     "figures": 1672,
     "inference": 1766,
