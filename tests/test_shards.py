@@ -11,7 +11,6 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import fsspec
@@ -253,5 +252,5 @@ def test_an_index_finds_a_clip_by_its_shard_and_name(prepared):
 def test_a_disk_so_full_that_nothing_can_be_closed_leaves_no_half_shard(tmp_path):
     with pytest.raises(OSError, match="File too large"):
         with ShardWriter(tmp_path / "shard-00000.tar", "plan") as writer:
-            writer._tar.fileobj = SimpleNamespace(close=Mock(side_effect=OSError("File too large")))
+            writer._tar.fileobj = Mock(close=Mock(side_effect=OSError("File too large")))
     assert [*tmp_path.iterdir()] == []
