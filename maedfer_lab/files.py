@@ -109,7 +109,7 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
     handle, name = _beside(path)
     os.close(handle)
-    Path(name).unlink()
+    Path(name).unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> tuple[int, str]:

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2366,
     "config": 1205,
     "cost": 1316,
-    "data": 5979,
+    "data": 5980,
     "drawn": 961,
     "figures": 1672,
     "inference": 1766,

@@ -342,6 +342,7 @@ def test_what_dead_processes_left_goes_and_a_living_one_is_named(table, prepared
         path.touch()
         os.utime(path, (0, 0))
     (tmp_path / ".my notes").touch()
+    (tmp_path / ".index.json.vzu9y4qo").touch()  # just now: a look, killed
     living = tmp_path / f".shard-00002.tar.{here}-{os.getppid()}.part"
     living.touch()
     with pytest.raises(ValueError, match=rf"shard-00002.tar is being written by .*{os.getppid()}"):

@@ -226,7 +226,8 @@ def sweep(folder: Path) -> dict[str, str]:
             continue
         name, machine, process = found.groups()
         try:
-            writes = time.time() - path.stat().st_mtime < STALE_S
+            told = path.stat()  # empty and of nobody: a look whether the folder can be written
+            writes = time.time() - told.st_mtime < STALE_S and bool(process or told.st_size)
             if os.name == "posix" and machine == socket.gethostname():
                 writes = os.kill(int(process), 0) is None
         except (ProcessLookupError, FileNotFoundError):
