@@ -220,8 +220,9 @@ def test_frames_whose_numbers_have_two_readings_are_remarked(tmp_path):
 @pytest.mark.parametrize("name", ["1.jpg", "001.png", "1_mask.png", "1 (1).png", "Kopie.png"])
 def test_frames_that_stand_twice_are_remarked(name, tmp_path):
     for i in range(4):
-        folder = write_images(tmp_path / ("calm", "loud")[i % 2] / f"take {i}", moving_frames(9))
+        write_images(tmp_path / ("calm", "loud")[i % 2] / f"take {i}", moving_frames(9))
     assert not of(check("folder", tmp_path), "frame order")
+    folder = tmp_path / "loud" / "take 3"
     shutil.copy(folder / "1.png", folder / name)
     (found,) = of(check("folder", tmp_path), "frame order")
     assert found.level == "warning" and found.where == ("loud/take 3",)
