@@ -87,7 +87,7 @@ def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch
     assert told["versions"]["no-such-library"] == "not installed"
 
 
-def test_a_class_has_its_colour_in_every_video():
+def test_a_class_has_its_colour_in_every_video(tmp_path):
     """And not that of its rank: the same face would change colour from one video to the next."""
     picture = files.pack_picture(np.zeros((4, 4, 3), np.uint8))
     data = {"title": "x.mp4", "model": "model: x", "classes": list("abcdefg"), "pieces": [0, 0],
@@ -100,6 +100,11 @@ def test_a_class_has_its_colour_in_every_video():
         colours.append(lines["d"])
         assert "x, small model, not for judging people" in figure.get_supxlabel()
     assert colours[0] == colours[1]
+    odd = {"title": "\udcff.mp4", "classes": ["\udcff", *"abcdef"]}  # bytes that are no text
+    figures.draw_timeline(
+        data | odd | {"probabilities": [[1.0, *[0.0] * 6]] * 2}, tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_motion_is_drawn_as_strong_as_it_is_and_a_caption_ends_no_line_before_its_value():

@@ -89,7 +89,7 @@ def test_tables_show_best_and_second_and_leave_ours_blank() -> None:
 def test_data_are_small_and_read_from_any_folder(tmp_path: Path) -> None:
     files = [*DATA.iterdir(), *PUBLISHED.iterdir()]
     sizes = {path.name: path.stat().st_size for path in files}
-    assert sizes.pop("study.json") < 90_000, "our own study's rows"
+    assert sizes.pop("study.json") < 120_000, "our own study's rows"
     assert sum(sizes.values()) < 60_000, "the paper's numbers"
     for path in files:
         (tmp_path / path.name).write_bytes(path.read_bytes())

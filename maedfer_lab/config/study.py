@@ -8,21 +8,32 @@ from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import ModelConfig, TargetConfig
 from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
 
-CORE_HOURS = 5.0  # of `make study`, measured beside other work
+CORE_HOURS = 9.0  # of `make study`, measured beside much other work
 REFERENCE = "joint, lambda 0.5"
 LONG = "4 x length"  # of the reference's pre-training
 LONG_ALONE = f"{LONG}, lambda 1"
 FEW = (REFERENCE, "0.25 x length", "appearance only, lambda 1")
 MOST = (
     REFERENCE,
-    "0.25 x length",
     "0.125 x length",
-    "appearance only, lambda 1",
-    "ViT at equal cost",
-    "without stages 2 and 3",
-    "ViT at equal parameters",
+    "0.25 x length",
+    "2 x length",
     LONG,
     LONG_ALONE,
+    "appearance only, lambda 1",
+    "lambda 0.75",
+    "lambda 0.25",
+    "motion only, lambda 0",
+    "ViT at equal cost",
+    "ViT at equal parameters",
+    "without stage 2",
+    "without stage 3",
+    "without stages 2 and 3",
+    "region 2 x 3 x 3",
+    "region 1 x 6 x 6",
+    "44% masked",
+    "89% masked",
+    "legacy token order",
 )
 
 

@@ -130,7 +130,8 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
                           color=PALETTE[number], markersize=4, label=name)  # fmt: skip
         axis.axhline(1, color=INK, linestyle=":", linewidth=1)
         axis.set(xlabel="step", ylabel=f"held-out {kind} / baseline")
-        axis.legend(fontsize=8)
+        if place == 1:  # the same lines in both
+            axis.legend(fontsize=8)
     return (
         f"One thing changed in the pre-training of the first row ({data['reference']}), fine-tuned "
         f"with {rows[0]['labels']} labels (direction: {rows[0]['direction labels']}); three seeds "

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.text import Text
 
-from maedfer_lab.files import unpack_picture, write_aside
+from maedfer_lab.files import text_bytes, unpack_picture, write_aside
 
 SMALL = 20e6  # parameters
 SHOWN_PX = 560  # height of a figure in a notebook, at most
@@ -105,6 +106,9 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
             f"{source['device']}; {together('seed', source['seed'])}; "
             f"{together('commit', source['commit'])}."
         )
+    for label in figure.findobj(Text):  # names of files and classes may hold any bytes
+        label.set_text(text_bytes(label.get_text()).decode())  # type: ignore
+    text = text_bytes(text).decode()
     columns = round(figure.get_figwidth() * 14)
     figure.supxlabel(  # a $ in a file's name is no formula
         textwrap.fill(text, columns), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
