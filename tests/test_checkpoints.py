@@ -357,11 +357,10 @@ def test_a_run_folder_loads_finished_or_not(tmp_path):
      ('{"model": {"colour": 3}}', "colour")],
 )  # fmt: skip
 def test_a_folder_without_a_sound_config_is_refused(config, message, tmp_path):
-    run = Run.of(tiny(), tmp_path)
-    run.finish(build_autoencoder(TINY), {})
-    path = run.folder / "config.json"
+    folder = save_pretrained(build_autoencoder(TINY), tmp_path / "folder")
+    path = folder / "config.json"
     path.unlink() if config is None else path.write_text(config)
-    for place in (run.folder, run.folder / "model.safetensors"):
+    for place in (folder, folder / "model.safetensors"):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             load_checkpoint(place)
 

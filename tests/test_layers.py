@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 608,
     "bench": 2119,
-    "checkpoints": 2366,
+    "checkpoints": 2356,
     "config": 1216,
     "cost": 1316,
     "data": 5980,

@@ -135,25 +135,20 @@ def load_checkpoint(
     """
     choose("as_", as_, get_args(LoadAs))
     weights = source if isinstance(source, Weights) else open_weights(source)
+    is_autoencoder = as_ == "autoencoder" or (as_ == "auto" and weights.part == "autoencoder")
+    if is_autoencoder and weights.part != "autoencoder":
+        raise ValueError(f"{weights.name} has no decoder, so it loads with as_='classifier' alone")
     given = {"frames": frames, "size_px": size_px, "region": region, "num_heads": num_heads,
              "decoder_heads": decoder_heads, "num_classes": num_classes, "tokens": tokens,
              "pooling": pooling, "target": target}  # fmt: skip
-    try:
-        is_autoencoder = as_ == "autoencoder" or (as_ == "auto" and weights.part == "autoencoder")
-        if is_autoencoder and weights.part != "autoencoder":
-            no_decoder = "has no decoder, so it loads with as_='classifier' alone"
-            raise ValueError(f"{weights.name} {no_decoder}")
-        settled = _settle(weights, given, is_autoencoder)
-        settled = replace(settled, config=replace(settled.config, drop_path=drop_path))
-        _check_fit(weights, settled.config)
-        _check_finite(weights)
-        with init_empty_weights():  # initialising what is overwritten would take seconds
-            model = settled.build()
-        missing, used = _fill(model, weights, settled, seed)
-        return LoadedCheckpoint(model.eval(), _report(weights, settled, model, used, missing))
-    finally:
-        if weights.verified is not None:
-            weights.verified.result()  # of what is wrong with a damaged file, this says most
+    settled = _settle(weights, given, is_autoencoder)
+    settled = replace(settled, config=replace(settled.config, drop_path=drop_path))
+    _check_fit(weights, settled.config)
+    _check_finite(weights)
+    with init_empty_weights():  # initialising what is overwritten would take seconds
+        model = settled.build()
+    missing, used = _fill(model, weights, settled, seed)
+    return LoadedCheckpoint(model.eval(), _report(weights, settled, model, used, missing))
 
 
 # --- settling what parameters do not tell -----------------------------------------------------

@@ -17,7 +17,6 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,8 +353,6 @@ class Weights:
     told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
     config: the model's, if we wrote the file. file: format, size and prefixes, in words.
     beside: what else lies in the file. epoch: when it was written, if it says so.
-    verified: raises ValueError where the file is not the one whose SHA-256 was recorded; a model
-        is built meanwhile, and given to nobody before.
     """
 
     name: str
@@ -369,12 +366,13 @@ class Weights:
     beside: tuple[str, ...] = ()
     epoch: str | None = None
     hugging_face: bool = False
-    verified: Future[None] | None = None
 
 
 def open_weights(source: Path | str) -> Weights:
     """Weights of a file, of a run's folder, of a folder that `save_pretrained` (ours, or that of
-    transformers) wrote, or shipped ones by name, whose checksum may not be `verified` yet.
+    transformers) wrote, or shipped ones by name.
+
+    Raises ValueError where the file is not the one whose SHA-256 was recorded.
     """
     path = locate(source)
     folder = path if path.is_dir() else path.parent
@@ -391,12 +389,11 @@ def open_weights(source: Path | str) -> Weights:
                 f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
             )
         path = files[0]
-    beside_that = ThreadPoolExecutor(1)
-    verified = beside_that.submit(_check_digest, path)
-    beside_that.shutdown(wait=False)
+    if path.suffix == ".safetensors" and path.is_file():
+        _check_digest(path)
     read = read_file(path)
     form = f"{read.format}, {read.num_bytes / 1e6:,.1f} MB"
-    weights = dataclasses.replace(recognise(read.content, str(path), form), verified=verified)
+    weights = recognise(read.content, str(path), form)
     if weights.hugging_face and beside.is_file():
         try:
             told = read_hugging_face(load(beside))
@@ -440,8 +437,6 @@ def facts_of(source: Path | str) -> dict[str, Any]:
 
 def _check_digest(path: Path) -> None:
     """Compare with the SHA-256 that we recorded when we wrote the weights."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return
     for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
         recorded = load(beside).get("sha256") if beside.is_file() else None
         for file in (path, path.with_name(CONFIG_FILE)):
