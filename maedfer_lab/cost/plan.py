@@ -42,12 +42,12 @@ LIMITS = (
     "of that kind, or `--utilisation`, replaces the assumption.",
     "Left out: start-up, a pass over the held-out clips per epoch, checkpoints (1.1 GB every "
     "save_every steps), stragglers, failures, and waiting in a queue.",
-    "Reads are taken as they come from storage. A set that fits into the machines' memory is read "
+    "All reads are assumed to come from storage. A set that fits into the machines' memory is read "
     "from there after the first epoch.",
-    "A batch larger than the recipe's 160 sees the same clips in fewer steps at a rate that grows "
-    "with it: the time is projected, the result is another training, which nobody has tried.",
+    "A batch larger than the recipe's 160 sees the same clips in fewer steps at a proportionally "
+    "higher learning rate: the time is projected, but that training has not been tried.",
     "Only two processes on a CPU were tried (`maedfer estimate` under torchrun measures them "
-    "together); no line for several GPUs or machines has been run.",
+    "together); no command for several GPUs or machines has been run.",
 )
 
 
