@@ -24,7 +24,7 @@ NO_WEB := --LabApp.news_url=None --LabApp.extension_manager=readonly \
 help:
 	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
 	@echo "                 two at a time where there are two cores, a core each"
-	@echo "                 (MAEDFER_PROFILE=smoke, quick or full; MAEDFER_DATA=DIR for your own videos)"
+	@echo "                 (MAEDFER_PROFILE=smoke, quick, study or full; MAEDFER_DATA=DIR for your own videos)"
 	@echo "make study       the study of notebooks 08 and 10 from nothing: hours; see docs/study.md"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make app         a page: drop a video, choose a face, look at it with the viewers, save"
