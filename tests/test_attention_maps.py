@@ -148,16 +148,6 @@ def test_size_is_known_before_it_runs_and_bounded(options):
         assert row.stage != "local" or row.reach.frames <= (model.config.region[0] - 1) * 2
 
 
-def test_statistics_look_at_a_stages_own_weights_alone(monkeypatch):
-    """Those of all tokens to all would be fifty times as many."""
-    maps = capture_attention(model := tiny_model(), random_clip(model.config))
-    monkeypatch.delattr(AttentionMaps, "matrix")
-    found = {(row.stage, row.layer, row.head): row for row in attention_statistics(maps)}
-    weights = maps.weights("interact", 1, 0)
-    assert found["interact", 1, 0].entropy == pytest.approx(
-        float(-(weights * weights.log()).sum(1).mean()), abs=1e-5)  # fmt: skip
-
-
 def test_their_mean_is_that_of_the_heads():
     model = tiny_model()
     clip = random_clip(model.config)

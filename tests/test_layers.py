@@ -56,7 +56,7 @@ __main__: cli
 
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
-    "attention": 608,
+    "attention": 592,
     "bench": 2119,
     "checkpoints": 2356,
     "config": 1216,
@@ -67,7 +67,7 @@ BUDGETS = {
     "inference": 1766,
     "method": 1631,
     "paper": 1592,
-    "training": 4082,
+    "training": 4076,
     "viewers": 1911,
     "weights": 19,
     "files at the root": 1585,

@@ -4,9 +4,7 @@ import csv
 import errno
 import json
 import os
-import pickle
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -124,48 +122,6 @@ def test_shards_are_open_to_other_tools(prepared, tmp_path):
     expected = open_video(clip.path).read(range(clip.frames or 0))
     assert len(played) == clip.frames
     assert psnr(played.read(range(len(played))), expected) > 30  # FFmpeg's own colours
-
-
-KILLED = """
-import os, pickle, signal, sys
-from maedfer_lab.data.prepare import prepare
-from maedfer_lab.data.shard_format import ShardWriter
-
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-
-def die_between(self):  # the tar is in its place, what stands beside it is not yet written
-    finish(self)
-    self.file.with_suffix(".json").unlink()
-    die()
-
-def add_until(self, key, *rest):
-    add(self, key, *rest)
-    if key == 3:
-        ShardWriter.finish = die_between if moment == "rename" else die
-        if moment == "add": die()
-
-table, out, moment = pickle.load(sys.stdin.buffer)
-add, finish, ShardWriter.add = ShardWriter.add, ShardWriter.finish, add_until
-prepare(table, out, size_px=40, framing="whole", workers=0)
-"""
-
-
-@pytest.mark.parametrize("moment", ["add", "finish", "rename"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(table, prepared, tmp_path, moment):
-    sent = pickle.dumps((table, tmp_path, moment))
-    done = subprocess.run([sys.executable, "-c", KILLED], input=sent, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    finished = sorted(tmp_path.glob("shard-*.json"))
-    assert len(finished) == 3
-    with pytest.raises(FileNotFoundError, match="not finished: run the same"):
-        open_shards(tmp_path)
-    times = [p.stat().st_mtime_ns for p in finished]
-    small(table, tmp_path)
-    assert [p.stat().st_mtime_ns for p in finished] == times
-    assert contents(tmp_path) == contents(prepared), "nor a temporary file"
-    times = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
-    small(table, tmp_path)
-    assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())] == times
 
 
 class Deadly(PosixPath):
@@ -302,9 +258,13 @@ def test_a_full_disk_is_named_and_loses_nothing(table, prepared, tmp_path, monke
         ) as error:
             small(table, tmp_path)
     assert error.value.errno == errno.ENOSPC and str(tmp_path) in str(error.value)
-    assert len(list(tmp_path.iterdir())) == 4  # two shards, and nothing half written
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(finished) == 4  # two shards, and nothing half written
+    with pytest.raises(FileNotFoundError, match="not finished: run the same"):
+        open_shards(tmp_path)
     small(table, tmp_path)
     assert contents(tmp_path) == contents(prepared)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "written once"
 
 
 def test_parts_joined_are_what_one_machine_writes(table, prepared, tmp_path):

@@ -22,7 +22,7 @@ from making_videos import moving_frames, write_video
 from maedfer_lab.config import tiny
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
-from maedfer_lab.data.shard_format import Index, Shard, ShardWriter, open_index, pack_index
+from maedfer_lab.data.shard_format import Shard, ShardWriter, open_index, pack_index
 from maedfer_lab.data.shards import Clips, open_shards
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.data.transforms import Box, crop_and_resize
@@ -83,6 +83,8 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, mo
     assert opened.clips[-2:] == [opened.clips[7], opened.clips[8]]
     with pytest.raises(ValueError, match="fold=3 is not in this table"):
         opened.split(3)
+    with pytest.raises(ValueError, match="holds no clip of this name"):
+        open_video(opened.clips[4].path.parent / "another.mp4")
     monkeypatch.setattr("maedfer_lab.data.shards.TOLD", 3)  # very many clips, without asking each
     told = opened.summary()
     assert told["clips"] == 9 and told["digest"] == open_shards(prepared).summary()["digest"]
@@ -110,13 +112,6 @@ def test_a_missing_or_damaged_index_is_made_anew(prepared, copied, how):
     file.unlink() if damaged is None else file.write_bytes(damaged)
     assert list(open_shards(copied).clips.rows) == list(range(9))
     assert file.read_bytes() == (prepared / "index.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "dataset": 3}'])
-def test_a_damaged_list_of_shards_is_named(copied, text):
-    (copied / "index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"index.json is damaged; delete it and run"):
-        open_shards(copied)
 
 
 MEMORY = """
@@ -238,15 +233,6 @@ def test_a_url_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'maedfer-lab\[remote\]'"):
         open_shards("gs://bucket/set")
-
-
-def test_an_index_finds_a_clip_by_its_shard_and_name(prepared):
-    index = open_index(str(prepared))
-    assert isinstance(index, Index) and len(index) == 9
-    assert [index.find(row, f"ü {row}.mp4") for row in range(9)] == list(range(9))
-    assert index.find(0, "ü 1.mp4") is None and index.find(77, "ü 1.mp4") is None
-    with pytest.raises(ValueError, match="holds no clip of this name"):
-        open_video(open_shards(prepared).clips[4].path.parent / "another.mp4")
 
 
 def test_a_disk_so_full_that_nothing_can_be_closed_leaves_no_half_shard(tmp_path):

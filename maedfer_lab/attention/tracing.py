@@ -14,7 +14,7 @@ do not:
     joint     every token to every token                   (ViT)
 
 A row before the stages of a block is the row after them times S_interact S_inter S_local; the
-feed-forward layer draws from nowhere else. The matrices are applied block by block, never built.
+feed-forward layer draws from nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maedfer_lab.attention.maps import AttentionMaps, TokenMap, is_within_regions, stages_of
+from maedfer_lab.attention.maps import AttentionMaps, TokenMap, stages_of
 from maedfer_lab.config import ModelConfig
 
 STAGES = {
@@ -56,27 +56,11 @@ def trace_back(
         raise ValueError(f"residual={residual} must lie in [0, 1); rollout uses 0.5")
     for layer in sorted(maps.layers if layers is None else layers, reverse=True):
         for stage in reversed(maps.stages):
-            rows = residual * rows + (1 - residual) * _through(maps, rows, stage, layer)
+            matrix = maps.matrix(stage, layer)
+            stays = matrix.isnan().all(1).float()  # tokens that do not attend keep what they have
+            read = rows @ matrix.nan_to_num() + rows * stays
+            rows = residual * rows + (1 - residual) * read
     return rows
-
-
-def _through(maps: AttentionMaps, rows: Tensor, stage: str, layer: int) -> Tensor:
-    """rows @ A of one stage."""
-    weights, visible = maps.weights(stage, layer), maps.num_visible
-    if stage == "joint":
-        return rows @ weights
-    tokens, rep = rows[:, :visible], rows[:, visible:]
-    if stage == "inter":
-        return torch.cat([tokens, rep @ weights], 1)
-    if not is_within_regions(stage, maps.config):
-        return torch.cat([torch.zeros_like(tokens), rep + tokens @ weights], 1)
-    tokens = tokens.unflatten(1, (maps.num_regions, -1))
-    if weights.shape[1] == 1:  # the representative token gathers, the tokens stay
-        tokens = tokens + rep.unsqueeze(2) * weights[:, 0]
-        return torch.cat([tokens.flatten(1), torch.zeros_like(rep)], 1)
-    both = torch.cat([rep.unsqueeze(2), tokens], 2)
-    both = torch.einsum("qri,rij->qrj", both, weights)
-    return torch.cat([both[:, :, 1:].flatten(1), both[:, :, 0]], 1)
 
 
 def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:

@@ -425,31 +425,14 @@ def read_evaluation(path: Path) -> Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The evaluations of the verb, best epochs beside them, and the files that hold them."""
+    """The evaluations of the verb, what is said of them, and the files that hold them."""
 
-    tests: list[tuple[Evaluation, Evaluation | None, list[str]]] = field(default_factory=list)
+    folds: list[Evaluation] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
-    @property
-    def folds(self) -> list[Evaluation]:
-        """The evaluations."""
-        return [found for found, *_ in self.tests]
-
     def __str__(self) -> str:
-        lines = []
-        for found, best, notes in self.tests:
-            lines.append(str(found))
-            if best is not None:
-                lines.append("  last epoch (above) and best epoch side by side")
-                for name in ("uar", "war"):
-                    last, other = 100 * found.scores[name], 100 * best.scores[name]
-                    lines.append(f"    {name.upper():<14}{last:6.2f} %  {other:6.2f} %")
-            lines += [f"  {note}" for note in notes]
-        if len(self.folds) > 1:
-            mean, pooled = combine(self.folds)
-            words = ", ".join(f"{name} {100 * mean[name]:.2f} %" for name in ("uar", "war"))
-            lines += [f"mean over {len(self.folds)} folds: {words}", str(pooled)]
-        return "\n".join([*lines, *(f"written: {path}" for path in self.files)])
+        return "\n".join([*self.said, *(f"written: {path}" for path in self.files)])
 
 
 def evaluate_runs(
@@ -498,7 +481,8 @@ def evaluate_runs(
     written = PartialState().is_main_process
     for number, source in enumerate(sources):
         if source.suffix == ".json":
-            report.tests.append((read_evaluation(source), None, []))
+            report.folds.append(found := read_evaluation(source))
+            report.said.append(str(found))
             continue
         source = source.expanduser()
         model, told, note = _open(source)
@@ -559,7 +543,14 @@ def evaluate_runs(
         judged = best and evaluate(best.to(device), table, clips, **options)
         changes = [] if config is None else _since_training(source, config, is_own, table, clips)
         notes = [text for text in (note, matched.note, *changes) if text]
-        report.tests.append((found, judged, notes))
+        report.folds.append(found)
+        report.said.append(str(found))
+        if judged:
+            report.said.append("  last epoch (above) and best epoch side by side")
+            for name in ("uar", "war"):
+                both = (f"{100 * one.scores[name]:6.2f} %" for one in (found, judged))
+                report.said.append(f"    {name.upper():<14}{'  '.join(both)}")
+        report.said.extend(f"  {note}" for note in notes)
         if written:
             shown = {name: options[name] for name in ("segments", "crops", "stride", "framing")}
             origin = provenance(profile="evaluate", seed=config.seed if config else 0,
@@ -572,11 +563,14 @@ def evaluate_runs(
                                 name=f"{found.dataset}_fold{found.fold}" + f"_{slug}" * bool(slug),
                                 best=judged.scores if judged else None)
             )  # fmt: skip
-    if len(report.folds) > 1 and written:
+    if len(report.folds) > 1:
         mean, pooled = combine(report.folds)
-        origin = provenance(profile="evaluate", seed=0, device=device_name(device))
-        more = {"mean": mean, "tested": [found.fold for found in report.folds]}
-        report.files.extend(save_evaluation(pooled, folder, origin, method=POOLED, **more))
+        words = ", ".join(f"{name} {100 * mean[name]:.2f} %" for name in ("uar", "war"))
+        report.said.extend([f"mean over {len(report.folds)} folds: {words}", str(pooled)])
+        if written:
+            origin = provenance(profile="evaluate", seed=0, device=device_name(device))
+            more = {"mean": mean, "tested": [found.fold for found in report.folds]}
+            report.files.extend(save_evaluation(pooled, folder, origin, method=POOLED, **more))
     return report
 
 

@@ -185,16 +185,6 @@ def run_in_app(watched: Watched, address: str) -> None:
     watched.page.wait_for_selector(".maedfer-viewer[data-viewer=attention][data-frame]")
 
 
-def use_lab_theme(page: Page, theme: str) -> None:
-    """Switch JupyterLab to its Light or Dark theme."""
-    name = f"JupyterLab {theme}"
-    page.evaluate(
-        "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name
-    )
-    page.wait_for_selector(f'body[data-jp-theme-name="{name}"]', state="attached")
-    page.wait_for_selector("#jupyterlab-splash", state="detached")
-
-
 def end_kernel(page: Page) -> None:
     """End the kernel of the notebook that JupyterLab shows."""
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 from playwright.sync_api import Browser
 
 from maedfer_lab.data.folder import sample_clip
 
-from .pages import PICTURES, Viewer, Watched, end_kernel, open_page, use_lab_theme, wait_until
+from .pages import HASH, PICTURES, Viewer, Watched, end_kernel, open_page, wait_until
 from .servers import Workplace, num_kernels
 
 Open = Callable[[str, str], Watched]
@@ -176,14 +177,42 @@ def test_of_many_changes_the_last_one_is_shown(host: str, opened: Open) -> None:
     assert wait_until(viewer.page, lambda: seed.input_value() == "30")
 
 
-@pytest.mark.parametrize("number", KIND)
-def test_pictures_of_both_themes(number: str, opened: Open) -> None:
-    watched = opened("lab", number)
-    for theme in ("Light", "Dark"):
-        use_lab_theme(watched.page, theme)
-        viewer = watched.viewer(KIND[number])
-        viewer.keep_picture(f"{number}_{KIND[number]}_lab_{theme.lower()}")
-    use_lab_theme(watched.page, "Light")
+# The milliseconds from each event's own time stamp until the canvas holds other pixels.
+LISTEN = """(root, [hash, type]) => {
+    const pixels = new Function('canvas', `return (${hash})(canvas)`);
+    const canvas = root.querySelector('canvas');
+    const times = window.maedferTimes = [];
+    let before = pixels(canvas);
+    root.addEventListener(type, event => {
+        const look = () => {
+            const time = performance.now() - event.timeStamp, after = pixels(canvas);
+            if (after === before) return setTimeout(look);
+            before = after;
+            times.push(time);
+        };
+        setTimeout(look);
+    }, true);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("number", "event", "keys"),
+    [("05", "keydown", "Right Right Left Left"), ("06", "keydown", "Right Right Left Left"),
+     ("05", "input", "Left Left Right Right")],
+)  # fmt: skip
+def test_how_soon(number: str, event: str, keys: str, opened: Open, tell: Callable) -> None:
+    """From a key or a new mask to other pixels: printed, not asserted; the machine may be busy."""
+    viewer = opened("lab", number).viewer(KIND[number])
+    viewer.press("Home")
+    if event == "input":
+        viewer.root.locator("input[name=ratio]").focus()
+    viewer.root.evaluate(LISTEN, [HASH, event])
+    for i, key in enumerate(keys.split() * 3, start=1):
+        viewer.page.keyboard.press(f"Arrow{key}")
+        viewer.page.wait_for_function("n => window.maedferTimes.length >= n", arg=i)
+        viewer.page.wait_for_timeout(30 + 7 * (i % 5))  # a hand is not in step with the screen
+    times = viewer.page.evaluate("() => window.maedferTimes")
+    tell(f"{KIND[number]}, {event} to pixel: median {median(times):.0f}, worst {max(times):.0f} ms")
 
 
 @every_viewer
