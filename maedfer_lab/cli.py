@@ -18,56 +18,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-VERBS: dict[str, tuple[str, str]] = {  # where the function is, and a line for the help
-    "pretrain": ("training.pretrain:pretrain_command",
-        "pre-train on synthetic faces or a folder of videos"),
-    "finetune": ("training.finetune:finetune_command",
-        "fine-tune a classifier on labelled clips or synthetic faces"),
-    "evaluate": ("training.evaluation:evaluate_runs",
-        "test fine-tuned classifiers: UAR, WAR, recalls, intervals"),
-    "estimate": ("training.estimate:estimate_command",
-        "say what a training needs here: memory, hours, disk"),
-    "plan": ("training.estimate:plan_command",
-        "project hours on 1-64 GPUs and name the bottleneck"),
-    "reconstruct": ("inference.reconstruct:reconstruct",
-        "find a face in a video, hide most of it, show what a model puts back"),
-    "judge": ("inference.judge:judge",
-        "measure how well a model fills in hidden parts of the faces in a folder"),
-    "predict": ("inference.predict:predict_videos",
-        "say which expression a classifier sees in videos, over time"),
-    "embed": ("inference.embed:embed", "turn the faces in videos into vectors"),
-    "probe": ("inference.probe:probe",
-        "test whether a model's vectors of faces carry your labels, person by person"),
-    "movement": ("inference.movement:movement",
-        "measure how much brows, eyes, mouth and head move over time, without labels"),
-    "checkpoint": ("checkpoints.saving:checkpoint",
-        "say what a checkpoint holds; write it in another format"),
-    "export": ("checkpoints.export:export",
-        "export a model to ONNX or torch.export, checked against PyTorch"),
-    "explain": ("viewers.explain:explain",
-        "write the page in which a face is hidden and comes back: one file, no server"),
-    "parity": ("checkpoints.parity:parity",
-        "compare our models with archives of inputs and outputs, ours or the official code's"),
-    "doctor": ("data.doctor:doctor",
-        "check a data set: lists, labels, folds, people, and every clip"),
-    "prepare": ("data.prepare:prepare_command",
-        "cut the faces out of a data set once, into shards that are quick to read"),
-    "flops": ("cost.tables:flops_command",
-        "count parameters and multiply-adds of LGI-Former and ViT, three ways"),
-    "bench": ("bench.bench:bench_command",
-        "measure models, data, evaluation and waits beside a floor and a plain version"),
-    "claims": ("paper.ledger:claims_command",
-        "check every number of the paper that can be checked"),
-    "figures": ("figures:draw_figures", "draw figures/*.png again from figures/*.json"),
-}  # fmt: skip
-VERBS = {verb: (f"maedfer_lab.{place}", line) for verb, (place, line) in VERBS.items()}
+# A verb, where its function is, and a line for the help.
+TABLE = """
+pretrain training.pretrain:pretrain_command pre-train on synthetic faces or a folder of videos
+finetune training.finetune:finetune_command fine-tune a classifier on labelled clips or drawn faces
+evaluate training.evaluation:evaluate_runs test fine-tuned classifiers: UAR, WAR, recalls, intervals
+estimate training.estimate:estimate_command say what a training needs here: memory, hours, disk
+plan training.estimate:plan_command project hours on 1-64 GPUs and name the bottleneck
+reconstruct inference.reconstruct:reconstruct find a face, hide most of it, show what comes back
+judge inference.judge:judge measure how well a model fills in hidden parts of the faces in a folder
+predict inference.predict:predict_videos say which expression a classifier sees in videos, over time
+embed inference.embed:embed turn the faces in videos into vectors
+probe inference.probe:probe test whether a model's vectors of faces carry your labels, by person
+movement inference.movement:movement measure how much brows, eyes, mouth and head move over time
+checkpoint checkpoints.saving:checkpoint say what a checkpoint holds; write it in another format
+export checkpoints.export:export export a model to ONNX or torch.export, checked against PyTorch
+explain viewers.explain:explain write the page in which a face is hidden and comes back: one file
+parity checkpoints.parity:parity compare our models with archives, ours or the official code's
+doctor data.doctor:doctor check a data set: lists, labels, folds, people, and every clip
+prepare data.prepare:prepare_command cut the faces out of a data set once, into quick shards
+flops cost.tables:flops_command count parameters and multiply-adds of LGI-Former and ViT, three ways
+bench bench.bench:bench_command measure models, data and waits beside a floor and a plain version
+claims paper.ledger:claims_command check every number of the paper that can be checked
+figures figures:draw_figures draw figures/*.png again from figures/*.json
+"""
+VERBS = {
+    verb: (f"maedfer_lab.{place}", line)
+    for verb, place, line in (row.split(" ", 2) for row in TABLE.strip().splitlines())
+}
 
 # What a verb writes where nothing is said; the same functions write nothing in a notebook.
-FILES = {
-    "reconstruct": "reconstruction.png",
-    "embed": "embeddings.npz",
-    "movement": "movement.png",
-}
+FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz",
+         "movement": "movement.png"}  # fmt: skip
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 SURPRISES = (RuntimeError, MemoryError, OverflowError, SystemError)  # last: imports out of memory

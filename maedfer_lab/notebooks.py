@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import sys
 import threading
@@ -22,7 +21,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from maedfer_lab.config import environment, output_folder, profile, project_folder
+from maedfer_lab.config import environment, num_cores, output_folder, profile, project_folder
 from maedfer_lab.files import figures_folder
 
 _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -119,12 +118,6 @@ def _progress(notebook: nbformat.NotebookNode, start: float) -> str:
                       if out.output_type == "stream")  # fmt: skip
     last_line = (printed.rstrip().splitlines() or [""])[-1][-100:]
     return f"cell {len(begun)} of {len(code)}, {_minutes_since(start)}  {last_line}".rstrip()
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)  # not everywhere
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

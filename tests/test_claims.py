@@ -1,4 +1,4 @@
-"""The ledger: every claim has a status that was computed, and evidence that can be followed."""
+"""The paper as data, and the ledger: every claim has a computed status and evidence to follow."""
 
 import importlib
 import inspect
@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from maedfer_lab import cli
-from maedfer_lab.data.labels import PUBLISHED
+from maedfer_lab.data.labels import PUBLISHED, published_labels
 from maedfer_lab.paper import figure_data
-from maedfer_lab.paper.claims import Claim, Status
-from maedfer_lab.paper.ledger import ledger, report, totals
-from maedfer_lab.paper.measured import read_results
+from maedfer_lab.paper.claims import Claim, Status, fold_slack
+from maedfer_lab.paper.figure_data import show
+from maedfer_lab.paper.ledger import Result, ledger, read_results, report, totals
 from maedfer_lab.paper.tables import DATA, paper, read_paper
 
+PAPER = paper()
 CLAIMS = {claim.id: claim for claim in ledger()}
 
 
@@ -34,11 +36,71 @@ def changed(folder: Path, name: str, old: str, new: str) -> dict[str, Claim]:
     return {claim.id: claim for claim in ledger(read_paper(folder, folder))}
 
 
+def test_every_cell_has_a_known_source_and_every_number_a_unit() -> None:
+    used = {key for matrix in PAPER.matrices for key in matrix.sources}
+    for table in PAPER.tables.values():
+        assert len({table.key_of(row) for row in table.rows}) == len(table.rows), "keys tell apart"
+        for cell in (cell for row in table.rows for cell in row.values()):
+            used |= {*cell.sources}
+            assert cell.sources
+            assert isinstance(cell.value, str) == (cell.unit == "text") or cell.value is None
+            assert cell.unit != "percent" or cell.value is None or 0 <= cell.number <= 100
+    assert used == PAPER.sources.keys()
+    row = PAPER.table("dfew").row("MAE-DFER")
+    assert (row["uar"].value, row["uar"].unit, row["uar"].rounding) == (63.41, "percent", 0.005)
+    assert row["flops"].value == 50 and row["flops"].rounding == 0.5
+    assert "poster" in row["uar"].sources and "poster" not in row["happy"].sources
+    assert PAPER.table("dfew").row("CEFLNet")["happy"].decimals == 0
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    for wrong, message in (
+        (lambda: PAPER.table("afew"), r"dfew, ferv39k"),
+        (lambda: PAPER.table("dfew").row("MAE"), r"no row 'MAE'; known: C3D"),
+        (lambda: PAPER.splits("AFEW"), r"DFEW, FERV39k"),
+        (lambda: PAPER.table("dfew").row("DPCNet")["happy"].number, r"holds None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+
+
+def test_splits_partition_their_data_set_and_bound_the_weighted_mean() -> None:
+    subjects = {"CREMA-D": 91, "RAVDESS": 24, "eNTERFACE05": 43}
+    for dataset in PAPER.labels:
+        train, test = PAPER.splits(dataset, "train"), PAPER.splits(dataset)
+        assert train.keys() == test.keys()
+        assert all(len(clips) == len(PAPER.labels[dataset]) for clips in test.values())
+        (whole,) = {sum(train[fold]) + sum(test[fold]) for fold in test}
+        assert len(test) == 1 or sum(map(sum, test.values())) == whole
+        published = published_labels(dataset)
+        if dataset in subjects:  # each is tested once
+            assert published and {str(f) for f in published.test_fold.values()} == test.keys()
+            assert len(published.test_fold) == subjects[dataset]
+    splits = PAPER.splits("DFEW")
+    clips = np.array([*splits.values()])
+    recalls = np.add.outer(np.arange(len(clips)), np.arange(7)) % 2  # as unlike as they can be
+    war = np.mean((recalls * clips).sum(1) / clips.sum(1))
+    estimate = (recalls.mean(0) * clips.sum(0)).sum() / clips.sum()
+    assert abs(war - estimate) <= fold_slack(splits) < 0.001
+    assert fold_slack(PAPER.splits("FERV39k")) == 0
+
+
+def test_tables_show_best_and_second_and_leave_ours_blank() -> None:
+    html = show(PAPER, "mafw").html
+    assert "<b>41.62</b>" in html and "<u>40.87</u>" in html
+    assert "<td><b>54.31</b></td><td></td>" in html
+    lab = show(PAPER, "lab").html  # each data set has its own best
+    assert all(f"<b>{best}</b>" in lab for best in ("77.38", "75.76", "61.64"))
+    result = Result("a.json", "FERV39k", "all", "MAE-DFER", 7847, {"uar": 0.4, "war": 0.5}, {})
+    row = show(PAPER, "ferv39k", results=[result]).html.rpartition("<tr><td>MAE-DFER")[2]
+    assert "<u>43.12</u></td><td>40.00" in row and "<u>52.07</u></td><td>50.00" in row
+
+
 def test_every_claim_has_a_status_and_evidence_to_follow() -> None:
     assert len(CLAIMS) == len(ledger()) == 515, "ids are unique"
     rates = [claim for id, claim in CLAIMS.items() if id.endswith("learning-rate/schedule")]
     assert len(rates) == 50 and all(claim.tolerance == 1e-8 for claim in rates)
-    assert [epoch.epoch for epoch in paper().pretrain_log] == list(range(50))
+    assert [epoch.epoch for epoch in PAPER.pretrain_log] == list(range(50))
     for claim in CLAIMS.values():
         assert claim.status in get_args(Status) and claim.source and claim.statement
         if claim.status in ("recomputed", "contradicted"):
@@ -113,8 +175,8 @@ def test_one_changed_digit_is_contradicted(
 
 
 def test_an_ablation_that_is_found_leaves_the_list() -> None:
-    table = replace(paper().table("sister_ablations"), id="ablation_lambda")
-    found = replace(paper(), tables={**paper().tables, "ablation_lambda": table})
+    table = replace(PAPER.table("sister_ablations"), id="ablation_lambda")
+    found = replace(PAPER, tables={**PAPER.tables, "ablation_lambda": table})
     gone = with_status("not found") - {claim.id for claim in ledger(found)}
     assert gone == {"not-found/ablation-lambda"}
 
@@ -142,8 +204,8 @@ def test_a_result_turns_needs_data_into_measured_and_a_mean_when_all_folds_are(
     assert totals(list(after.values()))["measured"] == 2
     assert "abc" in report(list(after.values()))
     folds = [
-        {"fold": fold, "n": split.clips, "uar": 0.6 + int(fold) / 100, "recalls": [0.5] * 7}
-        for fold, split in paper().splits("DFEW").items()
+        {"fold": fold, "n": sum(clips), "uar": 0.6 + int(fold) / 100, "recalls": [0.5] * 7}
+        for fold, clips in PAPER.splits("DFEW").items()
     ]
     after = {claim.id: claim for claim in ledger(results=write_results(tmp_path, *folds))}
     mean = after["dfew/mae-dfer/dfew/all/uar/measure"]
@@ -165,7 +227,7 @@ def test_a_result_turns_needs_data_into_measured_and_a_mean_when_all_folds_are(
 )
 def test_bad_results_are_refused(changes: list, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        read_results(write_results(tmp_path, *changes), paper())
+        read_results(write_results(tmp_path, *changes), PAPER)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         ledger(results=tmp_path / "absent")
 
@@ -193,7 +255,7 @@ def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path: Path) -> N
             config.pop("target")
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         (tmp_path / name / "log.csv").write_text("step,loss\n1,0.9\n2,0.7\n")
-    (run,) = figure_data.pretraining(paper(), tmp_path)["runs"]
+    (run,) = figure_data.pretraining(PAPER, tmp_path)["runs"]
     assert run == {"name": "a", "clips": [4, 8], "loss": [0.9, 0.7]}
 
 

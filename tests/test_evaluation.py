@@ -25,7 +25,7 @@ from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.transforms import Box
 from maedfer_lab.data.video import VideoReader
 from maedfer_lab.method.models import build_classifier
-from maedfer_lab.paper.measured import read_results
+from maedfer_lab.paper.ledger import read_results
 from maedfer_lab.paper.tables import paper
 from maedfer_lab.runs import Run
 from maedfer_lab.training import evaluation as views_module
@@ -253,8 +253,8 @@ def test_files_hold_everything_and_read_back(found, tmp_path):
 
 def dfew(fold: str, clips: int | None = None) -> Evaluation:
     """A made-up test of a fold of DFEW, every third clip wrong."""
-    splits = paper().splits("DFEW")[fold]
-    labels = np.repeat(np.arange(7), splits.clips_per_class)[:clips]
+    own = paper().splits("DFEW")[fold]
+    labels = np.repeat(np.arange(7), own)[:clips]
     guesses = np.where(np.arange(len(labels)) % 3, labels, (labels + int(fold)) % 7)
     chances = np.eye(7)[guesses]
     n = len(labels)

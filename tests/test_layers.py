@@ -57,20 +57,20 @@ __main__: cli
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
     "attention": 592,
-    "bench": 2119,
+    "bench": 2075,
     "checkpoints": 2356,
-    "config": 1216,
-    "cost": 1316,
+    "config": 1107,
+    "cost": 1286,
     "data": 5980,
     "drawn": 961,
-    "figures": 1677,
+    "figures": 1637,
     "inference": 1766,
     "method": 1631,
-    "paper": 1592,
+    "paper": 1525,
     "training": 4076,
     "viewers": 1911,
     "weights": 19,
-    "files at the root": 1585,
+    "files at the root": 1560,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
@@ -93,7 +93,7 @@ decord: data.readers bench.plain
 av: data.pyav data.writing
 cv2: data drawn
 skvideo:
-fvcore: cost.counters
+fvcore: cost.tables
 matplotlib: figures
 sklearn: metrics
 tensorboard: training.loop

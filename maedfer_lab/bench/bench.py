@@ -29,7 +29,7 @@ from maedfer_lab.bench.measuring import (
 )
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import write_folder
-from maedfer_lab.config import demo, tiny
+from maedfer_lab.config import demo, num_cores, tiny
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.figures import show
 from maedfer_lab.figures.style import save_figure
@@ -153,15 +153,9 @@ PIECES: dict[Section, Sequence[Callable[[Bench], None]]] = {
 
 
 def bench_command(
-    *,
-    json: Path | None = None,
-    only: tuple[Section, ...] = (),
-    threads: int | None = None,
-    batch: int | None = None,
-    device: str | None = None,
-    seed: int = 0,
-    smoke: bool = False,
-) -> BenchReport:
+    *, json: Path | None = None, only: tuple[Section, ...] = (), threads: int | None = None,
+    batch: int | None = None, device: str | None = None, seed: int = 0, smoke: bool = False,
+) -> BenchReport:  # fmt: skip
     """Measure models, data, evaluation and waits beside a floor and a plain version.
 
     On two CPU cores about 9 minutes, on a GPU 3. Nothing else should run meanwhile. Raises
@@ -177,8 +171,7 @@ def bench_command(
     seed: random seed of weights, clips and augmentation.
     smoke: tiny models and few clips in seconds; the times then say nothing.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = cores or 1 if threads is None else threads
+    threads = num_cores() if threads is None else threads
     for name, value in (("threads", threads), ("batch", 1 if batch is None else batch)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from maedfer_lab.bench.clips import drawn_frames
 from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.model import macs_of, make_pair
-from maedfer_lab.config import finetune_recipe
+from maedfer_lab.config import finetune_recipe, num_cores
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.writing import write_video
@@ -190,12 +189,12 @@ def dense(bench: Bench, num: int) -> None:
 
 def largest(bench: Bench, usual: int) -> None:
     """A step of the largest batch, by what the usual one took."""
-    named = {row.name: row for row in bench.rows}
+    named = {row["name"]: row for row in bench.rows}
     row = named.get(_title("pre-training step", usual, "no"))
-    if row is None or not row.memory:
+    if row is None or not row["memory"]:
         return
     free = torch.cuda.mem_get_info(bench.device)[0]
-    num = int(0.8 * free / row.memory["ours"] * usual) // 80 * 80
+    num = int(0.8 * free / row["memory"]["ours"] * usual) // 80 * 80
     pretraining(bench, max(num, usual), "no")
 
 
@@ -241,8 +240,7 @@ def feed(bench: Bench) -> None:
 
 def reading_workers() -> int:
     """All cores but two."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return max(1, (len(affinity(0)) if affinity else os.cpu_count() or 1) - 2)
+    return max(1, num_cores() - 2)
 
 
 def draw_shards(folder: Path, clips: int, frames: int = 64) -> Path:

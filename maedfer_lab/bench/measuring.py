@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch.utils.benchmark import timer
 from maedfer_lab import text
 from maedfer_lab.bench.floor import peak_macs
 from maedfer_lab.config import EncoderKind, ModelConfig, Precision, PretrainConfig, base, tiny
-from maedfer_lab.cost.memory import peak_bytes
+from maedfer_lab.cost.memory import Work, alternate, peak_bytes
 from maedfer_lab.training.optim import has_bf16
 
-Work = Callable[[], object]
+Row = dict[str, Any]
 Section = Literal["model", "data", "evaluation", "waiting", "gpu"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 SIDES = ("floor", "ours", "plain")
@@ -30,9 +29,11 @@ TOLERANCE = 1e-5
 NUM_CLASSES = 7
 
 
-@dataclass(frozen=True)
-class Row:
-    """One piece of work of ours, beside its floor and the plain way.
+def make_row(
+    section: Section, name: str, rounds: Mapping[str, Sequence[float]], item: str = "clip",
+    memory: Mapping[str, int] | None = None, utilisation: float | None = None,
+) -> Row:  # fmt: skip
+    """One piece of work of ours, beside its floor and the plain way, as the JSON file holds it.
 
     rounds: by side, seconds of one item in each round. floor: what no code could do without;
         plain: the same written plainly.
@@ -40,53 +41,37 @@ class Row:
     memory: peak bytes of one run, by side.
     utilisation: achieved / measured peak multiply-adds of a GPU, in [0, 1].
     """
+    sides = {side: None if side not in rounds else {
+        "median": statistics.median(rounds[side]),
+        "quartiles": np.percentile(rounds[side], [25, 75]).tolist(), "rounds": list(rounds[side]),
+    } for side in SIDES}  # fmt: skip
+    row: Row = {"section": section, "name": name, "item": item, **sides}
+    over, speedup = (median(row, side) / median(row, other)
+                     for side, other in (("ours", "floor"), ("plain", "ours")))  # fmt: skip
+    return {**row, "over_floor": None if math.isnan(over) else over,
+            "speedup": None if math.isnan(speedup) else speedup, "memory": dict(memory or {}),
+            "utilisation": utilisation}  # fmt: skip
 
-    section: Section
-    name: str
-    rounds: Mapping[str, Sequence[float]]
-    item: str = "clip"
-    memory: Mapping[str, int] = field(default_factory=dict)
-    utilisation: float | None = None
 
-    def median(self, side: str = "ours") -> float:
-        """Median seconds of one item; nan where that side was not measured."""
-        return statistics.median(self.rounds.get(side, (math.nan,)))
+def median(row: Row, side: str = "ours") -> float:
+    """Median seconds of one item; nan where that side was not measured."""
+    return row[side]["median"] if row[side] else math.nan
 
-    def ratio(self, side: str, other: str) -> float:
-        """Median of one side over that of another."""
-        return self.median(side) / self.median(other)
 
-    def as_data(self) -> dict[str, Any]:
-        """For JSON: medians, quartiles and all rounds in seconds per item."""
-        sides = {side: None if side not in self.rounds else {
-            "median": self.median(side), "quartiles": self._quartiles(side),
-            "rounds": list(self.rounds[side]),
-        } for side in SIDES}  # fmt: skip
-        ratios = {"over_floor": self.ratio("ours", "floor"), "speedup": self.ratio("plain", "ours")}
-        return {
-            "section": self.section, "name": self.name, "item": self.item, **sides,
-            **{name: None if math.isnan(ratio) else ratio for name, ratio in ratios.items()},
-            "memory": dict(self.memory), "utilisation": self.utilisation,
-        }  # fmt: skip
-
-    def _quartiles(self, side: str) -> tuple[float, float]:
-        low, high = np.percentile(self.rounds[side], [25, 75])
-        return float(low), float(high)
-
-    def cells(self) -> tuple[str, ...]:
-        """The row as it is printed; see HEADS."""
-        floor, ours, plain = (_duration(self.median(side)) for side in SIDES)
-        low, high = map(_duration, self._quartiles("ours"))
-        forms = {"ours": "{:,.0f} MB", "plain": "({:,.0f})"}
-        memory = " ".join(forms[side].format(n / 1e6) for side, n in self.memory.items())
-        if self.utilisation is not None:
-            memory += f", {self.utilisation:.0%} of peak"
-        ratios = self.ratio("ours", "floor"), self.ratio("plain", "ours")
-        return (
-            self.name, floor, f"{ours} ({low} - {high})", plain,
-            *("" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios),
-            f"{1 / self.median():,.3g} {self.item}s" if self.item else "", memory,
-        )  # fmt: skip
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row as it is printed; see HEADS."""
+    floor, ours, plain = (_duration(median(row, side)) for side in SIDES)
+    low, high = map(_duration, row["ours"]["quartiles"])
+    forms = {"ours": "{:,.0f} MB", "plain": "({:,.0f})"}
+    memory = " ".join(forms[side].format(n / 1e6) for side, n in row["memory"].items())
+    if row["utilisation"] is not None:
+        memory += f", {row['utilisation']:.0%} of peak"
+    ratios = row["over_floor"], row["speedup"]
+    return (
+        row["name"], floor, f"{ours} ({low} - {high})", plain,
+        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        f"{1 / median(row):,.3g} {row['item']}s" if row["item"] else "", memory,
+    )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:
@@ -168,17 +153,17 @@ TARGETS: tuple[tuple[str, Literal["at most", "at least", "below"], float, str,
 
 def aims_of(rows: Sequence[Row]) -> list[Aim]:
     """The aims whose rows were measured."""
-    named = {row.name: row for row in rows}
+    named = {row["name"]: row for row in rows}
 
-    def median(name: str, side: str = "ours") -> float:
-        return named[name].median(side) if name in named else math.nan
+    def seconds(name: str, side: str = "ours") -> float:
+        return median(named[name], side) if name in named else math.nan
 
-    found = [Aim(name, sense, bound, of(median), unit) for name, sense, bound, unit, of in TARGETS]
+    found = [Aim(name, sense, bound, of(seconds), unit) for name, sense, bound, unit, of in TARGETS]
     for name, share in (("pre-training step", 0.40), ("forward + backward", 0.50)):
-        row = named.get(f"LGI-B {name}, bf16")
-        if row is not None and row.utilisation is not None:
+        reached = named.get(f"LGI-B {name}, bf16", {}).get("utilisation")
+        if reached is not None:
             title = f"LGI-B {name} in bf16, share of the measured peak"
-            found.append(Aim(title, "at least", share, row.utilisation, ""))
+            found.append(Aim(title, "at least", share, reached, ""))
     return [aim for aim in found if not math.isnan(aim.value)]
 
 
@@ -199,7 +184,7 @@ class BenchReport:
             "provenance": self.provenance,
             "checks": [check._asdict() for check in self.checks],
             "aims": [{**aim._asdict(), "is_reached": aim.is_reached} for aim in self.aims],
-            "rows": [row.as_data() for row in self.rows],
+            "rows": list(self.rows),
             "notes": list(self.notes),
         }
 
@@ -211,7 +196,7 @@ class BenchReport:
             "Time per item: median (quartiles) over interleaved rounds of floor, ours and plain.",
         ]
         for section in SECTIONS:
-            cells = [row.cells() for row in self.rows if row.section == section]
+            cells = [_cells(row) for row in self.rows if row["section"] == section]
             columns = zip((section, *HEADS), *cells, strict=True)
             used = [column for column in columns if any(column[1:])]
             lines += ["", text.table(list(zip(*used, strict=True)))] if cells else []
@@ -282,11 +267,11 @@ class Bench:
         precision: Precision = "float32",
     ) -> None:  # fmt: skip
         """Add a row; work_macs: multiply-adds of one item, for a GPU's utilisation."""
-        row = Row(section, name, rounds, item, memory or {})
+        share = None
         if work_macs and self.device.type == "cuda":
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            row = replace(row, utilisation=work_macs / row.median() / peak_macs(self.device, dtype))
-        self.rows.append(row)
+            share = work_macs / statistics.median(rounds["ours"]) / peak_macs(self.device, dtype)
+        self.rows.append(make_row(section, name, rounds, item, memory, share))
 
     def measure(
         self, section: Section, works: Mapping[str, Work], num: int = 1, item: str = "clip", *,
@@ -311,23 +296,3 @@ class Bench:
             peaks = {s: memory[f"{name} {s}"] for s in sides if s != "floor" and memory}
             precision = "bf16" if name.endswith("bf16") else "float32"
             self.add(section, name, rounds, item, peaks, (work_macs or {}).get(name), precision)
-
-
-def alternate(
-    works: Mapping[str, Work], seconds: float, least: int, most: int,
-    clock: Callable[[], float] = timer,
-) -> dict[str, list[float]]:  # fmt: skip
-    """Time works in turn, A B C A B C ..., so that what else slows the machine slows all alike.
-
-    Until `seconds` are spent, within `least` and `most` rounds.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    start = time.perf_counter()
-    for done in range(most):
-        if done >= least and time.perf_counter() - start > seconds:
-            break
-        for name, work in works.items():
-            began = clock()
-            work()
-            taken[name].append(clock() - began)
-    return taken

@@ -39,7 +39,7 @@ def check_fields(config: object, **rules: int | str) -> None:
 
     rules: an interval and a hint, "(0, 1]; published is 0.75", or the largest allowed count.
     """
-    for name, kind in _types(type(config)).items():
+    for name, kind in types_of(type(config)).items():
         if getattr(config, name) is None and type(None) in get_args(kind):
             continue
         value, rule = getattr(config, name), rules.get(name, MOST)
@@ -59,7 +59,8 @@ def check_fields(config: object, **rules: int | str) -> None:
 
 
 @functools.cache
-def _types(cls: type) -> dict[str, Any]:
+def types_of(cls: type) -> dict[str, Any]:
+    """The types of a configuration's fields."""
     return get_type_hints(cls)
 
 

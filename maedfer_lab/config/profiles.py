@@ -92,6 +92,12 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(least)}
 
 
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
 def uses_fast_kernels() -> bool:
     """Whether models get the CPU's own kernels (`fast`): unless `MAEDFER_FAST` is 0."""
     return os.environ.get("MAEDFER_FAST") != "0"

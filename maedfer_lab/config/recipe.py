@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from maedfer_lab.config.model import (
     Framing,
@@ -14,11 +16,13 @@ from maedfer_lab.config.model import (
     check_counts,
     check_fields,
     choose_framing,
+    types_of,
 )
 
 Precision = Literal["float32", "bf16", "fp16"]
 Optimiser = Literal["adamw", "muon"]
 OnBroken = Literal["skip", "stop"]
+Mode = Literal["finetune", "scratch", "linear"]
 
 MOST_CLIPS = 2**17  # of a batch
 MOST_SEED = 2**32 - 1  # shifted by 32 bits to make others
@@ -30,10 +34,8 @@ class OptimConfig:
 
     steps: length of the schedule; with `stop_after` the run ends after so many of them.
     batch_size: clips of a step, over all processes; accumulate: parts in which each process takes
-        its
-        share, one after the other: so many times less memory for the same result.
-    lr, min_lr: peak and last learning rate at batch 256; scaled by batch_size / 256, as in the
-        paper.
+        its share, one after the other: so many times less memory for the same result.
+    lr, min_lr: peak and last learning rate at batch 256; scaled by batch_size / 256, as published.
     optimiser: "adamw" as in the paper, or "muon" for the matrices inside blocks (AdamW for the
         rest, at the same rate): small models learn more per step. Pre-training only.
     ema: of the weights a mean is kept, after each step ema x mean + (1 - ema) x weights; it is what
@@ -56,7 +58,7 @@ class OptimConfig:
         check_counts(steps=self.steps)
         check_fields(
             self, batch_size=MOST_CLIPS, accumulate=MOST_CLIPS,
-            lr="[0, 100]", min_lr="[0, 100]", weight_decay="[0, 100]",
+            **dict.fromkeys(("lr", "min_lr", "weight_decay"), "[0, 100]"),
             ema="[0, 1); 0 is off, try 0.9999",
             stop_after=f"[1, {self.steps}]; its steps, or None runs all",
             warmup_steps=f"[0, {self.steps}]; its steps; try {self.steps // 20}",
@@ -71,6 +73,19 @@ class OptimConfig:
     def last_step(self) -> int:
         """How many steps are run."""
         return self.steps if self.stop_after is None else self.stop_after
+
+
+def learning_rate(step: int, optim: OptimConfig) -> float:
+    """Linear warm-up from 0, then cosine decay; both ends scaled by batch_size / 256.
+
+    *Official:* the same formula; its warm-up reaches the peak in its last step.
+    """
+    scale = optim.batch_size / 256
+    peak, end = optim.lr * scale, min(optim.min_lr, optim.lr) * scale
+    if step < optim.warmup_steps:
+        return peak * step / max(1, optim.warmup_steps - 1)
+    rest = max(1, optim.steps - optim.warmup_steps)
+    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (step - optim.warmup_steps) / rest))
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,7 @@ class PretrainConfig:
     precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
         GPU that has not; "fp16" is what the reference used.
     eval_every, save_every, log_every: steps between looks at the held-out clips, between
-        checkpoints,
-        and whose mean makes a row of the log.
+        checkpoints, and whose mean makes a row of the log.
     on_broken: "skip" puts another clip in the place of one that cannot be read, and lists it in the
         result; "stop" ends the run at the first.
     """
@@ -150,27 +164,160 @@ class PretrainConfig:
         )  # fmt: skip
 
 
-def pretrain_config(values: dict[str, Any]) -> PretrainConfig:
-    """The configuration of a run's config.json."""
-    parts = {"model": ModelConfig, "target": TargetConfig, "optim": OptimConfig}
-    nested = {name: cls(**_tuples(values[name])) for name, cls in parts.items()}
-    paths = {name: Path(values[name]) for name in ("data", "init") if values.get(name) is not None}
-    stills = {"stills": tuple(map(Path, values.get("stills", ())))}
-    return PretrainConfig(**{**_tuples(values), **nested, **paths, **stills})
+@dataclass(frozen=True)
+class Augment:
+    """Strengths of the published training transform; the defaults are the published ones.
 
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Linear warm-up from 0, then cosine decay; both ends scaled by batch_size / 256.
-
-    *Official:* the same formula; its warm-up reaches the peak in its last step.
+    rand_augment: timm's description of RandAugment, drawn once per clip; "" leaves it out.
+    crop_area, crop_ratio: of the random resized crop: share of the picture, width / height. The
+        published share begins at 0.08, which may show an ear alone; (0.8, 1.0) keeps faces whole.
+    flip, erase: probabilities of a mirrored clip and of a rectangle filled with noise.
+    mixup, cutmix: parameters of the beta distributions of the mixing weights; 0 leaves one out.
+    switch: share of batches that get CutMix rather than mixup.
+    smoothing: of the labels.
     """
-    scale = optim.batch_size / 256
-    peak, end = optim.lr * scale, min(optim.min_lr, optim.lr) * scale
-    if step < optim.warmup_steps:
-        return peak * step / max(1, optim.warmup_steps - 1)
-    rest = max(1, optim.steps - optim.warmup_steps)
-    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (step - optim.warmup_steps) / rest))
+
+    rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: float = 0.5
+    erase: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    switch: float = 0.5
+    smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        bounds = {"crop_area": (1e-9, 1, "(0.08, 1.0)"), "crop_ratio": (0.01, 100, "(0.75, 1.33)")}
+        for name, (least, most, published) in bounds.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name}={(low, high)} must be two rising numbers in [{least:g}, "
+                                 f"{most}]; published are {published}")  # fmt: skip
+        shares = dict.fromkeys(("flip", "erase", "switch", "smoothing"), "[0, 1]; try 0.25")
+        check_fields(self, **shares, mixup="[0, 1000]; 0 is off", cutmix="[0, 1000]; 0 is off")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether clips of a batch are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One supervised training of a classifier; its whole content names the run's folder.
+
+    The defaults are those of small synthetic runs; `finetune_recipe` has the published ones.
+
+    init, checkpoint: the pre-training run whose encoder is the start, or a file or folder of
+        weights (official, VideoMAE-style or ours). Without either the start is random.
+    mode: "finetune" trains everything; "scratch" does so from a random start; "linear" trains
+        fc_norm and head on features of a frozen encoder.
+    pooling: what the head reads: "mean" of the representative tokens (published), or "regions", one
+        token per region side by side, standardised, with dropout (`method.models.Classifier`).
+    layer_decay: factor of the learning rate from one block to the one below it.
+    rep_tokens_layer: the representative tokens learn as the "last" layer (official, their rate is
+        133 times that of the tubelet embedding) or as the "first".
+    decay_rep_tokens: weight decay for them as well (official fine-tuning: no).
+    dataset, data: the kind of annotation table (`data.table`), or "shards", and its root. Without
+        `data`: synthetic faces. lists: folder of split lists, where a data set has them apart.
+    fold: the fold that is the test set.
+    holdout: share of the training clips, by subject where known, that validates the epochs; None
+        validates on the test fold, as the published code does.
+    framing: "whole" stretches the whole picture to a square (published: faces are cropped
+        beforehand); "face" cuts a square around the face.
+    stride: frames of the video per frame of the clip.
+    augment: of the training clips; None is the light one: a random place and a mirror.
+    mix_group: mixup and CutMix are drawn for so many clips in a row of the batch, None for the
+        batch. The reference draws them per process, of 32 clips (FERV39k: 40).
+    skip_broken: leave out clips that cannot be read, found by a check before the start, listed in
+        the result. Without it the first broken clip ends the run by name.
+    num_clips, num_test, difficulty, zoom: of synthetic sets, as in pre-training.
+    drawn_label: what is to be told of drawn faces: the "expression", or its "direction" (onset or
+        offset), which no single frame shows.
+    eval_every, save_every, log_every: steps between validations (None: after the last step alone),
+        checkpoints, and rows of the log.
+    """
+
+    name: str = "finetune"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: PretrainConfig | None = None
+    checkpoint: Path | None = None
+    mode: Mode = "finetune"
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(400, 16, 0.016, warmup_steps=40, betas=(0.9, 0.999))
+    )
+    pooling: Literal["mean", "regions"] = "mean"
+    layer_decay: float = 1.0
+    rep_tokens_layer: Literal["last", "first"] = "last"
+    decay_rep_tokens: bool = False
+    dataset: str = "folder"
+    data: Path | None = None
+    lists: Path | None = None
+    fold: int = 1
+    holdout: float | None = None
+    framing: Framing = "face"
+    stride: int = 2
+    augment: Augment | None = None
+    mix_group: int | None = None
+    skip_broken: bool = False
+    num_clips: int = 700
+    num_test: int = 140
+    difficulty: float = 0.1
+    zoom: float = 1.0
+    drawn_label: Literal["expression", "direction"] = "expression"
+    seed: int = 0
+    precision: Precision = "float32"
+    eval_every: int | None = None
+    save_every: int = 500
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "framing", choose_framing(self.framing, "whole", "face"))
+        check_fields(self, num_clips=10**7, num_test=10**7, seed=f"[0, {MOST_SEED}]",
+                     layer_decay="(0, 1]; published is 0.75",
+                     holdout="(0, 1); such as 0.1")  # fmt: skip
+        batch, group = self.optim.batch_size, self.mix_group
+        starts = [name for name in ("init", "checkpoint") if getattr(self, name) is not None]
+        for is_wrong, why in (
+            (self.optim.optimiser != "adamw",
+             f"optimiser={self.optim.optimiser!r} is for pre-training; fine-tuning takes 'adamw'"),
+            (self.augment is not None and self.augment.mixes and batch % 2,
+             f"batch_size={batch} must be even where clips are mixed in pairs; use {batch + 1}, or "
+             "mixup=0 and cutmix=0"),
+            (group is not None and (group < 2 or group % 2),
+             f"mix_group={group} must be even, because clips are mixed in pairs; published is 32, "
+             "or None for the whole batch"),
+            (len(starts) == 2, "init and checkpoint are two starts; give one of them"),
+            (self.mode == "scratch" and starts,
+             f"mode='scratch' has a random start; leave {' and '.join(starts)} out"),
+        ):  # fmt: skip
+            if is_wrong:
+                raise ValueError(why)
+        if self.init is not None:
+            ours, theirs = (replace(m, drop_path=0.0) for m in (self.model, self.init.model))
+            if ours != theirs:
+                raise ValueError(
+                    f"model={ours} must be the model of init, {theirs}, but for drop_path; use "
+                    "model=init.model"
+                )
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A value of a run's config.json as a field of this type holds it."""
+    kinds = get_args(kind) or (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    for cls in filter(is_dataclass, kinds):
+        parts, types = [f for f in fields(cls) if f.default_factory is not MISSING], types_of(cls)
+        if absent := [part.name for part in parts if part.name not in value]:
+            raise LookupError(f"it lacks {', '.join(absent)}")
+        return cls(**{name: _read(types[name], inner) for name, inner in value.items()})
+    if isinstance(value, list):
+        return tuple(_read(kinds[0], inner) for inner in value)
+    return Path(value) if Path in kinds else value
+
+
+# The configuration in a run's config.json.
+pretrain_config: Callable[[dict[str, Any]], PretrainConfig] = partial(_read, PretrainConfig)
+finetune_config: Callable[[dict[str, Any]], FinetuneConfig] = partial(_read, FinetuneConfig)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maedfer_lab.config.finetuning import FinetuneConfig
 from maedfer_lab.config.model import ModelConfig, TargetConfig
-from maedfer_lab.config.recipe import OptimConfig, PretrainConfig
+from maedfer_lab.config.recipe import FinetuneConfig, OptimConfig, PretrainConfig
 
 CORE_HOURS = 9.0  # of `make study`, measured beside much other work
 REFERENCE = "joint, lambda 0.5"
@@ -14,27 +13,12 @@ LONG = "4 x length"  # of the reference's pre-training
 LONG_ALONE = f"{LONG}, lambda 1"
 FEW = (REFERENCE, "0.25 x length", "appearance only, lambda 1")
 MOST = (
-    REFERENCE,
-    "0.125 x length",
-    "0.25 x length",
-    "2 x length",
-    LONG,
-    LONG_ALONE,
-    "appearance only, lambda 1",
-    "lambda 0.75",
-    "lambda 0.25",
-    "motion only, lambda 0",
-    "ViT at equal cost",
-    "ViT at equal parameters",
-    "without stage 2",
-    "without stage 3",
-    "without stages 2 and 3",
-    "region 2 x 3 x 3",
-    "region 1 x 6 x 6",
-    "44% masked",
-    "89% masked",
+    REFERENCE, "0.125 x length", "0.25 x length", "2 x length", LONG, LONG_ALONE,
+    "appearance only, lambda 1", "lambda 0.75", "lambda 0.25", "motion only, lambda 0",
+    "ViT at equal cost", "ViT at equal parameters", "without stage 2", "without stage 3",
+    "without stages 2 and 3", "region 2 x 3 x 3", "region 1 x 6 x 6", "44% masked", "89% masked",
     "legacy token order",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,46 +61,21 @@ class StudyConfig:
 def study(steps: int = 600, batch_size: int = 64) -> StudyConfig:
     """The committed study: five seeds, three for the variants. Hours on two cores."""
     model = ModelConfig(
-        frames=4,
-        size_px=48,
-        tubelet=(2, 8, 8),
-        region=(1, 3, 3),
-        width=96,
-        depth=3,
-        num_heads=4,
-        decoder_width=60,
-        decoder_depth=2,
-        decoder_heads=3,
-        positions="grid",
-    )
+        frames=4, size_px=48, tubelet=(2, 8, 8), region=(1, 3, 3), width=96, depth=3, num_heads=4,
+        decoder_width=60, decoder_depth=2, decoder_heads=3, positions="grid",
+    )  # fmt: skip
     pretrain = PretrainConfig(
-        name="study",
-        model=model,
-        target=TargetConfig(units="imagenet", motion_scale=2.0),
-        optim=OptimConfig(steps=steps, batch_size=batch_size, lr=0.016, min_lr=0.0003,
-                          warmup_steps=steps // 20, optimiser="muon"),
-        num_clips=1400,
-        num_held_out=140,
-        difficulty=0.1,
-        zoom=1.5,
-        mask_ratio=(7 / 9,),
-        mirror=True,
-        precision="float32",
-        eval_every=max(1, steps // 4),
-        save_every=steps,
+        "study", model, TargetConfig(units="imagenet", motion_scale=2.0),
+        OptimConfig(steps=steps, batch_size=batch_size, lr=0.016, min_lr=0.0003,
+                    warmup_steps=steps // 20, optimiser="muon"),
+        num_clips=1400, num_held_out=140, difficulty=0.1, zoom=1.5, mask_ratio=(7 / 9,),
+        mirror=True, precision="float32", eval_every=max(1, steps // 4), save_every=steps,
     )  # fmt: skip
     finetune = FinetuneConfig(
-        name="study-finetune",
-        model=model,
-        init=pretrain,
+        "study-finetune", model, init=pretrain,
         optim=OptimConfig(steps=300, batch_size=32, lr=0.016, min_lr=1.6e-4, warmup_steps=30,
                           betas=(0.9, 0.999)),
-        layer_decay=0.75,
-        pooling="regions",
-        num_clips=280,
-        num_test=420,
-        zoom=1.5,
-        save_every=300,
+        layer_decay=0.75, pooling="regions", num_clips=280, num_test=420, zoom=1.5, save_every=300,
     )  # fmt: skip
     return StudyConfig(
         pretrain, finetune, scratch_lr=0.008, conv_lr=0.016,
@@ -131,19 +90,11 @@ def smoke_study() -> StudyConfig:
     small = study(steps=8, batch_size=4)
     steps = replace(small.finetune.optim, steps=4, batch_size=4, warmup_steps=1)
     pretrain = replace(small.pretrain, num_clips=28, num_held_out=14)
+    finetune = replace(small.finetune, init=pretrain, optim=steps, num_test=28)
     return replace(
-        small,
-        pretrain=pretrain,
-        finetune=replace(small.finetune, init=pretrain, optim=steps, num_test=28),
-        labels=(14, 28),
-        direction=(28,),
-        conv=(28,),
-        variant_labels=28,
-        long_labels=(28,),
-        variants=FEW,
-        variant_seeds=1,
-        seeds=(0,),
-    )
+        small, pretrain=pretrain, finetune=finetune, labels=(14, 28), direction=(28,), conv=(28,),
+        variant_labels=28, long_labels=(28,), variants=FEW, variant_seeds=1, seeds=(0,),
+    )  # fmt: skip
 
 
 def quick_study() -> StudyConfig:

@@ -21,7 +21,6 @@ from maedfer_lab.config import BUILT_IN, ModelConfig, Shape3, choose
 
 Task = Literal["classify", "pretrain"]
 COLOURS = 3
-LAYER_NORM_COST = 5  # what fvcore counts per normalised number
 
 
 class Work(NamedTuple):
@@ -29,7 +28,7 @@ class Work(NamedTuple):
 
     linear: multiply-adds with weights.
     attention: multiply-adds of queries with keys and of attention weights with values.
-    layer_norm: operations that fvcore adds for LayerNorm, 5 per normalised number.
+    layer_norm: operations that fvcore adds for LayerNorm; formulas leave them out.
     """
 
     linear: int = 0
@@ -87,17 +86,13 @@ def work(
     add(parts, encoder_block(config, seen), config.depth - skips)
     add(parts, encoder_block(config, seen, rep_only=True), int(skips))
     if task == "classify":
-        parts["norm"] = Work(layer_norm=LAYER_NORM_COST * width)
-        parts["head"] = Work(linear=width * num_classes)
-        return parts
+        return {**parts, "head": Work(linear=width * num_classes)}
     narrow, masked = config.decoder_width, tokens - seen
-    parts["norm"] = Work(layer_norm=LAYER_NORM_COST * seen * width)
     parts["decoder_embedding"] = Work(linear=seen * width * narrow)
     last, one = tokens if as_published else masked, min(config.decoder_depth, 1)
     for read, times in ((tokens, config.decoder_depth - one), (last, one)):
         block = _vit_block(narrow, config.mlp_ratio, tokens, read)
         add(parts, {f"decoder_{name}": part for name, part in block.items()}, times)
-    parts["decoder_norm"] = Work(layer_norm=LAYER_NORM_COST * masked * narrow)
     parts["decoder_head"] = Work(linear=masked * narrow * cube)
     return parts
 
@@ -119,31 +114,28 @@ def encoder_block(
 
     queries = 1 if rep_only or config.local == "cross" else size + 1
     keys = size + (config.local != "cross")
-    norm = LAYER_NORM_COST * width
-    parts = {"local": _attention(width, queries, keys, regions, norm * everything)}
+    parts = {"local": _attention(width, queries, keys, regions)}
     if config.inter:
-        parts["inter"] = _attention(width, regions, regions, 1, norm * regions)
+        parts["inter"] = _attention(width, regions, regions)
     if config.interact != "none" and not rep_only:
-        one = (size + 1, size + 1, regions) if config.interact == "self" else (tokens, regions, 1)
-        parts["interact"] = _attention(width, *one, norm * everything)
+        one = (size + 1, size + 1, regions) if config.interact == "self" else (tokens, regions)
+        parts["interact"] = _attention(width, *one)
     count = regions if rep_only else everything
     return {**parts, "feed_forward": _feed_forward(width, config.mlp_ratio, count)}
 
 
 def _vit_block(width: int, mlp_ratio: float, tokens: int, last: int) -> dict[str, Work]:
     """Cost of a block with joint attention that returns the `last` of its `tokens`."""
-    return {"joint": _attention(width, last, tokens, 1, LAYER_NORM_COST * tokens * width),
+    return {"joint": _attention(width, last, tokens),
             "feed_forward": _feed_forward(width, mlp_ratio, last)}  # fmt: skip
 
 
-def _attention(width: int, queries: int, keys: int, sequences: int, layer_norm: int) -> Work:
-    return Work(2 * sequences * (queries + keys) * width**2,
-                2 * sequences * queries * keys * width, layer_norm)  # fmt: skip
+def _attention(width: int, queries: int, keys: int, sequences: int = 1) -> Work:
+    return Work(2 * sequences * (queries + keys) * width**2, 2 * sequences * queries * keys * width)
 
 
 def _feed_forward(width: int, ratio: float, tokens: int) -> Work:
-    linear = 2 * tokens * width * int(width * ratio)
-    return Work(linear, layer_norm=LAYER_NORM_COST * tokens * width)
+    return Work(2 * tokens * width * int(width * ratio))
 
 
 def parameters(
@@ -196,7 +188,7 @@ def _check(config: ModelConfig, task: str) -> None:
     if config.encoder not in BUILT_IN["encoder"]:
         raise ValueError(
             f"encoder={config.encoder!r} has no closed formula; count it with "
-            "cost.counters.count_with_torch(*model_for_counting(config))"
+            "cost.tables.count_with_torch(*model_for_counting(config))"
         )
 
 

@@ -1,9 +1,10 @@
-"""Measuring a piece of work: its peak memory (on a GPU the allocator's), and on one thread."""
+"""Measuring work: its peak memory (on a GPU the allocator's), in turn with other, on one thread."""
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.benchmark import timer
+
+Work = Callable[[], object]
 
 METHODS = {  # by type of device: how `peak_bytes` gets its number
     "cuda": "peak of PyTorch's allocator",
@@ -50,7 +54,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(step: Work, device: torch.device) -> int:
     """Most bytes that `step` holds at once, beyond what is held before it; see METHODS."""
     if device.type not in METHODS:
         raise ValueError(f"device={str(device)!r} must be one of {', '.join(METHODS)}")
@@ -76,3 +80,23 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def alternate(
+    works: Mapping[str, Work], seconds: float, least: int, most: int,
+    clock: Callable[[], float] = timer,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Time works in turn, A B C A B C ..., so that what else slows the machine slows all alike.
+
+    Until `seconds` are spent, within `least` and `most` rounds.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    start = time.perf_counter()
+    for done in range(most):
+        if done >= least and time.perf_counter() - start > seconds:
+            break
+        for name, work in works.items():
+            began = clock()
+            work()
+            taken[name].append(clock() - began)
+    return taken

@@ -7,31 +7,26 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.utils.benchmark import timer
 
 from maedfer_lab.config import EncoderKind, ModelConfig, Shape3, base, output_folder
-from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import encoder_block, macs, num_regions, token_grid
-from maedfer_lab.cost.memory import one_thread, peak_bytes
+from maedfer_lab.cost.memory import Work, alternate, one_thread, peak_bytes
+from maedfer_lab.cost.tables import count_with_torch, model_for_counting
 from maedfer_lab.files import read_bytes, reading, write_aside
 from maedfer_lab.method.attention import LGIBlock, ViTBlock
 from maedfer_lab.method.grid import Grid, region_shapes
 
 REGION_TOKENS = 100  # of the paper's region, 2 x 5 x 10
 KINDS: tuple[EncoderKind, ...] = ("lgi", "vit")
-Step = Callable[[], None]
-Key = TypeVar("Key", bound=Hashable)
-
-
-# ---------------------------------------------------------------------------- by formula
 
 
 def theoretical_share(num_tokens: int, num_regions: int) -> float:
@@ -151,9 +146,6 @@ def crossing(
     return float(np.exp(x[i] + (x[i + 1] - x[i]) * gap[i] / (gap[i] - gap[i + 1])))
 
 
-# ---------------------------------------------------------------------------- measured
-
-
 @dataclass(frozen=True)
 class Sweep:
     """Clips to measure, and the width of the blocks, which is the same for both kinds.
@@ -207,41 +199,41 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
 
     On a CPU, time is the processor's and one thread works: neither waits for other programs.
     """
-    device, configs = torch.device(device), sweep.configs()
+    device, rows = torch.device(device), list[dict[str, Any]]()
+    clips = [{kind: replace(config, encoder=kind) for kind in KINDS} for config in sweep.configs()]
     with one_thread():
-        made = [(i, kind, replace(config, encoder=kind)) for i, config in enumerate(configs)
-                for kind in KINDS]  # fmt: skip
-        blocks = {(i, kind): block_step(one, sweep.batch, device) for i, kind, one in made}
-        products = {(i, kind): attention_step(one, sweep.batch, device) for i, kind, one in made}
-        taken, among = (median_seconds(x, sweep.repeats, device) for x in (blocks, products))
-        rows: list[dict[str, Any]] = []
-        for i, config in enumerate(configs):
+        blocks, among = ({f"{i} {kind}": step(config, sweep.batch, device)
+                          for i, clip in enumerate(clips) for kind, config in clip.items()}
+                         for step in (block_step, attention_step))  # fmt: skip
+        seconds, alone = (median_seconds(steps, sweep.repeats, device) for steps in (blocks, among))
+        for i, clip in enumerate(clips):
+            config = clip["lgi"]
             row: dict[str, Any] = {"frames": config.frames, "size_px": config.size_px,
                                    "tokens": math.prod(token_grid(config)),
-                                   "region": config.region, "share": {}, "attention": {},
-                                   "all": {}, "seconds": {}, "attention_seconds": {},
-                                   "peak_bytes": {}}  # fmt: skip
-            for kind, one in ((kind, replace(config, encoder=kind)) for kind in KINDS):
-                counted = count_with_torch(*model_for_counting(one, as_published=True))
-                row["attention"][kind] = sum(part.attention for part in counted.values())
-                row["all"][kind] = block_cost(one)["all"]
-                row["seconds"][kind], row["attention_seconds"][kind] = (
-                    taken[i, kind],
-                    among[i, kind],
-                )
-                row["peak_bytes"][kind] = peak_bytes(blocks[i, kind], device)
-                step = block_step(one, sweep.batch, device, written=True)
-                row["peak_bytes"][f"{kind}_written"] = peak_bytes(step, device)
-            shares = {"counted": row["attention"], "time": row["attention_seconds"]}
-            row["share"] = {"theory": theoretical_share(row["tokens"], num_regions(config))}
-            row["share"] |= {name: x["lgi"] / x["vit"] for name, x in shares.items()}
-            rows.append(row)
+                                   "region": config.region}  # fmt: skip
+            counted = {kind: count_with_torch(*model_for_counting(one, as_published=True))
+                       for kind, one in clip.items()}  # fmt: skip
+            attention = {k: sum(part.attention for part in x.values()) for k, x in counted.items()}
+            taken, products = ({k: x[f"{i} {k}"] for k in KINDS} for x in (seconds, alone))
+            share = {"theory": theoretical_share(row["tokens"], num_regions(config))}
+            share |= {name: x["lgi"] / x["vit"]
+                      for name, x in (("counted", attention), ("time", products))}  # fmt: skip
+            peaks = {}
+            for kind, one in clip.items():
+                written = block_step(one, sweep.batch, device, written=True)
+                peaks[kind] = peak_bytes(blocks[f"{i} {kind}"], device)
+                peaks[f"{kind}_written"] = peak_bytes(written, device)
+            rows.append({
+                **row, "share": share, "attention": attention,
+                "all": {kind: block_cost(one)["all"] for kind, one in clip.items()},
+                "seconds": taken, "attention_seconds": products, "peak_bytes": peaks,
+            })  # fmt: skip
     return rows
 
 
 def block_step(
     config: ModelConfig, batch: int, device: torch.device, *, written: bool = False
-) -> Step:
+) -> Work:
     """A training step (forward and backward) through one encoder block on random tokens.
 
     written: with the attention weights written out instead of the fused kernel.
@@ -265,7 +257,7 @@ def block_step(
     return step
 
 
-def attention_step(config: ModelConfig, batch: int, device: torch.device) -> Step:
+def attention_step(config: ModelConfig, batch: int, device: torch.device) -> Work:
     """The same step through the products among tokens alone: no projections, norms or FFN."""
     tokens, heads = math.prod(token_grid(config)), config.num_heads
     size = config.width // heads
@@ -292,23 +284,8 @@ def _random(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def median_seconds(steps: dict[Key, Step], repeats: int, device: torch.device) -> dict[Key, float]:
-    """Median duration of each step after a warm-up, in seconds.
-
-    All steps run once before any runs again, so that whatever else slows the machine slows all.
-    """
-    taken: dict[Key, list[float]] = {key: [] for key in steps}
-    for turn in tqdm(range(repeats + 1), "measure", leave=False, unit="turn"):
-        for key, step in steps.items():
-            start = _now(device)
-            step()
-            if turn:
-                taken[key].append(_now(device) - start)
-    return {key: statistics.median(values) for key, values in taken.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+def median_seconds(steps: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each step, after a round to warm up; on a CPU the processor's."""
+    clock = timer if device.type == "cuda" else time.process_time
+    taken = alternate(steps, 0, repeats + 1, repeats + 1, clock)
+    return {name: statistics.median(rounds[1:]) for name, rounds in taken.items()}

@@ -27,8 +27,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from maedfer_lab.config import Framing, check_workers, choose, choose_framing
-from maedfer_lab.config.finetuning import framing_of
+from maedfer_lab.config import Framing, check_workers, choose, choose_framing, framing_of
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.lists import Clip, Problem
 from maedfer_lab.data.shard_format import (

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from maedfer_lab.figures import attention, bench, flops, method, paper, study  # noqa: F401
+from maedfer_lab.figures import bench, encoder, method, results
+from maedfer_lab.figures.method import LiveCurve
 from maedfer_lab.figures.style import FIGURES, Page, drawing, footer, picture_rows, save_figure
 from maedfer_lab.figures.timeline import draw_movement, draw_timeline
-from maedfer_lab.figures.training import LiveCurve
 from maedfer_lab.files import figures_folder, load, reading, save
 
 Format = Literal["png", "svg", "pdf"]
@@ -82,11 +82,9 @@ def colour_table(name: str) -> np.ndarray:
 
 
 def draw_figures(
-    names: tuple[str, ...] = (),
-    /,
-    folder: Path | None = None,
+    names: tuple[str, ...] = (), /, folder: Path | None = None,
     formats: tuple[Format, ...] = ("png",),
-) -> str:
+) -> str:  # fmt: skip
     """Draw figures again from their numbers.
 
     names: such as 04_pretrain; all by default.
@@ -95,14 +93,10 @@ def draw_figures(
     """
     _check_known(*names)
     root = folder or figures_folder("quick")
-    paths = [root / f"{name}.json" for name in names or FIGURES]
+    paths = [root / f"{name}.json" for name in names or sorted(FIGURES)]
     present = [path for path in paths if path.exists() or names]
     if not present:
         raise FileNotFoundError(f"no figure's numbers lie in {root}; `make reproduce` makes them")
     for path in present:
         draw(path, formats)
     return "\n".join(str(path.with_suffix(f".{kind}")) for path in present for kind in formats)
-
-
-__all__ = ["FIGURES", "LiveCurve", "beside", "colour_table", "draw", "draw_figures",
-           "draw_movement", "draw_rows", "draw_timeline", "footer", "publish", "show"]  # fmt: skip

@@ -43,11 +43,12 @@ STYLE: dict[Any, Any] = {
 
 
 FIGURES: dict[str, Callable[..., Page]] = {}
+Draw = Callable[[Figure, dict[str, Any]], str]
 
 
 def drawing(
     name: str, width: float = 1.0, height: float = 1.0, *, quoted: bool = False
-) -> Callable[[Callable[[Figure, dict[str, Any]], str]], Callable[..., Page]]:
+) -> Callable[[Draw], Callable[..., Page]]:
     """Register how figure `name` is drawn: on an empty figure (inches), returning its caption.
 
     The function becomes one of the numbers alone, and of a path if the figure is to be written.
@@ -56,7 +57,7 @@ def drawing(
     quoted: the caption tells no run that the numbers come from.
     """
 
-    def register(draw: Callable[[Figure, dict[str, Any]], str]) -> Callable[..., Page]:
+    def register(draw: Draw) -> Callable[..., Page]:
         @wraps(draw)
         def make(data: dict[str, Any], path: Path | None = None) -> Page:
             with rc_context(STYLE):
@@ -147,11 +148,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def bars(axis: Axes, names: Sequence[str], values: Any, words: Any, **more: Any) -> None:
     """Horizontal bars from the top down, each with its number (a format, or what is written)."""
-    drawn = axis.barh(names, values, **more)
-    if isinstance(words, str):
-        axis.bar_label(drawn, fmt=words, padding=3, fontsize=9)
-    else:
-        axis.bar_label(drawn, words, padding=3, fontsize=9)
+    written = {"fmt" if isinstance(words, str) else "labels": words}
+    axis.bar_label(axis.barh(names, values, **more), **written, padding=3, fontsize=9)
     axis.invert_yaxis()
 
 

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.reading import OFFICIAL_STRIDE, facts_of, locate
-from maedfer_lab.config import Framing, check_counts, choose_framing
-from maedfer_lab.config.model import check_fields
+from maedfer_lab.config import Framing, check_counts, check_fields, choose_framing
 from maedfer_lab.data.labels import DATASETS, published_labels
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import footer

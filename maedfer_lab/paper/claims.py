@@ -1,15 +1,14 @@
 """Claims that follow from other published numbers, or are contradicted by them.
 
-A claim is one printed number with one way to check it. Each function below yields `Check`s, and
-`recomputed` settles them.
+A claim is one printed number with one way to check it: functions yield checks, `recomputed` settles
+them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, learning_rate, preset
 from maedfer_lab.cost.formula import Task, macs, parameters
 from maedfer_lab.metrics import f1, recalls, scores
-from maedfer_lab.paper.tables import Cell, Matrix, Paper, SplitCount, class_clips
+from maedfer_lab.paper.tables import Cell, Matrix, Paper, Splits, class_clips
 
 Status = Literal["recomputed", "contradicted", "needs data", "measured", "not found"]
 WILD = ("dfew", "ferv39k", "mafw")
@@ -68,7 +67,6 @@ class Check(NamedTuple):
     tolerance: by default the cell's rounding. because: what it allows for.
     """
 
-    kind: str
     id: str
     cell: Cell
     statement: str
@@ -107,31 +105,27 @@ def mean_of(cells: Sequence[Cell]) -> tuple[float, str]:
 
 def recomputed(paper: Paper) -> Iterator[Claim]:
     """All claims that published numbers and closed formulas settle."""
-    for check in chain.from_iterable(group(paper) for group in CHECKS):
+    checks = ((kind, check) for kind, groups in CHECKS.items() for group in groups
+              for check in group(paper))  # fmt: skip
+    for kind, check in checks:
         value, found = check.cell.number, float(check.found)
         tolerance = check.cell.rounding if check.tolerance is None else check.tolerance
-        agrees = abs(found - value) <= tolerance + TINY
         printed, ours, apart = (digits(x, tolerance) for x in (value, found, abs(found - value)))
         evidence = f"{check.formula} = {ours}; claimed {printed}; difference {apart}"
         if tolerance:
             evidence += f", allowed {tolerance:.2g} ({check.because})"
+        agrees = abs(found - value) <= tolerance + TINY
         yield Claim(
-            check.id, check.kind, paper.cite(check.cell.sources), check.statement, value,
-            check.cell.unit, "recomputed" if agrees else "contradicted", evidence, found,
-            float(tolerance),
+            check.id, kind, paper.cite(check.cell.sources), check.statement, value, check.cell.unit,
+            "recomputed" if agrees else "contradicted", evidence, found, float(tolerance),
         )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- scores
 
 
 def class_columns(paper: Paper) -> Iterator[Check]:
     """UAR is the mean of the printed class columns; WAR their mean weighted by clips."""
     for table in map(paper.table, WILD):
-        labels = paper.labels[str(table.dataset)]
-        splits = list(paper.splits(str(table.dataset)).values())
+        labels, splits = paper.labels[str(table.dataset)], paper.splits(str(table.dataset))
         clips, slack = class_clips(splits), 100 * fold_slack(splits)
-        shares = [n / sum(clips) for n in clips]
         hidden = f", and {slack:.2g} for what means over folds may hide" if slack else ""
         for row in table.rows:
             cells, uar, war = [row[label] for label in labels], row["uar"], row["war"]
@@ -139,15 +133,15 @@ def class_columns(paper: Paper) -> Iterator[Check]:
                 continue
             name, of = slug(table.id, row["method"].text), f"{table.dataset}, {row['method'].text}"
             yield Check(
-                "class columns", f"{name}/uar/from-classes", uar,
-                f"{of}: UAR is the mean of its {len(cells)} class columns", *mean_of(cells),
+                f"{name}/uar/from-classes", uar, f"{of}: UAR is the mean of its {len(cells)} class "
+                "columns", *mean_of(cells),
                 uar.rounding + sum(cell.rounding for cell in cells) / len(cells),
             )  # fmt: skip
-            weighted = list(zip(shares, cells, strict=True))
+            weighted = [(n / sum(clips), cell) for n, cell in zip(clips, cells, strict=True)]
             products = [f"{n} x {c.value:.2f}" for n, c in zip(clips, cells, strict=True)]
             yield Check(
-                "class columns", f"{name}/war/from-classes", war, f"{of}: WAR is the mean of its "
-                "class columns, weighted by the clips of the split lists",
+                f"{name}/war/from-classes", war, f"{of}: WAR is the mean of its class columns, "
+                "weighted by the clips of the split lists",
                 sum(s * cell.number for s, cell in weighted),
                 f"({' + '.join(products)}) / {sum(clips)}",
                 war.rounding + sum(s * cell.rounding for s, cell in weighted) + slack,
@@ -155,7 +149,7 @@ def class_columns(paper: Paper) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def fold_slack(splits: Sequence[SplitCount]) -> float:
+def fold_slack(splits: Splits) -> float:
     """How far WAR can lie from the share-weighted class recalls, whatever the folds' recalls are.
 
     Recalls and WAR are means over folds or pooled; print does not say which. With s clips' shares
@@ -163,7 +157,7 @@ def fold_slack(splits: Sequence[SplitCount]) -> float:
     n_cf / N}; recalls lie in [0, 1], so the difference is at most the sum of the positive (or of
     the negative) parts of w - e. 0 for a single split.
     """
-    clips = np.array([split.clips_per_class for split in splits])
+    clips = np.array([*splits.values()])
     pooled = clips / clips.sum()
     of_folds = clips / clips.sum(1, keepdims=True) / len(clips)
     shares = np.broadcast_to(clips.sum(0) / clips.sum() / len(clips), clips.shape)
@@ -184,9 +178,9 @@ def fold_means(paper: Paper) -> Iterator[Check]:
             for score in ("uar", "war"):
                 cells = [r[score] for r in folds]
                 yield Check(
-                    "means over folds", f"{name}/{slug(by, dataset)}/{score}/mean", row[score],
-                    f"{dataset}, {by}: {NAMES[score]} over all is the plain mean of {len(cells)} "
-                    "folds", *mean_of(cells), row[score].rounding + max(c.rounding for c in cells),
+                    f"{name}/{slug(by, dataset)}/{score}/mean", row[score], f"{dataset}, {by}: "
+                    f"{NAMES[score]} over all is the plain mean of {len(cells)} folds",
+                    *mean_of(cells), row[score].rounding + max(c.rounding for c in cells),
                 )  # fmt: skip
 
 
@@ -210,9 +204,9 @@ def matrices(paper: Paper) -> Iterator[Check]:
         for document, name, cell in printed_scores(paper, matrix):
             if cell.value is not None:
                 yield Check(
-                    "confusion matrices", f"{slug(*matrix.name)}/{document}/{name}/from-matrix",
-                    cell, f"{matrix.dataset} fold {matrix.fold}, {matrix.by}: {name} in the "
-                    f"{document} follows from the confusion matrix",
+                    f"{slug(*matrix.name)}/{document}/{name}/from-matrix", cell,
+                    f"{matrix.dataset} fold {matrix.fold}, {matrix.by}: {name} in the {document} "
+                    "follows from the confusion matrix",
                     found[name] * (100 if cell.unit == "percent" else 1), formulas[name],
                 )  # fmt: skip
 
@@ -243,7 +237,7 @@ def margins(paper: Paper) -> Iterator[Check]:
         name, dataset, column = (row[c].text for c in ("table", "dataset", "column"))
         ours, best, best_name = ours_and_best(paper, name, dataset, column)
         yield Check(
-            "margins", f"headline/{slug(dataset)}/{column}/margin", row["margin"],
+            f"headline/{slug(dataset)}/{column}/margin", row["margin"],
             f"{dataset}: {NAMES[column]} of MAE-DFER over the best supervised method",
             ours.number - best.number, f"{ours.value:.2f} - {best.value:.2f} ({best_name})",
             row["margin"].rounding + ours.rounding + best.rounding,
@@ -253,7 +247,7 @@ def margins(paper: Paper) -> Iterator[Check]:
     for quantity, found in (("least", min(gaps)), ("largest", max(gaps))):
         cell = paper.table("summaries").row(f"{quantity} UAR margin in the wild")["value"]
         yield Check(
-            "margins", f"headline/in-the-wild/uar/{quantity}-margin", cell,
+            f"headline/in-the-wild/uar/{quantity}-margin", cell,
             f"{quantity} UAR margin over DFEW, FERV39k and MAFW, in whole points", found,
             f"{quantity} of {', '.join(f'{gap:.2f}' for gap in gaps)}", cell.rounding + 0.01,
         )  # fmt: skip
@@ -285,13 +279,10 @@ def printed_otherwise(paper: Paper) -> Iterator[Check]:
             found, formula = mean_of(cells)
             tolerance += sum(cell.rounding for cell in cells) / len(cells)
         yield Check(
-            "printed otherwise", f"{slug(name, method)}/{column}/printed-otherwise", row["value"],
+            f"{slug(name, method)}/{column}/printed-otherwise", row["value"],
             f"{table.dataset}, {method}: {NAMES[column]} as printed elsewhere (the table: "
             f"{there[column].number:g})", found, formula, tolerance,
         )  # fmt: skip
-
-
-# -------------------------------------------------------------------------- cost and training
 
 
 def model_of(method: str) -> ModelConfig:
@@ -318,7 +309,7 @@ def table_costs(paper: Paper) -> Iterator[Check]:
                 ("flops", "FLOPs", macs(model, num_classes=classes, as_published=True), 1e9),
             ):
                 yield Check(
-                    "parameters, FLOPs", f"{slug(table.id, method)}/{column}/formula", row[column],
+                    f"{slug(table.id, method)}/{column}/formula", row[column],
                     f"{table.id}, {method}: {what}, {classes} classes, a clip of 16 x 160 x 160",
                     sum(parts.values()) / scale, f"({in_parts(parts)}) in {row[column].unit}",
                 )  # fmt: skip
@@ -337,27 +328,30 @@ def exact_parameters(paper: Paper) -> Iterator[Check]:
         parts = parameters(ModelConfig(), task, num_classes=classes)
         what = f"classifier of {classes} classes" if task == "classify" else "encoder and decoder"
         yield Check(
-            "parameters, FLOPs", f"{name}/parameters/formula",
-            exact(cell.number, "parameters", *cell.sources),
+            f"{name}/parameters/formula", exact(cell.number, "parameters", *cell.sources),
             f"LGI-Former, {what}: number of parameters", sum(parts.values()), in_parts(parts), 0,
         )  # fmt: skip
 
 
-def recipe(paper: Paper) -> Iterator[Check]:
-    """FLOPs saved, from the counts and not from 50 and 81; lambda as the code weighs the losses."""
-    summary, config = paper.table("summaries"), PretrainConfig()
+def flops_saved(paper: Paper) -> Iterator[Check]:
+    """FLOPs saved, from the counts and not from 50 and 81."""
     lgi, vit = (sum(macs(model_of(m), as_published=True).values()) for m in (OURS, "VideoMAE"))
     yield Check(
-        "parameters, FLOPs", "headline/flops/saving",
-        summary.row("FLOPs saved against VideoMAE")["value"],
+        "headline/flops/saving",
+        paper.table("summaries").row("FLOPs saved against VideoMAE")["value"],
         "FLOPs that MAE-DFER saves against VideoMAE, in whole percent", 100 * (1 - lgi / vit),
         f"100 x (1 - {lgi:,} / {vit:,} multiply-adds)",
     )  # fmt: skip
+
+
+def loss_weight(paper: Paper) -> Iterator[Check]:
+    """Lambda as the code weighs the losses."""
+    config = PretrainConfig()
     outputs = 3 * math.prod(config.model.tubelet)
     appearance = outputs // config.target.motion_group
     yield Check(
-        "training recipe", "loss/lambda/equivalence",
-        summary.row("motion and appearance share the loss: lambda")["value"],
+        "loss/lambda/equivalence",
+        paper.table("summaries").row("motion and appearance share the loss: lambda")["value"],
         "lambda: weight of the appearance loss; the code takes one mean over all outputs instead",
         appearance / outputs,
         f"{appearance} appearance outputs of {outputs} of a cube, equally weighted,",
@@ -380,7 +374,7 @@ def learning_rates(paper: Paper) -> Iterator[Check]:
         rates = [learning_rate(step, optim) for step in range(first, first + steps)]
         phase = "linear warm-up to" if first < optim.warmup_steps else "cosine decay from"
         yield Check(
-            "training recipe", f"pretraining/epoch-{log.epoch:02}/learning-rate/schedule",
+            f"pretraining/epoch-{log.epoch:02}/learning-rate/schedule",
             exact(log.learning_rate, "per step", *LOG), f"mean learning rate of epoch {log.epoch}",
             sum(rates) / steps, f"{phase} {peak}, mean over steps {first:,} to "
             f"{first + steps - 1:,} ({rates[0]:.5g} to {rates[-1]:.5g})", 1e-8,
@@ -393,13 +387,12 @@ def log_constants(paper: Paper) -> Iterator[Check]:
     log = paper.pretrain_log
     decays = sorted({epoch.weight_decay for epoch in log})
     yield Check(
-        "training recipe", "pretraining/weight-decay/constant", exact(decays[0], "per step", *LOG),
+        "pretraining/weight-decay/constant", exact(decays[0], "per step", *LOG),
         f"weight decay of all {len(log)} epochs", OptimConfig().weight_decay,
         f"the recipe's constant; {len(decays)} value in the log,", 5e-6 * (len(decays) == 1),
     )  # fmt: skip
     yield Check(
-        "training recipe", "pretraining/epochs/run",
-        paper.table("pretraining").row("epochs run")["value"],
+        "pretraining/epochs/run", paper.table("pretraining").row("epochs run")["value"],
         "epochs of pre-training behind the published weights", len(log),
         f"lines of the log, epoch {log[0].epoch} to {log[-1].epoch},", 0,
     )  # fmt: skip
@@ -410,15 +403,12 @@ def log_constants(paper: Paper) -> Iterator[Check]:
     clips = paper.table("datasets").row("VoxCeleb2 dev")["clips"]
     left = clips.number - broken
     yield Check(
-        "training recipe", "pretraining/steps/from-voxceleb2",
+        "pretraining/steps/from-voxceleb2",
         exact(steps, "steps", *LOG, *clips.sources, "preprocess"),
         f"steps of an epoch that shows once each clip of VoxCeleb2 but {broken} broken ones",
         left // batch, f"({clips.number:,.0f} - {broken} = {left:,.0f} clips) // {batch} a batch",
         0,
     )  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------- data
 
 
 def sizes(paper: Paper) -> Iterator[Check]:
@@ -427,52 +417,57 @@ def sizes(paper: Paper) -> Iterator[Check]:
         cell = paper.table("datasets").row(dataset)["clips"]
         if cell.value is None:
             continue
-        train, test = (paper.splits(dataset, part) for part in ("train", "test"))
-        of_folds = [train[f].clips + test[f].clips for f in test]
+        parts = [paper.splits(dataset, part) for part in ("train", "test")]
+        of_folds = [[sum(part[fold]) for part in parts] for fold in parts[1]]
         yield Check(
-            "data sets", f"datasets/{slug(dataset)}/clips/from-splits",
+            f"datasets/{slug(dataset)}/clips/from-splits",
             exact(cell.number, "clips", *cell.sources), f"{dataset}: number of clips",
-            next((n for n in of_folds if n != cell.number), cell.number),
-            " = ".join(f"{train[f].clips:,} + {test[f].clips:,}" for f in test), 0,
+            next((sum(n) for n in of_folds if sum(n) != cell.number), cell.number),
+            " = ".join(f"{train:,} + {test:,}" for train, test in of_folds), 0,
         )  # fmt: skip
     for row in paper.table("evaluations").rows:
         dataset, fold = row["dataset"].text, row["fold"].text
         for part in ("train", "test"):
             if row[part].value is not None:
-                split = paper.splits(dataset, part)[fold]
+                clips = paper.splits(dataset, part)[fold]
                 yield Check(
-                    "data sets", f"{slug(dataset, fold)}/log/{part}-clips/from-splits",
+                    f"{slug(dataset, fold)}/log/{part}-clips/from-splits",
                     exact(row[part].number, "clips", *row[part].sources),
-                    f"{dataset}: clips in the {part} part of fold {fold}", split.clips,
-                    " + ".join(map(str, split.clips_per_class)), 0,
+                    f"{dataset}: clips in the {part} part of fold {fold}", sum(clips),
+                    " + ".join(map(str, clips)), 0,
                 )  # fmt: skip
 
 
 def class_counts(paper: Paper) -> Iterator[Check]:
     """Rows of published matrices against the split lists; test folds against the whole set."""
     for matrix in paper.matrices:
-        split = paper.splits(matrix.dataset)[matrix.fold]
-        for i, label in enumerate(paper.labels[matrix.dataset]):
-            row = matrix.clips[i]
+        clips = paper.splits(matrix.dataset)[matrix.fold]
+        for i, (label, row) in enumerate(zip(paper.labels[matrix.dataset], matrix.clips,
+                                             strict=True)):  # fmt: skip
             yield Check(
-                "data sets", f"{slug(*matrix.name)}/matrix/{label}-clips/from-splits",
+                f"{slug(*matrix.name)}/matrix/{label}-clips/from-splits",
                 exact(sum(row), "clips", *matrix.sources), f"{matrix.dataset} fold {matrix.fold}: "
-                f"test clips of class {label} in the matrix", split.clips_per_class[i],
+                f"test clips of class {label} in the matrix", clips[i],
                 f"label {i} of the test list (matrix row {' + '.join(map(str, row))})", 0,
             )  # fmt: skip
     for dataset, labels in paper.labels.items():
         train, test = (paper.splits(dataset, part) for part in ("train", "test"))
         first = next(iter(test))
         for i, label in enumerate(labels if len(test) > 1 else ()):
-            parts = [split.clips_per_class[i] for split in test.values()]
-            both = train[first].clips_per_class[i] + test[first].clips_per_class[i]
             yield Check(
-                "data sets", f"datasets/{slug(dataset)}/{label}-clips/over-folds",
-                exact(both, "clips", "lists"), f"{dataset}: clips of class {label} (both parts of "
-                f"fold {first}); every clip is tested in one fold", sum(parts),
-                " + ".join(map(str, parts)), 0,
+                f"datasets/{slug(dataset)}/{label}-clips/over-folds",
+                exact(train[first][i] + test[first][i], "clips", "lists"),
+                f"{dataset}: clips of class {label} (both parts of fold {first}); every clip is "
+                "tested in one fold", class_clips(test)[i],
+                " + ".join(str(clips[i]) for clips in test.values()), 0,
             )  # fmt: skip
 
 
-CHECKS = (class_columns, fold_means, matrices, margins, printed_otherwise, table_costs,
-          exact_parameters, recipe, learning_rates, log_constants, sizes, class_counts)  # fmt: skip
+CHECKS: dict[str, tuple[Callable[[Paper], Iterator[Check]], ...]] = {  # by kind
+    "class columns": (class_columns,), "means over folds": (fold_means,),
+    "confusion matrices": (matrices,), "margins": (margins,),
+    "printed otherwise": (printed_otherwise,),
+    "parameters, FLOPs": (table_costs, exact_parameters, flops_saved),
+    "training recipe": (loss_weight, learning_rates, log_constants),
+    "data sets": (sizes, class_counts),
+}  # fmt: skip

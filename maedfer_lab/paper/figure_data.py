@@ -1,9 +1,11 @@
-"""The numbers of notebook 09's figures, taken from the tables and the ledger."""
+"""Notebook 09: tables for reading, and the numbers of its figures."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,87 @@ from maedfer_lab.config import PretrainConfig
 from maedfer_lab.files import load, read_bytes, reading
 from maedfer_lab.metrics import scores
 from maedfer_lab.paper.claims import OURS, WILD, Claim
-from maedfer_lab.paper.ledger import totals
-from maedfer_lab.paper.measured import Result, expected_recalls, uar_tolerance, war_tolerance
-from maedfer_lab.paper.tables import Cell, Paper, class_clips, paper
+from maedfer_lab.paper.ledger import (
+    Evaluation,
+    Result,
+    expected_recalls,
+    totals,
+    uar_tolerance,
+    war_tolerance,
+)
+from maedfer_lab.paper.tables import Cell, Paper, Table, class_clips, paper
+
+SCORES = ("uar", "war")
+HEADINGS = {"params": "params (M)", "flops": "GMACs", "uar": "UAR %", "war": "WAR %"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """HTML that a notebook shows."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def show(paper: Paper, *names: str, results: Sequence[Result] = ()) -> Page:
+    """Tables one below the other, as the paper groups them.
+
+    results: evaluations made here fill the columns *ours*; blank where nothing was measured.
+    """
+    tables = "".join(_table_html(paper, paper.table(name), results) for name in names)
+    return Page(f"<div style='display: flex; flex-wrap: wrap; gap: 12px'>{tables}</div>")
+
+
+def _table_html(paper: Paper, table: Table, results: Sequence[Result]) -> str:
+    head = "".join(
+        f"<th>{escape(HEADINGS.get(n, n.replace('_', ' ')))}</th>{'<th>ours</th>' * (n in SCORES)}"
+        for n in table.columns
+    )
+    body = ""
+    for row in table.rows:
+        cells = ""
+        for name in table.columns:
+            value, tag = row[name].value, _mark(table, row, name)
+            text = "" if value is None else escape(str(value))
+            if isinstance(value, float):
+                text = f"{value:.{row[name].decimals}f}"
+            cells += f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
+            if name in SCORES:
+                cells += f"<td>{_ours(paper, table, row, name, results)}</td>"
+        body += f"<tr>{cells}</tr>"
+    keys = dict.fromkeys(key for row in table.rows for c in row.values() for key in c.sources)
+    return (
+        "<div style='flex: 1 1 380px; min-width: 0; overflow: auto; max-height: 200px'><table>"
+        f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+        f"<p><small>{escape(paper.cite(tuple(keys)))}</small></p></div>"
+    )
+
+
+def _mark(table: Table, row: dict[str, Cell], name: str) -> str:
+    """Tag of a percentage: "b" for the best of its column and data set, "u" for the second."""
+    group = [
+        other[name].number for other in table.rows
+        if other[name].unit == "percent" and other[name].value is not None
+        if "dataset" not in row or other["dataset"].text == row["dataset"].text
+    ]  # fmt: skip
+    ranked = sorted(set(group), reverse=True)[:2]
+    is_marked = len(group) > 1 and row[name].value in ranked
+    return "bu"[ranked.index(row[name].number)] if is_marked else ""
+
+
+def _ours(
+    paper: Paper, table: Table, row: dict[str, Cell], score: str, results: Sequence[Result]
+) -> str:
+    dataset = table.dataset or (row["dataset"].text if "dataset" in row else "")
+    if dataset not in paper.labels or row.get("modality", row[score]).text == "A+V":
+        return ""
+    method = row["method"].text if "method" in row else OURS
+    fold = row["fold"].text if "fold" in row else "all"
+    found = Evaluation.of(paper, method, dataset, fold).mean(score, results)
+    return "" if found is None else f"{100 * found:.2f}"
 
 
 def accuracy_flops(paper: Paper) -> dict[str, Any]:
@@ -42,8 +122,8 @@ def class_recalls(paper: Paper) -> dict[str, Any]:
         chosen += [row for row in rows if row["pretraining"].value != "supervised"]
         methods = [{"method": row["method"].value, "recalls": [row[c].number for c in labels]}
                    for row in chosen]  # fmt: skip
-        panels.append({"dataset": table.dataset, "labels": labels,
-                       "clips": class_clips([*splits.values()]), "methods": methods})  # fmt: skip
+        panels.append({"dataset": table.dataset, "labels": labels, "clips": class_clips(splits),
+                       "methods": methods})  # fmt: skip
     return {"panels": panels}
 
 
@@ -73,7 +153,7 @@ def folds(paper: Paper, results: Sequence[Result] = ()) -> dict[str, Any]:
               for r in results if r.method == OURS and r.dataset in wild]  # fmt: skip
     for dataset, fold, by, uar, war in found:
         splits = paper.splits(dataset)
-        clips = class_clips([s for f, s in splits.items() if fold in (f, "all")])
+        clips = class_clips(splits if fold == "all" else {fold: splits[fold]})
         expected = expected_recalls(paper, OURS, dataset) or []
         rows.append({
             "dataset": dataset,

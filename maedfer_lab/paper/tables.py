@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,6 +52,9 @@ class Cell:
         return 0.5 * 10**-self.decimals
 
 
+Row = dict[str, Cell]
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of cells. `key` names the columns that tell rows apart; `dataset` the labels' owner."""
@@ -61,21 +63,20 @@ class Table:
     title: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: tuple[dict[str, Cell], ...]
+    rows: tuple[Row, ...]
     dataset: str | None = None
 
-    def row(self, *key: str) -> dict[str, Cell]:
+    def key_of(self, row: Row) -> tuple[str, ...]:
+        """What tells a row apart, such as ("DFEW", "1")."""
+        return tuple(row[name].text for name in self.key)
+
+    def row(self, *key: str) -> Row:
         """The row with these values in the key columns."""
-        for row in self.rows:
-            if row_key(self, row) == key:
-                return row
-        known = ", ".join(" / ".join(row_key(self, row)) for row in self.rows)
-        raise ValueError(f"table {self.id!r} has no row {' / '.join(key)!r}; known: {known}")
-
-
-def row_key(table: Table, row: dict[str, Cell]) -> tuple[str, ...]:
-    """What tells a row apart, such as ("DFEW", "1")."""
-    return tuple(row[name].text for name in table.key)
+        rows = {self.key_of(row): row for row in self.rows}
+        if key not in rows:
+            known = ", ".join(map(" / ".join, rows))
+            raise ValueError(f"table {self.id!r} has no row {' / '.join(key)!r}; known: {known}")
+        return rows[key]
 
 
 class Matrix(NamedTuple):
@@ -108,44 +109,29 @@ class EpochLog(NamedTuple):
     parameters: int
 
 
-class SplitCount(NamedTuple):
-    """Clips per class (in label order) of one part ("train" or "test") of one fold."""
-
-    dataset: str
-    fold: str
-    part: str
-    clips_per_class: tuple[int, ...]
-
-    @property
-    def clips(self) -> int:
-        """All classes together."""
-        return sum(self.clips_per_class)
+Splits = dict[str, tuple[int, ...]]  # fold -> clips of each class, in the order of the labels
 
 
-def class_clips(splits: Sequence[SplitCount]) -> list[int]:
+def class_clips(splits: Splits) -> list[int]:
     """Clips of each class over all folds."""
-    return [sum(n) for n in zip(*(split.clips_per_class for split in splits), strict=True)]
-
-
-class Missing(NamedTuple):
-    """A result that the paper speaks of or would need, and that was not found in print."""
-
-    id: str
-    what: str
-    instead: str
+    return [sum(n) for n in zip(*splits.values(), strict=True)]
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Everything that is known of the paper in numbers; `labels`: class names in label order."""
+    """Everything that is known of the paper in numbers; `labels`: class names in label order.
+
+    split_counts: by data set and part. missing: results that the paper speaks of or would need, and
+    that were not found in print: "id", "what", and what is there "instead".
+    """
 
     sources: dict[str, tuple[str, str]]
     tables: dict[str, Table]
     matrices: tuple[Matrix, ...]
     pretrain_log: tuple[EpochLog, ...]
     labels: dict[str, tuple[str, ...]]
-    split_counts: tuple[SplitCount, ...]
-    missing: tuple[Missing, ...]
+    split_counts: dict[tuple[str, str], Splits]
+    missing: tuple[dict[str, str], ...]
 
     def table(self, id: str) -> Table:
         """The table called `id`; unknown names raise with the list."""
@@ -161,19 +147,17 @@ class Paper:
             places.setdefault(document, []).append(place)
         return "; ".join(f"{document}: {', '.join(p)}" for document, p in places.items())
 
-    def splits(self, dataset: str, part: str = "test") -> dict[str, SplitCount]:
-        """Fold -> clips per class of a data set."""
-        found = {s.fold: s for s in self.split_counts if (s.dataset, s.part) == (dataset, part)}
-        if not found:
+    def splits(self, dataset: str, part: str = "test") -> Splits:
+        """Clips per class of the folds of a data set, in the part "train" or "test"."""
+        if (dataset, part) not in self.split_counts:
             raise ValueError(
                 f"no {part} split of {dataset!r}; known: {', '.join(self.labels)}, train or test"
             )
-        return found
+        return self.split_counts[dataset, part]
 
 
 def _table(raw: dict[str, Any]) -> Table:
     *columns, _ = raw["columns"]
-    names, key = [column[0] for column in columns], tuple(raw["key"])
     rows = []
     for *values, sources in raw["rows"]:
         row = {}
@@ -187,14 +171,20 @@ def _table(raw: dict[str, Any]) -> Table:
             named = row["unit"].text
             row = {k: replace(c, unit=named) if c.unit == "as named" else c for k, c in row.items()}
         rows.append(row)
-    table = Table(raw["id"], raw["title"], key, tuple(names), tuple(rows), raw.get("dataset"))
-    for change in raw.get("overrides", []):
-        row = table.row(*change.pop("row"))
-        names = change.pop("columns")
-        if "sources" in change:
-            change["sources"] = tuple(change["sources"])
+    names = tuple(column[0] for column in columns)
+    table = Table(raw["id"], raw["title"], tuple(raw["key"]), names, tuple(rows),
+                  raw.get("dataset"))  # fmt: skip
+    for change in _tuples(raw.get("overrides", [])):
+        row, names = table.row(*change.pop("row")), change.pop("columns")
         row.update({name: replace(row[name], **change) for name in names})
     return table
+
+
+def _tuples(value: Any) -> Any:
+    """Lists within JSON as tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
@@ -203,24 +193,19 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
     def read(name: str, where: Path = folder) -> Any:
         return json.loads((where / f"{name}.json").read_text(encoding="utf-8"))
 
-    def tuples(values: Any) -> Any:
-        return tuple(map(tuples, values)) if isinstance(values, list) else values
-
     log = np.genfromtxt(folder / "pretrain_log.csv", delimiter=",", names=True, dtype=None)
+    counts: dict[tuple[str, str], Splits] = {}
     with (splits / "split_counts.csv").open(newline="", encoding="utf-8") as file:
-        counts = [SplitCount(row["dataset"], row["fold"], row["part"],
-                             tuple(map(int, row["clips_per_class"].split())))
-                  for row in csv.DictReader(file)]  # fmt: skip
+        for row in csv.DictReader(file):
+            clips = tuple(map(int, row["clips_per_class"].split()))
+            counts.setdefault((row["dataset"], row["part"]), {})[row["fold"]] = clips
     tables = [_table(raw) for name in TABLES for raw in read(name)]
     return Paper(
-        sources={key: (document, place) for key, (document, place) in read("sources").items()},
-        tables={table.id: table for table in tables},
-        matrices=tuple(Matrix(**{k: tuples(v) for k, v in m.items()}) for m in read("matrices")),
-        pretrain_log=tuple(map(EpochLog._make, log.tolist())),
-        labels={dataset: tuple(names) for dataset, names in read("labels", splits).items()},
-        split_counts=tuple(counts),
-        missing=tuple(Missing(**item) for item in read("missing")),
-    )
+        _tuples(read("sources")), {table.id: table for table in tables},
+        tuple(Matrix(**matrix) for matrix in _tuples(read("matrices"))),
+        tuple(map(EpochLog._make, log.tolist())), _tuples(read("labels", splits)), counts,
+        tuple(read("missing")),
+    )  # fmt: skip
 
 
 @cache

@@ -39,13 +39,13 @@ from maedfer_lab.config import (
     Framing,
     ModelConfig,
     Precision,
+    check_fields,
     choose_framing,
     finetune_config,
     finetune_recipe,
+    framing_of,
     output_folder,
 )
-from maedfer_lab.config.finetuning import framing_of
-from maedfer_lab.config.model import check_fields
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import DATASETS, Matched, dataset_name, match_classes, published_labels
 from maedfer_lab.data.shards import open_shards

@@ -19,14 +19,15 @@ from maedfer_lab.checkpoints.reading import locate
 from maedfer_lab.config import (
     FinetuneConfig,
     Framing,
+    Mode,
     ModelConfig,
     Size,
     finetune_config,
     finetune_demo,
     finetune_recipe,
+    framing_of,
     sized,
 )
-from maedfer_lab.config.finetuning import Mode, framing_of
 from maedfer_lab.data.table import Clip
 from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,12 +29,13 @@ from maedfer_lab.config import (
     ModelConfig,
     PretrainConfig,
     StudyConfig,
+    num_cores,
     output_folder,
     register_encoder,
 )
 from maedfer_lab.config.study import CORE_HOURS, LONG, LONG_ALONE, REFERENCE, study
-from maedfer_lab.cost.counters import count_with_torch, model_for_counting
 from maedfer_lab.cost.formula import macs, parameters, token_grid
+from maedfer_lab.cost.tables import count_with_torch, model_for_counting
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.files import load, provenance, reading, write_aside
 from maedfer_lab.method.models import Classifier, Encoded, Encoder, build_classifier
@@ -420,15 +420,13 @@ def main() -> None:
     """`make study`: say how long it takes, run what is missing, keep the rows in the package."""
     print(f"about {CORE_HOURS:g} core hours on two cores of an AMD EPYC; interrupted, it goes on",
           flush=True)  # fmt: skip
-    began, jobs, config = perf_counter(), len(os.sched_getaffinity(0)), study()
+    began, jobs, config = perf_counter(), num_cores(), study()
     rows = run_study(config, profile="study", jobs=jobs)
     source = provenance(
-        profile="study",
-        seed=config.seeds[0],
-        seeds=config.seeds,
+        profile="study", seed=config.seeds[0], seeds=config.seeds,
         device=f"{jobs} CPU cores, one thread each",
         seconds=sum(row.get("seconds", 0) for row in rows),
-    )
+    )  # fmt: skip
     path = output_folder() / "maedfer_lab" / "paper" / "data" / "study.json"
     path = path if path.parent.is_dir() else output_folder() / "study.json"
     lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
