@@ -1,15 +1,15 @@
-"""Kernels for CPUs, put into a built model; the method itself knows nothing of them.
+"""CPU kernels, put into a built model; the method itself does not depend on them.
 
-`speed_up(model)` changes two things, and results by rounding alone:
+`speed_up(model)` changes two things, and results only by rounding:
 
 - Products with a weight matrix go to oneDNN where the CPU has AVX-512: PyTorch's usual MKL
   uses half of the width of an AMD processor (EPYC, one core: 97 GFLOP/s against 210).
-- Attention between many tokens and few is taken in another order ("folded"). Where a thousand
+- Attention from many tokens to few is re-associated ("folded" order). Where a thousand
   tokens read eight, their queries need not be computed: (x W_q) K' = x (W_q K'), and the matrix in
-  brackets is small. Likewise (A V) W_o = A (V W_o). A ninth of LGI-Former's products goes (every
-  count in this package is of the published products).
+  brackets is small. Likewise (A V) W_o = A (V W_o). This saves a ninth of LGI-Former's products
+  (every count in this package is of the published ones).
 
-Anything unusual (other devices and types, tensors that do not fit, a tracer) is PyTorch's own.
+Anything unusual (other devices and types, tensors that do not fit, a tracer) uses PyTorch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def speed_up(model: Model) -> Model:
-    """Give a model's layers the CPU's kernels, in place, and return it; MAEDFER_FAST=0 does not.
+    """Give a model's layers CPU kernels, in place, and return it; MAEDFER_FAST=0 disables this.
 
-    Their classes change and nothing else; the model can be copied, pickled and moved.
+    Only their classes change; the model can be copied, pickled and moved.
     """
     for module in model.modules() if uses_fast_kernels() else ():
         module.__class__ = FAST.get(type(module), type(module))
@@ -42,7 +42,7 @@ def speed_up(model: Model) -> Model:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """`F.linear`, then an exact GELU if `gelu`; in autocast's precision where that is on."""
+    """`F.linear`, then an exact GELU if `gelu`; in autocast's precision if that is on."""
     if x.device.type == "cpu" and _fit(x, weight, bias) and not is_watched() and has_onednn():
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
@@ -57,7 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
 
 
 class FastLinear(nn.Linear):
-    """A linear layer by `linear`, followed by an exact GELU where asked for."""
+    """A linear layer by `linear`, optionally followed by an exact GELU."""
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Applied to the last axis."""
@@ -80,7 +80,7 @@ class FastTubeletEmbed(TubeletEmbed):
 
 
 class FastAttention(Attention):
-    """Attention by `linear`, in folded order where that is less work."""
+    """Attention by `linear`, in folded order if that is cheaper."""
 
     product = staticmethod(linear)
 
@@ -101,7 +101,7 @@ class FastAttention(Attention):
         return self.merge(read.unflatten(0, q.shape[:2]))
 
     def _may_fold(self, x: Tensor, context: Tensor) -> bool:
-        """True if the folded order is much less work, and bypasses no hook or wrapper of `proj`."""
+        """True if the folded order is much cheaper and bypasses no hook or wrapper of `proj`."""
         (many, width), few = x.shape[1:], context.shape[1]
         hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
         return (
@@ -157,9 +157,9 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = 
 
 @lru_cache(maxsize=1)
 def has_onednn() -> bool:
-    """Whether oneDNN is there with AVX-512, and right.
+    """Whether oneDNN is available with AVX-512, and correct.
 
-    Its name is torch.compile's (PyTorch 2.6 to 2.15 at least), no promise: a small product tells.
+    Its name is internal to torch.compile (PyTorch 2.6 to 2.15 at least), so a product is tested.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
@@ -173,7 +173,7 @@ def has_onednn() -> bool:
 
 
 def _fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether these are plain matrices that fit each other; oneDNN does not look."""
+    """Whether these are plain matrices of matching shapes, which oneDNN does not check."""
     types = HALF_OR_SINGLE if torch.is_autocast_enabled("cpu") else (x.dtype,)
     return (
         x.numel() > 0
@@ -191,7 +191,7 @@ def _fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a tracer, compiler, transform, forward derivative or counter looks on."""
+    """Whether a tracer, compiler, transform, forward derivative or counter is active."""
     try:
         return (
             torch.compiler.is_compiling()
@@ -200,5 +200,5 @@ def is_watched() -> bool:
             or torch._C._are_functorch_transforms_active()
             or torch._C._len_torch_dispatch_stack() > 0
         )
-    except AttributeError:  # a PyTorch that cannot tell
+    except AttributeError:  # not available in this PyTorch
         return True

@@ -1,8 +1,8 @@
-"""Scores of a classifier with their intervals, and what features hold. Without torch.
+"""Scores of a classifier with their intervals, and probes of features. Without torch.
 
 A class without test clips has no recall: UAR is the mean over the classes that have some. (The
-official script takes the mean over the classes in scikit-learn's matrix, and gives nan where one
-of them was only ever guessed.)
+official script averages over the classes in scikit-learn's matrix, and gives nan if one of them
+occurs only in predictions.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STRENGTHS = (0.1, 1.0, 10.0)  # C of probes whose clips have a norm of about 1
 def confusion_matrix(
     labels: Int[np.ndarray, " n"], guesses: Int[np.ndarray, " n"], num_classes: int
 ) -> Int[np.ndarray, "k k"]:
-    """How often each class (row) was taken for each class (column)."""
+    """How often each class (row) was predicted as each class (column)."""
     for name, values in (("labels", labels), ("guesses", guesses)):
         if values.size and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(
@@ -38,7 +38,7 @@ def recalls(confusion: Int[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
 
 
 def f1(confusion: Int[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
-    """Harmonic mean of recall and precision; nan for a class neither present nor guessed."""
+    """Harmonic mean of recall and precision; nan for a class neither present nor predicted."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return _share(2 * hits, confusion.sum(-1) + confusion.sum(-2))
 
@@ -74,8 +74,8 @@ def bootstrap(
     """Percentile intervals of the SCORES over resampled test sets.
 
     Clips are drawn with replacement, or with `subjects` (one name per clip) whole people: clips of
-    one person are alike, so intervals over clips are too narrow for how well other people would be
-    recognised. The spread of training is in neither.
+    one person are correlated, so intervals over clips are too narrow for generalisation to other
+    people. Neither includes the variance of training.
     """
     people = None
     if subjects is None:  # n draws of clips fill the cells of the matrix as one multinomial
@@ -100,8 +100,8 @@ def resampled(
 ) -> Intervals:  # fmt: skip
     """Percentile bootstrap of any statistics.
 
-    of: the statistics, (m,) each, of m draws: how often each of n units was drawn.
-    shares: how likely each unit is drawn. number: draws of each resample.
+    of: the statistics, (m,) each, of m draws (how often each of n units was drawn).
+    shares: probability of each unit. number: draws of each resample.
     """
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(
@@ -114,7 +114,7 @@ def resampled(
 
 
 def standardise(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Every channel centred and scaled to deviation 1, so that none rules distances."""
+    """Every channel with mean 0 and standard deviation 1, so that none dominates distances."""
     centred = features - features.mean(0)
     return centred / np.maximum(centred.std(0), 1e-6)
 
@@ -122,9 +122,9 @@ def standardise(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 def neighbour_share(
     features: Float[np.ndarray, "n d"], names: Sequence[str | int], metric: str = "cosine"
 ) -> float:
-    """Share of clips, in [0, 1], whose nearest other clip bears the same name (scikit-learn).
+    """Share of clips, in [0, 1], whose nearest neighbour has the same name (scikit-learn).
 
-    Only clips count whose name occurs more than once.
+    Only clips whose name occurs more than once count.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -137,7 +137,7 @@ def neighbour_share(
 def map_features(
     features: Float[np.ndarray, "n d"], seed: int = 0, perplexity: float = 30.0
 ) -> Float[np.ndarray, "n 2"]:
-    """Places in the plane by t-SNE (scikit-learn): neighbours stay near, distances mean nothing.
+    """Positions in the plane by t-SNE (scikit-learn): neighbourhoods are kept, distances are not.
 
     perplexity: about how many neighbours count; at most a third of the clips.
     """
@@ -156,10 +156,10 @@ def linear_probe(
 ) -> Float[np.ndarray, "m k"]:  # fmt: skip
     """Class probabilities of unseen clips by logistic regression on standardised features.
 
-    Frozen features vary little around a common mean, which hides from gradient steps on a head
-    what a regression, solved to its optimum, still reads (scikit-learn).
+    Frozen features vary little around a common mean, so that a head trained by gradient descent
+    misses information that a regression solved to its optimum finds (scikit-learn).
 
-    strength: C, the inverse of the penalty; small where features are many and labels few.
+    strength: C, the inverse of the penalty; small for many features and few labels.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -171,11 +171,11 @@ def probe_person(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "m n"], people: Sequence[str],
     person: str,
 ) -> Int[np.ndarray, "m u"]:  # fmt: skip
-    """What a linear probe of all other people guesses of one person's clips, for m labellings.
+    """Predictions for one person's clips by a linear probe of all other people, for m labellings.
 
-    Logistic regression on standardised features (scikit-learn), classes weighing alike, with the
+    Logistic regression on standardised features (scikit-learn), with balanced class weights and the
     one of the `STRENGTHS` that gives the best UAR between two halves of the other people: nothing
-    knows anything of the person.
+    is fitted on the person.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -185,7 +185,7 @@ def probe_person(
     scale = StandardScaler().fit(features[~unseen])
     known, new = (scale.transform(features[at]) / features.shape[1] ** 0.5
                   for at in (~unseen, unseen))  # fmt: skip
-    if len(known) < known.shape[1]:  # turned into the space of the clips: the same probe, quicker
+    if len(known) < known.shape[1]:  # rotated into the span of the clips: the same probe, faster
         u, s, turn = np.linalg.svd(known, full_matrices=False)
         known, new = u * s, new @ turn.T
     _, first, of = np.unique(names[~unseen], return_index=True, return_inverse=True)
@@ -210,10 +210,10 @@ def probe_person(
 def permuted(
     labels: Int[np.ndarray, " n"], people: Sequence[str], number: int, seed: int = 0
 ) -> tuple[Int[np.ndarray, "m n"], str]:
-    """`number` labellings, as likely as the true one if features said nothing; how, in words.
+    """`number` labellings, exchangeable with the true one under the null; and how, as text.
 
-    Within each person who shows several classes, so that who it is stays out of the question;
-    whole people who show one class exchange it with each other.
+    Labels are permuted within each person who shows several classes, which controls for identity;
+    people who show one class exchange it with each other.
     """
     rng = np.random.default_rng(seed)
     _, first, of = np.unique(np.array(people), return_index=True, return_inverse=True)

@@ -34,7 +34,7 @@ class NotebookError(RuntimeError):
 def find_notebooks(folder: Path) -> list[Path]:
     """Return the numbered notebooks (NN_name.ipynb) of `folder` in reading order.
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError if there are none.
     """
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
@@ -55,7 +55,7 @@ def run_notebook(
     report_every_s: pause between two lines of progress.
 
     Raises NotebookError at the first failing cell, KeyboardInterrupt when interrupted; the kernel
-    is interrupted first, so that a training in it can keep its state.
+    is interrupted first, so that a training in it can save its state.
     """
     save_to.mkdir(parents=True, exist_ok=True)
     notebook, start = nbformat.read(path, as_version=4), time.monotonic()
@@ -121,7 +121,7 @@ def _progress(notebook: nbformat.NotebookNode, start: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`plan` prints make's -j and what lies ahead; a notebook's name runs it; returns a status.
+    """`plan` prints make's -j and the expected time; a notebook's name runs it; returns a status.
 
     Status 1: a cell failed. 2: nothing ran, because a setting is wrong. 130: interrupted.
     """
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time_ = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
             _say(
                 f"Runs {len(paths)} notebooks at the {chosen.name} profile: about {time_}, less "
-                f"when runs are there already; {places}."
+                f"if their runs exist; {places}."
                 if what == "plan" else f"All done: {places}, executed notebooks in {copies}."
             )  # fmt: skip
             return 0
@@ -157,10 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_notebook(known[what], copies, threads=max(1, num_cores() // at_once))
     except NotebookError as error:
-        print(f"reproduce: {error}\nAs far as it ran: {copies}", file=sys.stderr)
+        print(f"reproduce: {error}\nExecuted so far: {copies}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nreproduce: {what} stopped; the same command goes on from what is kept",
+        print(f"\nreproduce: {what} stopped; the same command resumes it",
               file=sys.stderr)  # fmt: skip
         return 130
     return 0

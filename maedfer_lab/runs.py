@@ -1,7 +1,7 @@
 """A run's folder: runs/NAME-HASH, with its configuration, data, checkpoint, log and result.
 
-Finished runs load, partial ones resume. Everything is written aside and renamed, and verified
-before it is used.
+Finished runs load, partial ones resume. Files are written to a temporary name and renamed, and
+verified before they are used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOCK = ".lock"
 STATES = ("checkpoint.pt", "checkpoint-before.pt")
 DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 
-# Settings that are younger than the first runs: at these values a run keeps its name.
+# Settings added after the first runs: at these values a run keeps its name.
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
          "optimiser": "adamw", "warp": 0.0, "blend": 0.0, "on_broken": "skip",
          "mix_group": None, "function": "", "extension": "", "pooling": "mean", "zoom": 1.0,
@@ -63,7 +63,7 @@ def _hash(values: dict[str, Any]) -> str:
 
 
 def _without_later(values: dict[str, Any]) -> dict[str, Any]:
-    if not values.get("stills"):  # then neither of its two settings is anything
+    if not values.get("stills"):  # then neither of its two settings has an effect
         values = {k: v for k, v in values.items() if k not in ("stills", "stills_share")}
     return {
         name: _without_later(value) if isinstance(value, dict) else value
@@ -76,8 +76,8 @@ def _without_later(values: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """The folder of one configuration.
 
-    config.json, data.json (what the table of its clips was), start.json (digest of the weights it
-    starts from), checkpoint.pt (state to resume from; checkpoint-before.pt is the one before),
+    config.json, data.json (summary of its clips' table), start.json (digest of its initial
+    weights), checkpoint.pt (state to resume from; checkpoint-before.pt is the previous one),
     log.csv; and once finished model.safetensors and result.json.
     """
 
@@ -87,8 +87,8 @@ class Run:
     def of(cls, config: RunConfig, output: Path | None = None) -> Run:
         """The run of `config` under `output` (default: the project's folder).
 
-        Raises ValueError where config.json does not fit the folder's name, or the weights that the
-        run starts from are others than when it began.
+        Raises ValueError if config.json does not fit the folder's name, or the initial weights
+        have changed since the run began.
         """
         run = cls((output or output_folder()) / "runs" / f"{config.name}-{config_hash(config)}")
         text = json.dumps(asdict(config), indent=1, default=str) + "\n"
@@ -115,21 +115,21 @@ class Run:
         return DamagedError(f"{self.folder / name} is damaged or was changed ({why}); {self._mend}")
 
     def reading(self, name: str) -> AbstractContextManager[None]:
-        """Turn what an odd content of a file of the folder raises into an error that names it."""
+        """Turn errors from unexpected content of a file of the folder into one that names it."""
         return reading(self.folder / name, self._mend)
 
     def check_data(
         self, data: dict[str, Any], explain: Callable[[dict, dict], tuple[str, ...]]
     ) -> None:
-        """Keep what the clips are in data.json, or compare it with what is kept there.
+        """Record the clips in data.json, or compare them with the record.
 
-        Raises ValueError, with what changed, where the run belongs to other clips or labels.
+        Raises ValueError, with what changed, if the run belongs to other clips or labels.
         """
         if not (self.folder / "data.json").exists():
             if not self.is_finished and any((self.folder / name).exists() for name in STATES):
                 raise ValueError(
-                    f"{self.folder} was begun by an earlier version, which kept no record of its "
-                    "clips, so it cannot go on with the same ones; delete it, or give --out"
+                    f"{self.folder} was begun by an earlier version without a record of its "
+                    "clips, so it cannot be resumed safely; delete it, or give --out"
                 )
             if not self.is_finished:
                 self.write("data.json", (json.dumps(data) + "\n").encode())
@@ -140,7 +140,7 @@ class Run:
                 changes = "; ".join(explain(kept, data)) or "their digest differs"
             raise ValueError(
                 f"the data changed since {self.folder} began: {changes}. Its result belongs to "
-                "the data of then; for the new ones give another folder with --out, or another "
+                "the old data; for the new ones give another folder with --out, or another "
                 "name with --name"
             )
 
@@ -162,7 +162,7 @@ class Run:
 
     @property
     def told(self) -> str:
-        """When a finished run ended, for whoever loads it."""
+        """When a finished run ended, for the remark on loading it."""
         ended = date.fromtimestamp((self.folder / "result.json").stat().st_mtime)
         return f"finished run of {ended} loaded: {self.folder}"
 
@@ -171,14 +171,14 @@ class Run:
         return load(self.folder / name, self._mend)
 
     def config(self, parse: Callable[[dict[str, Any]], Config]) -> Config:
-        """What `pretrain_config` or `finetune_config` makes of config.json."""
+        """The configuration in config.json, by `pretrain_config` or `finetune_config`."""
         with self.reading("config.json"):
             return parse(self.read("config.json"))
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Keep what is needed to go on; the state before it is kept as well.
+        """Save what is needed to resume; the previous state is kept as well.
 
-        Raises OSError, with the bytes needed, where it cannot be written; the states stay then.
+        Raises OSError, with the bytes needed, if it cannot be written; old states are then kept.
         """
         state = {**state, "run": self.folder.name}
         self.write("next.pt", lambda path: write_state(state, path), _num_bytes(state))
@@ -197,11 +197,11 @@ class Run:
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None
     ) -> dict[str, Any] | None:
-        """The last state that is sound, or None at a fresh start.
+        """The last intact state, or None at a fresh start.
 
         Every byte is compared with its checksum (torch.load compares none), and `check` may raise
-        for a content that does not fit. A state that fails gives way to the one before it, with a
-        warning; where none is sound, ValueError. Never executes code from the files.
+        for a content that does not fit. A bad state gives a warning and the previous one is used;
+        if none is intact, ValueError. Never executes code from the files.
         """
         broken = []
         for path in (self.folder / name for name in STATES):
@@ -222,7 +222,7 @@ class Run:
                 continue
             if broken:
                 warnings.warn(
-                    f"{broken[0]} cannot be read; going on from the state before it, step "
+                    f"{broken[0]} cannot be read; resuming from the previous state, step "
                     f"{state['step']}",
                     stacklevel=2,
                 )
@@ -234,9 +234,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against other processes; the system lets go when this one ends.
+        """Lock the folder against other processes; the system unlocks it when this one ends.
 
-        Raises BlockingIOError where another process works there, and says which one.
+        Raises BlockingIOError if another process works there, and names it.
         """
         if fcntl is None:  # no such locks on Windows
             yield
@@ -269,7 +269,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Delete what killed processes left half written. Only while no other one writes here."""
+        """Delete temporary files of killed processes. Only while no other one writes here."""
         for suffix in ("pt", "csv", "json", "safetensors"):
             for path in self.folder.glob(f".*.{suffix}.*"):
                 path.unlink(missing_ok=True)
@@ -284,15 +284,15 @@ class Run:
         self.write("log.csv", file.getvalue().encode())
 
     def save_weights(self, model: nn.Module, name: str = WEIGHTS) -> str:
-        """Write a model's weights; gives their SHA-256."""
+        """Write a model's weights; returns their SHA-256."""
         weights = {key: x.detach().cpu().contiguous() for key, x in unique_state(model).items()}
         size = _num_bytes(weights)
         return self.write(name, lambda path: write_weights(weights, path), size, sha256=True)
 
     def finish(self, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
-        """Write final weights, and the result with the checksums of the rest; drop the state.
+        """Write final weights, and the result with the checksums of the rest; delete the state.
 
-        Gives the result as it is written.
+        Returns the result as it is written.
         """
         digest = self.save_weights(model)
         kept = [name for name in ("config.json", BEST) if (self.folder / name).exists()]
@@ -309,9 +309,9 @@ class Run:
     ) -> None:
         """Fill `model` with weights of the folder.
 
-        sha256: what their checksum must be, where it is known.
+        sha256: their expected checksum, if known.
 
-        Raises ValueError where they are damaged, or another model's.
+        Raises ValueError if they are damaged, or another model's.
         """
         path = self.folder / name
         try:
@@ -333,25 +333,25 @@ class Run:
         with self.reading("result.json"):
             wanted = result.get("sha256", {}).get("config.json")  # runs of before have none
         if wanted is not None and file_sha256(self.folder / "config.json") != wanted:
-            raise self._damaged("config.json", "it is not what it was when the run ended")
+            raise self._damaged("config.json", "it was changed after the run ended")
         return result
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """`torch.save`, straight into the file; a full disk is the OSError it was."""
+    """`torch.save`, directly into the file; a full disk stays an OSError."""
     with _disk_errors(), path.open("wb") as file:  # torch writes a path's own name into the file
         torch.save(state, file)
 
 
 def write_weights(weights: dict[str, Tensor], path: Path, **metadata: str) -> None:
-    """Safetensors' `save_file`, straight into the file; a full disk is the OSError it was."""
+    """Safetensors' `save_file`, directly into the file; a full disk stays an OSError."""
     with _disk_errors():
         save_file(weights, path, metadata=metadata or None)
 
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Raise the OSError that torch and safetensors hide behind errors of their own."""
+    """Raise the OSError that torch and safetensors wrap in errors of their own."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
@@ -385,7 +385,7 @@ def _digest(start: Path) -> str | None:
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with shared parameters under their first name alone."""
+    """State dict with shared parameters only under their first name."""
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     return {name: x for name, x in state.items() if first.setdefault(id(x), name) == name}

@@ -351,8 +351,8 @@ def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tm
     [
         ("train test", "test", "the given split is used"),
         ("Training val TESTING", "TESTING", "val is trained on"),
-        ("train dev", "dev", "there is no test, so val is the test"),
-        ("train validate", "validate", "there is no test, so val is the test"),
+        ("train dev", "dev", "val is the test"),
+        ("train validate", "validate", "val is the test"),
         ("train", "train", "everything is given as train, nothing as val or test"),
         ("fold1 fold_2 Fold3", "fold1 fold_2 Fold3", "each of 3 folds is tested in turn"),
         ("fold0 fold1", "fold0 fold1", "folds count from 0 here"),

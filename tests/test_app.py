@@ -48,7 +48,7 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
                 line = process.stdout.readline()
                 assert line, told
                 told += line
-            assert "this machine alone" in told and "Ctrl-C" in told
+            assert "this machine only" in told and "Ctrl-C" in told
             threading.Thread(target=process.stdout.read, daemon=True).start()
             address = told[told.index("http://") :].strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\w{20,}", address)

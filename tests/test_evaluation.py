@@ -224,8 +224,8 @@ def test_broken_clips_are_named_and_left_out_only_if_told(labelled, model, tmp_p
         evaluate(model, annotations, annotations.clips, **OPTIONS)
     rest = evaluate(model, annotations, annotations.clips, **OPTIONS, skip_broken=True)
     assert len(rest.labels) == 10 and len(rest.skipped) == 2
-    assert "skipped: 2 clips" in str(rest) and "calm/person0_take 0.mp4" in str(rest)
-    with pytest.raises(ValueError, match="tells 7 classes apart, folder has 2"):
+    assert "skipped: 2 " in str(rest) and "calm/person0_take 0.mp4" in str(rest)
+    with pytest.raises(ValueError, match="7 classes, folder has 2"):
         evaluate(build_classifier(tiny().model, 7), annotations, annotations.clips)
 
 
@@ -309,7 +309,7 @@ def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
     assert verb(tmp_path, folder) == 0
     told = capsys.readouterr().out
     assert "UAR" in told and "calm" in told and "written" in told
-    assert "side by side" in told and "chosen on this test fold" in told
+    assert "best epoch" in told and "test fold" in told
     saved = saved_in(tmp_path)
     assert saved["kind"] == "evaluation" and saved["method"] == "own recipe"
     assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
@@ -405,7 +405,7 @@ def test_ordinary_mistakes_are_one_sentence(run, tmp_path, capsys):
     capsys.readouterr()
     assert verb(tmp_path, start.folder) == 2
     told = capsys.readouterr().err
-    assert "is a pre-training run, which names no classes" in told and told.count("\n") == 1
+    assert "is a pre-training run" in told and told.count("\n") == 1
     folder = changed(run, tmp_path / "other-fold")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"fold": 2}))

@@ -145,7 +145,7 @@ def test_embeddings_have_every_level_in_the_order_of_frames_rows_and_columns(
             "clip": (num, 32), "rep": (num, 4, 32), "regions": (num, 128), "token": (num, 64, 32)
         }  # fmt: skip
         np.testing.assert_array_equal(found.arrays["clip"][:half], found.arrays["clip"][half:])
-        assert ("who is seen" in str(found)) == (folder == autoencoder)
+        assert ("maedfer probe" in str(found)) == (folder == autoencoder)
         faces = open_faces(video, 32, detect=everywhere, progress=False)
         clip = faces.clip(faces.windows(known.model.config, known.stride)[0])[None]
         with torch.no_grad():
@@ -261,7 +261,7 @@ def test_a_model_of_drawn_faces_is_used_on_demand_alone(video, tmp_path, capsys)
     """It says "fear 71 %" of anybody: 11.8 % right on real people, chance 14.3."""
     assert main(["predict", str(video), "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "demo-expressions knows drawn faces alone" in said and "--drawn-model" in said
+    assert "demo-expressions" in said and "--drawn-model" in said
     done = predict(video, detect=everywhere, drawn_model=True, progress=False)
     assert "not for real use" in str(done.known)
 
@@ -270,7 +270,7 @@ def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
     classifier, video, tmp_path
 ):
     plain = predict(video, classifier, detect=everywhere, progress=False)
-    assert "nobody has calibrated" in str(plain), "0.71 is no share of right answers"
+    assert "times in 10" not in str(plain), "0.71 is no share of right answers"
     folder = shutil.copytree(classifier, tmp_path / "calibrated")
     calibration = {"of": "posed faces", "temperature": 2.0, "sure": 0.0}
 
@@ -288,7 +288,7 @@ def test_a_calibrated_model_says_how_often_it_is_right_or_that_it_is_not_sure(
     np.testing.assert_allclose(
         done.probabilities, flatter / flatter.sum(1, keepdims=True), rtol=1e-4
     )
-    assert "times in 10)" in str(done) and "Counted on posed faces" in str(done.known)
+    assert "times in 10)" in str(done) and "posed faces" in str(done.known)
     assert {row["guess"] for row in calibrated(sure=0.999).rows()} == {"not sure"}
     closer = predict(video, folder, detect=everywhere, progress=False)
     assert closer.faces.videos[0].squares[0][2] < done.faces.videos[0].squares[0][2]
@@ -370,7 +370,7 @@ def test_a_folder_is_judged_by_masks_that_depend_on_a_clips_content_alone(
         (ours,) = alone.by_person[0.875]["model"][kind]
         assert ours == pytest.approx(done.by_person[0.875]["model"][kind][3], rel=1e-4)
     assert done.losses.keys() == {0.875, 0.75} and (tmp_path / "judged.png").exists()
-    assert "mask ratio 0.77: 0.75 is taken, which hides 6 of 8 places" in str(done)
+    assert "mask ratio 0.77" in str(done) and "6 of 8 places" in str(done)
     assert main(["judge", str(video_folder), "--checkpoint", str(autoencoder), "--held-out", ".4",
                  "--mask-ratios", "0.75"]) == 0  # fmt: skip
 
@@ -394,7 +394,7 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     (model / "card.json").write_text(json.dumps({"trained_files": [digest]}))
     left = judge(folder, model, stride=2)
     assert [path.name for path in left.left_out] == ["clip 4.mp4"] and len(left.videos) == 4
-    assert "left out, as the model was trained on them: 1 videos" in str(left)
+    assert "1 videos, e.g. clip 4.mp4" in str(left)
 
     run = pretrain(tiny(), output=tmp_path).folder
     config = json.loads((run / "config.json").read_text()) | {"data": str(folder), "held_out": 0.4}

@@ -156,7 +156,7 @@ def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken
     if broken:
         state = run.folder / "checkpoint.pt"
         state.write_bytes(state.read_bytes()[:-500])
-        with pytest.warns(UserWarning, match=r"cannot be read; going on .* step 10"):
+        with pytest.warns(UserWarning, match=r"cannot be read; .* step 10"):
             resumed = train(again, run)
     else:
         resumed = train(again, run)

@@ -178,7 +178,7 @@ def test_clips_that_changed_since_are_not_shown_as_before(table, prepared, tmp_p
     assert contents(small(moved, tmp_path / "out").out) == contents(prepared)
     write_video(clips[2].path, moving_frames(9, seed=99))
     moved = replace(moved)  # looks at the sizes of files anew
-    with pytest.raises(ValueError, match=r"shard-00002.tar holds 2/take 2.mp4 as it was before"):
+    with pytest.raises(ValueError, match=r"shard-00002.tar .*2/take 2.mp4"):
         small(moved, tmp_path / "out")
     for suffix in (".tar", ".json"):
         (tmp_path / "out" / f"shard-00002{suffix}").unlink()
@@ -275,7 +275,7 @@ def test_parts_joined_are_what_one_machine_writes(table, prepared, tmp_path):
         assert f"{report.bytes / 1e6:.2f} MB" in str(report), "also of a few clips"
     with pytest.raises(FileNotFoundError, match="with --join"):
         open_shards(folders[1])
-    with pytest.raises(ValueError, match=r"3 of 7 shards miss in .*: shard-00000.tar, shard-"):
+    with pytest.raises(ValueError, match=r"3 of 7 shards .*: shard-00000.tar, shard-"):
         small(table, folders[0], join=folders[1:])
     assert small(table, folders[0], part="1/3").clips == 3
     other = shutil.copytree(folders[1], tmp_path / "other")

@@ -171,7 +171,7 @@ def test_a_broken_clip_is_replaced_by_rule_and_listed(listed, tmp_path, workers,
     run = pretrain(config, output=tmp_path / "a", workers=workers)
     ((name, why),) = run.result["broken"]
     assert "id/" in name and "frame 0" in why
-    assert "1 broken clips were left out, others took their places" in str(run)
+    assert "1 broken clips" in str(run)
     if workers:
         return
     one, other = (pretraining_data(config).stream for _ in range(2))
@@ -253,7 +253,7 @@ def test_a_run_is_refused_where_its_clips_or_labels_changed(tmp_path):
     moved.rename(video)
     assert finetune(config, output=tmp_path).result == run.result
     root.rename(tmp_path / "elsewhere")
-    with pytest.warns(UserWarning, match="not there any more"):
+    with pytest.warns(UserWarning, match="no longer exists"):
         assert finetune(config, output=tmp_path).result == run.result
 
 
@@ -308,7 +308,7 @@ def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
         assert state is not None
         if state["step"] == 10:
             noticed += 1
-            assert "going on from the state before it" in str(told[0].message)
+            assert "cannot be read" in str(told[0].message)
         else:  # a byte between the parts, which nothing reads
             assert all(map(torch.equal, state["model"].values(), good["model"].values()))
             assert state["log"] == good["log"]

@@ -1,1 +1,1 @@
-"""An encoder's attention: captured by its own code, followed through layers, measured."""
+"""An encoder's attention: captured by its own code, rolled out over layers, measured."""

@@ -1,4 +1,4 @@
-"""Attention weights of one clip: captured, and where each query looks over the token grid."""
+"""Attention weights of one clip: capture, and maps of each query over the token grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AXES: dict[str, tuple[str, ...]] = {
 
 
 def stages_of(config: ModelConfig) -> tuple[str, ...]:
-    """The stages of attention that a block of this model has, in the order in which they run."""
+    """The stages of attention in a block of this model, in order."""
     if not config.has_regions:
         return ("joint",)
     left_out = {"inter": not config.inter, "interact": config.interact == "none"}
@@ -42,10 +42,10 @@ def is_within_regions(stage: str, config: ModelConfig) -> bool:
 class TokenMap(NamedTuple):
     """How much one query attends to each token and to each representative token.
 
-    tokens: over the token grid; NaN where a token is hidden or out of this query's reach.
+    tokens: over the token grid; NaN for hidden tokens and those the query cannot attend to.
     rep: over representative tokens, NaN likewise; empty for a ViT.
 
-    Together they sum to 1, or are all NaN where the query does not attend at this stage.
+    Together they sum to 1, or are all NaN if the query does not attend at this stage.
     """
 
     tokens: Float[np.ndarray, "t h w"]
@@ -56,16 +56,16 @@ class TokenMap(NamedTuple):
 class AttentionMaps:
     """Attention weights of one clip.
 
-    Queries and keys are counted alike everywhere: token i of the grid is i (w fastest, then h,
+    Queries and keys have the same numbers everywhere: token i of the grid is i (w fastest, then h,
     then t), representative token j is `grid.n + j`.
 
     index: the tokens that the encoder saw, in its order: all, or the visible ones; for LGI-Former
         region after region, equally many in each.
     layers: per layer and stage the weights, axes as in `AXES`, tokens in the order of `index`:
         "local" (r a 1+s 1+s), the representative token first; "inter" (a r r); "interact" (a v r);
-        "joint" (a v v). With `local="cross"` "local" is (r a 1 s): the representative token alone
-        looks, and not at itself. With `interact="self"` "interact" has the axes of "local".
-    heads: their numbers; empty where only their mean was kept.
+        "joint" (a v v). With `local="cross"` "local" is (r a 1 s): only the representative token
+        attends, and not to itself. With `interact="self"` "interact" has the axes of "local".
+    heads: their numbers; empty if only their mean was kept.
     """
 
     config: ModelConfig
@@ -80,7 +80,7 @@ class AttentionMaps:
         return stages_of(self.config)
 
     def axes(self, stage: str) -> tuple[str, ...]:
-        """What the axes of a stage's kept weights are."""
+        """The axes of a stage's weights."""
         if stage == "local" and self.config.local == "cross":
             return ("region", "head", "from representative", "to token")
         return AXES["local" if is_within_regions(stage, self.config) else stage]
@@ -121,7 +121,7 @@ class AttentionMaps:
         return rank - self.num_visible if rank >= self.num_visible else int(self.places[rank, 0])
 
     def rank(self, query: int) -> int:
-        """Where a token or representative token stands among the encoder's v + r."""
+        """Index of a token or representative token among the encoder's v + r."""
         n, seen = self.grid.n, self.index.tolist()
         known = [*seen, *range(n, n + self.num_regions)]
         if query not in known:
@@ -143,7 +143,7 @@ class AttentionMaps:
         return kept / kept.sum(-1, keepdim=True)  # undoes the rounding of float16
 
     def matrix(self, stage: str, layer: int, head: int | None = None) -> Float[Tensor, "k k"]:
-        """Weights of all queries to all keys; NaN where a query cannot look at this stage.
+        """Weights of all queries to all keys; NaN where a query cannot attend at this stage.
 
         Rows and columns are tokens in the encoder's order, then representative tokens.
         """
@@ -155,7 +155,7 @@ class AttentionMaps:
         return whole
 
     def where(self, stage: str) -> tuple[Tensor, Tensor]:
-        """Rows and columns of `matrix` at which a stage's weights stand."""
+        """Rows and columns of a stage's weights in `matrix`."""
         tokens = torch.arange(self.num_visible)
         rep = torch.arange(self.num_visible, self.num_visible + self.num_regions)
         queries, keys = (rep if stage == "inter" else tokens, tokens if stage == "joint" else rep)
@@ -167,11 +167,11 @@ class AttentionMaps:
         return queries.unsqueeze(-1), keys.unsqueeze(-2)
 
     def over_tokens(self, stage: str, layer: int, head: int | None, query: int) -> TokenMap:
-        """Where `query` looks at one stage of one layer.
+        """What `query` attends to at one stage of one layer.
 
-        A token looks at its region and its representative token ("local"), at nothing ("inter"),
-        at all representative tokens ("interact"), or at all tokens ("joint"). A representative
-        token looks at itself and its region, at its like, or at nothing.
+        A token attends to its region and its representative token ("local"), to nothing ("inter"),
+        to all representative tokens ("interact"), or to all tokens ("joint"). A representative
+        token attends to itself and its region, to all representative tokens, or to nothing.
         """
         return self.to_map(self.matrix(stage, layer, head)[self.rank(query)])
 
@@ -192,7 +192,7 @@ def attention_bytes(
     num_visible: int | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> int:
-    """Size of what `capture_attention` keeps with these arguments, known before it runs.
+    """Bytes that `capture_attention` stores with these arguments, known before it runs.
 
     num_visible: tokens that the encoder sees; all of the grid by default.
     """
@@ -218,16 +218,16 @@ def capture_attention(
     heads: Literal["mean"] | None = None, index: Int[Tensor, " v"] | None = None,
     max_bytes: int = MAX_BYTES, dtype: torch.dtype = torch.float16,
 ) -> AttentionMaps:  # fmt: skip
-    """The attention weights with which the model's encoder reads one clip.
+    """The attention weights of the model's encoder for one clip.
 
-    The model's own blocks return them, with the softmax written out.
+    The model's own blocks return them, with an explicit softmax.
 
     clip: pixels in [0, 1].
-    heads: "mean" keeps their mean alone.
+    heads: "mean" keeps only their mean.
     index: tokens that the encoder sees, in its order: `model.split(mask).visible[0]`; by default
         all.
     max_bytes: refuse before running if `attention_bytes` is larger.
-    dtype: of the kept weights, which lie on the CPU.
+    dtype: of the stored weights, which are on the CPU.
 
     Raises ValueError for a clip of another shape (or a batch), NaN in it, tokens that do not fit
     the regions, or too many bytes.

@@ -1,4 +1,4 @@
-"""How local and how sharp attention is, by layer, stage and head; its rows of pictures."""
+"""How local and how sharp attention is, by layer, stage and head; rows of pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maedfer_lab.method.grid import region_index
 
 @dataclass(frozen=True)
 class Reach:
-    """How far attention reaches, a mean over queries.
+    """Attention distance, a mean over queries.
 
     frames: along time, |t - t'| steps of the grid, in frames of the clip.
     pixels: in the picture, the Euclidean distance, in pixels of the clip.
@@ -35,9 +35,9 @@ class HeadStatistics:
 
     entropy: of a query's attention in nats, a mean over queries.
     relative_entropy: divided by the largest possible, log(number of keys): 1 is uniform.
-    reach: mean distance from query to key, weighted by attention. Representative tokens stand at
-        the mean place of their region's tokens.
-    uniform: the reach that uniform attention would have at this stage.
+    reach: mean distance from query to key, weighted by attention. Representative tokens count
+        at the mean position of their region's tokens.
+    uniform: the distance under uniform attention at this stage.
     """
 
     layer: int
@@ -68,13 +68,13 @@ def attention_statistics(maps: AttentionMaps) -> list[HeadStatistics]:
 
 @dataclass(frozen=True)
 class RolloutStatistics:
-    """Where a token's output draws from, a mean over the tokens of a clip.
+    """Rollout of a token's output, a mean over the tokens of a clip.
 
-    reach: distance to the tokens that it draws from.
-    outside: the part that comes from tokens outside its region.
-    uniform_reach, uniform_outside: the same if it drew evenly from all tokens.
+    reach: distance to the tokens that contribute.
+    outside: the share that comes from tokens outside its region.
+    uniform_reach, uniform_outside: the same under uniform contributions of all tokens.
 
-    Weight that ends in representative tokens has no place in the clip and is left out.
+    Weight on representative tokens has no position in the clip and is left out.
     """
 
     reach: Reach
@@ -84,7 +84,7 @@ class RolloutStatistics:
 
 
 def rollout_statistics(rolled: Rollout, region: Shape3) -> RolloutStatistics:
-    """How far a rollout reaches.
+    """Distances of a rollout.
 
     region: in tokens (t, h, w), by place; a ViT has none, but can be measured with another's.
     """
@@ -102,7 +102,7 @@ def rollout_statistics(rolled: Rollout, region: Shape3) -> RolloutStatistics:
 
 
 def _distances(maps: AttentionMaps, stage: str) -> list[Tensor]:
-    """In frames and in pixels, from each query to each key, as the stage's weights lie."""
+    """In frames and in pixels, from each query to each key, in the order of the weights."""
     places = torch.as_tensor(maps.places[:, 1:]).float()
     if maps.num_regions:
         places = torch.cat([places, places.unflatten(0, (maps.num_regions, -1)).mean(1)])
@@ -117,10 +117,10 @@ def _reach(weights: Tensor, distances: list[Tensor]) -> Reach:
 
 
 def attention_rows(maps: AttentionMaps, layer: int, query: int) -> list[dict[str, Any]]:
-    """What a token of the grid looks at in one layer, stage by stage and composed, and by rollout.
+    """What a token attends to in one layer, stage by stage and composed, and by rollout.
 
-    Each row: `label`, and `weights` over the token grid as nested lists, None where there are
-    none. Weights are means over the kept heads.
+    Each row: `label`, and `weights` over the token grid as nested lists, None where
+    undefined. Weights are means over the kept heads.
     """
 
     def shown(stage: str, of: int) -> np.ndarray:
@@ -151,10 +151,10 @@ def as_lists(values: np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class RegionName:
-    """Where a local region lies.
+    """Position of a local region.
 
     step, window: number of its span of frames, and of its window within the frame.
-    label: its frames, and its rows and columns of pixels where there are several.
+    label: its frames, and its rows and columns of pixels if there are several.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""Attention followed back through stages and layers: composition and rollout.
+"""Attention over several stages and layers: composition and rollout.
 
 A row is a distribution over v tokens in the encoder's order and then r representative tokens: how
-much of a quantity after a stage is drawn from where. A stage is the row-stochastic matrix
+much each contributes to a quantity after a stage. A stage is the row-stochastic matrix
 
     S = (1 - residual) A + residual I
 
@@ -49,8 +49,8 @@ def trace_back(
     """Rows over augmented tokens after the last of `layers`, as rows before the first of them.
 
     layers: all of the encoder's by default.
-    residual: weight of what a token keeps of itself at each stage; 0.5 as in attention rollout
-        (Abnar and Zuidema 2020), 0 follows attention alone.
+    residual: weight of the residual connection at each stage; 0.5 as in attention rollout
+        (Abnar and Zuidema 2020), 0 uses attention alone.
     """
     if not 0 <= residual < 1:
         raise ValueError(f"residual={residual} must lie in [0, 1); rollout uses 0.5")
@@ -64,11 +64,11 @@ def trace_back(
 
 
 def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
-    """Where `query` looks through all stages of one block, following attention alone.
+    """What `query` attends to through all stages of one block, without residuals.
 
     A token reads the representative tokens (stage 3), which have read each other (stage 2) and
     their regions (stage 1): the product of the three without residuals, so that it sees the whole
-    clip. Heads of different stages have nothing to do with each other, so their mean is taken.
+    clip. Heads of different stages do not correspond, so they are averaged.
     """
     row = torch.zeros(1, maps.num_visible + maps.num_regions)
     row[0, maps.rank(query)] = 1
@@ -77,17 +77,17 @@ def look_through(maps: AttentionMaps, layer: int, query: int) -> TokenMap:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """Where the encoder's outputs draw from its inputs: `matrix` (v+r, v+r), rows sum to 1.
+    """Contributions of the encoder's inputs to its outputs: `matrix` (v+r, v+r), rows sum to 1.
 
     Rows and columns in the encoder's order, tokens first. Columns of representative tokens are
-    their learned start vectors: attention that ends there has read nothing of the clip.
+    their learned initial vectors: attention that ends there read nothing of the clip.
     """
 
     matrix: Float[Tensor, "k k"]
     maps: AttentionMaps
 
     def over_tokens(self, query: int) -> TokenMap:
-        """Where one output token draws from."""
+        """Contributions to one output token."""
         return self.maps.to_map(self.matrix[self.maps.rank(query)])
 
 
@@ -98,7 +98,7 @@ def rollout(maps: AttentionMaps, residual: float = 0.5) -> Rollout:
 
 
 def stages_to_ask(config: ModelConfig) -> dict[str, str]:
-    """What a query can be followed through in a model: name and words."""
+    """The stages that can be shown for a query: name and label."""
     names = (*stages_of(config), *(("composed",) if config.has_regions else ()), "rollout")
     return {name: (STAGES | JOINT)[name] for name in names}
 

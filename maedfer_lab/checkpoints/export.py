@@ -34,7 +34,7 @@ SMALL = 1024  # numbers of a tensor that stays float32: norms and biases
 def export(
     model: Path, /, *, to: Path, num_classes: int | None = None, float16: bool = False
 ) -> str:
-    """Export a model to run without this package; it is compared with PyTorch before it is named.
+    """Export a model to run without this package, after comparing it with PyTorch.
 
     A classifier takes `clip` (b, 3, T, H, W), pixels in [0, 1], and gives `logits` (b, k). An
     autoencoder takes one clip and token numbers (int32), `visible` (region after region for
@@ -42,7 +42,7 @@ def export(
 
     model: whatever `maedfer checkpoint` reads: a file, a folder, demo or demo-expressions.
     to: NAME.onnx (opset 20; needs `pip install 'maedfer-lab[export]'`) or NAME.pt2 (torch.export).
-    num_classes: export the encoder as a classifier with that many (fresh) classes.
+    num_classes: export the encoder as a classifier with this many (newly initialised) classes.
     float16: store the weights of an ONNX file in half precision; it computes in float32.
     """
     if to.suffix not in (".onnx", ".pt2"):
@@ -69,10 +69,10 @@ def export_model(
 ) -> tuple[float, float, int]:
     """Write `model` as .onnx or .pt2; (largest relative difference to PyTorch, allowed, bytes).
 
-    attention: an autoencoder's encoder also gives the weights of every block's stages, such as
+    attention: an autoencoder's encoder also returns the weights of every block's stages, e.g.
         `local_0` (1 r a k k), `inter_0` (1 a r r) and `interact_0` (1 a v r) of the first block.
 
-    ValueError, and nothing is written, where the two differ by more than is allowed.
+    ValueError, and nothing is written, if the two differ by more than allowed.
     """
     module = Exported(model, attention).eval()
     example, *others = [_example(model, few) for few in (True, False)]

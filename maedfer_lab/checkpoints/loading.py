@@ -1,7 +1,7 @@
 """Load a checkpoint: official, VideoMAE's, transformers' or our own, from a file or a folder.
 
-Every entry of the file and every parameter of the model is in the report, and whatever fits by
-neither name nor shape is an error. What parameters do not tell is settled first.
+Every entry of the file and every parameter of the model is in the report; entries that fit
+neither by name nor by shape are an error. Settings not implied by parameters are resolved first.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 PUBLISHED = ModelConfig()
 OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may be given
-# Far above any model that is known, far below what would fill the memory: checked before anything
-# is built.
+# Far above any known model, far below what would fill the memory: checked before a model is
+# built.
 MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
 LEGACY = ("legacy_visible_order is on: the official decoder adds positions in another order than "
-          "that of its tokens, and these weights have learnt with that")  # fmt: skip
+          "that of its tokens, and these weights were trained with that")  # fmt: skip
 EPSILON = ("LayerNorms have VideoMAE's epsilon, 1e-6, with which such weights were trained; "
            "transformers' own is 1e-12")  # fmt: skip
 
@@ -64,7 +64,7 @@ STRUCTURE = ("encoder", "width", "depth", "num_heads", "tubelet", "mlp_ratio", "
 
 
 class Group(NamedTuple):
-    """Entries that share a fate: their names, their number of parameters, and why."""
+    """Entries treated alike: their names, their number of parameters, and why."""
 
     why: str
     names: tuple[str, ...]
@@ -79,10 +79,10 @@ class Group(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """What a checkpoint is and what was done with it; `str` of it is what the command prints.
+    """What a checkpoint is and what was loaded; `str` of it is what the command prints.
 
-    num_parameters: of the file; parameters that several stages share count once.
-    used, ignored: entries of the file. fresh: parameters of the model that are not from the file.
+    num_parameters: of the file; parameters shared by several stages count once.
+    used, ignored: entries of the file. fresh: newly initialised parameters of the model.
     """
 
     name: str
@@ -118,20 +118,20 @@ def load_checkpoint(
     pooling: Pooling | None = None, target: TargetConfig | None = None, drop_path: float = 0.0,
     seed: int = 0,
 ) -> LoadedCheckpoint:  # fmt: skip
-    """Load a model and say what it is and what became of every parameter.
+    """Load a model and report what it is and how every parameter was used.
 
     source: a file (.pth, .pt, .bin, .safetensors), a run's folder, a folder of `save_pretrained`
-        (ours or that of transformers), "demo" or "demo-expressions", or what `recognise` has made
-        of a state dict. Never executes code from a file.
-    as_: "classifier" makes a classifier of a pre-trained encoder, with a fresh fc_norm and head.
-    num_classes: of a fresh head; by default those of the file.
-    frames, size_px, region, num_heads, decoder_heads, tokens, pooling, target: what parameters do
-        not tell; by default as the file says, else as published. Position tables are computed,
-        so other clips work wherever the regions keep their number.
-    drop_path: for training on. seed: of what is freshly initialised.
+        (ours or that of transformers), "demo" or "demo-expressions", or the result of `recognise`
+        for a state dict. Never executes code from a file.
+    as_: "classifier" makes a classifier of a pre-trained encoder, with a new fc_norm and head.
+    num_classes: of a new head; by default those of the file.
+    frames, size_px, region, num_heads, decoder_heads, tokens, pooling, target: settings not implied
+        by parameters; by default as the file says, else as published. Position tables are computed,
+        so other clips work if the number of regions stays the same.
+    drop_path: for further training. seed: of new parameters.
 
-    Raises ValueError or FileNotFoundError, naming the file, where it cannot be read, names a
-    forbidden type, fits by neither name nor shape, or holds NaN.
+    Raises ValueError or FileNotFoundError, naming the file, if it cannot be read, names a
+    forbidden type, fits neither by name nor by shape, or holds NaN.
     """
     choose("as_", as_, get_args(LoadAs))
     weights = source if isinstance(source, Weights) else open_weights(source)
@@ -151,14 +151,14 @@ def load_checkpoint(
     return LoadedCheckpoint(model.eval(), _report(weights, settled, model, used, missing))
 
 
-# --- settling what parameters do not tell -----------------------------------------------------
+# --- settings that parameters do not imply ----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Settled:
     """A model to be built; without classes it is an autoencoder.
 
-    told: where each setting that parameters do not tell comes from.
+    told: the origin of each setting that parameters do not imply.
     """
 
     config: ModelConfig
@@ -169,14 +169,14 @@ class Settled:
     told: dict[str, str] = field(default_factory=dict)
 
     def build(self) -> Model:
-        """The model, initialised as PyTorch stands."""
+        """The model, initialised as by PyTorch."""
         if not self.num_classes:
             return MaskedAutoencoder(self.config, self.target)
         return Classifier(self.config, self.num_classes, self.tokens, self.pooling)
 
 
 def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Settled:
-    """The model to build of these weights; ValueError where `given` contradicts them."""
+    """The model for these weights; ValueError if `given` contradicts them."""
     given = {name: value for name, value in given.items() if value is not None}
     told: dict[str, str] = {}
 
@@ -249,10 +249,10 @@ def _rows(x: Tensor) -> int:
 def _region(
     weights: Weights, config: ModelConfig, rep: Tensor | None, grid: Grid, pick: Any
 ) -> Shape3:
-    """The region that is told, or that the number of representative tokens leaves."""
+    """The given region, or the one that fits the number of representative tokens."""
     if not config.has_regions:
         return weights.told.get("region", config.region)
-    if rep is None:  # what is missing is said later
+    if rep is None:  # missing parameters are reported later
         region = pick("region", grid.shape, "not used")
         return region if region in region_shapes(grid) else grid.shape
     shapes = fitting_regions(_rows(rep), grid)
@@ -262,7 +262,7 @@ def _region(
 
 
 def _check_sizes(name: str, config: ModelConfig) -> Grid:
-    """The token grid of a model whose sizes are within reason; nothing is allocated for it."""
+    """The token grid of a model of reasonable sizes; allocates nothing for it."""
     try:
         grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     except ValueError as error:
@@ -303,7 +303,7 @@ def _check_regions(name: str, config: ModelConfig, grid: Grid, num_regions: int)
 
 @lru_cache(maxsize=32)
 def _shapes(config: ModelConfig, is_own: bool, num_classes: int, pooling: Pooling) -> Shapes:
-    """Names and shapes that a file of this layout has for this model."""
+    """Names and shapes of a file with this layout for this model."""
     tokens: Tokens = "rep" if config.has_regions else "tokens"
     with init_empty_weights():
         model = Settled(config, TargetConfig(), num_classes, tokens, pooling).build()
@@ -365,7 +365,7 @@ def _check_finite(weights: Weights) -> None:
 def _fill(
     model: Model, weights: Weights, settled: Settled, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Give every parameter its value; (our names that are fresh, names of the file's used)."""
+    """Load every parameter; (our names newly initialised, names of the file that were used)."""
     is_pretraining = weights.part == "autoencoder"
     name_of = {n: n if weights.is_own else our_name(n, is_pretraining) for n in weights.state}
     values: Mapping[str, Tensor] = weights.state

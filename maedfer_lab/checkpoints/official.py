@@ -1,7 +1,7 @@
 """Names and arguments of official checkpoints, mapped to ours and back; VideoMAE's of transformers.
 
-`encoder.` stands in front when pre-training; `q.weight` and `kv.weight` are apart in LGI-Former's
-attention. Ours hold one `qkv.weight` everywhere; keys have no bias in either.
+In pre-training names start with `encoder.`; LGI-Former's attention has separate `q.weight` and
+`kv.weight`. Ours have one `qkv.weight` everywhere; keys have no bias in either.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTS = {
 }  # fmt: skip
 DECODER = {"decoder.mask_token": "mask_token", "decoder.embed.weight": "encoder_to_decoder.weight"}
 OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, DECODER))
-# In which order the official code lists modules, and an attention's parameters.
+# The order in which the official code lists modules, and an attention's parameters.
 ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
          "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
 ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
@@ -106,9 +106,9 @@ def to_official(model: Model) -> dict[str, Tensor]:
 
 
 def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig:
-    """The model whose parameters these are, as far as names and shapes tell.
+    """The model with these parameters, as far as names and shapes imply it.
 
-    given: what they do not tell: clip, region, heads (by default of 64 channels, as published).
+    given: the rest: clip, region, heads (by default of 64 channels, as published).
 
     Sizes are those of most blocks, so that a single wrong entry is found by comparing with the
     model, not taken for another model. ValueError without blocks or tubelet embedding.
@@ -163,7 +163,7 @@ def _count_blocks(state: State, prefix: str) -> int:
 
 
 def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_interact", "all"]:
-    """Which stages hold the same attention parameters: aliases are stored under every name."""
+    """Which stages have the same attention parameters: aliases are stored under every name."""
 
     def same(stage: str) -> bool:
         pairs = ([state.get(f"{prefix}blocks.{i}.{one}_attn.{part}.weight")
@@ -180,7 +180,7 @@ def _shared(state: State, prefix: str, depth: int) -> Literal["none", "local_int
 # --- transformers' VideoMAE: the same architecture under other names --------------------------
 
 # VideoMAEForPreTraining and VideoMAEForVideoClassification (src/transformers/models/videomae):
-# queries, keys and values apart, and biases of either of two spellings.
+# separate queries, keys and values, and two spellings of biases.
 HUGGING_FACE = re.compile(r"(videomae\.)?(encoder\.layer\.\d|embeddings\.patch_embeddings\.)")
 HUGGING_PARTS = (
     (r"^videomae\.", ""),
@@ -198,7 +198,7 @@ HUGGING_PARTS = (
     (r"\.attention\.attention\.(value\.bias|v_bias)$", ".attn.v_bias"),
     (r"\.attention\.attention\.", ".attn."),
 )
-# What VideoMAEConfig takes where its config.json does not say, and under which name.
+# Defaults of VideoMAEConfig for values missing in its config.json, and their names.
 VIDEOMAE = {"frames": ("num_frames", 16), "size_px": ("image_size", 224),
             "num_heads": ("num_attention_heads", 12),
             "decoder_heads": ("decoder_num_attention_heads", 6)}  # fmt: skip
@@ -228,7 +228,7 @@ def from_hugging_face(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json of transformers' VideoMAE tells, in our names."""
+    """The settings in a config.json of transformers' VideoMAE, under our names."""
     if config.get("model_type") != "videomae":
         raise ValueError(f"model_type={short(config.get('model_type'))} must be 'videomae'")
     told: dict[str, Any] = {
@@ -241,7 +241,7 @@ def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
 # --- arguments --------------------------------------------------------------------------------
 
 CLASSIFIED: dict[str, Tokens] = {"region": "rep", "org": "tokens", "all": "all"}
-# Where the official scripts (first) and constructors keep what parameters do not tell.
+# Where the official scripts (first) and constructors store settings that parameters do not imply.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "frames": ("num_frames", "all_frames"),
     "size_px": ("input_size", "img_size"),
@@ -256,7 +256,7 @@ class _Short(reprlib.Repr):
 
 
 def short(value: object) -> str:
-    """A foreign value for a message: as `repr`, never long and never without end."""
+    """A foreign value for a message: as `repr`, but always short."""
     return _Short().repr(value)
 
 
@@ -273,7 +273,7 @@ def integer(value: object) -> int:
 
 
 def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str, Any]:
-    """What official arguments tell, in our names; what is not among them is left out.
+    """Settings in official arguments, under our names; missing ones are left out.
 
     arguments: of the official scripts (input_size, num_frames, ...) or constructors.
     """
@@ -296,7 +296,7 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
             told["target"] = TargetConfig(
                 units="cube" if arguments.get("normlize_target", True) else "pixel",
                 motion=bool(arguments["use_frame_diff_as_target"]),
-                motion_group=group,  # without a weight all frames of a group count alike
+                motion_group=group,  # without a weight all frames of a group count equally
                 motion_weight=(group - 1) / group if weight is None else float(weight),
             )
     except (TypeError, ValueError, OverflowError, KeyError) as error:
@@ -305,7 +305,7 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
 
 
 def arguments_of(model: Model) -> dict[str, Any]:
-    """Official constructor arguments of a model, but drop path."""
+    """Official constructor arguments of a model, except drop path."""
     c, is_pretraining = model.config, isinstance(model, MaskedAutoencoder)
     prefix, (cube, *patch) = "encoder_" if is_pretraining else "", c.tubelet
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Parity: our models against archives of inputs and outputs, number by number.
+"""Parity: our models compared with recorded inputs and outputs, number by number.
 
 An archive (`*.npz`) holds constructor arguments (`config`), parameters under official names
 (`sd::...`), an input (`x` with `y` or `mask`) and outputs: docs/official_differences.md.
@@ -40,13 +40,13 @@ from maedfer_lab.method.targets import (
 from maedfer_lab.text import table
 from maedfer_lab.weights import PARITY
 
-FLOAT32 = 1e-5  # of the largest magnitude of a tensor; bit-equal is not to be had across builds
+FLOAT32 = 1e-5  # of the largest magnitude of a tensor; builds of PyTorch are not bit-identical
 FLOAT64 = 1e-10
 GRADIENT = 1e-4
-# Gradients are compared relative to their own norm, or to this share of all gradients' norm where
+# Gradients are compared relative to their own norm, or to this share of all gradients' norm if
 # that is larger.
 SMALL_GRADIENT = 1e-3
-# Official norms below this share of the total are of gradients that are truly 0 (queries of a
+# Official norms below this share of the total belong to gradients that are truly 0 (queries of a
 # softmax over one key, say). Ours may be rounding noise as well: up to 6e-8 of the total was seen.
 ZERO_GRADIENT, ZERO_SCALE = 1e-6, 1e-2
 
@@ -56,7 +56,7 @@ GRADIENTS = {"grad_names", "grad_norms", EMBED_GRADIENT}
 DOUBLE = "64"  # ends the names of outputs that were computed in float64
 HEAD = ("archive", "compared", "largest |diff|", "relative", "tolerance", "verdict", "note")
 OURS = (
-    "\nThese archives hold our own numbers. How to compare with the official code on your own "
+    "\nThese archives contain our own numbers. How to compare with the official code on your own "
     "machine: docs/official_differences.md"
 )
 
@@ -64,7 +64,7 @@ Verdict = Literal["ok", "differs", "cannot be built", "not compared"]
 
 
 class Comparison(NamedTuple):
-    """One line of the table. absolute, relative: largest differences; None: nothing compared."""
+    """One line of the table. absolute, relative: largest differences; None if not compared."""
 
     archive: str
     what: str
@@ -76,14 +76,14 @@ class Comparison(NamedTuple):
 
     @property
     def badness(self) -> float:
-        """How much of its tolerance it takes."""
+        """The share of its tolerance that is used."""
         bad = self.relative is None or math.isnan(self.relative)
         return math.inf if bad else self.relative / (self.tolerance or FLOAT32)  # type: ignore
 
 
 @dataclass
 class ParityReport:
-    """All rows of a run. seconds: time each archive took. after: a last line."""
+    """All rows of a run. seconds: time for each archive. after: a last line."""
 
     rows: list[Comparison] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class ParityReport:
 
     @property
     def exit_status(self) -> int:
-        """0 if everything is within tolerance, and everything could be built."""
+        """0 if everything could be built and is within tolerance."""
         return int(not all(row.verdict in ("ok", "not compared") for row in self.rows))
 
     def summary(self) -> str:
@@ -116,22 +116,22 @@ class ParityReport:
 
 
 def parity(folder: Path | None = None, /, *, json: Path | None = None) -> ParityReport:
-    """Compare our models with archives of inputs and outputs, number by number.
+    """Compare our models with recorded inputs and outputs, number by number.
 
-    Exit status 1 if anything is out of tolerance or cannot be built. Whatever an archive holds, the
-    others go on: one that cannot be built is a row that says why.
+    Exit status 1 if anything is out of tolerance or cannot be built. An archive that cannot be
+    built becomes a row with the reason, and the others are still compared.
 
-    folder: with archives (*.npz), of the official code say; without one, those that lie with the
-        package are replayed: our own numbers, which this machine should give as well.
-    json: file to write all differences to, as JSON.
+    folder: with archives (*.npz), e.g. of the official code; by default the archives shipped with
+        the package, recorded from our own models, which this machine should reproduce.
+    json: JSON file for all differences.
     """
     if json is not None and not json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {json}: there is no folder {json.parent}")
     archives = sorted((folder or PARITY).glob("*.npz"))
     if not archives:
         raise FileNotFoundError(
-            f"{folder} is no folder with golden archives (*.npz) in it; without one, those that "
-            "lie with the package are replayed"
+            f"{folder} is not a folder with archives (*.npz); without a folder, the archives "
+            "shipped with the package are used"
         )
     report = ParityReport(after=OURS if folder is None else "")
     for path in archives:
@@ -139,7 +139,7 @@ def parity(folder: Path | None = None, /, *, json: Path | None = None) -> Parity
         try:
             for row in compare_archive(read_archive(path)):
                 report.rows.append(row)
-        except Exception as error:  # a foreign file decides which
+        except Exception as error:  # a foreign file may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             report.rows.append(Comparison(path.stem, "model", "cannot be built", note=reason))
         report.seconds[path.stem] = time.perf_counter() - start
@@ -246,9 +246,9 @@ def read_archive(path: Path) -> Archive:
 
 
 def load_archive(archive: Archive) -> tuple[Model, str]:
-    """Our model with the archive's parameters, by way of the public loader, and what to note.
+    """Our model with the archive's parameters, through the public loader, and a remark.
 
-    ValueError where parameters are missing, do not fit, or contradict the constructor arguments.
+    ValueError if parameters are missing, do not fit, or contradict the constructor arguments.
     """
     name = str(archive.spec.get("class")).rpartition(".")[2]
     choose("class", name, tuple(CLASSES))
@@ -282,12 +282,12 @@ def load_archive(archive: Archive) -> tuple[Model, str]:
 
 
 def _same(key: str, value: Any, given: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether an argument says what the loaded model is."""
+    """Whether an argument agrees with the loaded model."""
     if key.startswith("lg_"):
         gone = "lg_third_attn_type", "lg_attn_param_sharing_first_third"
         is_gone = found["lg_no_third"] or given.get("lg_attn_param_sharing_all")
         if found["attn_type"] == "joint" or (key in gone and is_gone):
-            return True  # nothing is shared with a stage that is not there
+            return True  # nothing is shared with a missing stage
     if key == "mlp_ratio":
         width = found.get("embed_dim", found.get("encoder_embed_dim"))
         return int(width * value) == int(width * found[key])
@@ -296,7 +296,7 @@ def _same(key: str, value: Any, given: Mapping[str, Any], found: Mapping[str, An
 
 
 def compare_archive(archive: Archive) -> Iterator[Comparison]:
-    """Build the archive's model, run it, and compare every output that the archive holds.
+    """Build the archive's model, run it, and compare every output in the archive.
 
     Raises ValueError if the model cannot be built or the archive holds nothing to compare.
     """
@@ -331,7 +331,7 @@ def compare_archive(archive: Archive) -> Iterator[Comparison]:
         yield Comparison(name, what, "not compared", note="not an output we know")
 
 
-# --- what our models answer -------------------------------------------------------------------
+# --- outputs of our models --------------------------------------------------------------------
 
 
 def own_names(model: Model) -> list[str]:
@@ -342,7 +342,7 @@ def own_names(model: Model) -> list[str]:
 
 
 def gradients_of(model: Model) -> dict[str, Tensor]:
-    """Gradients under the official names: query and key-value parts apart."""
+    """Gradients under the official names, with separate query and key-value parts."""
     shell = copy.deepcopy(model)  # holds gradients in place of parameters; sharing is kept
     with torch.no_grad():
         for slot, parameter in zip(shell.parameters(), model.parameters(), strict=True):
@@ -353,13 +353,13 @@ def gradients_of(model: Model) -> dict[str, Tensor]:
 def answer(
     model: Model, arrays: Mapping[str, np.ndarray], wanted: Iterable[str] = ()
 ) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
-    """What our model gives for an archive's input, in eval mode, and its gradients.
+    """Outputs of our model for an archive's input, in eval mode, and its gradients.
 
-    Gradients (of the cross-entropy or of `loss_diff`) go by official names: for shared parameters
-    the same one under every name, zero where the loss does not depend on one.
+    Gradients (of the cross-entropy or of `loss_diff`) have official names: for shared parameters
+    the same one under every name, zero if the loss does not depend on one.
 
     arrays: x, ImageNet-normalised clips (b, 3, T, H, W), with y, the class of each (b,), or mask
-        (b, n), True = masked. ValueError naming an input that lacks.
+        (b, n), True = masked. ValueError naming a missing input.
     wanted: names that the archive has; of losses, and in float64, only those are computed.
     """
     for name in ("x", "y" if isinstance(model, Classifier) else "mask"):
@@ -424,6 +424,6 @@ def parse_kind(name: str) -> tuple[TargetConfig, float | None] | None:
             weight = float(option[1:]) / (1 if "." in option else 10 ** (len(option) - 2))
             weight = weight if weight <= 1 or "." in option else weight / 10
     if group < 2 or (weight is not None and (group != 2 or read[1] == "plain")):
-        return None  # the official code weighs groups of two frames alone
+        return None  # the official code weighs only groups of two frames
     units = "pixel" if "_raw" in name else "cube"
     return TargetConfig(units=units, motion=read[1] == "diff", motion_group=group), weight

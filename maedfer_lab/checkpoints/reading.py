@@ -1,7 +1,7 @@
-"""Read a file or folder of weights without executing anything in it, and say what it holds.
+"""Read a file or folder of weights without executing anything in it, and report its content.
 
-PyTorch files go through the weights-only unpickler with a short allow-list. What a file declares
-is compared with its size before it is read. Wrappers and prefixes are taken off here.
+PyTorch files go through the weights-only unpickler with a short allow-list. Declared sizes are
+compared with the file's size before it is read. Wrappers and prefixes are removed here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WRAPPERS = ("model", "module", "state_dict")
 OUTER = re.compile(r"(?:(?:module|backbone|_orig_mod|model|net)\.)+")
 DECODING = ("decoder.", "encoder_to_decoder.", "mask_token")
 OWN = re.compile(r"encoder\.(embed\.|rep_tokens$|blocks\.\d+\.(local|inter|interact)_)")
-# What stands in the place of the weights after a download that went wrong.
+# Content found in place of the weights after a failed download.
 POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/(?:.*size (\d{1,20}))?", re.S)
 WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|script)", re.I)
 
@@ -69,7 +69,7 @@ WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|s
 
 
 class FileContent(NamedTuple):
-    """What a file holds: plain values and CPU tensors, which may still lie in the file (mmap)."""
+    """A file's content: plain values and CPU tensors, which may still be in the file (mmap)."""
 
     content: Any
     format: str
@@ -83,10 +83,10 @@ def locate(source: Path | str) -> Path:
 
 
 def read_file(path: Path) -> FileContent:
-    """Read a `.pth`, `.pt`, `.bin` or `.safetensors` file; its first bytes say which it is.
+    """Read a `.pth`, `.pt`, `.bin` or `.safetensors` file, recognised by its first bytes.
 
-    ValueError, naming the file, where it is damaged or no checkpoint, declares more than it holds,
-    or names a type that is not allowed (the type is named; nothing was executed).
+    ValueError, naming the file, if it is damaged or not a checkpoint, declares more than it holds,
+    or contains a type that is not allowed (the type is named; nothing was executed).
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
@@ -306,7 +306,7 @@ def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
             strings.append(argument)
 
 
-# --- tensors that say more than they hold -----------------------------------------------------
+# --- tensors that declare more than they hold --------------------------------------------------
 
 
 def _check_tensors(path: Path, content: Any, num_bytes: int) -> None:
@@ -347,12 +347,12 @@ def _key(key: object) -> str:  # foreign ones may be tuples of tuples without en
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights out of a file, with all that the file says of them.
+    """Weights from a file, with all metadata in the file.
 
     state: parameters under plain names, ours (`is_own`) or the official ones.
-    told: clip, region, heads and the like in our names, as far as the file tells; told_by: where.
-    config: the model's, if we wrote the file. file: format, size and prefixes, in words.
-    beside: what else lies in the file. epoch: when it was written, if it says so.
+    told: clip, region, heads and the like under our names, if the file says; told_by: its source.
+    config: the model's, if we wrote the file. file: format, size and prefixes, as text.
+    beside: other content of the file. epoch: when it was written, if the file says so.
     """
 
     name: str
@@ -372,7 +372,7 @@ def open_weights(source: Path | str) -> Weights:
     """Weights of a file, of a run's folder, of a folder that `save_pretrained` (ours, or that of
     transformers) wrote, or shipped ones by name.
 
-    Raises ValueError where the file is not the one whose SHA-256 was recorded.
+    Raises ValueError if the file does not match its recorded SHA-256.
     """
     path = locate(source)
     folder = path if path.is_dir() else path.parent
@@ -412,10 +412,10 @@ def open_weights(source: Path | str) -> Weights:
 
 
 def facts_of(source: Path | str) -> dict[str, Any]:
-    """What is told of a checkpoint: name, stride, classes, kind, training, whether synthetic.
+    """Metadata of a checkpoint: name, stride, classes, kind, training, whether synthetic.
 
-    source: a folder with a card.json, a run's folder (then `config`, `data` and `folder` are told
-        as well), or the weights in one of them; {} for any other file.
+    source: a folder with a card.json, a run's folder (which adds `config`, `data` and `folder`),
+        or the weights in one of them; {} for any other file.
     """
     source = locate(source)
     folder = source.parent if source.name in (WEIGHTS_FILE, "best.safetensors") else source
@@ -436,7 +436,7 @@ def facts_of(source: Path | str) -> dict[str, Any]:
 
 
 def _check_digest(path: Path) -> None:
-    """Compare with the SHA-256 that we recorded when we wrote the weights."""
+    """Compare with the SHA-256 recorded when the weights were written."""
     for beside in (path.with_name(CONFIG_FILE), path.with_name("result.json")):
         recorded = load(beside).get("sha256") if beside.is_file() else None
         for file in (path, path.with_name(CONFIG_FILE)):
@@ -449,7 +449,7 @@ def _check_digest(path: Path) -> None:
 
 
 def recognise(content: Any, name: str = "the state dict", form: str = "in memory") -> Weights:
-    """Weights out of what a file holds (or out of a state dict), and what it says beside them.
+    """Weights from a file's content (or from a state dict), with metadata.
 
     name: for messages. form: the file's format, for the report.
     """
@@ -525,7 +525,7 @@ def _strip(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[
 
 
 def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """A model's configuration and what else is told in it: by a run or by `saving`."""
+    """A model's configuration and other settings in it: by a run or by `saving`."""
     try:
         told = {key: values[key] for key in CHOICES if key in values}
         for key, value in told.items():

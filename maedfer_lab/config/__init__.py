@@ -1,6 +1,6 @@
 """Everything that can be set: models, recipes, presets, and the profiles of the notebooks.
 
-A leaf: imports nothing else of ours, and is the only floor that reads the environment.
+A leaf: imports nothing else of ours, and is the only package that reads the environment.
 """
 
 # fmt: off

@@ -1,4 +1,4 @@
-"""Shape of a model and of what it predicts."""
+"""Configuration of a model and of its prediction targets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_PARAMETERS, MOST_VALUES = 10**10, 2**28  # of all blocks; of a clip and of 
 
 
 def check_counts(most: int = MOST, /, **counts: int) -> None:
-    """Raise, with its name, for a count that is no whole number in [1, most]."""
+    """Raise, with its name, for a count that is not a whole number in [1, most]."""
     for name, value in counts.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}={value} must be at least 1, and a whole number")
@@ -65,7 +65,7 @@ def types_of(cls: type) -> dict[str, Any]:
 
 
 def check_workers(workers: int) -> None:
-    """Raise for a number of processes that no machine starts."""
+    """Raise for an unreasonable number of worker processes."""
     if not 0 <= workers <= MOST_WORKERS:
         raise ValueError(f"workers={workers} must lie in [0, {MOST_WORKERS}]; 0 is this process")
 
@@ -77,10 +77,10 @@ def check_triple(name: str, value: object) -> None:
     check_counts(LARGEST, **{f"{name}[{i}]": side for i, side in enumerate(value)})
 
 
-# What of a picture a clip shows.
-# whole: all of it, stretched to a square (the square in its middle for single videos).
+# What part of a picture a clip shows.
+# whole: all of it, stretched to a square (for single videos, its central square).
 # face, also called wide: a square around the face, from chin to hair with some background.
-# voxceleb2: that data set's frames; around a face of another video, a square as tight as its own.
+# voxceleb2: that data set's frames; for other videos a square that is as tight around the face.
 # official: the part of such a frame that the official code pre-trains on, just the face.
 Framing = Literal["whole", "face", "wide", "voxceleb2", "official"]
 
@@ -104,16 +104,16 @@ class ModelConfig:
 
     frames, size_px, tubelet: the clip, `frames` x `size_px` x `size_px`, and its cubes (t, h, w).
     encoder: "lgi" (LGI-Former), "vit" (joint attention over all tokens: VideoMAE), or the name of
-        an own one (`register_encoder`).
+        your own (`register_encoder`).
     region: local region in tokens (t, h, w); any shape that divides the token grid.
     local, inter, interact: the three stages of an LGI-Former block. `local="cross"` updates only
-        the representative token; `inter=False` leaves stage 2 out; `interact="self"` repeats the
-        local self-attention in place of stage 3, "none" leaves it out.
+        the representative token; `inter=False` omits stage 2; `interact="self"` repeats the
+        local self-attention instead of stage 3, "none" omits it.
     shared: attention parameters used by several stages of a block.
-    positions: fixed waves over the token's number ("sequence", the official code's), or over its
-        place in t, h and w ("grid").
+    positions: fixed sinusoids over the token index ("sequence", as in the official code), or over
+        its position in t, h and w ("grid").
     drop_path: of the last block; grows linearly from 0 at the first.
-    extension: where an own encoder comes from and a digest of its source; filled in.
+    extension: where your own encoder is defined and a digest of its source; set automatically.
     """
 
     frames: int = 16
@@ -150,7 +150,7 @@ class ModelConfig:
             if w % h:
                 good = h * max(1, w // h)
                 raise ValueError(f"{width}={w} must be a multiple of {heads}={h}, such as {good}")
-        # Refused, before anything is allocated: what no machine would bear.
+        # Sizes that no machine could handle are refused before anything is allocated.
         pixels = self.frames * self.size_px**2
         tokens = pixels // math.prod(self.tubelet)
         wide = max(self.width, self.decoder_width)
@@ -180,18 +180,18 @@ TargetUnits = Literal["cube", "pixel", "imagenet"]
 class TargetConfig:
     """What the decoder predicts for hidden cubes, and how the loss weighs it.
 
-    units: "cube", every cube normalised by its own mean and deviation first (the official code and
-        weights); "pixel", raw pixels in [0, 1] (the formula as the paper writes it); "imagenet",
-        raw pixels in units of ImageNet's deviation, a scale that suits small runs.
+    units: "cube", every cube first normalised by its own mean and standard deviation (the official
+        code and weights); "pixel", raw pixels in [0, 1] (the formula as the paper writes it);
+        "imagenet", raw pixels in units of ImageNet's deviation, a scale that suits small runs.
     motion: predict the motion of the later frames of a group instead of their pixels; False is
         VideoMAE, which predicts the pixels of every frame.
     motion_group: frames that share one appearance frame: 2 in the paper (even frames are
         appearance, odd minus even is motion).
     motion_weight: 1 - lambda of the paper: loss = lambda appearance + (1 - lambda) motion.
-    motion_scale: motion targets are multiplied by it (paper: 1), so that short runs see them.
-    function: name of an own target (`register_target`), in place of pixels and motion; the loss is
+    motion_scale: factor of the motion targets (paper: 1); a larger one helps short runs.
+    function: name of your own target (`register_target`), instead of pixels and motion; the loss is
         then its plain mean squared error (reported as "appearance"), and `motion` is False.
-    extension: where that comes from and a digest of its source; filled in.
+    extension: where that is defined and a digest of its source; set automatically.
     """
 
     units: TargetUnits = "cube"
@@ -205,7 +205,7 @@ class TargetConfig:
     def __post_init__(self) -> None:
         own = extension_of("target", self.function, self.extension)
         object.__setattr__(self, "extension", own)
-        if self.function:  # it has no frames of motion
+        if self.function:  # it has no motion frames
             object.__setattr__(self, "motion", False)
         check_fields(self, motion_group=f"[2, {LARGEST}]; the paper's is 2",
                      motion_weight="[0, 1]; try 0.5",

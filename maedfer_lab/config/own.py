@@ -1,7 +1,7 @@
-"""Own encoders and targets: registered by name, so that a configuration can name them.
+"""Your own encoders and targets, registered by name, so that a configuration can name them.
 
-A configuration keeps where a name comes from and a digest of its source (`extension`), so that a
-run of changed code is another run, and a run folder says what to import before it is loaded.
+A configuration records where a name is defined and a digest of its source (`extension`), so that
+changed code gives another run, and a run folder says what to import before it is loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def register_encoder(name: str, *, has_regions: bool = False) -> Callable[[Made]
     """Decorate a class or function (ModelConfig) -> nn.Module with the interface of `Encoder`.
 
     has_regions: it has representative tokens and works region by region, as LGI-Former; masks are
-    then equal in every region, and `ModelConfig.region` counts. ValueError for a built-in name.
+    then region-balanced, and `ModelConfig.region` is used. ValueError for a built-in name.
     """
     return _register("encoder", name, has_regions)
 
@@ -56,7 +56,7 @@ def _register(kind: Kind, name: str, has_regions: bool) -> Callable[[Made], Made
 
 
 def find_own(kind: Kind, name: str) -> Own | None:
-    """What is registered under a name; None for what the paper has; ValueError if unknown."""
+    """What is registered under a name; None for built-in ones; ValueError if unknown."""
     if name in BUILT_IN[kind]:
         return None
     if (kind, name) not in _KNOWN:
@@ -71,8 +71,8 @@ def find_own(kind: Kind, name: str) -> Own | None:
 def extension_of(kind: Kind, name: str, kept: str = "") -> str:
     """Where a name comes from and the digest of its source, "module:object@digest"; "" if built in.
 
-    kept: what a configuration said before. A name that is not registered raises ValueError with
-    the module to import; source that has changed since warns.
+    kept: what a configuration recorded before. A name that is not registered raises ValueError with
+    the module to import; source that has changed since gives a warning.
     """
     home = kept.partition("@")[0]
     try:
@@ -89,8 +89,8 @@ def extension_of(kind: Kind, name: str, kept: str = "") -> str:
     extension = f"{found}@{_digest(own.make)}"
     if found == home and kept != extension:
         warnings.warn(
-            f"{kind}={name!r} ({found}) has changed since this configuration was written; runs "
-            "from here on are other runs",
+            f"{kind}={name!r} ({found}) has changed since this configuration was written; "
+            "results from here on belong to new runs",
             stacklevel=2,
         )
     return extension
@@ -104,8 +104,8 @@ def _digest(made: Callable[..., Any]) -> str:
         source = "".join(filter(None, (_source(part) for part in vars(made).values())))
     if not source:
         raise ValueError(
-            f"{made.__qualname__} has no source that could be read; put it into a file and import "
-            "it, so that runs can tell one version from another"
+            f"{made.__qualname__} has no readable source; put it into a file and import "
+            "it, so that runs can be identified by their code"
         )
     return hashlib.sha256(source.encode()).hexdigest()[:10]
 

@@ -17,17 +17,17 @@ from maedfer_lab.config.recipe import Augment, FinetuneConfig, OptimConfig, Pret
 
 
 def base(encoder: EncoderKind = "lgi") -> PretrainConfig:
-    """The paper's model and recipe, as published code and logs tell it.
+    """The paper's model and recipe, from the published code and logs.
 
     Command: `accelerate launch -m maedfer_lab pretrain --preset base --data VOXCELEB2 --workers 8`
     (a folder with id00012/VIDEO/00001.mp4, or a list with lines "path label"; docs/launching.md).
     Cost (projected, not measured): 4.4e18 floating-point operations (counted, times three for the
     backward pass); hours: docs/scaling.md, `maedfer plan`, and `maedfer estimate base` for yours.
-    Expected loss (quoted, published log): 0.952 in the mean of epoch 0, 0.633 in 5, 0.547 in 10,
-    0.509 in 20, 0.474 in 49; targets in cube units, lambda 0.5.
+    Expected loss (quoted, published log): mean 0.952 in epoch 0, 0.633 in 5, 0.547 in 10,
+    0.509 in 20, 0.474 in 49; targets normalised per cube, lambda 0.5.
 
-    50 epochs are run of a schedule of 100 with 5 of warm-up, each of 6,823 steps of 160 clips.
-    Six of VoxCeleb2's 5,994 identities are held out to judge the run (*Official:* none is).
+    50 epochs of a schedule of 100 with 5 of warm-up, each of 6,823 steps of 160 clips.
+    Six of VoxCeleb2's 5,994 people are held out for validation (*Official:* none is).
     """
     model = ModelConfig()
     if encoder == "vit":
@@ -42,7 +42,7 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """The paper's token geometry at half resolution, for minutes on a CPU.
 
     Clips of 16 x 80 x 80 with cubes of 2 x 8 x 8: the same grid and regions, 3.3M parameters. Raw
-    targets, because minutes on targets in cube units teach next to nothing.
+    targets, because targets normalised per cube teach next to nothing in minutes.
 
     Command: `maedfer pretrain`. Cost (measured): 7.4 min on two cores of an AMD EPYC with bfloat16.
     Expected (measured): appearance on held-out people 46 % below interpolation from the visible
@@ -63,12 +63,12 @@ def demo(encoder: EncoderKind = "lgi") -> PretrainConfig:
 
 
 def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
-    """First part of the shipped model: faces that hardly move, for hours on a CPU.
+    """First part of the shipped model's training: nearly static faces, hours on a CPU.
 
-    `demo` with more width and four frames a clip, so that four times as many clips pass in the same
-    time. Proportions and colours of faces are changed and faces mixed, since a few dozen people are
-    soon known by heart: without, held-out people stood still at 46 % below interpolation while the
-    others reached 61 %.
+    `demo` with more width and four frames a clip, so that four times as many clips fit into the
+    same time. Proportions and colours of faces are changed and faces mixed, because a few dozen
+    people are soon memorised: without this, the loss on held-out people stayed at 46 % below
+    interpolation while that on training people reached 61 %.
 
     Command: `maedfer pretrain --preset faces-still --data FACES`; then preset `faces`.
     Cost and result: the model card in maedfer_lab/weights/demo.
@@ -86,7 +86,7 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
 
 
 def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
-    """Second part of the shipped model: whole clips of 16 frames, from the first part.
+    """Second part of the shipped model's training: whole clips of 16 frames, after the first part.
 
     Command: `maedfer pretrain --preset faces --data FACES --init runs/faces-still-lgi-...`.
     Cost and result: the model card in maedfer_lab/weights/demo.
@@ -123,7 +123,7 @@ SIZES: dict[str, dict[str, tuple[int, int, int]]] = {
 
 
 def sized(model: ModelConfig, size: Size | None) -> ModelConfig:
-    """`model` with the width, depth and heads of a size, also its decoder's; None leaves it.
+    """`model` with the width, depth and heads of a size, also its decoder's; None changes nothing.
 
     Millions of parameters in pre-training, LGI-Former and ViT: small 38 and 24, base 93 and 94,
     large 545 and 343, huge 1,112 and 692. Only base has published results.
@@ -153,14 +153,14 @@ def finetune_recipe(
     """The published fine-tuning of a data set with `num_clips` training clips: 100 epochs.
 
     "dfew", "ferv39k", "mafw": values of the authors' scripts and logs; any other set: those of
-    DFEW, because theirs are not published. Batch is 120 for FERV39k and 96 else, frame distance 1
+    DFEW, because theirs are not published. Batch is 120 for FERV39k and 96 else, frame stride 1
     and 4. The rest is common: 5 epochs of warm-up, AdamW (0.9, 0.999), lr 1e-3 x batch / 256 down
-    to 1e-6 x batch / 256, layer decay 0.75, weight decay 0.05, drop path 0.1. An epoch drops the
-    clips that fill no batch. The last model is tested; the best is chosen on the test fold, as
+    to 1e-6 x batch / 256, layer decay 0.75, weight decay 0.05, drop path 0.1. An epoch drops its
+    last incomplete batch. The last model is tested; the best is selected on the test fold, as
     published.
 
     Command: `accelerate launch -m maedfer_lab finetune dfew --root DFEW --checkpoint FILE`.
-    Cost: hours are not measured here. Expected (published logs): DFEW fold 1 UAR 62.6, WAR 74.9;
+    Cost: hours were not measured. Expected (published logs): DFEW fold 1 UAR 62.6, WAR 74.9;
     FERV39k 43.1, 52.1; MAFW fold 3 46.1, 59.3 percent.
     """
     published_batch, group, stride = (120, 40, 1) if dataset == "ferv39k" else (96, 32, 4)
@@ -174,7 +174,7 @@ def finetune_recipe(
 
 
 def framing_of(dataset: str) -> Framing:
-    """Whole pictures where the authors ship face crops (and in shards), else the face's square."""
+    """Whole pictures if the authors ship face crops (and in shards), else the face's square."""
     return "whole" if dataset in ("dfew", "ferv39k", "mafw", "shards", "synthetic") else "face"
 
 
@@ -183,8 +183,8 @@ def finetune_demo(
 ) -> FinetuneConfig:
     """Minutes on a CPU: the demo model on any labelled clips, a mild transform, 20 epochs.
 
-    Command: `maedfer finetune folder --root FOLDER`. A clip is 16 x 80 x 80; crops keep 70 % of the
-    picture or more, and nothing is mixed, because so few steps learn nothing from hard pictures.
+    Command: `maedfer finetune folder --root FOLDER`. A clip is 16 x 80 x 80; crops keep at least
+    70 % of the picture, and nothing is mixed, because so few steps need easy examples.
     """
     augment = Augment(rand_augment="", crop_area=(0.7, 1.0), erase=0.0, mixup=0.0, cutmix=0.0)
     config = FinetuneConfig(

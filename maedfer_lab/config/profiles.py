@@ -15,7 +15,7 @@ from maedfer_lab.config.study import CORE_HOURS, StudyConfig, quick_study, smoke
 
 @dataclass(frozen=True)
 class Profile:
-    """How much the notebooks do: their runs and about how long each takes."""
+    """How much the notebooks do: their runs and expected minutes."""
 
     name: str
     pretrain: PretrainConfig
@@ -23,7 +23,7 @@ class Profile:
     minutes: dict[str, float] = field(default_factory=dict)
 
     def describe(self, notebook: str, device: str = "cpu") -> str:
-        """What a notebook says on top: profile, data, device and expected minutes."""
+        """The first line of a notebook: profile, data, device and expected minutes."""
         data = self.pretrain.data
         minutes = self.minutes[notebook]
         return (
@@ -66,7 +66,7 @@ def data_folder() -> Path | None:
     if not value:
         return None
     folder = Path(value).expanduser()
-    if not folder.is_absolute():  # as typed in the project's folder, also from notebooks/
+    if not folder.is_absolute():  # relative to the project's folder, also from notebooks/
         folder = project_folder() / folder
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -77,7 +77,7 @@ def data_folder() -> Path | None:
 
 
 def project_folder() -> Path:
-    """The checkout that the working directory lies in, else the working directory itself."""
+    """The checkout that contains the working directory, else the working directory itself."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "maedfer_lab").is_dir() and (folder / "notebooks").is_dir():
@@ -86,7 +86,7 @@ def project_folder() -> Path:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment for a process that shall compute on at most so many CPU threads."""
+    """The environment for a process limited to this many CPU threads."""
     own = os.environ.get("OMP_NUM_THREADS", "")
     least = min(threads, int(own)) if own.isdecimal() and int(own) else threads
     return {**os.environ, "OMP_NUM_THREADS": str(least)}
@@ -99,17 +99,17 @@ def num_cores() -> int:
 
 
 def uses_fast_kernels() -> bool:
-    """Whether models get the CPU's own kernels (`fast`): unless `MAEDFER_FAST` is 0."""
+    """Whether models use the optimised CPU kernels (`fast`): unless `MAEDFER_FAST` is 0."""
     return os.environ.get("MAEDFER_FAST") != "0"
 
 
 def is_in_app() -> bool:
-    """Whether this process runs a page of `make app`, whose visitor need not own the machine."""
+    """Whether this process serves `make app`, whose visitor may not own the machine."""
     return "VOILA_REQUEST_URL" in os.environ
 
 
 def keep_temporary_files_in(folder: str) -> None:
-    """Let this process and those that it starts put their temporary files in `folder`."""
+    """Let this process and its children put their temporary files in `folder`."""
     os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 

@@ -32,14 +32,14 @@ MOST_SEED = 2**32 - 1  # shifted by 32 bits to make others
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay, or Muon.
 
-    steps: length of the schedule; with `stop_after` the run ends after so many of them.
-    batch_size: clips of a step, over all processes; accumulate: parts in which each process takes
-        its share, one after the other: so many times less memory for the same result.
+    steps: length of the schedule; with `stop_after` the run ends after that many of them.
+    batch_size: clips per step, over all processes; accumulate: parts into which each process splits
+        its share (gradient accumulation): less memory for the same result.
     lr, min_lr: peak and last learning rate at batch 256; scaled by batch_size / 256, as published.
     optimiser: "adamw" as in the paper, or "muon" for the matrices inside blocks (AdamW for the
         rest, at the same rate): small models learn more per step. Pre-training only.
-    ema: of the weights a mean is kept, after each step ema x mean + (1 - ema) x weights; it is what
-        is judged and saved. 0 is off.
+    ema: decay of an exponential moving average of the weights, which is then evaluated and saved;
+        0 is off.
     """
 
     steps: int = 682_300
@@ -71,7 +71,7 @@ class OptimConfig:
 
     @property
     def last_step(self) -> int:
-        """How many steps are run."""
+        """Number of steps that are run."""
         return self.steps if self.stop_after is None else self.stop_after
 
 
@@ -90,31 +90,31 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run; its whole content decides the name of the run's folder.
+    """One pre-training run; its whole content determines the name of the run's folder.
 
     data: a folder of videos, a list of them (lines "path label"), or None for synthetic faces.
-    init: a pre-training run or checkpoint to start from; one of shorter clips fits as well.
-    framing: what is cut out of a video's frames: "face" is the square around the face; "voxceleb2"
-        the rows and columns that the reference takes from that set's 224 x 224 frames. With the
-        latter, clips are decoded when they are needed, so that a million videos start at once.
+    init: a pre-training run or checkpoint to initialise from; one of shorter clips fits as well.
+    framing: what is cropped from a video's frames: "face" is the square around the face;
+        "voxceleb2" the rows and columns that the reference takes from that set's 224 x 224 frames.
+        With the latter, clips are decoded on demand, so that a million videos start at once.
     num_clips, difficulty, zoom: of the set of synthetic faces, and how much closer they are drawn.
     stride: frames of the video per frame of the clip.
     mask_ratio: share of hidden tokens; of several values one is drawn for each step.
-    held_out: share of the folder's identities that is held out.
+    held_out: share of the folder's people that is held out.
     min_crop: smallest scale of the multi-scale crop.
-    mirror, tilt, warp, jitter: flip half of the clips, turn them by up to `tilt` degrees, bend them
-        by up to that share of their side, change colours by that strength. blend: share of the
+    mirror, tilt, warp, jitter: mirror half of the clips, rotate them by up to `tilt` degrees, warp
+        them by up to that share of their side, jitter colours by that strength. blend: share of the
         clips that are mixed with another one of the batch. (None of the five is in the reference.)
     synthetic: share of a folder's clips that is replaced by synthetic faces.
     stills, stills_share: zip files of portraits (`data.stills`), and the share of a folder's clips
-        that is replaced by portraits before which a camera moves.
+        that is replaced by portraits with simulated camera motion.
     max_clips: clips of one video in an epoch, at most (long videos give more than short ones).
-    num_held_out: clips of unseen identities on which the run is judged, at most.
-    precision: "bf16" runs the model in mixed precision where the device has it, and in fp16 on a
-        GPU that has not; "fp16" is what the reference used.
-    eval_every, save_every, log_every: steps between looks at the held-out clips, between
-        checkpoints, and whose mean makes a row of the log.
-    on_broken: "skip" puts another clip in the place of one that cannot be read, and lists it in the
+    num_held_out: clips of held-out people for validation, at most.
+    precision: "bf16" runs the model in mixed precision if the device supports it, and in fp16 on a
+        GPU that does not; "fp16" is what the reference used.
+    eval_every, save_every: steps between validations and between checkpoints. log_every: write one
+        log row per this many steps (their mean).
+    on_broken: "skip" replaces an unreadable clip by another one, and lists it in the
         result; "stop" ends the run at the first.
     """
 
@@ -168,13 +168,13 @@ class PretrainConfig:
 class Augment:
     """Strengths of the published training transform; the defaults are the published ones.
 
-    rand_augment: timm's description of RandAugment, drawn once per clip; "" leaves it out.
+    rand_augment: timm's description of RandAugment, drawn once per clip; "" disables it.
     crop_area, crop_ratio: of the random resized crop: share of the picture, width / height. The
-        published share begins at 0.08, which may show an ear alone; (0.8, 1.0) keeps faces whole.
+        published share begins at 0.08, which may show only an ear; (0.8, 1.0) keeps faces whole.
     flip, erase: probabilities of a mirrored clip and of a rectangle filled with noise.
-    mixup, cutmix: parameters of the beta distributions of the mixing weights; 0 leaves one out.
+    mixup, cutmix: parameters of the beta distributions of the mixing weights; 0 disables one.
     switch: share of batches that get CutMix rather than mixup.
-    smoothing: of the labels.
+    smoothing: label smoothing.
     """
 
     rand_augment: str = "rand-m7-n4-mstd0.5-inc1"
@@ -209,33 +209,33 @@ class FinetuneConfig:
 
     The defaults are those of small synthetic runs; `finetune_recipe` has the published ones.
 
-    init, checkpoint: the pre-training run whose encoder is the start, or a file or folder of
-        weights (official, VideoMAE-style or ours). Without either the start is random.
-    mode: "finetune" trains everything; "scratch" does so from a random start; "linear" trains
+    init, checkpoint: the pre-training run whose encoder is the initialisation, or a file or folder
+        of weights (official, VideoMAE-style or ours). Without either, weights are random.
+    mode: "finetune" trains everything; "scratch" does so from random weights; "linear" trains
         fc_norm and head on features of a frozen encoder.
-    pooling: what the head reads: "mean" of the representative tokens (published), or "regions", one
-        token per region side by side, standardised, with dropout (`method.models.Classifier`).
+    pooling: the head's input: "mean" of the representative tokens (published), or "regions", one
+        token per region, concatenated, standardised, with dropout (`method.models.Classifier`).
     layer_decay: factor of the learning rate from one block to the one below it.
-    rep_tokens_layer: the representative tokens learn as the "last" layer (official, their rate is
-        133 times that of the tubelet embedding) or as the "first".
-    decay_rep_tokens: weight decay for them as well (official fine-tuning: no).
+    rep_tokens_layer: the representative tokens learn as the "last" layer (official: at 133 times
+        the rate of the tubelet embedding) or as the "first".
+    decay_rep_tokens: apply weight decay to them as well (official fine-tuning: no).
     dataset, data: the kind of annotation table (`data.table`), or "shards", and its root. Without
-        `data`: synthetic faces. lists: folder of split lists, where a data set has them apart.
+        `data`: synthetic faces. lists: folder of split lists, if they are not below the root.
     fold: the fold that is the test set.
-    holdout: share of the training clips, by subject where known, that validates the epochs; None
+    holdout: share of the training clips, by subject if known, held out for validation; None
         validates on the test fold, as the published code does.
     framing: "whole" stretches the whole picture to a square (published: faces are cropped
-        beforehand); "face" cuts a square around the face.
+        beforehand); "face" crops a square around the face.
     stride: frames of the video per frame of the clip.
-    augment: of the training clips; None is the light one: a random place and a mirror.
-    mix_group: mixup and CutMix are drawn for so many clips in a row of the batch, None for the
+    augment: of the training clips; None is light augmentation: random position and mirroring.
+    mix_group: mixup and CutMix are drawn for this many consecutive clips of the batch, None for the
         batch. The reference draws them per process, of 32 clips (FERV39k: 40).
-    skip_broken: leave out clips that cannot be read, found by a check before the start, listed in
-        the result. Without it the first broken clip ends the run by name.
+    skip_broken: leave out unreadable clips, found by a check before the start and listed in
+        the result. By default the first broken clip ends the run and is named.
     num_clips, num_test, difficulty, zoom: of synthetic sets, as in pre-training.
-    drawn_label: what is to be told of drawn faces: the "expression", or its "direction" (onset or
+    drawn_label: label of drawn faces: the "expression", or its "direction" (onset or
         offset), which no single frame shows.
-    eval_every, save_every, log_every: steps between validations (None: after the last step alone),
+    eval_every, save_every, log_every: steps between validations (None: only after the last step),
         checkpoints, and rows of the log.
     """
 
@@ -288,9 +288,9 @@ class FinetuneConfig:
             (group is not None and (group < 2 or group % 2),
              f"mix_group={group} must be even, because clips are mixed in pairs; published is 32, "
              "or None for the whole batch"),
-            (len(starts) == 2, "init and checkpoint are two starts; give one of them"),
+            (len(starts) == 2, "init and checkpoint are two initialisations; give one of them"),
             (self.mode == "scratch" and starts,
-             f"mode='scratch' has a random start; leave {' and '.join(starts)} out"),
+             f"mode='scratch' has random weights; leave {' and '.join(starts)} out"),
         ):  # fmt: skip
             if is_wrong:
                 raise ValueError(why)

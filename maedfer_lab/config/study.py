@@ -23,14 +23,14 @@ MOST = (
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Everything that the study compares, under one budget.
+    """Everything that the study compares, at equal budget.
 
     pretrain: the reference. A variant changes one thing of it (`training.study.variants`).
-    finetune: of a pre-trained start, with all parameters.
-    scratch, conv: learning rates (at batch 256) of the random start and of the convolutional
-        control, each chosen on tuning seeds as the pre-trained start's was.
-    labels: numbers of labelled clips; `direction`: those at which the direction is asked for,
-        of variants too; `conv`: those at which the convolutional control is trained.
+    finetune: of a pre-trained initialisation, with all parameters.
+    scratch, conv: learning rates (at batch 256) of the random initialisation and of the
+        convolutional control, each chosen on tuning seeds as the pre-trained one's was.
+    labels: numbers of labelled clips; `direction`: those at which the direction is classified,
+        for variants too; `conv`: those at which the convolutional control is trained.
     variant_labels: labelled clips of a variant's fine-tuning for the expression; `long_labels`:
         of those that are pre-trained longest.
     variants: names; the first is the reference. variant_seeds: how many of the seeds they get
@@ -86,7 +86,7 @@ def study(steps: int = 600, batch_size: int = 64) -> StudyConfig:
 
 
 def smoke_study() -> StudyConfig:
-    """Two variants, one seed, seconds: only the machinery is tried."""
+    """Two variants, one seed, seconds: only tests the code."""
     small = study(steps=8, batch_size=4)
     steps = replace(small.finetune.optim, steps=4, batch_size=4, warmup_steps=1)
     pretrain = replace(small.pretrain, num_clips=28, num_held_out=14)

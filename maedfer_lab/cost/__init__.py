@@ -1,1 +1,1 @@
-"""What the models cost: by closed formula, by two counters, and by clock and memory."""
+"""Cost of the models: by closed formula, two counters, measured time and memory."""

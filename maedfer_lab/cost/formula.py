@@ -70,9 +70,9 @@ def work(
     task: "classify" (all tokens, representative tokens pooled, a ViT's tokens) or "pretrain"
         (visible tokens through the encoder, all through the decoder, without the loss).
     mask_ratio: share of hidden tokens in pre-training.
-    as_published: with what the official code computes for nothing (equal results): all of the
-        last block though representative tokens alone are pooled, the embedding of hidden cubes,
-        the last decoder block for visible tokens.
+    as_published: including the official code's unused work (equal results): all of the last block
+        although only representative tokens are pooled, the embedding of hidden cubes, the last
+        decoder block for visible tokens.
 
     Raises ValueError for a region, clip or mask ratio that does not fit the token grid.
     """
@@ -103,7 +103,7 @@ def encoder_block(
     """Cost of one block of the encoder by stage, for one clip.
 
     tokens: how many go through it (all of the grid by default), equally many in each region.
-    rep_only: representative tokens alone are computed, as in a classifier's last block.
+    rep_only: only representative tokens are computed, as in a classifier's last block.
     """
     tokens = math.prod(token_grid(config)) if tokens is None else tokens
     if config.encoder == "vit":

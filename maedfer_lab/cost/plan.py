@@ -1,17 +1,17 @@
 """Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck. Without torch.
 
-Of every step five things are timed, each as if it were alone:
+The time of a step has five parts, each computed as if it were alone:
 
     GPU        6 x multiply-adds of a clip x clips / (peak x utilisation), and AdamW's 28 bytes
                per parameter (reads value, gradient, two moments; writes all but the gradient)
-    issue      Python and PyTorch launch a step's operators, however few clips it has
+    issue      Python and PyTorch launch a step's operators, for any number of clips
     gradients  ring all-reduce, 2 (n - 1) / n x 4 bytes x parameters; "exposed" is what does not
                overlap with the backward pass (two thirds of computing or launching)
     loader     clips / (cores x clips per second and core)
     storage    clips x bytes per clip / bandwidth
 
 A step takes the longer of GPU and issue, plus the exposed communication, or as long as its clips
-take to arrive. Every input says where it comes from; `LIMITS` says what is left out.
+take to arrive. Every input states its origin; `LIMITS` says what is left out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LIMITS = (
 
 
 class Input(NamedTuple):
-    """A number with its unit and where it comes from."""
+    """A number with its unit, origin and source."""
 
     value: float
     unit: str
@@ -191,11 +191,11 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
 
 
 class Step(NamedTuple):
-    """One number of GPUs: seconds of a step by what takes them, and what follows.
+    """One number of GPUs: the parts of a step in seconds, and results.
 
     gradients_s: the whole all-reduce; exposed_s: the part of it that overlaps with nothing.
-    hours: of the whole run. bottleneck: what to improve first, the longest part of what takes
-    longest. cores: of CPUs in all, that read the clips in time. read: GB/s from storage.
+    hours: of the whole run. bottleneck: the longest part. cores: CPU cores in all that read the
+    clips in time. read: GB/s from storage.
     """
 
     gpus: int
@@ -215,7 +215,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the whole pre-training costs, by number of GPUs; `print` shows it as a table."""
+    """Cost of the whole pre-training by number of GPUs; `print` shows it as a table."""
 
     name: str
     clips: int
@@ -227,7 +227,7 @@ class Plan:
 
     @property
     def head(self) -> str:
-        """What is counted."""
+        """The counts."""
         return (
             f"{self.name}: {self.clips / 1e6:.4g}M clips in batches of {self.batch_size}; "
             f"{self.flops_per_clip / 1e9:.1f} GFLOP a clip, forward and backward; "
@@ -253,9 +253,9 @@ class Plan:
         if any(row.batch_size != self.batch_size for row in self.rows):
             lines.append(f"* not the recipe's batch of {self.batch_size}: see the limits")
         return "\n".join([
-            *lines, "inputs, and where they come from:", str(self.inputs), "limits:",
+            *lines, "inputs and their origin:", str(self.inputs), "limits:",
             *(f"  {limit}" for limit in LIMITS),
-            "More of it: docs/scaling.md. To start it: docs/launching.md.",
+            "Details: docs/scaling.md. How to start it: docs/launching.md.",
         ])  # fmt: skip
 
 
@@ -265,8 +265,8 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The whole run of `config` on each number of GPUs.
 
-    The recipe's batch is shared by the GPUs, rounded up to a multiple of them, which the training
-    asks for; with `clips_per_gpu` it grows with them. The clips seen stay the same.
+    The recipe's batch is split among the GPUs, rounded up to a multiple of them, as training
+    requires; with `clips_per_gpu` it grows with them. The number of clips stays the same.
     """
     inputs = inputs or usual_inputs()
     if not gpus or min(gpus) < 1 or (clips_per_gpu is not None and clips_per_gpu < 1):

@@ -1,4 +1,4 @@
-"""How cost grows with the clip: LGI-Former's block against ViT's, by formula, clock and memory."""
+"""How cost grows with the clip: LGI-Former's and ViT's blocks, by formula, time and memory."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def block_cost(config: ModelConfig) -> dict[str, int]:
 
 
 def cheapest_region(config: ModelConfig, cost: str = "all") -> Shape3:
-    """The region whose block costs least; of equals the widest, then the highest.
+    """The region whose block costs least; if equal, the widest, then the highest.
 
-    cost: "attention" counts products among tokens alone, and N = sqrt(K) tokens are best; "all"
-        counts the linear layers too, which each representative token also goes through, and
-        N = sqrt(K + 9 C) are (width C, MLP ratio 4).
+    cost: "attention" counts only products among tokens, with the optimum N = sqrt(K) tokens; "all"
+        includes the linear layers, through which representative tokens pass too, with the optimum
+        N = sqrt(K + 9 C) (width C, MLP ratio 4).
     """
     shapes = region_shapes(Grid(*token_grid(config)))
     return min(shapes, key=lambda s: (block_cost(replace(config, region=s))[cost], -s[2], -s[1]))
@@ -113,9 +113,9 @@ def growth(frames: Sequence[int] = (4, 8, 16, 32, 48, 64, 96, 128)) -> list[dict
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Fitted exponents of what `measure` gives, and where LGI's curves fall below ViT's.
+    """Fitted exponents of the results of `measure`, and where LGI's curves fall below ViT's.
 
-    "crossings" are numbers of tokens, None where LGI is cheaper (or dearer) all along.
+    "crossings" are numbers of tokens, None if LGI is always cheaper (or always more expensive).
     """
     tokens = [row["tokens"] for row in rows]
     found: dict[str, dict[str, Any]] = {"exponents": {}, "crossings": {}}
@@ -178,7 +178,7 @@ SWEEPS = {  # by profile
 
 
 def load_or_measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
-    """`measure`, kept in runs/ for this sweep and device: measured once, then the same numbers."""
+    """`measure`, cached in runs/ for this sweep and device."""
     told = json.dumps([asdict(sweep), str(device), torch.__version__], sort_keys=True)
     name = f"complexity-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
     path = output_folder() / "runs" / name / "result.json"
@@ -197,7 +197,7 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
     the step beyond parameters and inputs, with fused attention and ("lgi_written", "vit_written")
     with attention weights written out, as the official code does. All of the whole batch.
 
-    On a CPU, time is the processor's and one thread works: neither waits for other programs.
+    On a CPU, processor time of one thread is measured, which does not count other programs.
     """
     device, rows = torch.device(device), list[dict[str, Any]]()
     clips = [{kind: replace(config, encoder=kind) for kind in KINDS} for config in sweep.configs()]

@@ -52,8 +52,8 @@ ONCE = ("embedding", "norm", "head")  # of a classifier: what its blocks do not 
 class Predict(nn.Module):
     """The autoencoder's predictions of the masked tokens for a given split of the tokens.
 
-    as_published: the same ones as the official code comes to them: hidden cubes are dropped after
-        the embedding, and the last decoder block runs for all tokens.
+    as_published: computed as in the official code: hidden cubes are dropped after the embedding,
+        and the last decoder block runs for all tokens.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Predict(nn.Module):
 
 
 class PublishedClassifier(nn.Module):
-    """The same logits: the last block runs in full, also where tokens are not read after it."""
+    """The same logits, but the last block runs in full, even for tokens that are not read."""
 
     def __init__(self, model: models.Classifier) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def count_with_torch(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work]
 def count_with_fvcore(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Work]:
     """Multiply-adds, and operations of LayerNorm, by stage according to fvcore.
 
-    fvcore knows no fused attention; a handler makes the count the same whichever kernel runs.
+    fvcore has no handler for fused attention; ours makes the count independent of the kernel.
     """
     # While traced, sizes are tensors: jaxtyping's checks, where they are on, would refuse them.
     before = jaxtyping.config.jaxtyping_disable
@@ -184,8 +184,8 @@ class Count:
 
     formula, fvcore, torch: by stage; fvcore without what it adds for LayerNorm.
     layer_norm: what fvcore adds for LayerNorm (the paper's numbers hold it).
-    skipped: by stage, what the official code computes for nothing and our models leave out; empty
-        for a count of the official work.
+    skipped: by stage, unused work of the official code that our models skip; empty for a count of
+        the official work.
     """
 
     name: str
@@ -331,7 +331,7 @@ def table(found: Sequence[Count]) -> str:
     for row in found:
         if row.skipped:
             parts = ", ".join(f"{name} {n / 1e9:.2f}" for name, n in row.skipped.items())
-            lines.append(f"{row.name}, {row.task}: skips {parts} GMACs that nothing reads.")
+            lines.append(f"{row.name}, {row.task}: skips {parts} GMACs of unused results.")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Check a data set before an hour of training is spent on it: the verb `maedfer doctor`."""
+"""Check a data set before spending time on training: the verb `maedfer doctor`."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from maedfer_lab.files import check_writable, text_bytes, write_aside
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-QUICK = 400  # clips that are looked at with --quick
-SAMPLE = 0.5  # a copy with fewer of the published clips is a sample made on purpose
-ALIGNED = 0.95  # share of clips with exactly 16 frames from which on they are interpolated ones
+QUICK = 400  # clips that are opened with --quick
+SAMPLE = 0.5  # with fewer of the published clips, a copy counts as a deliberate sample
+ALIGNED = 0.95  # share of clips with exactly 16 frames above which they count as interpolated
 CLIP_FRAMES, CLIP_PX = 16, 160
 SHOWN = (0, 5, 10, 15)  # of the 16 frames of a clip
-SQUARE = 1.15  # longer over shorter side up to which a picture passes for a face crop
+SQUARE = 1.15  # longer over shorter side up to which a picture counts as a face crop
 ORDERS = {
-    UNSORTED: "the official code reads the frames of these as text, 10.jpg before 2.jpg",
-    TWICE: "each image counts as a frame: leave one for each, under names of one kind",
+    UNSORTED: "the official code sorts frames as text, 10.jpg before 2.jpg",
+    TWICE: "each image counts as a frame: keep one of each, with names of one kind",
     DECIMALS: "name frames with a fixed number of decimals, 1.09 and 1.10, if 9 comes before 10",
 }
-# Level, check, what is said, and whether it is so of a clip and how the recipe frames it.
+# Level, check, message, and whether it applies to a clip under the recipe's framing.
 _OF_A_CLIP: tuple[tuple[Level, str, str, Callable[[Glance, str], bool]], ...] = (
     ("warning", "one-frame clips", "of one frame: still pictures, no motion",
      lambda look, _: look.frames == 1),
@@ -61,9 +61,9 @@ PAGE = (
 
 
 class Finding(NamedTuple):
-    """level: "error" spoils a result, "warning" may, "note" is good to know.
+    """level: "error" invalidates a result, "warning" may, "note" is for information.
 
-    check: a few words that name what was looked at. where: the clips or lines concerned, all.
+    check: a short name of the check. where: all clips or lines concerned.
     """
 
     level: Level
@@ -80,9 +80,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What the check found. The worst findings come first.
+    """The findings, worst first.
 
-    table: the usable clips. looks: what was seen of those that were opened, or why one cannot be.
+    table: the usable clips. looks: what was found in those that were opened, or the error.
     """
 
     table: Annotations
@@ -92,14 +92,14 @@ class DoctorReport:
 
     @property
     def exit_status(self) -> int:
-        """1 if something would spoil a result, else 0."""
+        """1 if a finding would invalidate results, else 0."""
         return int(any(finding.level == "error" for finding in self.findings))
 
     def __str__(self) -> str:
         """The whole report as text."""
         number, looked = Counter(finding.level for finding in self.findings), len(self.looks)
         verdict = ", ".join(_many(number[level], level) for level in LEVELS)
-        advice = "this would spoil results: mend it first" if number["error"] else "ready to train"
+        advice = "fix the errors before training" if number["error"] else "ready to train"
         share = f"a sample of {looked:,} of" if looked < len(self.table) else "all"
         seen = [look for look in self.looks.values() if isinstance(look, Glance)]
         frames = sorted(look.frames for look in seen) or [0]
@@ -108,7 +108,7 @@ class DoctorReport:
             f"maedfer doctor: {verdict}: {advice}",
             "\n".join(map(str, self.findings)) or "nothing found",
             str(self.table).partition("\n(")[0],
-            f"Looked at {share} {len(self.table):,} clips, in {self.seconds:.1f} s: "
+            f"Opened {share} {len(self.table):,} clips, in {self.seconds:.1f} s: "
             f"{frames[0]:,} to {frames[-1]:,} frames, median {frames[len(frames) // 2]:,}; "
             f"{', '.join(f'{size} ({n:,})' for size, n in sizes)}",
         ])  # fmt: skip
@@ -141,17 +141,17 @@ def doctor(
     out: Path | str | None = None,
     progress: bool = True,
 ) -> DoctorReport:
-    """Check a data set before training on it; exit status 1 if something would spoil a result.
+    """Check a data set before training on it; exit status 1 if an error would invalidate results.
 
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface, folder (a folder per class), csv, or
         voxceleb2 (unlabelled videos).
-    root: folder of the clips; without it the one that MAEDFER_DATA names.
-    lists: folder of the annotation lists, or a CSV, if they do not lie below root.
-    layout: what the levels of folders are, where that is not plain, such as class/person/clip.
+    root: folder of the clips; MAEDFER_DATA by default.
+    lists: folder of the annotation lists, or a CSV, if they are not below root.
+    layout: meaning of the folder levels if ambiguous, e.g. class/person/clip.
     quick: open a sample of 400 clips instead of all, and decode only the first frame of an MP4.
     seed: of the sample.
-    out: write the report there as well, as .html with a picture of one clip per class.
-    progress: show how far it is.
+    out: also write the report there, as .html with a picture of one clip per class.
+    progress: show a progress bar.
     """
     from tqdm.auto import tqdm
 
@@ -176,7 +176,7 @@ def doctor(
 
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(look, clips)
-        bar = tqdm(found, "looking at clips", len(clips), unit="clip", disable=not progress)
+        bar = tqdm(found, "opening clips", len(clips), unit="clip", disable=not progress)
         looks = dict(zip(clips, bar, strict=True))
     findings = [*_of_table(table, problems), *_of_clips(table, looks)]
     if equal := tuple(table.equal(group) for group in copies if id(group) not in wrong):
@@ -201,7 +201,7 @@ def _many(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
-# ---- What lists, names and counts tell; no clip is opened --------------------------------------
+# ---- Findings from lists, names and counts; no clip is opened ----------------------------------
 
 
 def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Finding]:
@@ -215,7 +215,7 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
     if table.dataset != "voxceleb2":
         yield from _of_classes(table)
     for note in table.notes:
-        worse = note.startswith(("nothing tells", "suspicious", "no clip of", "each fold of"))
+        worse = note.startswith(("unknown people", "suspicious", "no clip of", "each fold of"))
         yield Finding("warning" if worse else "note", "reading", note)
 
 
@@ -265,7 +265,7 @@ def _of_classes(table: Annotations) -> Iterator[Finding]:
                 yield Finding("error", f"class without {part} clip", message)
 
 
-# ---- What the clips tell: each is opened, video files decoded once ------------------------------
+# ---- Findings from the clips: each is opened, video files decoded once -------------------------
 
 
 def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """One table of class names per data set, in the order of the official code; counts and folds.
 
-A label is the place of its class in this order, from 0 (DFEW's own lists count from 1). Numbers and
-words lie in published/, from where the paper's code reads them too.
+A label is the index of its class in this order, from 0 (DFEW's own lists count from 1). Numbers and
+words are in published/, from where the paper's code reads them too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Labels:
     """What is published about the labels of a data set.
 
     title: name in print. classes: names in label order. first_label: what the authors' own lists
-    call the first class. test_fold: subject number -> fold in which it is tested, where folds are
+    call the first class. test_fold: subject number -> fold in which it is tested, for folds
     made of subjects. counts: (fold, "train" or "test") -> clips of each class.
     """
 
@@ -57,13 +57,13 @@ class Labels:
 
     @property
     def clips_per_class(self) -> tuple[int, ...]:
-        """Clips of each class, both sides of a fold together."""
+        """Clips of each class, in training and test together."""
         sides = (self.counts[1, "train"], self.counts[1, "test"])
         return tuple(map(sum, zip(*sides, strict=True)))
 
 
 def dataset_name(text: str) -> str:
-    """The name used here for a data set however it is spelled: "CREMA-D" is cremad.
+    """The name used here for a data set in any spelling: "CREMA-D" is cremad.
 
     What follows a colon is a layout: "folder:class/person/clip" is folder.
 
@@ -102,10 +102,10 @@ def published_labels(dataset: str) -> Labels | None:
 
 
 def label_number(text: str, classes: Sequence[str], first: int = 0) -> int | None:
-    """The label that a class's name or a number (counted from `first`) stands for, else None.
+    """The label for a class's name or a number (counted from `first`), else None.
 
-    The exact name counts first, then the number, then the name without case and its synonyms
-    ("angry" is "anger"), if it means one class only.
+    The exact name is tried first, then the number, then the name without case and its synonyms
+    ("angry" is "anger"), if it means only one class.
     """
     if text in classes:
         return classes.index(text)
@@ -132,10 +132,10 @@ def is_expression(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Matched:
-    """How the classes of a model become those of a test.
+    """Mapping of a model's classes to those of a test.
 
-    classes: of the test. columns: the place of each of the model's classes among them, -1 for one
-    that is left out. labels: the same for the classes of the table. note: what must be said.
+    classes: of the test. columns: the index of each of the model's classes among them, -1 for one
+    that is left out. labels: the same for the classes of the table. note: a remark to print.
     """
 
     classes: tuple[str, ...]
@@ -144,7 +144,7 @@ class Matched:
     note: str = ""
 
     def gather(self, found: Float[np.ndarray, "v k"]) -> Float[np.ndarray, "v c"]:
-        """Probabilities of the test's classes; those of a class that is left out are shared out."""
+        """Probabilities of the test's classes; those of left-out classes are redistributed."""
         kept = np.zeros((len(found), len(self.classes)))
         for k, column in enumerate(self.columns):
             if column >= 0:
@@ -161,11 +161,11 @@ def match_classes(
 ) -> Matched:
     """Match the `num` classes of a model with those of a data set, by name.
 
-    names: of the model's classes in order, None where nothing tells them: then the number decides,
-        and they are taken in the data set's order.
+    names: of the model's classes in order, None if unknown: then the number decides, and they are
+        taken in the data set's order.
     file: CSV (a line per class of the model: its name, the data set's) or JSON (an object), for a
-        test on another data set. Several classes may become one; one with an empty name is left
-        out, and so are clips of a class that no class of the model becomes.
+        test on another data set. Several classes may be merged; one with an empty name is left
+        out, and so are clips of a class that no class of the model maps to.
 
     Raises:
         ValueError: other names, or another number; shows both.
@@ -176,7 +176,7 @@ def match_classes(
             raise ValueError(f"{file} maps names, and the model tells none; add --labels")
         if num != len(theirs):
             raise ValueError(
-                f"the model tells {num} classes apart, {dataset} has {len(theirs)} "
+                f"the model has {num} classes, {dataset} has {len(theirs)} "
                 f"({', '.join(theirs)}); choose the data set that the model was fine-tuned on"
             )
         known = "the published order" if dataset in WORDS["sets"] else "the order"

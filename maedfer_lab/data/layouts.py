@@ -1,7 +1,7 @@
-"""Find the clips below a folder; class, split and person from where they lie or from lists.
+"""Find the clips below a folder; class, split and person from their folders or from lists.
 
-Layouts as the data sets' authors ship them (published/layouts.json, with sources); where an archive
-unpacks differently on different machines (spaces or underscores, one folder more) both are taken.
+Layouts as the data sets' authors ship them (published/layouts.json, with sources); if an archive
+unpacks differently on different machines (spaces or underscores, one more folder) both are read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PEOPLE = [
 
 @dataclass(frozen=True)
 class Tree:
-    """Videos below a folder with their number of images (None: files), lists, and what is neither.
+    """Videos below a folder with their number of images (None: files), lists, and ignored files.
 
     ignored: the latter, in sentences.
     """
@@ -50,18 +50,18 @@ class Tree:
     ignored: tuple[str, ...] = ()
 
     def name(self, path: Path) -> str:
-        """The path below the root, with slashes; a path elsewhere stays whole."""
+        """The path below the root, with slashes; a path elsewhere stays absolute."""
         return path.relative_to(self.root).as_posix() if self.root in path.parents else str(path)
 
 
 def scan(root: Path) -> Tree:
     """List the videos below `root` (as `find_videos` does), files that may be lists, and the rest.
 
-    A million images are walked without asking the disk about each of them; linked folders are
-    entered, each once. Folders that other programs put among clips, and our results, are no data.
+    A million images are scanned without a disk access for each; linked folders are entered once.
+    Folders that other programs create among clips, and our results, are ignored.
 
     Raises:
-        NotADirectoryError: `root` is no folder.
+        NotADirectoryError: `root` is not a folder.
     """
     from tqdm.auto import tqdm
 
@@ -110,10 +110,10 @@ def scan(root: Path) -> Tree:
 def people_of(
     names: Sequence[str], root: Path, found: Found, folders: bool = True
 ) -> list[str | None]:
-    """Who each clip shows (None: nothing tells); `found.people_told`: MANIFEST.csv says it.
+    """The person in each clip (None: unknown); `found.people_told`: MANIFEST.csv says it.
 
-    names: paths below `root`. Told by ``root``/MANIFEST.csv (columns file and identity), else by
-    names as the known sets have them, else by the first `folders` whose names may be people.
+    names: paths below `root`. From ``root``/MANIFEST.csv (columns file and identity), else from
+    names as the known sets have them, else from the first `folders` whose names may be people.
     """
     for manifest in root.glob("[Mm]*.[Cc]*"):
         if manifest.name.lower() == "manifest.csv":
@@ -135,10 +135,10 @@ def people_of(
 
 
 def told_by_names(who: Sequence[str | None]) -> list[str]:
-    """A note on people whom nothing but names tells."""
+    """A note on people who are known only from names."""
     names = list(dict.fromkeys(filter(None, who)))
-    told = f"{len(names):,} people are told by names of files or folders, such as "
-    told += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) says it for sure"
+    told = f"{len(names):,} people are taken from names of files or folders, e.g. "
+    told += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) overrides them"
     return [told] * bool(names)
 
 
@@ -192,9 +192,9 @@ def same_person(name: str) -> tuple[str, ...]:
 def fold_clips(
     sides: Mapping[tuple[str, int], set[Path]], found: Found, where: Mapping[Path, str]
 ) -> dict[Path, int]:
-    """The fold that tests each clip, from the clips of each (part, fold); contradictions are told.
+    """The fold that tests each clip, from the clips of each (part, fold); reports contradictions.
 
-    What is given as test is tested, else as val; val beside a test is trained on.
+    Clips marked as test are tested, else val; if there is a test split, val is trained on.
     """
     test_fold: dict[Path, int] = {}
     if any(part and not fold for part, fold in sides):
@@ -206,7 +206,7 @@ def fold_clips(
         # The official code validates on the test fold, so its lists of both are equal.
         if val and not test:
             test = val
-            note = "there is no test, so val is the test: choose no epoch or setting by it"
+            note = "there is no test split, so val is the test: do not select on it"
             found.notes.append(f"fold {fold}: {note}")
         elif val - test:
             train = train | (val - test)
@@ -226,7 +226,7 @@ def fold_clips(
 
 
 def _given(sides: Mapping[tuple[str, int], set[Path]], found: Found) -> None:
-    """Note a given split; where it tests nothing, people are to be split."""
+    """Note a given split; if it has no test part, people are to be split."""
     found.splits = not any(part in ("test", "val") for part, _ in sides)
     numbers = ", ".join(f"{part} {len(paths):,}" for (part, _), paths in sorted(sides.items()))
     found.notes.append(
@@ -240,10 +240,10 @@ def _given(sides: Mapping[tuple[str, int], set[Path]], found: Found) -> None:
 
 
 def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
-    """What each level of folders above the clips is: "split", "class", "person" or "*".
+    """The kind of each level of folders above the clips: "split", "class", "person" or "*".
 
     Raises:
-        ValueError: no classes, or two readings; the message shows both, and what to type.
+        ValueError: no classes, or two readings; the message shows both, and the option to choose.
     """
     levels = [name.split("/")[:-1] for name in names]
     depth, common = max(map(len, levels)), range(min(map(len, levels)))
@@ -309,11 +309,11 @@ def _class_level(
         told = {**dict(enumerate(kinds[: second + 1])), a: "class", b: "person"}
         counts = f"{len(words[a])} classes: {', '.join(words[a][:3])}...; {len(words[b])} people"
         readings.append(f"--layout {'/'.join(told.values())}/clip ({counts})")
-    raise ValueError(f"two readings are possible, type one: {' or '.join(readings)}")
+    raise ValueError(f"two readings are possible, choose one: {' or '.join(readings)}")
 
 
 def layout_of(text: str) -> tuple[str, ...]:
-    """Read a layout such as class/person/clip; * is a level that tells nothing.
+    """Read a layout such as class/person/clip; * is a level without meaning.
 
     Raises:
         ValueError: other words, or not exactly one class.
@@ -331,7 +331,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     """ROOT/CLASS/...: classes are folders in alphabetical order, with splits and people around.
 
     Raises:
-        ValueError: fewer than two classes, or a layout that is not plain (`guess_layout`).
+        ValueError: fewer than two classes, or an ambiguous layout (`guess_layout`).
     """
     found = Found(splits=True)
     names = {tree.name(path): path for path in tree.videos if path != tree.root}
@@ -392,7 +392,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
 def _compare_with_names(
     folders: list[str | None], names: Iterable[str], tree: Tree, how: str
 ) -> None:
-    """Refuse people by folders where names of files tell some who are in several folders.
+    """Refuse people by folders if file names show that some are in several folders.
 
     pilot/happy/p1.mp4 and main/happy/p1.mp4 may show one person.
     """
@@ -428,7 +428,7 @@ def _folder_folds(
 
 
 def _spelled_alike(labels: Iterable[str], where: object, found: Found) -> None:
-    """Tell spellings that would be two classes, or one."""
+    """Report spellings that would be two classes, or one."""
     words: dict[str, list[str]] = defaultdict(list)
     for text in sorted(set(labels)):
         words[plain_word(text)].append(text)
@@ -447,7 +447,7 @@ def read_unlabelled(tree: Tree) -> Found:
     return found
 
 
-# ---- Sets whose file names tell everything -----------------------------------------------------
+# ---- Sets with complete information in file names ----------------------------------------------
 
 _NAMED = {  # an example, and a pattern of who is seen and of the code of the class
     "cremad": ("1001_DFA_ANG_XX",
@@ -459,11 +459,11 @@ _NAMED = {  # an example, and a pattern of who is seen and of the code of the cl
 
 
 def read_named(tree: Tree, labels: Labels) -> Found:
-    """CREMA-D, RAVDESS and eNTERFACE05, whose paths tell class and person (examples: `_NAMED`).
+    """CREMA-D, RAVDESS and eNTERFACE05, whose paths name class and person (examples: `_NAMED`).
 
-    RAVDESS: the official lists hold the speech without sound (02-01-...); the same recordings with
-    sound (01-01-...) stand in where no silent ones are. Songs and mere sound are left out.
-    eNTERFACE05: the folders count, as in the official lists. Subject 6 is uncut and in none.
+    RAVDESS: the official lists hold the silent speech videos (02-01-...); the same recordings with
+    sound (01-01-...) replace missing silent ones. Songs and audio files are left out.
+    eNTERFACE05: the folders are used, as in the official lists. Subject 6 is uncut and in none.
     """
     found, skipped = Found(labels.classes), Counter()
     silent = {path.stem[3:] for path in tree.videos if path.name.startswith("02-01-")}
@@ -498,7 +498,7 @@ def read_named(tree: Tree, labels: Labels) -> Found:
 
 
 def named(name: str, labels: Labels) -> tuple[int, int] | None:
-    """Label and person that the path of a clip of CREMA-D, RAVDESS or eNTERFACE05 tells."""
+    """Label and person from the path of a clip of CREMA-D, RAVDESS or eNTERFACE05."""
     if labels.name == "enterface":
         parts = name.lower().split("/")[:-1]
         people = [int(m[1]) for part in parts if (m := re.fullmatch(r"subject[ _-]*(\d+)", part))]
@@ -514,7 +514,7 @@ def named(name: str, labels: Labels) -> tuple[int, int] | None:
 
 
 def _path_label(name: str, labels: Labels) -> int | None:
-    """The label that a clip's own path tells, in the data sets whose paths do."""
+    """The label in a clip's own path, in the data sets whose paths have one."""
     if labels.name == "ferv39k":
         return label_number(PurePosixPath(name).parent.name, labels.classes)
     told = named(name, labels) if labels.test_fold else None
@@ -527,8 +527,8 @@ def _path_label(name: str, labels: Labels) -> int | None:
 class Finder:
     """Find the clip that a list means: as written, below the root, or by its last parts.
 
-    Lists carry paths of the machine they were made on. The longest tail of the path that exists
-    below the root is taken, if need be without suffix or letter case; failing that, in published
+    Lists contain paths of the machine they were made on. The longest tail of the path that exists
+    below the root is used, if necessary without suffix or letter case; failing that, in published
     sets, the clip whose last part (FERV39k: three) is the same without leading zeros.
     """
 
@@ -546,7 +546,7 @@ class Finder:
             self._by_name[self._tail(name)].append(path)
 
     def _wanted(self, known: Sequence[Sequence[str]]) -> Mapping[Path, object]:
-        """The videos of the kind to be taken; what else is there is noted."""
+        """The videos of the preferred kind; notes what else there is."""
         tree, others = self._tree, []
         kinds: dict[int, dict[Path, str]] = defaultdict(dict)
         for path in tree.videos:
@@ -588,11 +588,11 @@ class Finder:
         return "/".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts)
 
     def knows(self, listed: str) -> bool:
-        """Whether a clip is called so."""
+        """Whether a clip has this name."""
         return bool(listed) and isinstance(self.find(listed), Path)
 
     def find(self, listed: str, of: str | None = None) -> Path | list[Path] | str:
-        """The clip, or those it may be, or why there is none.
+        """The clip, the candidates, or the reason why there is none.
 
         of: the list, whose paths must start alike.
         """
@@ -628,10 +628,10 @@ def _spellings(name: str) -> tuple[str, str, str, str]:
 
 
 def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], base: Path) -> Found:
-    """Clips of train, val and test lists of all folds, or of one table of one's own.
+    """Clips of train, val and test lists of all folds, or of your own table.
 
-    A table's column of sides (train, val, test) or of folds is used; without one, fold 1 tests
-    people that are held out. What contradicts is a problem.
+    A table's column of splits (train, val, test) or of folds is used; without one, fold 1 tests
+    held-out people. Contradictions are problems.
     """
     found = Found(labels.classes if labels else ())
     finder = Finder(tree, labels.name if labels else "csv", found)
@@ -690,7 +690,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
 
 
 def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> list[Row]:
-    """See that a table's column of sides or folds holds one of both, and say how it is used."""
+    """Check that a table's column holds splits or folds, and note how it is used."""
     texts = {row.split for row in rows}
     if column is None:
         found.splits = True
@@ -707,7 +707,7 @@ def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> li
 
 
 def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, int] | None:
-    """Clip and label of a row, whose labels count from `start`; what stands in the way is told."""
+    """Clip and label of a row, whose labels count from `start`; problems are noted."""
     path = finder.find(row.path, row.where.rpartition(" line ")[0])
     label = label_number(row.label, found.classes, start)
     if label is None:
@@ -725,7 +725,7 @@ def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, 
 
 
 def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
-    """Classes of a list without a table, called as they are written: whole numbers by value."""
+    """Classes of a list without a table, named as written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]
     _spelled_alike(texts, "labels", found)

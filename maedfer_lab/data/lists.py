@@ -1,4 +1,4 @@
-"""What reading a data set finds; lists as text: columns, rows, and their side of which fold."""
+"""Results of reading a data set; lists as text: columns, rows, and their split and fold."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from maedfer_lab.data.labels import WORDS
 from maedfer_lab.files import read_bytes
 
 MOST_BYTES, MOST_LINES, LONGEST = 2**27, 2**21, 2**20  # of a list, and letters of a line
-csv.field_size_limit(2**31 - 1)  # a quote that is not closed is told by us, not by csv
+csv.field_size_limit(2**31 - 1)  # an unclosed quote is reported by us, not by csv
 OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
-# What a column may be called, without case and marks between words; the first one there is taken.
+# Names of a column, without case and marks between words; the first that exists is used.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
 _SIDES = {
     side: re.compile(  # also 01_train, my-test, train_a; Val Kilmer and Dev Patel are people
@@ -35,7 +35,7 @@ _WANTED = (("mafw", "compound", False), ("dfew", "single", True), ("ferv39k", "a
 
 
 class Problem(NamedTuple):
-    """What is wrong with a list or a layout. kind: the check of `doctor` that tells it."""
+    """What is wrong with a list or a layout. kind: the check of `doctor` that reports it."""
 
     kind: str
     where: str
@@ -49,9 +49,9 @@ class Problem(NamedTuple):
 class Clip:
     """One labelled video.
 
-    path: a video file, or a folder of images. label: place of its class, from 0. fold: the one
-    in which it is tested, from 1; 0 = never tested. frames: where known without decoding.
-    source: the list and line, or the layout, that named it. subject: the person, where known.
+    path: a video file, or a folder of images. label: index of its class, from 0. fold: the one
+    in which it is tested, from 1; 0 = never tested. frames: if known without decoding.
+    source: the list and line, or the layout, that named it. subject: the person, if known.
     """
 
     path: Path
@@ -64,9 +64,9 @@ class Clip:
 
 @dataclass
 class Found:
-    """Clips, what is wrong with them, and what was chosen.
+    """Clips, problems, and choices made.
 
-    splits: whether people are still to be split. people_told: whether a list says who is seen.
+    splits: whether people are still to be split. people_told: whether a list names the people.
     """
 
     classes: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ class Found:
     people_told: bool = False
 
     def problem(self, kind: str, where: object, what: str) -> None:
-        """Note what is wrong."""
+        """Record a problem."""
         self.problems.append(Problem(kind, str(where), what))
 
 
 class Row(NamedTuple):
-    """One line of a list, not yet understood. where: file and line."""
+    """One line of a list, not yet interpreted. where: file and line."""
 
     where: str
     path: str
@@ -92,7 +92,7 @@ class Row(NamedTuple):
 
 
 class ListFile(NamedTuple):
-    """A list of one side of one fold; without a part its own column tells the sides."""
+    """A list of one split of one fold; without a part its own column gives the splits."""
 
     path: Path
     part: str = ""
@@ -112,7 +112,7 @@ def fold_of(text: str) -> int | None:
 
 
 def find_lists(dataset: str, files: Iterable[Path], base: Path) -> list[ListFile]:
-    """Tell train, val and test lists and their folds from the names of files and folders.
+    """Recognise train, val and test lists and their folds by the names of files and folders.
 
     ``split01/train.csv``, ``train(single-labeled)/set_1.csv``, ``single_testset_1.csv``,
     ``train_All.csv``: a list without a number belongs to fold 1.
@@ -153,10 +153,10 @@ def read_rows(
     knows: Callable[[str], bool] = lambda text: False,
     need: tuple[str, ...] = ("path", "label"),
 ) -> tuple[list[Row], dict[str, str]]:
-    """Rows of a list in any of the known shapes, and the columns of its header by their roles.
+    """Rows of a list in any of the known formats, and the columns of its header by their roles.
 
     UTF-8 or UTF-16 with any line ends. With a header whose columns are known, or lines "path label"
-    without one: they are parted where `knows` finds most clips, else by the last space or comma.
+    without one: they are split where `knows` finds most clips, else at the last space or comma.
     Lines that cannot be read become problems in `found`.
     """
     rows: list[Row] = []

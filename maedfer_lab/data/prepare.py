@@ -1,4 +1,4 @@
-"""`maedfer prepare`: cut the faces out of a data set once, into shards that are quick to read."""
+"""`maedfer prepare`: crop the faces of a data set once, into shards that are fast to read."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from maedfer_lab.data.video import VideoError, is_starved
 from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
 
 Store = Literal["jpeg", "raw"]
-MOST_CLIPS = 256  # of a shard: what a kill costs at most
+MOST_CLIPS = 256  # of a shard: at most this work is lost by a kill
 USUAL_SHARDS = 64
-MOST_DEATHS, FIRST_DEATHS = 10, 3  # of clips in a row, after which the clips are not at fault
+MOST_DEATHS, FIRST_DEATHS = 10, 3  # of clips in a row, after which the clips are not to blame
 DIED = "the process that read it died: a crash of the decoder, or not enough memory"
 AHEAD = 4  # clips handed out for each worker
 HEADS = "file identity name class label fold frames height width source".split()
@@ -63,7 +63,7 @@ SKIPPED_HEADS = ["clip", "reason", "shard"]
 
 
 class Done(NamedTuple):
-    """What is kept of a finished shard in memory. skipped: (clip, reason)."""
+    """Summary of a finished shard, held in memory. skipped: (clip, reason)."""
 
     clips: int
     frames: int
@@ -74,9 +74,9 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a prepared folder holds. bytes: of its shards. skipped: (clip, reason).
+    """Summary of a prepared folder. bytes: of its shards. skipped: (clip, reason).
 
-    part: which of how many parts this was; "" for all of them.
+    part: which part this was, e.g. "3/16"; "" for all.
     """
 
     out: Path
@@ -91,13 +91,13 @@ class Prepared:
         held = f"{self.clips:,} clips, {self.frames:,} frames, {self.bytes / 1e6:,.2f} MB"
         lines = [f"{self.out}: {held} in {self.shards} shards"]
         if self.part:
-            lines = [f"part {self.part} of {lines[0]}; with all parts in one folder, type --join"]
+            lines = [f"part {self.part} of {lines[0]}; with all parts in one folder, use --join"]
         if self.skipped:
             where = "" if self.part else f", listed in {self.out / SKIPPED}"
             lines.append(f"{len(self.skipped):,} skipped{where}:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:5]]
             lines += ["  ..."] * (len(self.skipped) > 5)
-            lines.append("(mended? delete their shards and run the same command again)")
+            lines.append("(to retry repaired clips, delete their shards and run the command again)")
         return "\n".join(lines)
 
 
@@ -118,31 +118,31 @@ def prepare_command(
     part: str | None = None,
     join: tuple[Path, ...] | None = None,
 ) -> Prepared:
-    """Cut out the faces of a data set once, at training size, into shards.
+    """Crop the faces of a data set once, at training size, into shards.
 
-    Train from them with `maedfer finetune shards --root OUT`. Stopped at any moment, the same
-    command goes on where it was.
+    Train from them with `maedfer finetune shards --root OUT`. If it is interrupted, the same
+    command resumes it.
 
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface, folder (a folder per class), csv, or
         voxceleb2 (any folder of unlabelled videos, for pre-training).
-    root: folder of the clips; by default MAEDFER_DATA.
-    out: folder to write to, one for each data set and setting.
-    lists: annotation lists, if they do not lie below the root.
-    layout: levels of folders, where they are not plain, such as class/person/clip.
+    root: folder of the clips; MAEDFER_DATA by default.
+    out: output folder, one for each data set and setting.
+    lists: annotation lists, if they are not below the root.
+    layout: meaning of the folder levels if ambiguous, e.g. class/person/clip.
     size_px: side of the clips in training.
-    margin: stored side over size_px: room for random crops. By default 1.2 with framing face, 1
+    margin: stored side / size_px: room for random crops. By default 1.2 with framing face, 1
         with whole.
-    framing: face cuts a square around the face, one for each video; whole stretches the picture to
+    framing: face crops a square around the face, one for each video; whole stretches the picture to
         a square, as the official fine-tuning does. By default whole for dfew, ferv39k and mafw,
         which ship cropped faces, face for the rest.
     quality: of the JPEGs, 1 to 100.
-    store: jpeg, or raw: pixels as they are, for ten times the disk and quicker reading.
-    workers: processes; by default one for each core; 0 works in this one.
-    part: such as 3/16, for the third of sixteen machines; --join finishes what they wrote.
+    store: jpeg, or raw: uncompressed pixels, ten times the disk space and faster to read.
+    workers: processes; by default one for each core; 0 uses only this one.
+    part: e.g. 3/16 for the third of sixteen machines; --join combines what they wrote.
     join: finish a set of which all parts are written, in --out or in these folders.
     """
     table, problems = find_annotations(dataset, root, lists, layout)
-    for problem in problems:  # all but clips left out is what a prepared set could tell no more
+    for problem in problems:  # a prepared set could no longer report any but left-out clips
         if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
             raise ValueError(f"{problem} (maedfer doctor lists all)")
     return prepare(
@@ -158,19 +158,19 @@ def prepare(
     problems: Sequence[Problem] = (), part: str | None = None, join: Sequence[Path] | None = None,
     progress: bool = True,
 ) -> Prepared:  # fmt: skip
-    """Write every frame of every clip, cropped and shrunk, into shards; `open_shards` reads them.
+    """Write every frame of every clip, cropped and resized, into shards; `open_shards` reads them.
 
     The arguments are the verb's (`prepare_command`); a smaller square than ``margin * size_px``
     keeps its size (*Official:* "whole" at 160 x 160, aspect not kept).
-    A finished shard is never written again; one that is half written is thrown away. The bytes do
-    not depend on ``workers``, on interruptions or on parts. Clips that cannot be read are listed in
-    skipped.csv, below them the ``problems`` of the lists. A clip passes through memory as JPEGs
+    A finished shard is never rewritten; an incomplete one is discarded. The bytes do not
+    depend on ``workers``, on interruptions or on parts. Unreadable clips are listed in
+    skipped.csv, followed by the ``problems`` of the lists. A clip passes through memory as JPEGs
     (15 KB a frame), at most four clips for each worker.
 
     Raises:
         ValueError: an argument out of range; ``out`` holds other clips or settings; a part is
-            prepared twice, or misses in ``join``; no clip could be read.
-        OSError: no room; what was finished stays.
+            prepared twice, or missing in ``join``; no clip could be read.
+        OSError: disk full; finished shards are kept.
     """
     out = Path(out)
     framing = choose_framing(framing or framing_of(annotations.dataset), "face", "whole")
@@ -188,7 +188,7 @@ def prepare(
     settings = {"size_px": size_px, "side_px": side_px, "framing": framing, "quality": quality}
     if choose("store", store, get_args(Store)) == "raw":
         settings["store"] = "raw"
-    if as_text:  # shards in another order of frames are no part of this set
+    if as_text:  # shards in another order of frames do not belong to this set
         settings["frame_order"] = "text"
     plan = _plan(annotations, settings)
     check_writable(out / INDEX)
@@ -210,9 +210,9 @@ def prepare(
     missing = [number for number in own if number not in finished]
     if join is not None and missing:
         raise ValueError(
-            f"{len(missing)} of {len(files)} shards miss in {out}: "
+            f"{len(missing)} of {len(files)} shards are missing in {out}: "
             f"{', '.join(files[number].name for number in missing[:9])}, ...; part 1/N holds the "
-            "first and every Nth after it; prepare these, or all that misses without --join"
+            "first and every Nth after it; prepare these, or all missing ones without --join"
         )
     jobs = [
         Job(clip.path, framing, side_px, 0 if store == "raw" else quality, as_text)
@@ -234,14 +234,14 @@ def prepare(
                         bar.update()
                     finished[number] = _done(writer.finish())
             except OSError as error:
-                if error.errno is None:  # of reading, told already
+                if error.errno is None:  # of reading, reported already
                     _forget_deaths(files, finished, missing)
                     raise
                 raise OSError(
                     error.errno,
                     f"cannot write {files[number].name} to {out}: {error.strerror or error} "
                     f"({shutil.disk_usage(out).free:,} bytes are free). {len(finished)} of "
-                    f"{len(files)} shards are finished and stay; make room there and run the same "
+                    f"{len(files)} shards are finished and kept; free some space and run the same "
                     "command again",
                 ) from error
     if part is None and (missing or not all((out / name).is_file() for name in (INDEX, COLUMNS))):
@@ -285,7 +285,7 @@ def _own(part: str | None, shards: int) -> range:
 
 
 def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
-    """Bring the shards of other folders to `out`; one that lies in two must be the same in both."""
+    """Copy the shards of other folders to `out`; one that is in two must be identical in both."""
     for folder in folders:
         shards = sorted(folder.glob("shard-*.tar"))
         if not shards:
@@ -305,9 +305,9 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
 def _finished(
     file: Path, plan: str, sizes: Mapping[str, int] | None = None, strict: bool = False
 ) -> Done | None:
-    """What stands beside a finished shard; None where it has to be written, unless `strict`.
+    """The summary of a finished shard; None if it has to be written, unless `strict`.
 
-    sizes: bytes that its clips have now, by name; ValueError where they had others.
+    sizes: current bytes of its clips, by name; ValueError if they were different.
     """
     try:
         shard = read_shard(file)
@@ -324,14 +324,14 @@ def _finished(
         now = (sizes or {}).get(clip["name"], 0)
         if now not in (0, clip.get("bytes", now)):
             raise ValueError(
-                f"{file} holds {clip['name']} as it was before ({clip['bytes']:,} bytes, now "
+                f"{file} holds an older version of {clip['name']} ({clip['bytes']:,} bytes, now "
                 f"{now:,}); {AGAIN}"
             )
     return _done(shard)
 
 
 def _forget_deaths(files: Sequence[Path], finished: dict[int, Done], own: Sequence[int]) -> None:
-    """Remove what was finished just now without clips over which processes died: it was no clip."""
+    """Delete shards just finished without clips on which processes died: the cause was no clip."""
     for number in own:
         if number in finished and any(why == DIED for _, why in finished[number].skipped):
             for path in (files[number].with_suffix(".json"), files[number]):
@@ -351,7 +351,7 @@ def _conclude(
     settings: dict[str, object],
     problems: Sequence[Problem],
 ) -> None:
-    """Write MANIFEST.csv (people may be mended there), skipped.csv, index.json and the index."""
+    """Write MANIFEST.csv (people may be corrected there), skipped.csv, index.json and the index."""
     classes = annotations.classes
     shards = [(file, finished[number]) for number, file in enumerate(files)]
     skipped = [(*one, file.name) for file, done in shards for one in done.skipped]
@@ -386,11 +386,11 @@ def _conclude(
     open_index(out.as_posix())
 
 
-# --- The work: code one clip, in many processes none of which matters ---
+# --- Encoding of one clip, in worker processes that may die -------------
 
 
 class Job(NamedTuple):
-    """One clip and how to cut it. as_text: images are sorted by name, as the official code does."""
+    """One clip and how to crop it. as_text: images are sorted by name, as in the official code."""
 
     path: Path
     framing: Framing
@@ -400,7 +400,7 @@ class Job(NamedTuple):
 
 
 def encode(job: Job) -> Jpegs | str:
-    """Read, crop, shrink and code all frames of a clip; a sentence why it cannot be read."""
+    """Read, crop, resize and encode all frames of a clip; a sentence if it cannot be read."""
     try:
         reader = open_clip(job.path, job.as_text)
         box = Box(0, 0, reader.height, reader.width)
@@ -414,7 +414,7 @@ def encode(job: Job) -> Jpegs | str:
             for frame in crop_and_resize(frames, box, height, width)
         ]
     except (VideoError, OSError, MemoryError, cv2.error) as error:
-        if is_starved(error):  # or good clips would be skipped for ever
+        if is_starved(error):  # or good clips would be skipped for good
             raise OSError(
                 f"{job.path} could not be read now ({error or 'no memory'}): the machine lacks "
                 "memory, files or processes (ulimit -a); nothing is lost, run the same command "
@@ -433,8 +433,8 @@ def encode_in_order(
 ) -> closing[Generator[Jpegs | str, None, None]]:
     """A context that gives the results of `encode` in the order of the jobs.
 
-    A process that dies over a clip (a decoder's crash, no memory) costs that clip alone, which is
-    named: it is tried once more by itself. With 0 workers all is done in this process.
+    A process that dies on a clip (a decoder's crash, no memory) costs only that clip, which is
+    named: it is retried once in a process of its own. With 0 workers all runs in this process.
     """
     return closing(_pooled(jobs, workers) if workers else (encode(job) for job in jobs))
 
@@ -451,7 +451,7 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, N
                 job = waiting.popleft()
                 try:
                     pending.append((job, pool.submit(encode, job)))
-                except BrokenProcessPool:  # told below, by the result that is waited for
+                except BrokenProcessPool:  # reported below, by the result that is awaited
                     waiting.appendleft(job)
                     break
             try:
@@ -467,7 +467,7 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, N
             read = read or not deaths
             if deaths >= (MOST_DEATHS if read else FIRST_DEATHS):
                 raise ChildProcessError(
-                    f"the processes that read clips die again and again, last over {job.path}: not "
+                    f"the processes that read clips die repeatedly, last on {job.path}: not "
                     "enough memory, or a limit (ulimit -a); use fewer workers, or workers=0"
                 )
             yield result

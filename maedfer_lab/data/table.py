@@ -37,10 +37,10 @@ from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoReader, natural_key
 
 Place = str | Path | None
-STREAM_VERSION = 1  # raised whenever the same table gives other clips, in another order
+STREAM_VERSION = 1  # raised whenever the same table gives other clips, or in another order
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
-TOLD = 3000  # clips up to which a summary keeps each of them
-_SHARE = 0.2  # of the people that fold 1 tests where nothing says who is tested
+TOLD = 3000  # clips up to which a summary lists each of them
+_SHARE = 0.2  # of the people, tested in fold 1 if no split is given
 # What `explain_change` compares of each clip.
 FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
 
@@ -49,8 +49,8 @@ FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "
 class Annotations:
     """The clips of a data set, naturally sorted by path.
 
-    classes: names in label order. root: what the clips' paths are told relative to.
-    notes: what was left out or chosen while reading, in sentences.
+    classes: names in label order. root: the clips' paths are relative to it.
+    notes: what was left out or chosen in reading, in sentences.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class Annotations:
 
     @property
     def num_folds(self) -> int:
-        """The largest number of a fold; 0 where nothing is tested."""
+        """The largest number of a fold; 0 if nothing is tested."""
         return int(self.folds.max(initial=0))
 
     def split(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
@@ -96,12 +96,12 @@ class Annotations:
         return self.sides(fold)
 
     def sides(self, fold: int) -> tuple[Sequence[Clip], Sequence[Clip]]:
-        """As `split`, without a look at the people."""
+        """As `split`, without checking people."""
         is_tested = self.folds == fold
         return self.take(np.flatnonzero(~is_tested)), self.take(np.flatnonzero(is_tested))
 
     def take(self, places: np.ndarray) -> Sequence[Clip]:
-        """The clips at many places."""
+        """The clips at these places."""
         return tuple(self.clips[place] for place in places.tolist())
 
     def counts(self, clips: Iterable[Clip] | None = None) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ class Annotations:
         return Tree(self.root, {}).name(clip.path)
 
     def on_both_sides(self) -> dict[str, str]:
-        """People who are tested in a fold and trained on in it, and with which clips, in words."""
+        """People who are both tested and trained on in a fold, and with which clips, as text."""
         folds: dict[str, dict[int, int]] = defaultdict(dict)
         for i, (who, fold) in enumerate(zip(self.people(), self.folds.tolist(), strict=True)):
             folds[who].setdefault(fold, i)
@@ -136,13 +136,13 @@ class Annotations:
         }
 
     def people(self, clips: Iterable[Clip] | None = None) -> list[str]:
-        """Who each clip shows; a clip of which nothing tells it is a person of its own."""
+        """The person in each clip; a clip of an unknown person counts as a person."""
         clips = self.clips if clips is None else clips
         return [clip.subject or self.name(clip) for clip in clips]
 
     @cached_property
     def sizes(self) -> Sequence[int]:
-        """Bytes of each clip's file, or of its images; files are asked, none is read."""
+        """Bytes of each clip's file, or of its images, by their directory entries."""
         with ThreadPoolExecutor(16) as pool:
             return list(pool.map(_bytes, (clip.path for clip in self.clips)))
 
@@ -164,15 +164,15 @@ class Annotations:
         return Problem("identical clips", str(self.root), what) if odd else None
 
     def equal(self, copies: Iterable[Clip]) -> str:
-        """Copies of one file, in words."""
+        """Copies of one file, as text."""
         told = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in copies)
         return " = ".join(told)
 
     def summary(self) -> dict[str, Any]:
-        """What this table is, small enough to be kept as JSON in every run: see `explain_change`.
+        """This table, small enough to be stored as JSON in every run: see `explain_change`.
 
-        Names, labels, folds, people and bytes of the clips (files are asked for their size, none
-        is read), classes in order and the version of the stream; up to 3,000 clips one by one.
+        Names, labels, folds, people and bytes of the clips (sizes by directory entries), classes
+        in order and the version of the stream; up to 3,000 clips are listed.
         "digest" is equal for equal data on every machine.
         """
         rows = sorted(
@@ -195,7 +195,7 @@ class Annotations:
         }
 
     def __str__(self) -> str:
-        """Clips per class and fold, beside the published ones, as text."""
+        """Clips per class and fold, with the published numbers, as text."""
         columns = {"all": self.counts()}
         for fold in np.unique(self.folds).tolist():
             name = f"test {fold}" if fold else "train only"
@@ -219,7 +219,7 @@ def open_clip(path: Path, as_text: bool) -> VideoReader:
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between the `summary` of two tables, in sentences; () where nothing does."""
+    """What differs between the `summary` of two tables, in sentences; () if nothing does."""
     if old["digest"] == new["digest"]:
         return ()
     before, after = ({row[0]: row[1:] for row in one["each"]} for one in (old, new))
@@ -256,12 +256,12 @@ def _sha256(what: object) -> str:
 def _content(clip: Clip) -> bytes:
     try:
         return content_digest(clip.path)
-    except (OSError, ValueError):  # said where the clip is opened
+    except (OSError, ValueError):  # reported when the clip is opened
         return b""
 
 
 def _bytes(path: Path) -> int:
-    """Bytes of a video file or of a folder's images; of the tar in which a prepared clip lies."""
+    """Bytes of a video file or of a folder's images; of the tar that holds a prepared clip."""
     while not path.exists() and path != path.parent:
         path = path.parent
     if not path.is_dir():
@@ -276,12 +276,12 @@ def _bytes(path: Path) -> int:
 def split_people(
     people: Sequence[str], share: float, seed: int, labels: Sequence[Any] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Numbers of the clips that stay, and of those held out: whole people, never on both sides.
+    """Indices of the clips for training, and of those held out; subject-disjoint.
 
-    people: who each clip shows. share: of the people, rounded, at least one and not all. The same
-    people are held out whatever the order of the clips. labels: the class of each clip; then people
-    are exchanged, and up to half of them taken, until every class is on both sides. Where that
-    cannot be, as few classes as possible miss, none of them in training, and a warning names them.
+    people: the person in each clip. share: of the people, rounded, at least one and not all. The
+    held-out people do not depend on the order of the clips. labels: the class of each clip; people
+    are then exchanged, and up to half of them held out, until every class is on both sides. If that
+    is impossible, as few classes as possible are missing, none in training; a warning names them.
 
     Raises:
         ValueError: `share` outside (0, 1), or fewer than two people.
@@ -322,7 +322,7 @@ def split_people(
 
 
 def _missing(held: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """How bad it is that a class misses on a side; 0 for one that a single person shows, trained.
+    """Penalty for classes missing on a side; 0 if only one person shows it, who is trained on.
 
     held, shown: people who show each class (..., k), of those held out and of all.
     """
@@ -330,7 +330,7 @@ def _missing(held: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _mended(held: np.ndarray, order: np.ndarray, shows: np.ndarray) -> np.ndarray:
-    """Move people, one at a time, while fewer classes miss; then back towards the share."""
+    """Move people, one at a time, while fewer classes are missing; then back towards the share."""
     number, shown = held.sum(), shows.sum(0)
 
     def bad(shown_by_held: np.ndarray, size: Any) -> Any:
@@ -358,8 +358,8 @@ def read_annotations(
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface (also as they are printed); folder =
     a folder per class; csv = a table or lists of your own; voxceleb2 = unlabelled videos.
     root: folder of the clips; None takes MAEDFER_DATA. lists: a folder or file of lists, if they
-    do not lie below `root`; they win over names of files. layout: what the levels of folders are
-    where that is not plain, such as "class/person/clip" (or dataset "folder:class/person/clip").
+    are not below `root`; they override file names. layout: meaning of the folder levels
+    if ambiguous, e.g. "class/person/clip" (or dataset "folder:class/person/clip").
 
     Raises:
         ValueError: a row that cannot be used, or a person or a file's content on both sides of a
@@ -379,7 +379,7 @@ def read_annotations(
 def find_annotations(
     dataset: str, root: Place = None, lists: Place = None, layout: str | None = None
 ) -> tuple[Annotations, tuple[Problem, ...]]:
-    """As `read_annotations`, but with the usable clips and the problems side by side."""
+    """As `read_annotations`, but returns the usable clips and the problems."""
     layout = layout or dataset.partition(":")[2] or None
     dataset = dataset_name(dataset)
     if layout and dataset != "folder":
@@ -433,10 +433,10 @@ def _places(dataset: str, root: Place, lists: Place) -> tuple[Path, Path | None]
 
 
 def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[Problem, ...]]:
-    """Sort the clips, name the people, split them where nothing says how, and look for leaks."""
+    """Sort the clips, name the people, split them if no split is given, and check for leaks."""
     clips = sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path))))
     is_own = dataset in ("folder", "csv")
-    # Of the sets cut from films nobody knows the people, and their folders are scenes.
+    # In the sets cut from films people are unknown, and their folders are scenes.
     known = None if dataset in OTHERS else published_labels(dataset)
     unnamed = not found.people_told and not any(clip.subject for clip in clips)
     if unnamed and (dataset == "csv" or (known and known.test_fold)):
@@ -465,14 +465,14 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
     found.problems += filter(None, map(table.copy_problem, copies))
     if unknown:
         found.notes.append(
-            f"nothing tells who is seen in {unknown:,} of {len(table):,} clips: each counts as a "
-            "person of its own; MANIFEST.csv (columns file, identity) tells"
+            f"unknown people in {unknown:,} of {len(table):,} clips: each counts as a separate "
+            "person; MANIFEST.csv (columns file, identity) can name them"
         )
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
 
 
 def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annotations:
-    """One name for all people whose clips are one file: no split parts them."""
+    """One name for all people who share an identical file: no split separates them."""
     one: dict[str, str] = {}  # person -> the one they count as
     named, told = {clip.subject for clip in table.clips}, []
     for group in copies:
@@ -492,7 +492,7 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annot
 
 
 def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) -> list[Clip]:
-    """The clips with who they show, as far as MANIFEST.csv, names or folders tell."""
+    """The clips with their people, as far as MANIFEST.csv, names or folders say."""
     names = [tree.name(clip.path) for clip in clips]
     who = people_of(names, tree.root, found)
     if is_known:  # the numbers of the published folds
@@ -507,7 +507,7 @@ def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) ->
 
 
 def _spelled_alike(clips: list[Clip], found: Found) -> list[Clip]:
-    """One spelling for people whose names differ in case, marks and leading zeros alone."""
+    """One spelling for people whose names differ only in case, marks and leading zeros."""
     first: dict[tuple[str, ...], str] = {}
     people = dict.fromkeys(clip.subject for clip in clips if clip.subject)
     other = {name: first.setdefault(same_person(name), name) for name in people}

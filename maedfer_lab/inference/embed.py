@@ -1,4 +1,4 @@
-"""`maedfer embed`: what an encoder makes of the faces in videos, as arrays."""
+"""`maedfer embed`: an encoder's features of the faces in videos, as arrays."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from maedfer_lab.method.models import Classifier
 
 Level = Literal["clip", "rep", "regions", "token"]
 HOLD = (
-    "A pre-trained model's vectors hold who is seen more than what the face does. What they hold "
-    "of that lies in where: take the level regions, standardised. `maedfer probe` says whether "
-    "vectors carry your labels."
+    "A pre-trained model's features encode identity more than expression. What they encode of "
+    "expression depends on position: use the level regions, standardised. `maedfer probe` tests "
+    "whether features predict your labels."
 )
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of windows of videos, float32, a row per window.
+    """Embeddings of windows of videos, float32, one row per window.
 
-    arrays: those asked for of "clip" (w d), "rep" (w r d; LGI-Former's representative tokens),
-        "regions" (w r*d; the same side by side), "token" (w n d; by frames, rows, columns).
-    video, start_s, end_s: of each window. refused: a sentence for each video that gave none.
+    arrays: those requested of "clip" (w d), "rep" (w r d; LGI-Former's representative tokens),
+        "regions" (w r*d; the same, concatenated), "token" (w n d; by frames, rows, columns).
+    video, start_s, end_s: of each window. refused: one sentence per video without a result.
     """
 
     known: KnownModel
@@ -56,7 +56,7 @@ class Embeddings:
 
     @property
     def about(self) -> str:
-        """The model, and what is known of its vectors."""
+        """The model, and what its features encode."""
         hold = "" if isinstance(self.known.model, Classifier) else f"\n{HOLD}"
         return f"{self.known}{hold}"
 
@@ -67,25 +67,25 @@ def embed(
     face: str | int = "largest", framing: Framing = "wide", stride: int | None = None,
     hop: int | None = None, detect: Detector = detect_faces, progress: bool = True,
 ) -> Embeddings:  # fmt: skip
-    """Turn the faces in videos into vectors, one row per window of the video.
+    """Turn the faces in videos into feature vectors, one row per window of the video.
 
-    Which model and how it was trained is said with the result and inside the file. Without a
-    checkpoint it is `demo`, a small model pre-trained on few people's faces (no labels); not for
-    real use, and not for identifying or judging people.
+    The result and its file name the model and how it was trained. Without a checkpoint it is
+    `demo`, a small model pre-trained on few people's faces (no labels); not for real use, and not
+    for identifying or assessing people.
 
-    A pre-trained model's vectors hold who is seen more than what the face does, most of all
-    averages over tokens, as clip. For expressions take regions, standardise each column, crop
-    tightly, and see with `maedfer probe` whether they carry your labels.
+    A pre-trained model's features encode identity more than expression, especially averages over
+    tokens such as clip. For expressions use regions, standardise each column, crop tightly, and
+    test with `maedfer probe` whether the features predict your labels.
 
     videos: video files, folders of images, or images.
-    checkpoint: pre-trained or fine-tuned, official or ours; `demo` without one.
+    checkpoint: pre-trained or fine-tuned, official or ours; `demo` by default.
     out: .npz (NumPy); embeddings.npz on the command line.
     levels: clip (one vector: a classifier's pooled feature, else the mean of the representative
         tokens, or of all tokens for a ViT), rep (one per representative token), regions (all
-        representative tokens side by side), token (one per cube).
+        representative tokens concatenated), token (one per cube).
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
+    stride: frames of the video per frame of a clip; by default as in the model's training.
     hop: frames from one window to the next; by default half a window.
     """
     out = result_path(out, ".npz")

@@ -1,4 +1,4 @@
-"""From a path to windows of face crops, with errors that anybody understands."""
+"""From a path to windows of face crops, with errors that a user understands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
 
 @dataclass(frozen=True)
 class Window:
-    """Where one clip of a face lies: frames of the face's video, times in the whole video."""
+    """Position of one clip of a face: frames of the face's video, times in the whole video."""
 
     face: int
     frames: Int[np.ndarray, " T"]
@@ -43,7 +43,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Faces:
-    """The chosen face of a video: one crop video per stretch in which it is seen."""
+    """The chosen face of a video: one crop video per continuous stretch."""
 
     path: Path
     tracks: FaceTracks
@@ -51,7 +51,7 @@ class Faces:
 
     @property
     def fps(self) -> float:
-        """Frames per second; 25 where the source has no clock."""
+        """Frames per second; 25 if the source has no frame rate."""
         return self.tracks.fps
 
     def __str__(self) -> str:
@@ -85,10 +85,10 @@ class Faces:
     def clips(
         self, windows: Sequence[Window], batch: int = 8, progress: bool = False
     ) -> Iterator[tuple[list[Window], Float[Tensor, "b 3 T H W"]]]:
-        """Windows in order of time and their clips (pixels in [0, 1]), `batch` at a time.
+        """Windows in temporal order and their clips (pixels in [0, 1]), `batch` at a time.
 
-        Crops that later windows need are kept, so that the video is read once from front to back:
-        going back means decoding from a key frame again, in some containers from the start.
+        Crops that later windows need are cached, so that the video is read once from front to back:
+        seeking back means decoding from a key frame again, in some containers from the start.
         """
         windows = sorted(windows, key=lambda w: (w.face, int(w.frames[0])))
         needed = sorted({(w.face, int(frame)) for w in windows for frame in w.frames})
@@ -116,7 +116,7 @@ class Faces:
         return to_tensor(self.videos[window.face].read(window.frames))
 
     def middle(self, config: ModelConfig, stride: int, at_s: float | None = None) -> Window:
-        """The window nearest to second `at_s`; by default to the middle of what is seen."""
+        """The window nearest to second `at_s`; by default to the middle of the visible face."""
         windows = self.windows(config, stride, hop=max(1, stride))
         stop_s = self.tracks.second(len(self.tracks.video))
         if at_s is not None and not 0 <= at_s <= stop_s:
@@ -130,7 +130,7 @@ class Faces:
     def crops(
         self, first_s: float, last_s: float
     ) -> Iterator[tuple[float, int, UInt8[np.ndarray, "H W 3"]]]:
-        """Crops for a timeline: second, number of the face's video, picture; none in the gaps."""
+        """Crops for a timeline: second, number of the face's video, picture; none in gaps."""
         shown = range(len(self.tracks.video))
         for second in np.linspace(first_s, last_s, CROPS if last_s > first_s else 1).tolist():
             frame = bisect_right(shown, second, key=self.tracks.second) - 1
@@ -143,7 +143,7 @@ def open_faces(
     path: Path | str, size_px: int, *, face: str | int = "largest", framing: Framing = "wide",
     detect: Detector = data_faces.detect_faces, progress: bool = True,
 ) -> Faces:  # fmt: skip
-    """Follow one person's face through a video and crop it.
+    """Track one person's face through a video and crop it.
 
     path: a video file, a folder of images, or an image (a still clip).
     size_px: side of the crops in pixels.
@@ -183,10 +183,10 @@ def face_clip(
 def over_videos(
     videos: Sequence[Path | str], folder: Path, work: Callable[[Path, str], T]
 ) -> tuple[list[T], tuple[str, ...]]:
-    """Call `work(path, name)` on every video; return results, and a sentence per refused video.
+    """Call `work(path, name)` on every video; return results, and one sentence per refused video.
 
-    name: of its files in `folder`, where frames without a face are kept. Raises ValueError where
-    every video is refused.
+    name: of its files in `folder`, where frames without a detected face are saved. Raises
+    ValueError if every video is refused.
     """
     results: list[T] = []
     refused: list[str] = []
@@ -205,7 +205,7 @@ def over_videos(
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the results of each video: its own, numbered where two are alike."""
+    """A file name for the results of each video: its own, numbered if two are equal."""
     names: list[str] = []
     for path in paths:
         stem = path.stem or path.resolve().name
@@ -226,7 +226,7 @@ def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
 
 
 def result_path(out: Path | str | None, *suffixes: str) -> Path | None:
-    """Where a result is to be written; raises, before any work, unless that can be."""
+    """Path of a result; raises before any work if it cannot be written."""
     if out is None:
         return None
     out = Path(out).expanduser()
@@ -238,7 +238,7 @@ def result_path(out: Path | str | None, *suffixes: str) -> Path | None:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str) -> None:
-    """Write a CSV of rows under what must be said of them and the commit, each line after a #."""
+    """Write a CSV of rows below comment lines (#) with `about` and the commit."""
     text = io.StringIO()
     source = files.provenance(profile="none", seed=0, device="cpu", data=data)
     for line in (*about.splitlines(), f"commit {source['commit']}"):
@@ -250,10 +250,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], about: str, data: str
 
 
 def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
-    """Stride in frames of this video: what is asked for, or what the model's `stride` means here.
+    """Stride in frames of this video: `asked`, or the equivalent of the model's `stride`.
 
-    It is meant for about 25 frames a second: doubled at 50 or 60, so that a clip spans the same
-    time.
+    The model's stride assumes about 25 frames a second; at 50 or 60 it is doubled, so that a clip
+    spans the same time.
     """
     if asked is not None or fps <= 1.5 * data_faces.USUAL_FPS:
         return stride if asked is None else asked

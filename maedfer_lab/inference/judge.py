@@ -1,4 +1,4 @@
-"""`maedfer judge`: masked losses of a reconstructing model on any folder of face videos."""
+"""`maedfer judge`: reconstruction losses of an autoencoder on any folder of face videos."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from maedfer_lab.runs import Run
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.stream import Window
 
-MASKS = 8  # of each clip: one alone moves its loss by a quarter
+MASKS = 8  # of each clip: with a single one, its loss varies by a quarter
 SHOWN = 8  # clips in the picture
 DIGESTED = 2**20  # bytes at either end of a file
 AGAINST = {"appearance": "interpolation", "motion": "zero"}
@@ -35,10 +35,10 @@ AGAINST = {"appearance": "interpolation", "motion": "zero"}
 
 @dataclass(frozen=True)
 class Judgement:
-    """Mean losses over people, per mask ratio and guess; every person counts once.
+    """Mean losses over people, per mask ratio and baseline; every person has equal weight.
 
-    people: who is seen in each of `videos`. by_person: losses, people in the order of their names.
-    left_out: videos that the model was trained on. notes: what else must be said.
+    people: the person in each of `videos`. by_person: losses, people sorted by name.
+    left_out: videos that the model was trained on. notes: further remarks.
     """
 
     known: KnownModel
@@ -50,15 +50,15 @@ class Judgement:
 
     @property
     def losses(self) -> dict[float, dict[str, Losses]]:
-        """Per ratio and guess ("model", "zero", "interpolation"): appearance and motion."""
+        """Per ratio, of "model", "zero" and "interpolation": appearance and motion."""
         return {ratio: {guess: {kind: float(each.mean()) for kind, each in kinds.items()}
                         for guess, kinds in guesses.items()}
                 for ratio, guesses in self.by_person.items()}  # fmt: skip
 
     def below(self, ratio: float, kind: str) -> tuple[float, float, float]:
-        """By how much the model's loss is below the guess, and its 95 % interval over people.
+        """By how much the model's loss is below the baseline, and its 95 % interval over people.
 
-        Appearance is held against interpolation, motion against zero; negative is worse.
+        The baseline of appearance is interpolation, that of motion is zero; negative is worse.
         """
         ours, guess = (self.by_person[ratio][name][kind] for name in ("model", AGAINST[kind]))
         number = len(ours)
@@ -70,7 +70,7 @@ class Judgement:
         number, lines = len(set(self.people)), [str(self.known)]
         lines.append(
             f"{len(self.videos)} videos of {number} people, the middle clip of each with {MASKS} "
-            "masks; every person counts once; in brackets 95 % intervals over people:"
+            "masks; every person has equal weight; in brackets 95 % intervals over people:"
         )
         for ratio, guesses in self.losses.items():
             for kind, against in AGAINST.items():
@@ -82,8 +82,8 @@ class Judgement:
                     f"{'below' if value >= 0 else 'ABOVE'} {against})"
                 )
         if self.left_out:
-            lines.append(f"left out, as the model was trained on them: {len(self.left_out)} "
-                         f"videos, such as {self.left_out[0].name}")  # fmt: skip
+            lines.append(f"excluded, because the model was trained on them: {len(self.left_out)} "
+                         f"videos, e.g. {self.left_out[0].name}")  # fmt: skip
         return "\n".join([*lines, *self.notes])
 
 
@@ -92,22 +92,22 @@ def judge(
     mask_ratios: tuple[float, ...] = (), held_out: float = 0.0, seed: int = 0,
     stride: int | None = None, picture: Path | str | None = None,
 ) -> Judgement:  # fmt: skip
-    """Measure how well a model fills in hidden parts of faces, beside guesses without a model.
+    """Measure how well a model reconstructs hidden parts of faces, compared with baselines.
 
-    It judges the model, not the people; which model and how it was trained is said with the result.
+    It evaluates the model, not the people; the result names the model and how it was trained.
     Without a checkpoint it is `demo`, a small model pre-trained on few people's faces, not for real
     use. Losses are in the model's target units, over the hidden cubes of the middle clip of each
-    video; masks depend on the video's content alone, and every person counts once. Videos that the
-    model was trained on are left out, if it tells them.
+    video; masks depend only on the video's content, and every person has equal weight. Videos that
+    the model was trained on are excluded if the checkpoint lists them.
 
-    folder: videos; faces are found and framed as in pre-training. People are told by MANIFEST.csv,
-        else by sub-folders.
-    checkpoint: a pre-training run or checkpoint; `demo` without one.
-    mask_ratios: shares of hidden tokens; 0.9 by default. The nearest share counts that hides as
-        many cubes of every region.
-    held_out: judge only the identities that a pre-training with this share and seed holds out.
+    folder: videos; faces are found and framed as in pre-training. People come from MANIFEST.csv,
+        else from sub-folders.
+    checkpoint: a pre-training run or checkpoint; `demo` by default.
+    mask_ratios: shares of hidden tokens; 0.9 by default. The nearest share is used that hides
+        equally many cubes of every region.
+    held_out: use only the people that a pre-training with this share and seed holds out.
     seed: of that split.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
+    stride: frames of the video per frame of a clip; by default as in the model's training.
     picture: a PNG with the first clips, at the last of mask_ratios.
     """
     known = known_model(checkpoint)
@@ -164,7 +164,7 @@ def _content(path: Path) -> bytes:
 
 
 def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: Path) -> set[Path]:
-    """The videos that a model tells it was trained on; in the same folder, those of their people.
+    """The training videos that a model lists; in the same folder, all videos of their people.
 
     A card lists digests of files (`trained_files`), a run's data.json the clips of its table.
     """

@@ -1,4 +1,4 @@
-"""A model together with what must be said of it: name, labels, training, limits."""
+"""A model together with what users must know of it: name, labels, training, limits."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from maedfer_lab.method.models import Classifier, MaskedAutoencoder
 from maedfer_lab.weights import shipped
 
 NOT_FOR_REAL_USE = (
-    "This model was trained on drawn (synthetic) faces and is not for real use: what it says of "
-    "real people means nothing."
+    "This model was trained on drawn (synthetic) faces and is not for real use: its predictions "
+    "for real people mean nothing."
 )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the probabilities of a classifier mean, measured on people it has not learnt from.
+    """What the probabilities of a classifier mean, measured on held-out people.
 
-    of: what it was measured on. temperature: logits are divided by it; then a share p of the
-    answers with probability p is right. sure: probability below which no answer is given.
+    of: the data it was measured on. temperature: logits are divided by it; then a share p of the
+    answers with probability p is right. sure: no answer is given below this probability.
     """
 
     of: str
@@ -49,7 +49,7 @@ class KnownModel:
     stride: frames of a video of about 25 frames a second per frame of the clip.
     classes: labels in the order of the logits; empty for an autoencoder.
     training: how it was trained, a sentence. synthetic: whether on drawn faces.
-    framing: how faces are cut out for it.
+    framing: how faces are cropped for it.
     """
 
     model: Model
@@ -63,11 +63,11 @@ class KnownModel:
     calibration: Calibration | None = None
 
     def answer(self, probabilities: Float[np.ndarray, " k"]) -> str:
-        """What is said of a face: the three likeliest classes, or a calibrated answer, or none."""
+        """The answer for a face: the three likeliest classes, a calibrated answer, or none."""
         order = np.argsort(-probabilities)
         if self.calibration is None:
             best = ", ".join(f"{self.classes[k]} {probabilities[k]:.2f}" for k in order[:3])
-            return f"{best}, scores that nobody has calibrated"
+            return f"{best} (scores are not calibrated)"
         likeliest = float(probabilities[order[0]])
         if likeliest < self.calibration.sure:
             return "not sure"
@@ -80,7 +80,7 @@ class KnownModel:
 
     @property
     def footer(self) -> str:
-        """What stands under every picture that is made with it."""
+        """The line under every picture that is made with it."""
         return footer({self.name: sum(p.numel() for p in self.model.parameters())})
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class KnownModel:
         if self.synthetic:
             lines.append(NOT_FOR_REAL_USE)
         if self.calibration is not None:
-            lines.append(f"Counted on {self.calibration.of}; of others it may be right less often.")
+            lines.append(f"Calibrated on {self.calibration.of}; other data may be less accurate.")
         return "\n".join(lines)
 
 
@@ -100,9 +100,9 @@ def known_model(
 ) -> KnownModel:  # fmt: skip
     """Load a checkpoint with what is known of it.
 
-    checkpoint: whatever `load_checkpoint` takes; without one, our own small weights `default`;
-        a model that is known already is returned as it is.
-    labels: data set whose class names fit the model, for files that do not tell (official ones).
+    checkpoint: whatever `load_checkpoint` takes; without one, the shipped weights `default`; a
+        `KnownModel` is returned unchanged.
+    labels: data set whose class names fit the model, for files without names (official ones).
     """
     if isinstance(checkpoint, KnownModel):
         return checkpoint
@@ -125,7 +125,7 @@ def known_model(
         known = KnownModel(
             model, source, str(facts.get("name", source.name)),
             int(facts.get("stride", OFFICIAL_STRIDE)), tuple(map(str, classes)) if num else (),
-            str(facts.get("training") or "how it was trained is not told by the file"),
+            str(facts.get("training") or "the file does not say how it was trained"),
             bool(facts.get("synthetic", False)),
             choose_framing(facts.get("framing", "wide"), *get_args(Framing)),
             Calibration(**facts["calibration"]) if "calibration" in facts else None,
@@ -141,6 +141,6 @@ def need_autoencoder(known: KnownModel, use: str) -> MaskedAutoencoder:
     if not isinstance(known.model, MaskedAutoencoder):
         raise ValueError(
             f"{known.name} is a classifier without decoder, which cannot {use}; give a "
-            "pre-training checkpoint, or none for our own small model"
+            "pre-training checkpoint, or none for the shipped small model"
         )
     return known.model

@@ -25,8 +25,8 @@ from maedfer_lab.method.grid import Grid, unpatchify
 from maedfer_lab.method.targets import make_target
 
 # Rectangles in the face's box: left, top, right, bottom as shares of its larger side, from its
-# middle and its top. In a frame of each of 51 people the eyes lay at a height of 0.39 +- 0.025, the
-# mouth at 0.76 +- 0.026. The nose hardly moves by itself: it tells what the square missed.
+# middle and its top. In one frame of each of 51 people the eyes were at a height of 0.39 +- 0.025,
+# the mouth at 0.76 +- 0.026. The nose hardly moves by itself: it shows residual head motion.
 REGIONS = {
     "brows": (-0.30, 0.17, 0.30, 0.34),
     "eyes": (-0.30, 0.34, 0.30, 0.48),
@@ -43,7 +43,7 @@ class Movement:
 
     rows: video, piece (number of the stretch in which the face is seen), start_s and end_s (the
         two frames' times); brows, eyes, nose, mouth: mean absolute motion target in grey levels of
-        0 to 255; head: way of the corners of the face's box, in its larger sides per second.
+        0 to 255; head: path of the corners of the face's box, in its larger sides per second.
     """
 
     faces: Faces
@@ -56,18 +56,18 @@ class Movement:
         return np.array([row[name] for row in self.rows])
 
     def limit(self, name: str) -> float:
-        """The clip's own median + 3 median absolute deviations."""
+        """The clip's own median + 3 median absolute deviations (MAD)."""
         value, median = self.values(name), np.median(self.values(name))
         return float(median + 3 * np.median(np.abs(value - median)))
 
     def is_moving(self, name: str) -> Bool[np.ndarray, " w"]:
-        """Where movement exceeds the limit, that of brows, eyes and mouth also the nose's."""
+        """Where movement exceeds the limit; for brows, eyes and mouth also that of the nose."""
         value = self.values(name)
         is_own = name in ("nose", "head") or value > self.values("nose")
         return (value > self.limit(name)) & is_own
 
     def intervals(self, name: str) -> list[tuple[float, float, float]]:
-        """Start and end (seconds) of each stretch in which it is moving, and its most movement."""
+        """Start and end (seconds) of each interval of movement, and its maximum."""
         pairs = list(zip(self.is_moving(name).tolist(), self.rows, strict=True))
         runs = groupby(pairs, lambda pair: (pair[0], pair[1]["piece"]))
         found = [[row for _, row in run] for (moves, _), run in runs if moves]
@@ -76,7 +76,7 @@ class Movement:
     def __str__(self) -> str:
         most = {name: max(self.rows, key=lambda row: row[name]) for name in NAMES}
         lines = [
-            f"{name:<5}  median {np.median(self.values(name)):6.2f}, most {row[name]:6.2f} at "
+            f"{name:<5}  median {np.median(self.values(name)):6.2f}, max {row[name]:6.2f} at "
             f"{row['start_s']:.2f} s, intervals of movement: {len(self.intervals(name))}"
             for name, row in most.items()
         ]
@@ -99,7 +99,7 @@ class Movement:
         }  # fmt: skip
 
     def eaf(self) -> bytes:
-        """An ELAN file (EAF 2.8): a tier per name with the `intervals`, of its most movement."""
+        """An ELAN file (EAF 2.8): a tier per name with its `intervals` and their maxima."""
         add, path = ElementTree.SubElement, self.faces.path.resolve()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         root = ElementTree.Element("ANNOTATION_DOCUMENT", AUTHOR="maedfer_lab", DATE=now,
@@ -141,26 +141,26 @@ def movement(
     out: Path | str | None = None, face: str | int = "largest", framing: Framing = "wide",
     stride: int | None = None, detect: Detector = detect_faces, progress: bool = True,
 ) -> Movement:  # fmt: skip
-    """Measure how much brows, eyes, mouth and head move over time: of any face, without labels.
+    """Measure how much brows, eyes, mouth and head move over time: any face, without labels.
 
     Movement is the mean absolute motion target (Sun et al. 2023: odd minus even frame of a tubelet)
-    over a fixed rectangle of the square that follows the face, in grey levels of 0 to 255. It says
-    that something moves, not what or why. Light, key frames of a codec and what the square misses
-    count too: the nose, which hardly moves by itself, shows how much. Head: way of the corners of
-    the face's box, in its larger sides per second.
+    over a fixed rectangle of the tracked square, in grey levels of 0 to 255. It says that something
+    moves, not what or why. Lighting, key frames of a codec and tracking errors count too: the nose,
+    which hardly moves by itself, shows how much. Head: path of the corners of the face's box, in
+    its larger sides per second.
 
     video: a video file or a folder of images.
-    checkpoint: whose stride and size of clips are taken; `demo` without one.
-    out: a .png: a timeline below the face's crops; beside it a .csv of all values, and an ELAN .eaf
+    checkpoint: the model whose stride and clip size are used; `demo` by default.
+    out: a .png with a timeline below the face's crops; also a .csv with all values and an ELAN .eaf
         with intervals where movement exceeds the clip's own median by 3 median absolute deviations
-        (and the nose's). movement.png on the command line.
+        (and that of the nose). movement.png on the command line.
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2 or official: how tight the square is.
-    stride: frames of the video between the two that are compared; by default the model's.
+    stride: frames between the two that are compared; by default the model's.
     """
     if framing == "whole":
         raise ValueError(
-            f"framing={framing!r} finds no face, so nothing tells where brows, eyes and mouth are; "
+            f"framing={framing!r} finds no face, so brows, eyes and mouth cannot be located; "
             f"use one of {', '.join(FRAMINGS)}"
         )
     out = of_faces.result_path(out, ".png")
@@ -195,9 +195,9 @@ def movement(
             rows.append({"video": faces.path.name, "piece": window.face,
                          **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
     about = (
-        "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) from a frame to "
-        f"the one {step} later ({step / faces.fps:.2f} s), in fixed rectangles of the square that "
-        "follows the face; the nose, which hardly moves by itself, shows what the square missed. "
+        "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) between frames "
+        f"{step} apart ({step / faces.fps:.2f} s), in fixed rectangles of the tracked square; the "
+        "nose, which hardly moves by itself, shows residual head motion. "
         "head: sides of the face's box per second. Intervals of movement: above the clip's own "
         "median + 3 MAD, brows, eyes and mouth also above the nose. Movement, not its meaning."
     )
@@ -210,7 +210,7 @@ def movement(
 
 
 def _head(box: Float[np.ndarray, " 4"], later: Float[np.ndarray, " 4"]) -> float:
-    """Mean way of a box's corners, over its larger side."""
+    """Mean path of a box's corners, relative to its larger side."""
     x, y, wider, higher = later - box
     ways = [np.hypot(x + i * wider, y + j * higher) for i in (0, 1) for j in (0, 1)]
     return float(np.mean(ways) / max(box[2:]))

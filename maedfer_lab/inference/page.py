@@ -1,4 +1,4 @@
-"""The page of `make app`: a video in, its faces to choose from, viewers of the chosen one."""
+"""The page of `make app`: open a video, choose a face, explore it in the viewers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from maedfer_lab.viewers.upload import VideoUpload
 MOST_FACES = 8
 WELCOME = (
     "<h2>What does a masked autoencoder make of a face?</h2>"
-    "<p>Nine cubes of ten are hidden; a small model puts them back. Nothing leaves this machine, "
-    "and an uploaded file is deleted when the page is closed. The model is small and not for "
-    "judging people.</p>"
+    "<p>Nine of ten cubes are hidden; a small model reconstructs them. Nothing leaves this "
+    "machine, and an uploaded file is deleted when the page is closed. The model is small and not "
+    "for assessing people.</p>"
 )
 
 
 class FacePage(widgets.VBox):
-    """A place for a video, the faces that are found in it, and the viewers of the chosen one.
+    """A video upload, the faces found in it, and the viewers of the chosen one.
 
-    Work is done beside the kernel's main thread; of several videos the last is shown.
+    Work runs outside the kernel's main thread; of several videos the last is shown.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class FacePage(widgets.VBox):
         ])  # fmt: skip
 
     def look_at(self, path: Path) -> None:
-        """Find the faces of a video and show the largest; at once, the work goes on beside."""
+        """Find the faces of a video and show the largest; returns at once, work goes on."""
         self._start(lambda: path)
 
     def _start(self, make: Callable[[], Path]) -> None:
@@ -87,7 +87,7 @@ class FacePage(widgets.VBox):
                 return
             self.found.children = [self._offer(*pair) for pair in zip(ranked, faces, strict=False)]
             self._show(faces[0], turn)
-            more = f"; the {MOST_FACES} largest are offered" if len(ranked) > MOST_FACES else ""
+            more = f"; choose among the {MOST_FACES} largest" if len(ranked) > MOST_FACES else ""
             self._say(f"{plain(path.name)}: {len(ranked)} face(s) found{more}.")
         except Exception as error:  # the page goes on
             if turn == self._turn:

@@ -1,4 +1,4 @@
-"""`maedfer predict`: what a classifier says of the face in a video, window by window."""
+"""`maedfer predict`: a classifier's predictions for the face in a video, window by window."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from maedfer_lab.method.models import Classifier
 
 DEFAULT = "demo-expressions"
 SHOWN_PX = 720  # longer side of an annotated video, at most
-SQUARE = (86, 180, 233)  # sky blue, told apart by all eyes
+SQUARE = (86, 180, 233)  # sky blue, safe for colour-blind readers
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities (w k) of each window of a face, and where the windows lie."""
+    """Probabilities (w k) of each window of a face, and the windows' positions."""
 
     known: KnownModel
     faces: Faces
@@ -54,7 +54,7 @@ class Prediction:
         return f"{self.faces}\n  {said}{written}"
 
     def at(self, frame: int) -> Float[np.ndarray, " k"] | None:
-        """Mean over the windows that hold a frame of the whole video; None where none does."""
+        """Mean over the windows that contain a frame of the whole video; None if none does."""
         second = self.faces.tracks.second(frame)  # starts and ends both rise
         first, stop = (bisect_right(self.windows, second, key=attrgetter(key))
                        for key in ("end_s", "start_s"))  # fmt: skip
@@ -94,7 +94,7 @@ def predict(
     """Classify every window of one person's face; see `predict_videos`.
 
     face, framing, detect: `faces.open_faces`. stride, hop: frames; `Faces.windows`.
-    drawn_model: use a model that knows drawn faces alone; it is refused without.
+    drawn_model: allow a model that was trained only on drawn faces.
     """
     known = known_model(checkpoint, default=DEFAULT, labels=labels)
     model = known.model
@@ -105,8 +105,8 @@ def predict(
         )
     if known.synthetic and not drawn_model:
         raise ValueError(
-            f"{known.name} knows drawn faces alone, and what it says of real people means nothing; "
-            "give a model of yours that is fine-tuned on labelled videos with --checkpoint "
+            f"{known.name} was trained only on drawn faces, and its predictions for real people "
+            "mean nothing; give a model fine-tuned on labelled videos with --checkpoint "
             "(`maedfer finetune` makes one), or --drawn-model for a video of a drawn face"
         )
     faces = of_faces.open_faces(video, model.config.size_px, face=face, detect=detect,
@@ -133,7 +133,7 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
 
 
 def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
-    """Every frame of the video with the square around the face and what is said of it."""
+    """Every frame of the video with the square around the face and the predictions."""
     faces, source = result.faces, result.faces.tracks.video
     scale = min(1.0, SHOWN_PX / max(source.height, source.width))
     size = max(2, round(source.width * scale)), max(2, round(source.height * scale))
@@ -163,7 +163,7 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=1)  # the text stays for many frames, and drawing it takes longer than the rest
 def _label(lines: tuple[str, ...], size: tuple[int, int], font: Any) -> Image.Image:
-    """White lines on black, transparent elsewhere; lines too long for the picture are broken."""
+    """White lines on black, transparent elsewhere; lines too long for the picture are wrapped."""
     label = Image.new("RGBA", size)
     draw, top = ImageDraw.Draw(label), 4
     room = [max(6, int(len(x) * (size[0] - 12) / draw.textlength(x, font=font))) for x in lines]
@@ -178,7 +178,7 @@ def _label(lines: tuple[str, ...], size: tuple[int, int], font: Any) -> Image.Im
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of each video; refused: a sentence for each one that gave nothing."""
+    """The result of each video; refused: one sentence per video without a result."""
 
     known: KnownModel
     results: tuple[Prediction, ...]
@@ -194,27 +194,27 @@ def predict_videos(
     framing: Framing | None = None, stride: int | None = None, hop: int | None = None,
     annotate: bool = True, drawn_model: bool = False,
 ) -> Predictions:  # fmt: skip
-    """Say which expression a classifier sees in videos, over time.
+    """Predict the expression in videos over time with a classifier.
 
     For each video: NAME.csv (probabilities per window), NAME.png (a timeline under the face's
-    crops) and NAME.mp4 (the video with the face's square and what is said of it).
+    crops) and NAME.mp4 (the video with the face's square and the predictions).
 
-    Which model, which labels and how it was trained is said with every result. Without a
-    checkpoint it is `demo-expressions`: seven expressions (happiness, sadness, neutral, anger,
-    surprise, disgust, fear), learnt from drawn faces. It is not for real use: what it says of real
-    people means nothing, so it is refused without --drawn-model.
+    Every result names the model, its labels and how it was trained. Without a checkpoint it is
+    `demo-expressions`: seven expressions (happiness, sadness, neutral, anger, surprise, disgust,
+    fear), learned from drawn faces. It is not for real use: its predictions for real people mean
+    nothing, so it is refused without --drawn-model.
 
     videos: video files, folders of images, or images.
-    checkpoint: a fine-tuned model, official or ours; demo-expressions without one.
+    checkpoint: a fine-tuned model, official or ours; demo-expressions by default.
     out: folder for the results.
-    labels: dfew, ferv39k, mafw, cremad, ravdess or enterface: names for a model that has none.
+    labels: dfew, ferv39k, mafw, cremad, ravdess or enterface: names for a model without names.
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already; by default
         the one that the model was trained with.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
+    stride: frames of the video per frame of a clip; by default as in the model's training.
     hop: frames from one window to the next; by default half a window.
     annotate: write the MP4, too.
-    drawn_model: use a model that knows drawn faces alone, on drawn faces.
+    drawn_model: allow a model that was trained only on drawn faces, on drawn faces.
     """
     if not videos:
         raise ValueError("name at least one video, such as: maedfer predict face.mp4")

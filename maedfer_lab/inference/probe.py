@@ -1,4 +1,4 @@
-"""`maedfer probe`: do a model's vectors of faces carry somebody's labels? Person by person."""
+"""`maedfer probe`: do a model's features of faces predict your labels? Leave one person out."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.inference.movement import GREY
 from maedfer_lab.metrics import bootstrap, confusion_matrix, permuted, probe_person, uar, war
 
-SHOWN, GREY_PX, HOG_PX = 4, 20, 64  # frames of a clip that the controls see, and their sides
+SHOWN, GREY_PX, HOG_PX = 4, 20, 64  # frames of a clip that the baselines see, and their sides
 CELL, BINS = 8, 9  # of HOG: pixels, directions
 FER_NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FER_PX = 240  # of a crop that fer sees: it adds 10 pixels around the face
-CARRIES = 0.05  # p below which features are said to carry labels
-FEW_CLIPS = 500  # that a notebook probes without being asked to
+CARRIES = 0.05  # features are said to predict labels if p is below
+FEW_CLIPS = 500  # at most, for a notebook to probe automatically
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What linear probes read of the labels of people whom they have not seen.
+    """Scores of linear probes for labels of held-out people.
 
     scores: of "model", "HOG", "raw pixels" and perhaps "fer": "uar" and "war", each its value and
     95 % interval over people, in [0, 1]. p: of the model's UAR, by the permutation `test`. videos:
-    path, person, label and guesses of each. notes, refused: what else is to be said, in sentences.
+    path, person, label and predictions of each. notes, refused: further remarks, in sentences.
     """
 
     known: KnownModel
@@ -58,14 +58,14 @@ class Probe:
 
     @property
     def reading(self) -> str:
-        """One sentence: whether the model's features carry the labels, beside the best control."""
+        """One sentence: whether the model's features predict the labels, and the best baseline."""
         model, *controls = ((values["uar"][0], kind) for kind, values in self.scores.items())
         best, kind = max(controls)
         said = f"(UAR {model[0]:.1%}; {kind} {best:.1%})"
         if self.p >= CARRIES:
-            return f"These features do not show that they carry your labels {said}."
+            return f"These features do not significantly predict your labels {said}."
         also = f", but no better than {kind}" if best >= model[0] else ""
-        return f"These features carry your labels{also} {said}."
+        return f"These features predict your labels{also} {said}."
 
     def __str__(self) -> str:
         counts = Counter(row["label"] for row in self.videos)
@@ -78,7 +78,7 @@ class Probe:
         rows.append(("chance", f"{1 / len(counts):.1%}", "", f"{most / len(self.videos):.1%}", ""))
         head = (
             f"{len(self.videos)} videos of {people} people ({shares}), the middle clip of each, "
-            f"framing {self.framing}; each person is guessed from all others; intervals over people"
+            f"framing {self.framing}; leave one person out; intervals over people"
         )
         lines = [self.known, head, text_of.table(rows), self.test, self.reading, *self.notes]
         return "\n".join(map(str, [*lines, *filter(None, [self.path])]))
@@ -90,27 +90,27 @@ def probe(
     face: str | int = "largest", framing: Framing = "wide", stride: int | None = None,
     permutations: int = 100, seed: int = 0, detect: Detector = detect_faces, progress: bool = True,
 ) -> Probe:  # fmt: skip
-    """Test whether a model's vectors of faces carry your labels, on people not trained on.
+    """Test with a linear probe whether a model's features of faces predict your labels.
 
-    A linear probe (standardised features, logistic regression) guesses each person's labels from
-    all other people's; beside it raw pixels and HOG of the same crops, and chance, which features
-    should beat, and the ready-made classifier of the package fer, where that is installed and knows
-    every class. Each video gives its middle clip. Which model and how it was trained is said with
-    the result; without a checkpoint it is `demo`, a small model pre-trained on few people's faces;
-    not for real use, and not for identifying or judging people.
+    The probe (standardised features, logistic regression) is trained and tested by leaving one
+    person out. It is compared with raw pixels and HOG of the same crops, with chance level, and,
+    if it is installed and knows every class, with the pre-trained classifier of the package fer.
+    The middle clip of each video is used. The result names the model and how it was trained;
+    without a checkpoint it is `demo`, a small model pre-trained on few people's faces; not for real
+    use, and not for identifying or assessing people.
 
     videos: a folder, or video files.
-    labels: a CSV with columns path, label and subject (or person, identity, ...); without it the
-        videos lie in a folder per class. Who is seen may also be told by MANIFEST.csv or folders,
-        else a video counts as a person of its own. A class needs two people.
-    checkpoint: pre-trained or fine-tuned. Features are all its representative tokens side by side;
+    labels: a CSV with columns path, label and subject (or person, identity, ...); without it, a
+        folder per class. People may also come from MANIFEST.csv or folders, else every video counts
+        as a person. A class needs two people.
+    checkpoint: pre-trained or fine-tuned. Features are all its representative tokens, concatenated;
         of a ViT, the mean of its tokens.
-    out: a .json with scores, every guess and where the numbers come from.
+    out: a .json with scores, all predictions and provenance.
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
-    stride: frames of the video per frame of a clip; by default as the model was trained.
+    stride: frames of the video per frame of a clip; by default as in the model's training.
     permutations: of the labels, within people who show several classes and between people who
-        show one, each with everything fitted anew. 100 can give p = 0.01 at best.
+        show one, each with all probes refitted. 100 can give p = 0.01 at best.
     seed: of the permutations.
     """
     if permutations < 1:
@@ -146,7 +146,7 @@ def probe(
         asked = np.vstack([truth[None], others if kind == "model" else others[:0]])
         found = np.zeros_like(asked)
         for person in tqdm(np.unique(names), f"probe of {kind}", disable=not progress):
-            if kind == "fer":  # its guesses: nothing is fitted
+            if kind == "fer":  # its predictions: nothing is fitted
                 found[:, names == person] = features[names == person]
                 continue
             found[:, names == person] = probe_person(features, asked, people, person)
@@ -180,26 +180,26 @@ def probe(
 def of_expressions(folder: Path | None) -> Probe | str:
     """The probe of a folder with a sub-folder per expression, with few permutations.
 
-    A sentence where it is None, holds nothing of the kind, or is too large to be probed unasked.
+    A sentence if it is None, has no expression labels, or is too large to probe automatically.
     """
     if folder is None:
-        return "Set MAEDFER_DATA to a folder with a sub-folder per expression to see what is read."
+        return "Set MAEDFER_DATA to a folder with a sub-folder per expression to probe it."
     try:
         table = read_annotations("folder", folder)
         if others := [name for name in table.classes if not is_expression(name)]:
-            return f"{folder}: {others[0]!r} is no word for an expression; use maedfer probe"
+            return f"{folder}: {others[0]!r} is not a known expression; use maedfer probe"
         if len(table.clips) > FEW_CLIPS:
-            return f"{len(table.clips):,} clips take long; type: maedfer probe {folder}"
+            return f"{len(table.clips):,} clips take long; run: maedfer probe {folder}"
         out = figures_folder("none") / "probe.json"  # figures/own: who is seen stays with you
         return probe([folder], permutations=20, out=out)
     except (ValueError, FileNotFoundError) as error:
-        return f"No reading of labels: {error}"
+        return f"No probe: {error}"
 
 
 def _labelled(
     videos: Sequence[Path | str], labels: Path | str | None
 ) -> tuple[Annotations, list[Clip], tuple[str, ...]]:
-    """The table of labels, its clips that are asked for, and what must be told."""
+    """The table of labels, the selected clips, and remarks."""
     videos = [videos] if isinstance(videos, str | Path) else videos
     paths = [Path(os.path.abspath(Path(video).expanduser())) for video in videos]  # noqa: PTH100
     if not paths:
@@ -228,12 +228,12 @@ def _check_people(table: Annotations, clips: Sequence[Clip]) -> None:
         told = ", ".join(few) or f"only {', '.join(shown)} is there"
         raise ValueError(
             "labels must name two classes or more with at least two people each, since the probe "
-            f"knows nothing of the one it is tested on: {told}; add people, or leave such rows out"
+            f"leaves one person out: {told}; add people, or leave such rows out"
         )
 
 
 def _controls(clip: Float[Tensor, "3 T H W"]) -> dict[str, np.ndarray]:
-    """HOG and grey pixels of a few frames of a clip, side by side."""
+    """HOG and grey pixels of a few frames of a clip, concatenated."""
     chosen = torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()
     grey = torch.einsum("cfhw,c->fhw", clip[:, chosen], torch.tensor(GREY))
     large, small = (functional.adaptive_avg_pool2d(grey, px).numpy() for px in (HOG_PX, GREY_PX))
@@ -243,9 +243,9 @@ def _controls(clip: Float[Tensor, "3 T H W"]) -> dict[str, np.ndarray]:
 def _fer(
     classes: Sequence[str], square: Square | None
 ) -> Callable[[Float[Tensor, "3 T H W"]], np.ndarray] | None:
-    """The classifier of the package fer, choosing among these classes; None where it cannot.
+    """The classifier of the package fer, restricted to these classes; None if it cannot.
 
-    square: how crops lie around faces; None where they are the faces themselves.
+    square: the crops' framing around faces; None if the videos are face crops.
     """
     try:
         from fer.fer import FER  # type: ignore

@@ -1,4 +1,4 @@
-"""`maedfer reconstruct`: hide most of a face video and show what a model puts back."""
+"""`maedfer reconstruct`: hide most of a face video and show a model's reconstruction."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from maedfer_lab.method.reconstruction import (
 )
 
 RATIO = 0.9  # the paper's, in training
-STRIP = (0.5, 0.75, RATIO)  # of a picture, where no ratio is asked for
+STRIP = (0.5, 0.75, RATIO)  # shown in a picture by default
 PICTURES = (".png", ".svg", ".pdf")
 MOVING = (".html", ".gif", ".mp4")
 
 
 @dataclass(frozen=True)
 class FaceReconstruction:
-    """What came back of the middle (or chosen) clip of a face."""
+    """The reconstruction of the middle (or chosen) clip of a face."""
 
     known: KnownModel
     faces: Faces
@@ -46,7 +46,7 @@ class FaceReconstruction:
 
 
 def loss_line(result: ClipReconstruction) -> str:
-    """The losses of the model and of what needs no model, in words."""
+    """The losses of the model and of the baselines, as text."""
     each = {kind: ", ".join(f"{name} {loss[kind]:.3f}" for name, loss in result.losses.items())
             for kind in ("appearance", "motion")}  # fmt: skip
     return "; ".join(f"{kind} loss: {said}" for kind, said in each.items())
@@ -55,10 +55,10 @@ def loss_line(result: ClipReconstruction) -> str:
 def hidden_share(
     model: MaskedAutoencoder, asked: float | None = None, usual: float = RATIO
 ) -> tuple[float, str]:
-    """The share of tokens that can be hidden nearest to `asked`, else to `usual`, and a remark.
+    """The possible share of hidden tokens nearest to `asked`, else to `usual`, and a remark.
 
-    Regions keep as many visible tokens as each other, so a whole number of a region's places is
-    hidden; the remark says so where `asked` is not such a share.
+    All regions keep equally many visible tokens, so a whole number of a region's positions is
+    hidden; the remark says so if `asked` is not such a share.
     """
     if asked is not None and not 0 < asked < 1:
         raise ValueError(f"mask_ratio={asked} must lie between 0 and 1, such as {RATIO}")
@@ -68,7 +68,7 @@ def hidden_share(
     ratio, of = number / places, f"{number} of {places} places of every region"
     if asked is None or abs(asked - ratio) < 1e-6:
         return ratio, ""
-    return ratio, f"mask ratio {asked:g}: {ratio:g} is taken, which hides {of}"
+    return ratio, f"mask ratio {asked:g} is rounded to {ratio:g}, which hides {of}"
 
 
 def reconstruct(
@@ -78,26 +78,26 @@ def reconstruct(
     at_s: float | None = None, stride: int | None = None, detect: Detector = detect_faces,
     progress: bool = True,
 ) -> FaceReconstruction:  # fmt: skip
-    """Find a face in a video, hide most of it, and show what a model puts back.
+    """Find a face in a video, hide most of it, and show a model's reconstruction.
 
-    Which model and how it was trained is said with the result. Without a checkpoint it is `demo`, a
-    small model of few people's faces. It is not for real use: what it puts back is a guess, no
+    The result names the model and how it was trained. Without a checkpoint it is `demo`, a small
+    model trained on few people's faces. It is not for real use: a reconstruction is a guess, not
     evidence of how anybody looks.
 
     video: a video file, a folder of images, or an image.
     out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4. On the command line
         reconstruction.png.
-    checkpoint: a pre-training run or checkpoint, official ones too; `demo` without.
-    mask_ratio: share of hidden tokens, or the nearest that hides as many cubes of every region;
+    checkpoint: a pre-training run or checkpoint, official or ours; `demo` by default.
+    mask_ratio: share of hidden tokens, rounded so that every region hides equally many cubes;
         0.55 by default, and a picture shows 0.5, 0.75 and 0.9 (the paper's, in training).
     mask_seed: which tokens are hidden.
-    statistics: visible borrows nothing from hidden pixels, true each hidden cube's own mean and
-        deviation (matters for targets in cube units alone).
-    token_order: of visible tokens in the decoder: right, as published, or as the model was trained.
+    statistics: visible uses no statistics of hidden pixels; true uses each hidden cube's own mean
+        and standard deviation (matters only for targets normalised per cube).
+    token_order: of visible tokens in the decoder: right, as published, or as in training.
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
     at_s: second of the video; its middle by default.
-    stride: frames of the video per frame of the clip; by default as the model was trained.
+    stride: frames of the video per frame of the clip; by default as in the model's training.
     """
     out = result_path(out, *PICTURES, *MOVING)
     known = known_model(checkpoint)

@@ -1,4 +1,4 @@
 """The method: tokens, masks, targets, LGI-Former and the masked autoencoder.
 
-Needs torch, einops and jaxtyping alone.
+Needs only torch, einops and jaxtyping.
 """

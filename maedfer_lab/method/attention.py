@@ -1,7 +1,7 @@
 """Attention, the LGI-Former block with its three stages, and the plain ViT block.
 
-Every block can also return its attention weights: the same code with the softmax written out.
-The same equations for reading, as slow loops: `formulas`.
+Every block can also return its attention weights: the same code with an explicit softmax.
+`formulas` has the same equations as slow, readable loops.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def layer_norm(width: int) -> nn.LayerNorm:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` to `context` (to itself without one).
+    """Multi-head attention from `x` to `context` (by default to itself).
 
-    One matrix `qkv` projects to queries, keys and values. Keys carry no bias: a constant added to
+    One matrix `qkv` projects to queries, keys and values. Keys have no bias: a constant added to
     all keys cannot change a softmax.
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
-    few = 0  # keys up to which the softmax is written out, where fused kernels have tiles of 64
+    few = 0  # keys up to which the softmax is explicit, as fused kernels use tiles of 64
 
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return self.merge(weights @ v), weights
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
-        """Queries of `x`, keys and values of `context` (of `x` without one), by head."""
+        """Queries of `x`, keys and values of `context` (by default of `x`), by head."""
         if context is None:
             return self.heads(x, 0, 3)
         return *self.heads(x, 0, 1), *self.heads(context, 1, 3)
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return rearrange(out, "b n (p a e) -> p b a n e", p=end - first, a=self.num_heads).unbind()
 
     def merge(self, x: Float[Tensor, "b a n e"]) -> Float[Tensor, "b n d"]:
-        """The heads side by side, through the output projection."""
+        """The concatenated heads through the output projection."""
         return self.proj(rearrange(x, "b a n e -> b n (a e)"))
 
 
@@ -87,7 +87,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(int(width * ratio), width)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Applied to each token alone."""
+        """Applied to each token separately."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -102,10 +102,10 @@ class DropPath(nn.Module):
     kept: Tensor
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Rows that stay are divided by the share that stays."""
+        """Kept rows are divided by the keep probability."""
         if not self.training or not self.is_on:
             return x
-        if torch.compiler.is_compiling():  # then blocks of all rates share what is compiled
+        if torch.compiler.is_compiling():  # then blocks of all rates share compiled code
             return x * (torch.rand_like(x[:, :1, :1], dtype=torch.float32) < self.kept) / self.kept
         keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
         return x * keep.div_(1 - self.rate)
@@ -115,7 +115,7 @@ def _attend(
     block: Any, stage: str, x: Tensor, query: Tensor, context: Tensor | None,
     weights: Weights | None,
 ) -> Tensor:  # fmt: skip
-    """`x` and the attention of `query` to `context`; its weights are kept where asked for."""
+    """`x` plus the attention of `query` to `context`; stores its weights on request."""
     attn = getattr(block, "attn" if stage == "joint" else f"{stage}_attn")
     if weights is None:
         update = attn(query, context)
@@ -195,9 +195,9 @@ class LGIBlock(nn.Module):
     ) -> Float[Tensor, "b r k2 d"]:
         """The three stages and the FFN.
 
-        z: [s_i; X_i] of every region i, as block hands it to block: k is 1 + the region's tokens.
-        rep_only: compute and return s_i alone, (b r 1 d): all that a classifier of
-            representative tokens reads of the last block.
+        z: [s_i; X_i] of every region i, the format between blocks: k is 1 + the region's tokens.
+        rep_only: compute and return only s_i, (b r 1 d): all that a classifier of
+            representative tokens reads from the last block.
         weights: a dict to fill with the attention weights of each stage: "local"
             ((b r) a k k), "inter" (b a r r), "interact" (b a (r (k-1)) r).
         """
@@ -239,6 +239,6 @@ class LGIBlock(nn.Module):
     def forward_separate(
         self, rep: Float[Tensor, "b r d"], tokens: Float[Tensor, "b r s d"], **options: Any
     ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r s d"]]:
-        """`forward` of S and X as two tensors; with `rep_only` X comes back unchanged."""
+        """`forward` of S and X as two tensors; with `rep_only` X is returned unchanged."""
         z = self(torch.cat([rep.unsqueeze(2), tokens], 2), **options)
         return z[:, :, 0], z[:, :, 1:] if z.shape[2] > 1 else tokens

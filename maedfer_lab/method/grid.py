@@ -50,8 +50,8 @@ class Grid:
         if min(tubelet) < 1 or min(clip) < 1 or any(c % p for c, p in axes):
             fit = tuple(max(p, c // p * p) if p > 0 else c for c, p in axes)
             raise ValueError(
-                f"tubelet={tubelet} does not divide the clip (frames, height, width)={clip}, as it "
-                f"does {fit}"
+                f"tubelet={tubelet} does not divide the clip (frames, height, width)={clip}; it "
+                f"divides {fit}"
             )
         return cls(*(c // p for c, p in axes))
 
@@ -65,8 +65,8 @@ def grid_of(clip: Float[Tensor, "b c T H W"], tubelet: Shape3) -> Grid:
 def check_clip(clip: Any, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
     """Raise unless `clip` is a float tensor (b, 3, frames, size_px, size_px) in [0, 1].
 
-    dtype: of the model's parameters, to be that of the clip (unless autocast casts both).
-    Values are looked at on the CPU alone: on an accelerator every step would wait.
+    dtype: of the model's parameters; the clip must have the same (unless autocast casts both).
+    Values are checked only on the CPU: on an accelerator every step would wait.
     """
     if not isinstance(clip, Tensor):
         raise ValueError(
@@ -145,7 +145,7 @@ def region_index(grid: Grid, region: Shape3) -> Int[Tensor, "r s"]:
     regions of full width (see `masking.split_tokens`).
     """
     shape = region[0], region[1], region[2]
-    if torch.compiler.is_compiling():  # which does not look into caches
+    if torch.compiler.is_compiling():  # which cannot use caches
         return _region_index.__wrapped__(grid, shape)
     return _region_index(grid, shape).clone()
 
@@ -165,7 +165,7 @@ def sincos_positions(num_tokens: int, width: int) -> Float[Tensor, "n d"]:
 def grid_positions(grid: Grid, width: int) -> Float[Tensor, "n d"]:
     """Fixed positions in three equal parts, for a token's place in t, h and w.
 
-    Not the paper's: a small run does not have to learn first which tokens lie below each other.
+    Not the paper's: a small run need not learn which tokens are vertical neighbours.
     """
     if width % 6:
         raise ValueError(

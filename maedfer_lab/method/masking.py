@@ -1,6 +1,6 @@
 """Masks over the token grid: True is masked (hidden), everywhere.
 
-A *tube* mask hides the same places in all frames, so nothing can be copied from a neighbouring
+A *tube* mask hides the same places in all frames, so nothing can be copied from an adjacent
 frame. LGI-Former also needs the same number of visible tokens in each local region.
 """
 
@@ -85,7 +85,7 @@ class TokenSplit:
     visible: (b v) in the encoder's order: region after region for LGI-Former, else grid order.
     masked: (b m) in grid order.
     decoder_positions: (b v) the position that the decoder adds to each visible token. Equal to
-        `visible`, unless the published order is asked for.
+        `visible`, except with the published order.
     """
 
     visible: Int[Tensor, "b v"]
@@ -99,7 +99,7 @@ class TokenSplit:
 
     @property
     def num_misplaced(self) -> int:
-        """Visible tokens of the first clip that meet another token's position in the decoder."""
+        """Visible tokens of the first clip that get another token's position in the decoder."""
         return int((self.visible[0] != self.decoder_positions[0]).sum())
 
 
@@ -168,7 +168,7 @@ def misplaced_tokens(grid: Grid, region: Shape3, ratio: float = 0.9) -> int:
 def merge_tokens(
     visible: Float[Tensor, "b v d"], masked: Float[Tensor, "b m d"], split: TokenSplit
 ) -> Float[Tensor, "b n d"]:
-    """Put visible and masked rows back at their places in the grid: the inverse of the split."""
+    """Return visible and masked rows to their places in the grid: the inverse of the split."""
     index = torch.cat([split.visible, split.masked], 1)
     rows = torch.cat([visible, masked.to(visible.dtype)], 1)
     return torch.empty_like(rows).scatter(1, index.unsqueeze(-1).expand_as(rows), rows)

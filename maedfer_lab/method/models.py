@@ -39,7 +39,7 @@ Pooling = Literal["mean", "first", "regions"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What one pass of the masked autoencoder gives: predictions of masked tokens and the loss."""
+    """One pass of the masked autoencoder: predictions of masked tokens and the loss."""
 
     prediction: Float[Tensor, "b m p"]
     target: Float[Tensor, "b m p"]
@@ -61,7 +61,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(config, self.grid, target_width(config, target))
         _init_xavier(self)
         for tokens in (self.decoder.mask_token, self.encoder.rep_tokens):
-            if tokens is not None:  # the reference cuts at one deviation
+            if tokens is not None:  # the reference truncates at one standard deviation
                 nn.init.trunc_normal_(tokens, std=0.02, a=-0.02, b=0.02)
 
     @property
@@ -74,7 +74,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> Reconstruction:
         """Hide, encode, decode, compare.
 
-        mask: True = masked, or what `split` made of it; on the CPU, no step waits for the device.
+        mask: True = masked, or its `split`, made on the CPU so that no step waits for the device.
         """
         split = (mask if isinstance(mask, TokenSplit) else self.split(mask)).to(clip.device)
         check_batch(len(clip), len(split.masked))
@@ -87,7 +87,7 @@ class MaskedAutoencoder(nn.Module):
     def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:
         """Visible and masked tokens of a mask, in this model's orders.
 
-        legacy: the published order of visible tokens or the right one, in place of the model's own.
+        legacy: the published order of visible tokens or the correct one, instead of the model's.
         """
         region = self.config.region if self.config.has_regions else None
         if legacy is None:
@@ -114,7 +114,7 @@ class Encoded:
 class Encoder(nn.Module):
     """LGI-Former (or ViT) over all tokens of a clip, or over the visible ones.
 
-    An own encoder (`register_encoder`) inherits from it and replaces `make_blocks`, or all of it.
+    Your own encoder (`register_encoder`) inherits from it and overrides `make_blocks`, or all.
     """
 
     positions: Tensor
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
             region after region); all tokens by default.
         rep_only: skip in the last block what cannot reach the representative tokens; the returned
             tokens are then those that entered it.
-        weights: a dict for each layer to look into, filled with the block's attention weights; the
+        weights: a dict for each layer of interest, filled with the block's attention weights; the
             other layers run fused.
         """
         check_clip(clip, self.config, self.embed.proj.weight.dtype)
@@ -184,8 +184,8 @@ class Encoder(nn.Module):
 class TubeletEmbed(nn.Module):
     """Linear embedding of tubelets: the 3-D convolution whose stride is its kernel.
 
-    Its weight is applied to cut cubes, so that only the cubes asked for are embedded (the official
-    encoder embeds all 800 and drops 90 %).
+    Its weight is applied to cubes, so that only the selected ones are embedded (the official
+    encoder embeds all 800 and discards 90 %).
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
@@ -238,10 +238,10 @@ class Decoder(nn.Module):
 class Classifier(nn.Module):
     """Dynamic facial expression classifier (Sun et al., section 3.4): encode, pool, one layer.
 
-    tokens: that are read: "rep", the representative ones (as published); "tokens", the original
-        ones (all that a ViT has); "all", both.
+    tokens: the head's input: "rep", the representative ones (as published); "tokens", the original
+        ones (a ViT has only these); "all", both.
     pooling: "mean" of these tokens or the "first", then LayerNorm. "regions" (not published) keeps
-        *where*: the representative tokens side by side, or without them the mean token of each
+        *where*: the representative tokens, concatenated, or without them the mean token of each
         region, standardised over clips (BatchNorm without affine), with dropout 0.2.
     """
 
@@ -271,7 +271,7 @@ class Classifier(nn.Module):
             self.register_buffer("regions", regions, persistent=False)
             width *= len(regions)
             norm = nn.BatchNorm1d(width, affine=False)
-            norm.register_buffer("num_batches_tracked", None)  # a count that nothing reads
+            norm.register_buffer("num_batches_tracked", None)  # an unused count
             self.fc_norm = nn.Sequential(norm, nn.Dropout(0.2))
         self.head = nn.Linear(width, num_classes)
         for layer in _linear_layers(self):  # as the official fine-tuning does
@@ -316,7 +316,7 @@ class Classifier(nn.Module):
 def build_autoencoder(
     config: ModelConfig, target: TargetConfig | None = None, *, seed: int = 0
 ) -> MaskedAutoencoder:
-    """A freshly initialised masked autoencoder; the global random state is left alone."""
+    """A newly initialised masked autoencoder; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MaskedAutoencoder(config, target or TargetConfig())
@@ -326,9 +326,9 @@ def build_classifier(
     config: ModelConfig, num_classes: int, tokens: Tokens | None = None,
     pooling: Pooling = "mean", *, seed: int = 0,
 ) -> Classifier:  # fmt: skip
-    """A freshly initialised classifier; the global random state is left alone.
+    """A newly initialised classifier; the global random state is unchanged.
 
-    tokens: by default representative tokens, or for a ViT the tokens there are.
+    tokens: by default representative tokens, for a ViT its tokens.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -352,7 +352,7 @@ def make_encoder(config: ModelConfig) -> Encoder:
 def model_mask(
     model: MaskedAutoencoder, ratio: float, num_clips: int, generator: torch.Generator
 ) -> Bool[Tensor, "b n"]:
-    """Masks as the model needs them: equal in every region for LGI-Former, else tubes."""
+    """Masks as the model needs them: region-balanced for LGI-Former, else plain tubes."""
     if not model.config.has_regions:
         return tube_mask(model.grid, ratio, num_clips, generator=generator)
     region = model.config.region
@@ -371,8 +371,8 @@ def check_batch(num_clips: int, num_masks: int) -> None:
 def _init_xavier(module: nn.Module) -> None:
     """Initialise linear layers as the official pre-training does: Xavier-uniform, bias 0.
 
-    LGI-Former's query and key-value matrices are drawn apart there (own fan-in and fan-out), a
-    ViT block's joint qkv matrix as one; the tubelet convolution keeps PyTorch's default.
+    LGI-Former's query and key-value matrices are initialised separately there (own fan-in and
+    fan-out), a ViT block's joint qkv matrix as one; the tubelet convolution by PyTorch's default.
     """
     split = {id(a.qkv) for m in module.modules() if isinstance(m, LGIBlock)
              for a in m.modules() if hasattr(a, "qkv")}  # fmt: skip

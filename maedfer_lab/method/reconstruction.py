@@ -1,7 +1,7 @@
-"""From a clip and a model to pictures: what was hidden, what came back, how well.
+"""From a clip and a model to pictures: masked input, reconstruction, losses.
 
-How well: beside baselines that need no model, made of the visible cubes alone. Interpolated means
-and deviations make pictures of predictions in cube units that borrow nothing from hidden pixels.
+Losses are compared with model-free baselines from the visible cubes alone. For targets normalised
+per cube, interpolated means and deviations give pictures without statistics of hidden pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from maedfer_lab.method.targets import (
 Statistics = Literal["visible", "true"]
 TokenOrder = Literal["model", "right", "published"]
 GREY = 0.5
-LOOK_RATIO = 0.55  # what a first look hides; at the paper's 0.9 no hidden eye comes back
+LOOK_RATIO = 0.55  # default for pictures; at the paper's 0.9 no hidden eye comes back
 MOTION_GAIN = 2.0  # a change by half of the range saturates the picture of a motion
 DEVIATION_FLOOR = 1 / 255  # a flatter cube holds no contrast that could be interpolated
 BASELINES = {
@@ -53,8 +53,8 @@ class ClipReconstruction:
     error: squared error of the model's prediction per cube (t, h, w), in target units; 0 where
         visible.
     losses: appearance and motion over hidden cubes, in target units, of the model and `BASELINES`.
-    statistics: where hidden cubes got their mean and deviation: "visible" borrows nothing from
-        hidden pixels, "true" each hidden cube's own, "none" where raw targets need neither.
+    statistics: mean and deviation of hidden cubes: "visible", interpolated from visible ones;
+        "true", each hidden cube's own; "none", not needed for raw targets.
     """
 
     original: Float[np.ndarray, "T H W 3"]
@@ -81,11 +81,11 @@ def reconstruct_clip(
     model: MaskedAutoencoder, clip: Float[Tensor, "3 T H W"], mask: Bool[Tensor, " n"],
     statistics: Statistics = "visible", token_order: TokenOrder = "model",
 ) -> ClipReconstruction:  # fmt: skip
-    """Hide `mask` of a clip (pixels in [0, 1]) and put together what the model predicts.
+    """Hide `mask` of a clip (pixels in [0, 1]) and assemble the model's reconstruction.
 
-    statistics: for models trained on targets in cube units (`ClipReconstruction`).
-    token_order: positions of visible tokens in the decoder: "right", as "published" (B1), or as
-        the "model" was trained.
+    statistics: for models trained on targets normalised per cube (`ClipReconstruction`).
+    token_order: positions of visible tokens in the decoder: "right", as "published" (B1), or as in
+        the "model"'s training.
     """
     choose("statistics", statistics, get_args(Statistics))
     choose("token_order", token_order, get_args(TokenOrder))
@@ -237,7 +237,7 @@ def interpolation_baseline(
 def visible_statistics(
     clip: Float[Tensor, "b c T H W"], split: TokenSplit, tubelet: Shape3
 ) -> CubeStatistics:
-    """Cube statistics that borrow nothing: interpolated from visible cubes for hidden ones."""
+    """Cube statistics of hidden cubes, interpolated from visible ones."""
     grid = grid_of(clip, tubelet)
     own = cube_statistics(take(patchify(clip, tubelet), split.visible), clip.shape[1])
     spread = interpolate_visible(torch.cat([own.mean, own.std], -1), split.visible, grid)

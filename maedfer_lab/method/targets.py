@@ -20,7 +20,7 @@ from maedfer_lab.method.grid import Grid, grid_of, patchify, take, take_cubes, u
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CUBE_EPS = 1e-6  # added to a cube's deviation, as in the official code
+CUBE_EPS = 1e-6  # added to a cube's standard deviation, as in the official code
 
 Losses = dict[str, float]  # "appearance" and "motion"
 
@@ -44,14 +44,14 @@ def normalise_cube_pixels(cubes: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p
 
 
 def _imagenet(like: Tensor) -> tuple[Tensor, Tensor]:
-    # While it compiles they belong to the graph.
+    # In compiled code they are part of the graph.
     make = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
     return make(like.dtype, like.device)
 
 
 @lru_cache(maxsize=8)
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation to broadcast over clips, kept: to send them anew would make a GPU wait."""
+    """Mean and deviation to broadcast over clips, cached: sending them would make a GPU wait."""
     with torch.inference_mode(False):
         mean, std = (torch.tensor(x, dtype=dtype).to(device) for x in (IMAGENET_MEAN, IMAGENET_STD))
         return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
@@ -59,7 +59,7 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class CubeStatistics:
-    """Mean and deviation of every cube and colour over the cube's pixels."""
+    """Mean and standard deviation of every cube and colour over the cube's pixels."""
 
     mean: Float[Tensor, "b n c"]
     std: Float[Tensor, "b n c"]
@@ -69,7 +69,7 @@ def cube_statistics(cubes: Float[Tensor, "b n p"], colours: int = 3) -> CubeStat
     """Statistics per cube and colour; the deviation is the unbiased one, plus 1e-6."""
     x = cubes.unflatten(2, (-1, colours))
     mean = x.mean(2)
-    # Written out, since torch's own deviation takes one value at a time on a CPU.
+    # Explicit, since torch's own deviation is not vectorised on a CPU.
     variance = (x - mean.unsqueeze(2)).square().sum(2) / (x.shape[2] - 1)
     return CubeStatistics(mean, variance.sqrt() + CUBE_EPS)
 
@@ -93,10 +93,10 @@ def unnormalise_cubes(
 def split_motion(
     cubes: Float[Tensor, "b n p"], grid: Grid, tubelet: Shape3, group: int = 2
 ) -> Float[Tensor, "b n p"]:
-    """First frame of each group stays (appearance); it is taken from the others (motion).
+    """Keep the first frame of each group (appearance); subtract it from the others (motion).
 
     Groups of 2 are the paper's even and odd frames: V_a = V[0::2], V_m = V[1::2] - V[0::2].
-    Where groups do not reach from cube to cube, `cubes` may be any of a clip's.
+    If groups do not span several cubes, `cubes` may be any subset of a clip's.
     """
     return _add_first(cubes, grid, tubelet, group, -1)
 
@@ -140,10 +140,10 @@ def make_target(
     clip: Float[Tensor, "b c T H W"], tubelet: Shape3, config: TargetConfig,
     statistics: CubeStatistics | None = None, index: Int[Tensor, "b m"] | None = None,
 ) -> Float[Tensor, "b n2 p"]:  # fmt: skip
-    """Target of every token, or of those named by `index` alone.
+    """Target of every token, or only of those in `index`.
 
     clip: pixels in [0, 1]; the targets' units are as `config` says.
-    statistics: to normalise the cubes by, for targets in cube units; by default their own.
+    statistics: to normalise the cubes, for targets normalised per cube; by default their own.
 
     *Official:* cubes are normalised first and differenced after, so motion is in units of each
     cube's own deviation. The paper's formula differences raw pixels: `units="pixel"`.
@@ -176,7 +176,7 @@ def make_target(
 
 
 def target_width(model: ModelConfig, config: TargetConfig) -> int:
-    """Values of a token's target (p): the pixels of its cube, or what an own function gives."""
+    """Values of a token's target (p): the pixels of its cube, or those of your own function."""
     if not config.function:
         return math.prod(model.tubelet) * len(IMAGENET_MEAN)
     clip = torch.zeros(1, 3, model.frames, model.size_px, model.size_px)
@@ -189,12 +189,12 @@ def invert_target(
 ) -> Float[Tensor, "b c T H W"]:  # fmt: skip
     """Inverse of `make_target`: a clip with pixels in [0, 1] units (not clipped).
 
-    statistics: needed for targets in cube units: each cube's own (true) ones, or
-        `visible_statistics`, which are estimated from the visible cubes alone.
+    statistics: needed for targets normalised per cube: each cube's own (true) ones, or
+        `visible_statistics`, estimated only from the visible cubes.
     """
     if config.function:
         raise ValueError(
-            f"function={config.function!r} is an own target, which cannot be turned into pixels; "
+            f"function={config.function!r} is a custom target without pixels; "
             "reconstructions need a model of pixels and motion"
         )
     cubes = target

@@ -1,1 +1,1 @@
-"""The paper's numbers as data, each with its source, and the ledger of what recomputes."""
+"""The paper's numbers as data, each with its source, and the ledger of claims."""

@@ -1,6 +1,6 @@
-"""`maedfer claims`: every numeric claim of the paper with its status, computed when asked for.
+"""`maedfer claims`: every numeric claim of the paper with its computed status.
 
-Claims that only data can settle are settled by the results of `maedfer evaluate`. A result is one
+Claims that need data are checked by the results of `maedfer evaluate`. A result is one
 JSON file: {"kind": "evaluation", "dataset": "DFEW", "fold": 1, "uar": 0.62, "war": 0.74, "n": 2341,
 "provenance": {...}}. Scores are fractions, n counts test clips; the fold of a single split is
 "all". "method", "recalls" (in label order) and the further SCORES may be there.
@@ -301,7 +301,7 @@ def results_folder() -> Path | None:
 
 
 def claims_command(*, json: Path | None = None, results: Path | None = None) -> str:
-    """Check every number of the paper that can be checked; then what our own study shows.
+    """Check every number of the paper that can be checked; then list our study's results.
 
     json: file to write all entries to, each with its evidence.
     results: folder of evaluation files; results/ of the project by default, if there is one.
@@ -316,7 +316,7 @@ def claims_command(*, json: Path | None = None, results: Path | None = None) -> 
 
 
 def report(claims: Sequence[Claim]) -> str:
-    """Totals, what is contradicted and by what, what was measured, and what data would settle."""
+    """Totals; contradicted claims and why; measured ones; and those that need data."""
     lines = [f"{len(claims)} numeric claims"]
     lines += [f"  {count:4} {status}" for status, count in totals(claims).items()]
     for status in ("contradicted", "measured", "not found"):

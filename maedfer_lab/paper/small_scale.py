@@ -1,6 +1,6 @@
 """Our own evidence: the paper's four claims at small scale, from the committed study's rows.
 
-docs/study.md says what was asked and how, before it was run.
+docs/study.md states hypotheses and methods, written before the runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Interval:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Both ends; everything is possible with one seed."""
+        """Both ends; infinite with one seed."""
         half = float("inf") if self.half is None else self.half
         return self.mean - half, self.mean + half
 
@@ -106,7 +106,7 @@ def difference(ours: dict[int, float], others: dict[int, float]) -> Interval | N
 
 
 def ledger(rows: Rows) -> list[Entry]:
-    """The hypotheses of docs/study.md, judged; those without rows are left out."""
+    """The hypotheses of docs/study.md with their verdicts; those without rows are left out."""
     few = sorted({row["labels"] for row in rows if row["variant"] == REFERENCE and "labels" in row})
     found: list[Entry] = []
 
@@ -155,7 +155,7 @@ def ledger(rows: Rows) -> list[Entry]:
 
 
 def write_ledger(entries: Sequence[Entry]) -> str:
-    """A line per entry, and the command that redoes them."""
+    """A line per entry, and the command that reruns them."""
     lines = [f"{e.id}  {e.verdict:<10}{e.claim}: {e.evidence}" for e in entries]
     head = "Our own evidence at small scale (drawn faces; docs/study.md; redo: make study)"
     return "\n".join([head, *lines])

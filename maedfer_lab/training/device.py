@@ -1,7 +1,7 @@
-"""What a step on accelerators has beyond one on a CPU: compiled, captured, fed ahead, and sharded.
+"""What a step on accelerators adds to one on a CPU: compiling, capture, prefetch, and sharding.
 
-A step of LGI-Former is bound by issuing its operators, not by computing them: weights are cast by
-one (`Halved`), blocks are compiled, and the whole can be a CUDA graph. A CPU takes none of it.
+Launching operators is the bottleneck of a step of LGI-Former, not computing them: one operator
+casts the weights (`Halved`), blocks are compiled, and the whole can be a CUDA graph. CPUs use none.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Replay = Callable[[], object]
 def choose_compile(
     wanted: Compile | bool, device: torch.device, can_capture: bool
 ) -> Literal["no", "block", "whole", "graph"]:
-    """The way in which a run's step is compiled; "auto" goes by the device.
+    """How a run's step is compiled; "auto" chooses by device.
 
     can_capture: no other process and no scaler joins a step, and it takes its batch at once;
-    ValueError where a graph is asked for without it.
+    ValueError if a graph is requested without it.
     """
     if isinstance(wanted, bool):
         wanted = "whole" if wanted else "no"
@@ -220,7 +220,7 @@ class CapturedStep:
                     self.graphs[sizes] = self._record(batch)
             except RuntimeError as error:
                 self.failed = True
-                warnings.warn(f"a step could not be captured, it is issued: {error}", stacklevel=2)
+                warnings.warn(f"a step was not captured, it runs eagerly: {error}", stacklevel=2)
                 return self.compute(batch)
         graph = self.graphs[sizes]
         for held, given in zip(graph.inputs, batch, strict=True):

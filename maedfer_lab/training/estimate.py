@@ -1,4 +1,4 @@
-"""What a training needs here, from a few measured steps; and projected to other machines."""
+"""What a training needs here, from a few measured steps; projections to other machines."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
 WARM_UP = 1  # steps before the first that counts
-STATES = 3  # checkpoints on the disk at most: the last, the one before, and one being written
+STATES = 3  # checkpoints on disk at most: the last, the one before, and one being written
 BYTES = 4 * 3  # of a parameter: its value and AdamW's two moments
-CLASSES = 7  # of a classifier that is estimated; a few more change nothing
-STARTING = 2  # clips before the clock starts: worker and decoder come up
+CLASSES = 7  # of an estimated classifier; the number hardly matters
+STARTING = 2  # clips before the clock starts: worker and decoder start up
 SECONDS = 10.0  # of reading
 HEAD = ("clips at once", "accumulate", "memory", "s/step (fastest-slowest)", "clips/s", "whole run")
 
@@ -74,9 +74,9 @@ HEAD = ("clips at once", "accumulate", "memory", "s/step (fastest-slowest)", "cl
 class Measured:
     """Steps with one batch size on one device.
 
-    batch_size: clips in memory at once. memory_bytes: weights, gradients, optimiser and
-    activations at their peak. step_s: median; fastest_s, slowest_s: the spread.
-    steps: how many were timed; 0 where this row is a straight line through the measured ones.
+    batch_size: clips in memory at once. memory_bytes: peak of weights, gradients, optimiser and
+    activations. step_s: median; fastest_s, slowest_s: the spread.
+    steps: how many were timed; 0 if this row is extrapolated linearly from the measured ones.
     """
 
     batch_size: int
@@ -92,8 +92,8 @@ class Estimate:
     """What a run needs; `print` shows it as a table.
 
     hours: of the whole run on the processes that measured, at each row's batch (with each one's
-    share of the configuration's batch_size / the row's as `accumulate`), evaluation and waiting for
-    data not counted.
+    share of the configuration's batch_size / the row's as `accumulate`), without evaluation and
+    waiting for data.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -112,7 +112,7 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """The most that the run's folder takes."""
+        """Peak size of the run's folder."""
         return (STATES * BYTES + 4) * self.parameters
 
     def hours(self, row: Measured) -> float:
@@ -139,13 +139,13 @@ class Estimate:
             f"{self.config.name}: {self.parameters / 1e6:.1f}M parameters; {optim.last_step:,} "
             f"steps of {optim.batch_size} clips; {each}, {self.precision}\n{table(cells, ())}\n"
             f"Measured on random clips: medians of {timed} step{'s' * (timed > 1)} after "
-            f"{WARM_UP}; projected rows are straight lines through the measured ones.\n"
-            f"The time is that of {'all processes' if many else 'this one device'}, without "
+            f"{WARM_UP}; projected rows are linear extrapolations.\n"
+            f"Times are those of {'all processes' if many else 'this one device'}, without "
             f"evaluation and without waiting for data. Memory: {self.method}"
-            f"{'; batch and memory are those of each process' * many}.\n"
-            f"Disk: {_size(self.disk_bytes)} at most while it runs ({STATES} checkpoints of "
+            f"{'; batch and memory are per process' * many}.\n"
+            f"Disk: {_size(self.disk_bytes)} at most during the run ({STATES} checkpoints of "
             f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
-            f"{_size(self.free_bytes)} are free in {output_folder()}."
+            f"{_size(self.free_bytes)} free in {output_folder()}."
         )
 
 
@@ -159,11 +159,11 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Measure a few steps at 1, 2, 4, ... clips at once, as long as memory and time allow.
 
-    Of many processes (torchrun) each takes that many clips, and their gradients are joined. The
-    rows end with the whole batch of the configuration (each one's share of it), projected if it was
-    not reached.
+    With several processes (torchrun) each takes that many clips, and gradients are reduced. The
+    last row is the configuration's whole batch (each process's share), extrapolated if it was not
+    reached.
 
-    steps: timed for each batch size. seconds: larger batches are tried while they would end in it.
+    steps: timed for each batch size. seconds: larger batches are tried if they would finish in it.
     """
     for name, value in (("steps", steps), ("seconds", seconds)):
         if value <= 0:
@@ -208,16 +208,16 @@ def estimate_command(
     config: str = "demo", /, *, size: Size | None = None, steps: int = 5, seconds: float = 60.0,
     batch_size: int | None = None, checkpointing: bool = False,
 ) -> Estimate:  # fmt: skip
-    """Say what a training needs on this machine: memory, hours and disk, from a few steps.
+    """Estimate what a training needs on this machine: memory, hours and disk, from a few steps.
 
     Under torchrun it measures all processes together.
 
     config: a preset (base, demo, tiny), or the config.json of a run.
-    size: width, depth and heads, in place of the configuration's own; base is the paper's model.
+    size: width, depth and heads, instead of the configuration's; base is the paper's model.
     steps: timed for each batch size.
-    seconds: larger batch sizes are tried as long as they would end in this time.
-    batch_size: in place of the configuration's own.
-    checkpointing: compute a block's inside again for its gradient.
+    seconds: larger batch sizes are tried if they would finish in this time.
+    batch_size: instead of the configuration's.
+    checkpointing: activation checkpointing.
     """
     if config in PRESETS:
         chosen = named_preset(config)
@@ -241,7 +241,7 @@ def estimate_command(
 
 
 class RandomTask(Task):
-    """A training without its data: the same steps on clips of random numbers."""
+    """A training without data: the same steps on random clips."""
 
     def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:
         self.config = config
@@ -255,7 +255,7 @@ class RandomTask(Task):
         return make_optimiser(self.model, self.config.optim)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
-        """Frames, and in pre-training masks of the ratio that leaves most to do."""
+        """Frames, and in pre-training masks of the most expensive ratio."""
         if not isinstance(self.config, PretrainConfig):
             return (batch,)
         model, generator = cast(MaskedAutoencoder, self.model), torch.Generator().manual_seed(step)
@@ -271,7 +271,7 @@ class RandomTask(Task):
         return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
 
     def judge(self) -> dict[str, float]:
-        """Nothing to judge."""
+        """Nothing to evaluate."""
         return {}
 
 
@@ -299,7 +299,7 @@ def _measure(stepper: Stepper, size: int, steps: int) -> Measured:
 
 
 def _projected(rows: Sequence[Measured], size: int) -> Measured:
-    """Straight lines through all batches measured."""
+    """Linear extrapolation from all measured batches."""
     sizes = [row.batch_size for row in rows]
 
     def at(values: list[float] | list[int]) -> float:
@@ -326,23 +326,23 @@ def plan_command(
 ) -> Plan:  # fmt: skip
     """Project the hours of a pre-training on 1 to many GPUs, and name the bottleneck.
 
-    Arithmetic on counts, measurements and data sheets; each number says where it comes from.
+    Arithmetic on counts, measurements and data sheets; each number states its origin.
 
     preset: the recipe to project; base is the paper's.
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
-    size: width, depth and heads, in place of the preset's own; base is the paper's model.
+    size: width, depth and heads, instead of the preset's; base is the paper's model.
     gpus: numbers of GPUs, one row each.
-    clips_per_gpu: batch per GPU; without it the recipe's batch is shared by all.
+    clips_per_gpu: batch per GPU; by default the recipe's batch is shared by all.
     card: the GPU, by its data sheet.
-    form: what clips are read from: mp4, or shards of maedfer prepare.
+    form: storage format of the clips: mp4, or shards of maedfer prepare.
     data: a folder of such clips, to measure how many a core of this machine reads.
-    measured: JSON of `maedfer bench` on a GPU of that kind, for what it measured in place of what
-        is assumed; by default bench_gpu.json among the figures, where there is one.
+    measured: JSON of `maedfer bench` on a GPU of that kind, whose measurements replace
+        assumptions; by default bench_gpu.json among the figures, if it exists.
     utilisation: achieved / data-sheet FLOP/s.
     issue: seconds to launch the operators of a step; torch.compile and CUDA graphs shorten it.
     cores_per_gpu: CPU cores for reading, per GPU.
-    clips_per_core: clips that one core reads in a second.
-    mb_per_clip: megabytes that are read for a clip.
+    clips_per_core: clips that one core reads per second.
+    mb_per_clip: megabytes read per clip.
     storage: read bandwidth of all processes together, in GB/s.
     gpus_per_machine: GPUs joined by the card's own links.
     network: bandwidth of each GPU to other machines, in GB/s.
@@ -369,10 +369,10 @@ def plan_command(
 
 
 def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -> Inputs:
-    """The inputs with what one worker process reads here of the clips at `config.data`.
+    """The inputs with the measured speed at which a worker process here reads `config.data`.
 
-    As in training: decoded, cropped and handed over by a worker. Bytes are those of whole files
-    of videos, and of a clip's frames of shards.
+    As in training: decoded, cropped and handed over by a worker. Bytes are those of whole video
+    files, or of a clip's frames in shards.
     """
     data, frames = config.data, config.model.frames
     assert data is not None

@@ -1,10 +1,10 @@
-"""Testing a classifier: the views of each clip, probabilities, scores, and the files of a test.
+"""Testing a classifier: the views of each clip, probabilities, scores, and the result files.
 
 The published protocol tests 2 windows x 2 crops of frames resized to the crop's own size, so its
-two crops are the same picture (and so are the windows of a short video). Here a video is read once,
-and a view that occurs several times carries their weight: the weighted mean is the published one.
-Batches do not depend on the number of processes; other sizes sum in another order, which moves
-probabilities by some 1e-6: they are rounded to six digits before anything is decided.
+two crops are identical (and so are the windows of a short video). Here a video is read once, and
+repeated views are computed once with their total weight: the weighted mean is the published one.
+Batches do not depend on the number of processes. Other batch sizes sum in another order, which
+changes probabilities by about 1e-6: they are rounded to six digits before predictions are made.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ TITLES = {"uar": "UAR", "war": "WAR", "macro_f1": "macro F1", "weighted_f1": "we
 POOLED = "pooled"
 METHOD = "MAE-DFER"  # what `maedfer claims` looks for
 OWN = "own recipe"
-# What two runs of the published recipe may differ in.
+# Fields in which two runs of the published recipe may differ.
 FREE = ("name", "checkpoint", "dataset", "data", "lists", "fold", "skip_broken", "seed",
         "precision", "eval_every", "save_every", "log_every", "optim")  # fmt: skip
 ON_TEST = (
-    "The best epoch was chosen on this test fold, as the published lists have no validation part: "
-    "its score is too good. The last epoch's counts, here as in the paper; `maedfer finetune "
-    "--holdout 0.1` keeps people for the choice."
+    "The best epoch was selected on this test fold (the published lists have no validation part), "
+    "so its score is optimistically biased; report the last epoch, as the paper does. `maedfer "
+    "finetune --holdout 0.1` holds out people for validation."
 )
 
 
@@ -83,9 +83,9 @@ class Views:
 
     num_frames, size_px: frames of a view and its side.
     stride: frames of the video per frame of a view (published: 4, for FERV39k 1).
-    segments: windows in time, spread from the first frame to the last; one is the middle.
-    crops: of the resized frames; as these have the crop's own size, all crops are one picture.
-    framing: what of the picture is resized: the "whole" (published), or a square around the "face".
+    segments: temporal windows, spread from the first frame to the last; one is the middle.
+    crops: of the resized frames; as these have the crop's own size, all crops are identical.
+    framing: the "whole" picture is resized (published), or a square around the "face".
     """
 
     num_frames: int = 16
@@ -105,20 +105,20 @@ class Views:
         room = max(strided - self.num_frames, 0)
         if num == 1:
             return Counter([room // 2])
-        # parity: a step in floating point, times k, cut off, as in the official code
+        # parity: a step in floating point, times k, truncated, as in the official code
         return Counter(int(k * (room / (num - 1))) for k in range(num))
 
     def frames(self, start: int, num_video_frames: int) -> Int[np.ndarray, " T"]:
-        """Frames of the window at `start`; beyond the last strided frame that one is repeated."""
+        """Frames of the window at `start`; past the last strided frame, that one is repeated."""
         last = (num_video_frames - 1) // self.stride
         return self.stride * np.minimum(start + np.arange(self.num_frames), last)
 
     def read(
         self, reader: VideoReader, box: Box | None = None
     ) -> tuple[UInt8[np.ndarray, "v T H W 3"], Float[np.ndarray, " v"], Box]:
-        """The distinct views of a video, their weights, which sum to 1, and what was cut out.
+        """The distinct views of a video, their weights, which sum to 1, and the cropped box.
 
-        box: from an earlier reading of the same video, which saves looking for the face.
+        box: from an earlier reading of the same video, which skips face detection.
         """
         windows = self.windows(len(reader))
         chosen = [self.frames(start, len(reader)) for start in windows]
@@ -133,7 +133,7 @@ class Views:
 
 @dataclass(frozen=True)
 class ClipViews(Dataset):
-    """Reads clips for a data loader: (number, views, weights, box, why it cannot be read or "").
+    """Reads clips for a data loader: (number, views, weights, box, reason if unreadable or "").
 
     boxes: where faces were found before.
     """
@@ -164,15 +164,15 @@ def evaluate(
     """Class probabilities of `clips`: softmax, then the mean over the test views (`Views`).
 
     Called by all processes, each with the whole model on its device; all get the whole result.
-    The model comes back in the mode in which it came.
+    The model is returned to the mode (training or evaluation) it was in.
 
-    matched: whose classes become which; by default the model's are the table's, in its order.
+    matched: mapping of classes; by default the model's are the table's, in its order.
     batch_size: clips that are read together. workers: processes that read clips, of each process.
-    boxes: where faces were found; these are not looked for again, and new ones are added.
+    boxes: known face boxes; these faces are not searched again, and new ones are added.
 
     Raises:
-        ValueError: no clip, labels beyond the model's classes, or (unless `skip_broken`) clips
-            that cannot be read: their number and the first names.
+        ValueError: no clip, labels beyond the model's classes, or (unless `skip_broken`)
+            unreadable clips: their number and the first names.
         ChildProcessError: a process that read clips died; names the clip.
     """
     matched = matched or match_classes(
@@ -212,8 +212,8 @@ def evaluate(
         some = "; ".join(f"{path} ({reason})" for path, reason in skipped[:SHOWN])
         raise ValueError(
             f"{len(skipped)} of {len(clips)} clips cannot be read: {some}"
-            f"{'; ...' if len(skipped) > SHOWN else ''}. Mend them, or leave them out with "
-            "--skip-broken (the scores are then no longer of the whole test set)"
+            f"{'; ...' if len(skipped) > SHOWN else ''}. Repair them, or leave them out with "
+            "--skip-broken (the scores are then not of the whole test set)"
         )
     tested = sorted({clip.fold for clip in clips})
     fold = "all" if annotations.num_folds == 1 else str(tested[0]) if len(tested) == 1 else POOLED
@@ -246,11 +246,11 @@ def view_probabilities(
 class Evaluation:
     """Probabilities of the clips of one fold, or of several folds pooled.
 
-    fold: its number; "all" where a data set has a single split; "pooled" for several folds.
+    fold: its number; "all" for a data set with a single split; "pooled" for several folds.
     paths: relative to the data set's folder. folds: in which fold each clip is tested.
-    subjects: who is seen in each clip, or None where names do not tell.
+    subjects: the person in each clip, or None if unknown.
     skipped: path and reason of every clip that could not be read.
-    run: name and digest of the weights that were tested, of each fold.
+    run: name and digest of the tested weights, of each fold.
     """
 
     dataset: str
@@ -266,12 +266,12 @@ class Evaluation:
 
     @property
     def guesses(self) -> Int[np.ndarray, " n"]:
-        """The likeliest class of each clip; of equals the first."""
+        """The likeliest class of each clip; the first if equal."""
         return self.probabilities.argmax(1)
 
     @cached_property
     def confusion(self) -> Int[np.ndarray, "k k"]:
-        """How often each class (row) was taken for each class (column)."""
+        """How often each class (row) was predicted as each class (column)."""
         return confusion_matrix(self.labels, self.guesses, len(self.classes))
 
     @cached_property
@@ -280,7 +280,7 @@ class Evaluation:
         return {name: float(value) for name, value in scores(self.confusion).items()}
 
     def intervals(self, by: str = "clips", **options: Any) -> Intervals | None:
-        """95 % bootstrap intervals over "clips" or "subjects" (None where these are not known)."""
+        """95 % bootstrap intervals over "clips" or "subjects" (None if these are not known)."""
         people = [str(name) for name in self.subjects] if by == "subjects" else None
         if people is not None and not all(self.subjects):
             return None
@@ -303,7 +303,7 @@ class Evaluation:
             share = f"{100 * recall:6.2f} % of {count}" if count else "no test clip"
             lines.append(f"    {name:<16}{share}")
         if self.skipped:
-            lines.append(f"  skipped: {len(self.skipped)} clips that cannot be read, such as")
+            lines.append(f"  skipped: {len(self.skipped)} unreadable clips, e.g.")
             lines += [f"    {path}: {reason}" for path, reason in self.skipped[:SHOWN]]
         return "\n".join(lines)
 
@@ -311,7 +311,7 @@ class Evaluation:
 def combine(folds: Sequence[Evaluation]) -> tuple[dict[str, float], Evaluation]:
     """Plain mean of the scores over folds, as published, and all predictions pooled.
 
-    Raises ValueError where folds are of other data sets or one comes twice.
+    Raises ValueError if the folds are of different data sets or one occurs twice.
     """
     names = [one.fold for one in folds]
     if not folds or len(set(names)) < len(names):
@@ -335,9 +335,9 @@ def save_evaluation(
 ) -> list[Path]:  # fmt: skip
     """Write a fold as NAME.csv, a row per clip, and NAME.json, in the schema of `maedfer claims`.
 
-    Only the test of all clips of a published list is of the kind "evaluation"; of something smaller
-    it is a "partial evaluation", which no claim counts. The files of another run, or of other
-    clips, are kept: then the new ones get the run's name as well.
+    Only a test on all clips of a published list is of the kind "evaluation"; a smaller one is a
+    "partial evaluation", which no claim uses. Files of another run, or of other clips, are kept:
+    then the new names include the run's name as well.
 
     source: the `provenance`. method: "MAE-DFER" is the published one, which `maedfer claims` looks
         for.
@@ -380,13 +380,13 @@ def save_evaluation(
 
 
 def _free_path(found: Evaluation, path: Path, data: str | None) -> Path:
-    """`path`, or where it holds another test a name that does not."""
+    """`path`, or another name if it holds another test."""
     run = f"{path.stem}_{Path(found.run[0]).stem if found.run else 'other'}"
     names = itertools.chain([path.stem, run], (f"{run}-{i}" for i in itertools.count(2)))
     for here in (path.with_name(f"{name}.json") for name in names):
         if not here.exists() and not here.with_suffix(".csv").exists():
             return here
-        with suppress(OSError, ValueError, KeyError):  # another file, or half: not ours to replace
+        with suppress(OSError, ValueError, KeyError):  # another file, or incomplete: keep it
             other, told = read_evaluation(here), json.loads(here.read_bytes())["provenance"]
             if (other.run, other.paths, other.fold, told.get("data")) == (
                 found.run, found.paths, found.fold, data
@@ -447,26 +447,26 @@ def evaluate_runs(
     Several sources, one for each fold, are also averaged and pooled. Classes are matched by name.
 
     sources: runs of maedfer finetune, or fine-tuned checkpoints (official or ours), or
-        evaluations that this verb has written (.json).
+        evaluations written by this verb (.json).
     dataset: of a checkpoint: dfew, ferv39k, mafw, cremad, ravdess, enterface, folder or csv. A run
-        knows its own.
-    root: folder of the clips; a run's own by default.
-    lists: folder of the split lists, if they do not lie below root.
-    fold: the test fold of each source; a run's own by default.
-    labels: names of a checkpoint's classes in order, if its file tells none: a data set's name
-        stands for its own; by default as the data set has them.
-    map: for a test on another data set, a CSV (a line per class of the model: its name, the data
+        records its own.
+    root: folder of the clips; the run's by default.
+    lists: folder of the split lists, if they are not below root.
+    fold: the test fold of each source; the run's by default.
+    labels: names of a checkpoint's classes in order, if its file has none: a data set's name
+        stands for its classes, in its order by default.
+    map: for a test on another data set, a CSV (one line per class of the model: its name, the data
         set's) or JSON; an empty name leaves a class out.
-    segments: windows in time of each video (published: 2).
-    crops: crops of each window (published: 2, which show the same).
-    stride: frames of the video per frame of the clip; as trained or as published by default.
+    segments: temporal windows of each video (published: 2).
+    crops: crops of each window (published: 2, which are identical).
+    stride: frames of the video per frame of the clip; by default as in training or as published.
     batch_size: clips that are tested together.
     workers: processes that read clips.
     precision: float32, bf16 or fp16.
-    skip_broken: leave out clips that cannot be read, and list them.
-    method: what the paper's tables call what is tested, such as "VideoMAE (VoxCeleb2)". MAE-DFER is
-        found by itself, and is kept to the published model and recipe.
-    out: folder for a CSV and a JSON of each fold; results/ of the project by default, where
+    skip_broken: leave out unreadable clips, and list them.
+    method: name of the tested method in the paper's tables, e.g. "VideoMAE (VoxCeleb2)". MAE-DFER
+        is recognised automatically, and reserved for the published model and recipe.
+    out: folder for a CSV and a JSON of each fold; by default results/ of the project, where
         maedfer claims looks. Files of other runs are kept.
     """
     if not sources:
@@ -492,8 +492,8 @@ def evaluate_runs(
             config = run.config(finetune_config)
             if config.data is None and root is None:
                 raise ValueError(
-                    f"{source} was trained on synthetic faces, whose scores are in its "
-                    "result.json; to test it on videos of the same classes name them with "
+                    f"{source} was trained on synthetic faces; its scores are in its result.json. "
+                    "To test it on videos of the same classes, name them with "
                     "--dataset and --root"
                 )
             kind, place, tested = dataset or config.dataset, root or config.data, config.fold
@@ -534,8 +534,8 @@ def evaluate_runs(
             is_papers &= map is None and is_own and is_published(config, table.dataset)
         if method == METHOD and not is_papers:
             raise ValueError(
-                f"method={method!r} is kept to the published model and recipe, which "
-                f"{source.name} is not; leave it out"
+                f"method={method!r} is reserved for the published model and recipe, which "
+                f"{source.name} is not; omit it"
             )
         options |= trained | {"matched": matched} | ({"stride": stride} if stride else {})
         found = evaluate(model.to(device), table, clips, **options)
@@ -546,7 +546,7 @@ def evaluate_runs(
         report.folds.append(found)
         report.said.append(str(found))
         if judged:
-            report.said.append("  last epoch (above) and best epoch side by side")
+            report.said.append("  last epoch (above) and best epoch")
             for name in ("uar", "war"):
                 both = (f"{100 * one.scores[name]:6.2f} %" for one in (found, judged))
                 report.said.append(f"    {name.upper():<14}{'  '.join(both)}")
@@ -575,16 +575,16 @@ def evaluate_runs(
 
 
 def _open(source: Path) -> tuple[Classifier, Mapping[str, Any], str]:
-    """The classifier in a run's folder or a file, what is told of it, and what must be said."""
+    """The classifier in a run's folder or a file, its facts, and a remark."""
     told = facts_of(source)
     if told.get("kind") == "pre-trained" and "config" in told:
         raise ValueError(
-            f"{source} is a pre-training run, which names no classes; fine-tune it first: maedfer "
+            f"{source} is a pre-training run without classes; fine-tune it first: maedfer "
             f"finetune DATASET --checkpoint {source}"
         )
     loaded = load_checkpoint(source)
     if not isinstance(loaded.model, Classifier) or loaded.report.fresh:
-        raise ValueError(f"{source} is not fine-tuned, so it tells no classes; fine-tune it first")
+        raise ValueError(f"{source} is not fine-tuned, so it has no classes; fine-tune it first")
     epoch, note = loaded.report.epoch, ""
     if "config" not in told and epoch is not None:
         note = f"epoch {epoch} of the file"
@@ -622,13 +622,13 @@ def _since_training(
             what, both = "people", {row[3] or row[0] for row in trained} & set(table.people(clips))
             changes = explain_change(kept, table.summary())
             notes = [f"since the training: {change}" for change in changes]
-        else:  # its clips may still be the same files, listed anew
+        else:  # its clips may still be the same files in a new table
             size = dict(zip(map(table.name, table.clips), table.sizes, strict=True))
             same = {row[0] for row in trained if size.get(row[0]) == row[4]}
             what, both = "clips", same & set(map(table.name, clips))
     if both:
         notes.append(
-            f"{len(both)} of the tested {what} were trained on, so the scores are too good: "
+            f"{len(both)} of the tested {what} were trained on (optimistic bias): "
             f"{', '.join(sorted(both)[:5])}{', ...' if len(both) > 5 else ''}"
         )
     return notes

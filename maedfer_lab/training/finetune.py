@@ -53,7 +53,7 @@ from maedfer_lab.training.stream import (
 Epoch = Literal["last", "best"]
 SYNTHETIC = "synthetic"
 RECIPES = {"base": finetune_recipe, "demo": finetune_demo}
-# What a classifier does not use of a model's configuration, at its defaults.
+# Fields of a model's configuration that a classifier does not use, at their defaults.
 UNUSED: dict[str, Any] = {
     name: getattr(ModelConfig, name)
     for name in ("decoder_width", "decoder_depth", "decoder_heads", "legacy_visible_order")
@@ -66,8 +66,8 @@ class FinetunedRun:
 
     The result holds UAR and WAR in [0, 1] and the confusion matrix (rows are true classes) of the
     last epoch on the test clips, one middle view of each; the same of the best epoch under
-    "best"; "validation", the scores by which that was chosen; the log's losses; seconds; and what
-    pre-training gave. told: what is to be said of a run that was loaded, not trained just now.
+    "best"; "validation", the scores by which that was chosen; the log's losses; seconds; and the
+    pre-training. told: remarks on a run that was loaded, not trained just now.
     """
 
     config: FinetuneConfig
@@ -91,7 +91,7 @@ class FinetunedRun:
                 f"the {result['validated_on']}"
             )
         if result["skipped"]:
-            lines.append(f"{len(result['skipped'])} clips were left out: result.json lists them")
+            lines.append(f"{len(result['skipped'])} clips were skipped; result.json lists them")
         if self.config.data is not None:
             lines.append(f"next: maedfer evaluate {self.folder}")
         return "\n".join(lines)
@@ -103,17 +103,17 @@ def finetune(
     on_log: Callable[[list[LogRow]], None] | None = None, tensorboard: bool = False,
     compile: Compile | bool = "auto", checkpointing: bool = False, shard: bool = False,
 ) -> FinetunedRun:  # fmt: skip
-    """Train a classifier as `config` says, in runs/NAME-HASH under `output`, and judge it.
+    """Train and test a classifier as `config` says, in runs/NAME-HASH under `output`.
 
-    A finished run is loaded, a partial one resumed (bit for bit on one CPU machine). The run of
+    A finished run is loaded, a partial one resumed (bit-exact on one CPU machine). The run of
     `config.init` is loaded or trained first. On several devices: `accelerate launch`.
 
-    profile: named in the provenance. data: the clips of `config`, where they are open already.
+    profile: named in the provenance. data: the clips of `config`, if they are open already.
     on_log: called with the log so far, for a live curve.
     workers, tensorboard, compile, checkpointing, shard: as in `loop.train`.
 
     Raises:
-        ValueError: a clip cannot be read (names it), or the run belongs to other clips or labels.
+        ValueError: a clip cannot be read (names it), or the run belongs to other data or labels.
     """
     run = Run.of(config, output)
     place = config.data if data is None else None  # which may be gone
@@ -160,7 +160,7 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
 def starting_model(
     config: FinetuneConfig, num_classes: int, output: Path | None, profile: str
 ) -> tuple[Classifier, dict[str, Any] | None]:
-    """The classifier before the first step, and what is to be told of its pre-training."""
+    """The initialised classifier, and the provenance of its pre-training."""
     told = None
     model = build_classifier(config.model, num_classes, pooling=config.pooling, seed=config.seed)
     if config.checkpoint is not None:
@@ -186,7 +186,7 @@ def starting_model(
 
 
 class FinetuneTask(Task):
-    """Classification, as the loop sees it; keeps the best epoch by WAR, as the reference does."""
+    """Classification as a task of the training loop; keeps the best epoch by WAR, as published."""
 
     config: FinetuneConfig
     model: Classifier
@@ -211,7 +211,7 @@ class FinetuneTask(Task):
     def finish(
         self, batch: tuple[Tensor, Tensor], step: int, places: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Clips as floats; mixed, and with smoothed labels, where the transform is published."""
+        """Clips as floats; mixed, and with smoothed labels, if the transform is the published."""
         self.step = step + 1
         frames, labels = batch
         config, augment = self.config, self.config.augment
@@ -231,14 +231,14 @@ class FinetuneTask(Task):
         return clips, torch.cat(targets)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy with the labels, or with shares of them."""
+        """Cross-entropy with the labels, hard or mixed."""
         if self.config.mode == "linear":
             self.model.encoder.eval()  # no drop path in a frozen encoder
         clips, labels = batch
         return {"loss": functional.cross_entropy(network(clips).float(), labels)}
 
     def judge(self) -> dict[str, float]:
-        """Scores on the validation clips; better weights than before are kept in the folder."""
+        """Scores on the validation clips; the best weights so far are saved in the folder."""
         confusion = self._confusion(self.model, self.data.validation)
         self.last = confusion.tolist()
         if war(confusion) > self.best["war"]:
@@ -266,7 +266,7 @@ class FinetuneTask(Task):
         ]
 
     def _confusion(self, model: Classifier, clips: Sequence[Clip]) -> np.ndarray:
-        """Rows are true classes: one middle view of each clip, of which every process does some."""
+        """Rows are true classes: one middle view of each clip, shared out among processes."""
         window = cast(FinetuneClip, self.stream.transform)
         return evaluate(
             model, self.data.table, clips, stride=window.stride, segments=1, crops=1,
@@ -275,11 +275,11 @@ class FinetuneTask(Task):
         ).confusion  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Last and best look at the validation clips."""
+        """Last and best validation."""
         return {"step": self.step, "last": self.last, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take both back."""
+        """Restore both."""
         self.step, self.last, self.best = state["step"], state["last"], state["best"]
 
 
@@ -293,39 +293,39 @@ def finetune_command(
     checkpointing: bool = False, shard: bool = False, out: Path | None = None,
     fields: Sequence[str] = (),
 ) -> FinetunedRun:  # fmt: skip
-    """Fine-tune a classifier on labelled clips; finished runs load, partial ones go on.
+    """Fine-tune a classifier on labelled clips; resumes or loads an existing run.
 
-    Every field of the preset can be set too, such as `--optim.lr 1e-3 --augment.erase 0`;
+    Every field of the preset can be set, e.g. `--optim.lr 1e-3 --augment.erase 0`;
     `--fields` lists them.
 
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface; folder (a folder per class), csv,
-        shards (of maedfer prepare), or synthetic (faces that need no data).
+        shards (of maedfer prepare), or synthetic (drawn faces, no data needed).
     root: folder of the clips or shards.
-    lists: folder of the split lists, if they do not lie below root.
-    layout: levels of folders, where they are not plain, such as class/person/clip.
+    lists: folder of the split lists, if they are not below root.
+    layout: meaning of the folder levels if ambiguous, e.g. class/person/clip.
     fold: the fold that is the test set.
-    checkpoint: what to start from: an official file, a folder of weights, or a run of maedfer
-        pretrain; its model is taken. Without it the start is random.
-    mode: finetune; scratch (a random start); linear (fc_norm and head on a frozen encoder).
+    checkpoint: initial weights: an official file, a folder of weights, or a run of maedfer
+        pretrain; the model is taken from it. Random initialisation by default.
+    mode: finetune; scratch (random initialisation); linear (fc_norm and head on a frozen encoder).
     preset: base is the published recipe, demo takes minutes on a CPU.
-    size: width, depth and heads of a random start, in place of the preset's own.
-    epochs: in place of the preset's own.
-    batch_size: of all processes together, in place of the preset's own.
-    accumulate: parts in which a process takes its share of a batch, for less memory.
-    holdout: share of the training clips that validates the epochs; without it the test fold does.
-    framing: whole stretches the picture to a square, face cuts around the face. By default face
+    size: width, depth and heads with random initialisation, instead of the preset's.
+    epochs: instead of the preset's.
+    batch_size: global batch size (all processes), instead of the preset's.
+    accumulate: number of parts for gradient accumulation, to save memory.
+    holdout: share of the training clips held out for validation; by default the test fold is used.
+    framing: whole stretches the picture to a square, face crops around the face. By default face
         for folder and csv, whole for the rest.
-    skip_broken: look at every clip before the start and leave out those that cannot be read.
+    skip_broken: check every clip before the start and leave out unreadable ones.
     seed: of weights and clips.
     workers: processes that read clips.
-    tensorboard: write the log also for TensorBoard.
+    tensorboard: also write the log for TensorBoard.
     compile: auto is graph on one GPU, block on several, no on a CPU, as in pre-training.
-    checkpointing: compute a block's inside again for its gradient: less memory, a third more work.
-    shard: weights and moments in shares on all processes, for models too large for one GPU.
+    checkpointing: activation checkpointing: less memory, a third more computation.
+    shard: shard weights and optimiser state over all processes, for models too large for one GPU.
     out: folder under which runs/ is written.
     """
     if (dataset == SYNTHETIC) != (root is None):
-        raise ValueError(f"root={root}: name the folder of {dataset}, or leave it out with "
+        raise ValueError(f"root={root}: name the folder of {dataset}, or omit it with "
                          f"{SYNTHETIC!r}, which draws its clips")  # fmt: skip
     kind = dataset
     if dataset == "shards" and root is not None:

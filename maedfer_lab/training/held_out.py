@@ -1,4 +1,4 @@
-"""Judging a masked autoencoder on clips of unseen identities, beside what needs no model."""
+"""Validation of a masked autoencoder on clips of unseen people, with model-free baselines."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class HeldOut:
             return self._mean(self.model.predict, device)
 
     def baselines(self) -> dict[str, Losses]:
-        """What predicting zero and interpolating the visible cubes would give.
+        """Losses of predicting zero and of interpolating the visible cubes.
 
-        Zero is ImageNet's mean colour without motion for raw targets, in cube units each cube's
-        own.
+        Zero is ImageNet's mean colour without motion for raw targets; for targets normalised per
+        cube, each cube's own mean.
         """
         config, cpu = self.model.config, torch.device("cpu")
         values = target_width(config, self.model.target)

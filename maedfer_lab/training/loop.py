@@ -1,7 +1,7 @@
 """The training loop of pre-training and fine-tuning: steps, resume, log, stop.
 
-A resumed run ends bit for bit as an uninterrupted one (same number of processes, CPU): clip i of
-the stream, masks and random state of a step are functions of the seed and the step alone; weights,
+A resumed run is bit-identical to an uninterrupted one (same number of processes, CPU): clip i of
+the stream, masks and random state of a step are functions only of seed and step; weights,
 optimiser, scaler, log and the task's own state are in the checkpoint.
 """
 
@@ -35,21 +35,21 @@ from maedfer_lab.training.device import CapturedStep, Compile, Losses, gathered,
 from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
 from maedfer_lab.training.stream import read_batches
 
-READ_EVERY = 10  # steps between looks at the loss: each look waits for the device
-DATA_BOUND = 0.3  # share of waiting for clips that is worth a word
-JUDGED_AFTER = 20  # steps, before that is said
+READ_EVERY = 10  # steps between reads of the loss: each one waits for the device
+DATA_BOUND = 0.3  # share of waiting for clips that is reported
+JUDGED_AFTER = 20  # steps before that is reported
 
 
 class Task(ABC):
-    """What the loop asks of a training.
+    """What the loop needs from a training.
 
-    config: its name, recipe, seed, precision, how often it is judged, saved and logged, and in
-        which groups clips are mixed (`mix_group`).
+    config: its name, recipe, seed, precision, intervals of validation, checkpoints and log, and the
+        groups in which clips are mixed (`mix_group`).
     model: the module that is trained; its state dict goes into the checkpoints.
-    stream: item i is always the same clip, or tuple of tensors, for the same i, and `name(i)` tells
-        of what. Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
-    idle_parameters: some that require a gradient get none in some steps; many processes then need a
-        slower way of joining gradients.
+    stream: item i is always the same clip, or tuple of tensors, for the same i; `name(i)` is its
+        name. Step s (from 0) takes items s * B to s * B + B - 1, B = batch_size.
+    idle_parameters: some that require a gradient get none in some steps; several processes then
+        need a slower gradient reduction.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -59,45 +59,45 @@ class Task(ABC):
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
-        """A new optimiser. Each step sets the rate of a group: the schedule's x its `lr_scale`."""
+        """A new optimiser. Each step sets a group's learning rate: the schedule's x `lr_scale`."""
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> Any:
-        """What the host adds to a batch before it goes to the device: a tensor or a tuple."""
+        """Prepare a batch on the host before it goes to the device: a tensor or a tuple."""
         return batch
 
     def finish(self, batch: Any, step: int, places: Sequence[int]) -> Any:
-        """What the device makes of a prepared batch by random numbers of (seed, step, place)."""
+        """Random transforms of a prepared batch on the device, by (seed, step, place)."""
         return batch
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Mean losses over a part of a batch: "loss" is followed, the others are logged with it.
+        """Mean losses over a part of a batch: "loss" is minimised, the others are logged with it.
 
-        network: `model`, wrapped where there are many processes; call this one.
-        batch: prepared and finished, on the device. What is random beside it must use torch's own
-            random numbers, which the loop seeds for every part; so that a step can be captured.
+        network: `model`, wrapped if there are several processes; call this one.
+        batch: prepared and finished, on the device. Other randomness must use torch's own
+            generators, which the loop seeds for every part, so that a step can be captured.
         """
 
     @abstractmethod
     def judge(self) -> dict[str, float]:
-        """Measure `model`; merged into the log's row. Called by all processes, every eval_every."""
+        """Validate `model`; merged into the log row. Called by all processes, every eval_every."""
 
     def replaced(self, clips: Sequence[tuple[str, str]]) -> None:  # noqa: B027
-        """Hear of clips that the stream could not read and replaced: names and reasons."""
+        """Receive names and reasons of clips that the stream could not read and replaced."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What else a resumed run must know, as plain values; called by all processes."""
+        """What else is needed to resume, as plain values; called by all processes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class TrainedLog:
-    """What a training leaves beside its model.
+    """The result of a training besides its model.
 
-    log: rows of step, lr, losses, and where judged its measures. seconds: over all its parts.
+    log: rows of step, lr, losses, and validation scores. seconds: over all its parts.
     skipped: steps whose gradients overflowed in fp16. waited: see `Progress.waited`.
     compiled: how the step was compiled: no, block, whole or graph.
     """
@@ -120,22 +120,22 @@ def train(
     checkpointing: bool = False,
     shard: bool = False,
 ) -> TrainedLog:
-    """Train `task.model` in place, from the state kept in `run` or from the start.
+    """Train `task.model` in place, from the state saved in `run` or from the start.
 
-    The first Ctrl-C, SIGTERM (Slurm) or SIGHUP (a closed terminal) ends the step, keeps the state
-    and raises KeyboardInterrupt. A state that cannot be written (full disk) is a warning, and tried
-    again at the next time to save. The caller finishes the run: `Run.finish`.
+    The first Ctrl-C, SIGTERM (Slurm) or SIGHUP (a closed terminal) finishes the step, saves the
+    state and raises KeyboardInterrupt. If a state cannot be written (full disk), a warning is given
+    and the next checkpoint tries again. The caller finishes the run: `Run.finish`.
 
     on_log: called by the main process with the log so far, every few steps, for a live curve.
     workers: processes that read clips. tensorboard: write the log there too, in the run's folder.
-    compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph": with
-        compiled blocks the step is captured as a CUDA graph; "auto": graph on one GPU where the
-        step can be captured, else block on GPUs, no on a CPU. Results are equal within rounding.
-    checkpointing: blocks keep their inputs alone for the gradient, and compute the rest again.
+    compile: "no"; "block": each kind of block is compiled; "whole": the model (True); "graph":
+        blocks are compiled and the step is captured as a CUDA graph; "auto": graph on one GPU if
+        the step can be captured, else block on GPUs, no on a CPU. Results agree within rounding.
+    checkpointing: activation checkpointing: blocks keep only their inputs for the backward pass.
     shard: each of several processes holds its share of weights, gradients and moments (FSDP2).
 
     Raises:
-        BlockingIOError: another process trains in the folder; says which one.
+        BlockingIOError: another process trains in the folder; names it.
         FloatingPointError: a loss is not finite; names the clips. The last good state is kept.
         ChildProcessError: a process that read clips died; names the clip.
     """
@@ -144,7 +144,7 @@ def train(
     is_main = stepper.accelerator.is_main_process
     with ExitStack() as held:
         held.callback(stepper.close)
-        if is_main:  # of many processes the first one holds the folder: it alone writes there
+        if is_main:  # of several processes the first one locks the folder: it alone writes there
             held.enter_context(run.locked())
             run.sweep()
         if (kept := run.load_state(stepper.check)) is None:
@@ -185,7 +185,7 @@ def train(
             judge = is_last or (config.eval_every and done % config.eval_every == 0)
             keep = is_last or done % config.save_every == 0
             look = judge or keep or done % READ_EVERY == 0
-            stopped = False  # many processes ask each other only when they look at the loss anyway
+            stopped = False  # processes agree on it only when they read the loss anyway
             if look or stepper.is_alone:
                 stopped = stepper.agree(stop.is_set()) and not is_last
             if look or stopped:
@@ -212,7 +212,7 @@ def train(
                         writer.add_scalar(name, row[name], row["step"])
             if on_log is not None and is_main and look and log:
                 on_log(log)
-            where = "the state before it is kept"
+            where = "the previous checkpoint is kept"
             if keep or stopped:
                 state = {**stepper.state_dict(), "step": done, "log": log, "unlogged": unlogged,
                          "seconds": progress.seconds}  # fmt: skip
@@ -220,17 +220,17 @@ def train(
                     try:
                         if is_main:
                             run.save_state(state)
-                        where = f"the state is kept in {run.folder}"
+                        where = f"the state is saved in {run.folder}"
                     except OSError as error:
                         warnings.warn(
-                            f"step {done} could not be kept: {error}. The state before it stays, "
-                            "the training goes on and tries again at the next time to save",
+                            f"step {done} could not be saved: {error}. The previous checkpoint is "
+                            "kept; training continues and tries again at the next one",
                             stacklevel=2,
                         )
             if stopped:
                 if is_main:
                     progress.write(f"Stopped after step {done} of {optim.last_step}; {where}. "
-                                   "Run the same command again to go on.")  # fmt: skip
+                                   "Run the same command again to resume.")  # fmt: skip
                 stepper.accelerator.wait_for_everyone()  # an early end would have the others killed
                 raise KeyboardInterrupt
         stepper.swap()
@@ -256,7 +256,7 @@ def _check_finite(task: Task, rows: list[LogRow], run: Run) -> None:
         raise FloatingPointError(
             f"loss is {row['loss']} at step {step} (learning rate {row['lr']:.2e}); the last good "
             f"state is in {run.folder}. Lower lr={task.config.optim.lr} or use "
-            f"precision='float32', and look at the clips of this batch:\n  {names}"
+            f"precision='float32', and check the clips of this batch:\n  {names}"
         )
 
 
@@ -281,7 +281,7 @@ class Stepper:
         can_capture = can_capture and optim.accumulate == 1 and not checkpointing
         self.compiled = devices.choose_compile(compile, self.device, can_capture)
         network: Any = speed_up(task.model)
-        self.whole: nn.Module | None = None  # the model in one piece, where it is trained in shares
+        self.whole: nn.Module | None = None  # the unsharded model, if it is trained in shards
         if shard:
             if half == torch.float16 or optim.optimiser != "adamw":
                 raise ValueError("shard=True needs optimiser='adamw', in bf16 or float32")
@@ -312,24 +312,24 @@ class Stepper:
         ]
 
     def plan(self, start: int) -> Iterator[tuple[int, list[int]]]:
-        """Step and places of each part that this process takes, from step `start` on."""
+        """Step and places of each part of this process, from step `start` on."""
         for step in range(start, self.task.config.optim.last_step):
             for share in self.shares:
                 yield step, share
 
     def prepared(self, batches: Iterator[Any], start: int) -> Iterator[Any]:
-        """What the task prepares of the batches from step `start` on, part by part."""
+        """The task's prepared batches from step `start` on, part by part."""
         for (step, places), batch in zip(self.plan(start), batches, strict=False):
             # as the items are, not as torch makes them
             batch = tuple(batch) if isinstance(batch, list) else batch
-            # Threads of this process would wait for each other, on cores that readers keep busy:
+            # Threads of this process would wait for each other on cores that the readers occupy:
             # measured on two busy cores, masks of 160 clips: 0.12 s by one thread, 4 s by two.
             with one_thread() if is_beside(self.device) else nullcontext():
                 prepared = self.task.prepare(batch, step, places)
             yield prepared
 
     def time_alone(self, count: int = 5) -> float:
-        """Seconds of a step by itself: on one clip many times, without a reader beside it."""
+        """Seconds of a step by itself: on one clip many times, while no reader runs."""
         clips = iter([default_collate([self.task.stream[0]] * len(self.shares[0]))])
         batch, taken = moved(next(self.prepared(clips, 0)), self.device), []
         batch = self.task.finish(batch, 0, self.shares[0])
@@ -345,16 +345,16 @@ class Stepper:
         return sorted(taken)[count // 2]
 
     def close(self) -> None:
-        """Leave the model as it was given."""
+        """Restore the model to its original form."""
         self.task.model = self.whole or self.task.model
         for block in devices.blocks_of(self.task.model):
             block._compiled_call_impl = None
             block.__dict__.pop("forward", None)
 
     def swap(self) -> None:
-        """Exchange the model that is trained for the one that is judged and kept, and back.
+        """Exchange the trained model for the one that is evaluated and saved, and back.
 
-        The latter is in one piece, and its weights are the means of `ema`. For all processes.
+        The latter is unsharded, with the averaged weights of `ema`. For all processes.
         """
         task = self.task
         if self.whole is None:
@@ -370,7 +370,7 @@ class Stepper:
             task.model = self.whole.to(self.device)
 
     def step(self, step: int, batches: Iterator[Any], shares: Sequence[Sequence[int]]) -> LogRow:
-        """Take one batch in parts, follow the gradient of its mean loss; losses stay tensors."""
+        """Optimise on one batch, part by part; losses stay tensors."""
         config = self.task.config
         rate = learning_rate(step, config.optim)
         for group in self.optimiser.param_groups:
@@ -449,7 +449,7 @@ class Stepper:
             raise ValueError(f"{wrong[0]} does not fit the model")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         if self.whole is not None:
             own, optimiser = self.task.model.state_dict(), state["optimiser"]
             parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -471,9 +471,9 @@ def own_share(
 ) -> list[int]:
     """The places of a batch that one of several processes works on, in ascending order.
 
-    Mixup and CutMix pair a clip with its mirror image in its group: `group` places in a row (the
-    last group may be smaller), or the whole batch. A share holds whole pairs, so that the same
-    clips are mixed whatever the number of processes; if it is odd, shares are plain blocks.
+    Mixup and CutMix pair a clip with its mirror position in its group: `group` consecutive places
+    (the last group may be smaller), or the whole batch. A share holds whole pairs, so that the same
+    clips are mixed for any number of processes; if it is odd, shares are contiguous blocks.
 
     Raises ValueError if batch_size is not a multiple of num_processes.
     """
@@ -492,7 +492,7 @@ def own_share(
 
 
 def groups(places: Sequence[int], group: int | None) -> list[list[int]]:
-    """Cut ascending places of a batch into those of each group."""
+    """Split ascending places of a batch by group."""
     found: dict[int, list[int]] = {}
     for place in places:
         found.setdefault(place // group if group else 0, []).append(place)
@@ -506,7 +506,7 @@ class Progress:
     """A bar with loss, rate, clips/s, the share of time spent waiting for clips, and time left.
 
     seconds: time of training in the parts before a resume.
-    pure_s: seconds of a step by itself, where it was measured.
+    pure_s: seconds of a step by itself, if it was measured.
     """
 
     def __init__(
@@ -516,7 +516,7 @@ class Progress:
         self.batch_size = task.config.optim.batch_size
         self.began = time.monotonic() - seconds
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
-        # Of clips that are drawn once and kept, the wait soon ends by itself.
+        # If clips are drawn once and cached, the wait soon ends by itself.
         self._told = getattr(task.stream, "is_drawn", False)
 
     @property
@@ -526,10 +526,10 @@ class Progress:
 
     @property
     def waited(self) -> float:
-        """Share of the time, in [0, 1], that steps lost to clips that were being read.
+        """Share of the time, in [0, 1], that steps lost to reading clips.
 
-        Where steps compute beside the host (`pure_s`) all by which they take longer than by
-        themselves; else the wait for the next clips.
+        If steps run asynchronously on a device (`pure_s`), the time by which they exceed a step
+        alone; else the wait for the next clips.
         """
         taken = max(time.monotonic() - self._since, 1e-9)
         if self.pure_s is None:
@@ -538,7 +538,7 @@ class Progress:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time that is no step's: where steps are timed, it does not count as waiting."""
+        """Time outside of steps, which does not count as waiting."""
         before = time.monotonic()
         yield
         if self.pure_s is not None:
@@ -556,7 +556,7 @@ class Progress:
             yield batch
 
     def update(self) -> None:
-        """Count a step. The first is left out of the rates: there files open and caches fill."""
+        """Count a step. The first is excluded from the rates: files are opened, caches fill."""
         self.bar.update()
         self._steps += 1
         if self._steps == 1:
@@ -582,17 +582,17 @@ class Progress:
         )  # fmt: skip
 
     def write(self, text: str) -> None:
-        """Say something without tearing the bar."""
+        """Print something without breaking the bar."""
         if not self.bar.disable:
             self.bar.write(text, file=sys.stderr)
 
 
 @contextmanager
 def delayed_interrupt() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into a flag, so that a step is never torn.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a flag, so that a step is never interrupted.
 
-    A second Ctrl-C stops at once, unless it comes within a second: launchers pass on the Ctrl-C
-    that their processes have had already. Outside the main thread signals stay as they are.
+    A second Ctrl-C stops at once, unless it comes within a second: launchers forward the Ctrl-C
+    that their processes have already received. Outside the main thread signals are unchanged.
     """
     flag, first_s = threading.Event(), 0.0
     numbers = [signal.SIGINT, signal.SIGTERM]

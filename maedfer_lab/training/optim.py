@@ -18,7 +18,7 @@ from maedfer_lab.method.models import Classifier
 def open_accelerator(idle_parameters: bool = False) -> Accelerator:
     """The accelerator of this process, as `accelerate launch`, torchrun or a notebook started it.
 
-    On CPUs too, where Accelerate alone would let each process of torchrun train for itself.
+    On CPUs too, where Accelerate alone would let each torchrun process train separately.
     Precision is left to `mixed_precision`. idle_parameters: some get no gradient in some steps.
     """
     return Accelerator(
@@ -29,10 +29,10 @@ def open_accelerator(idle_parameters: bool = False) -> Accelerator:
 
 
 def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW without weight decay for biases, norms and the mask token; or Muon beside it.
+    """AdamW without weight decay for biases, norms and the mask token; or Muon for matrices.
 
-    Muon's step (all singular values alike) is for the matrices inside blocks, scaled to be about as
-    long as AdamW's, so that rates compare.
+    Muon's step (all singular values equal) is for the matrices inside blocks, scaled to about the
+    length of AdamW's, so that learning rates are comparable.
     """
     muon = optim.optimiser == "muon"
 
@@ -53,12 +53,12 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
 
 
 def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW whose rates fall from the head down to the tubelet embedding; frozen parameters left
-    out.
+    """AdamW with layer-wise learning-rate decay from the head down to the tubelet embedding,
+    without frozen parameters.
 
     A group's `lr_scale` is `layer_decay ** (depth + 1 - layer)`, the tubelet embedding being layer
-    0, block i layer i + 1, and fc_norm, head and representative tokens layer depth + 1 (B6: where
-    the reference trains them; `rep_tokens_layer="first"` puts them beside the embedding). Without
+    0, block i layer i + 1, and fc_norm, head and representative tokens layer depth + 1 (B6: as in
+    the reference; `rep_tokens_layer="first"` gives the latter the embedding's rate). Without
     weight decay: biases, norms and, unless `decay_rep_tokens`, the representative tokens.
     """
     top = model.config.depth + 1
@@ -90,7 +90,7 @@ def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
     """AdamW whose step is one pass over the parameters (`fused`), also once a run is resumed."""
 
     def keep_fused(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        # A saved state brings its own options, those of runs begun before this one was set too.
+        # A saved state has its own options, those of older runs from before this one was set too.
         groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
         return {**state, "param_groups": groups}
 
@@ -102,7 +102,7 @@ def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
 def layer_of(name: str, top: int) -> int:
     """The layer of a classifier's parameter: 0 for the tubelet embedding, `top` above the blocks.
 
-    timm's `param_groups_layer_decay` counts in another way, without representative tokens.
+    timm's `param_groups_layer_decay` counts differently and has no representative tokens.
     """
     if name.startswith("encoder.embed."):
         return 0
@@ -112,7 +112,7 @@ def layer_of(name: str, top: int) -> int:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself (on others it would be slower)."""
+    """Whether the device computes in bfloat16 natively (on others it would be slower)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch has no public question for the CPU yet; without the private one float32 is safe.
@@ -121,9 +121,9 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def amp_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """What mixed precision computes in: bf16 where the device has it, else fp16 on a GPU.
+    """The type of mixed precision: bf16 if the device supports it, else fp16 on a GPU.
 
-    None is float32 throughout, on a CPU without bf16 as well.
+    None is float32 throughout, also on a CPU without bf16.
     """
     if precision == "bf16" and has_bf16(device):
         return torch.bfloat16
@@ -131,7 +131,7 @@ def amp_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
 
 
 def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """Run the model in the half precision that `amp_dtype` names, or as it is."""
+    """Run the model in the half precision that `amp_dtype` names, or unchanged."""
     dtype = amp_dtype(precision, device)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 

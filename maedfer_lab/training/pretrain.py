@@ -50,7 +50,7 @@ from maedfer_lab.training.stream import (
 )
 
 BROKEN_SHARE, BROKEN_FEW = 0.05, 2  # more broken clips than both end a run
-BROKEN_AFTER = 200  # clips, from which on the share counts
+BROKEN_AFTER = 200  # clips, after which the share is checked
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 OnLog = Callable[[list[LogRow], dict[str, Any]], None]
@@ -60,7 +60,7 @@ OnLog = Callable[[list[LogRow], dict[str, Any]], None]
 class PretrainedRun:
     """A finished run: its model on the CPU in evaluation mode, its log and its result.
 
-    told: what is to be said of a run that was loaded, not trained just now.
+    told: remarks on a run that was loaded, not trained just now.
     """
 
     config: PretrainConfig
@@ -78,12 +78,11 @@ class PretrainedRun:
         for kind in ("appearance", "motion"):
             others = ", ".join(f"{k} {loss[kind]:.4f}" for k, loss in result["baselines"].items())
             loss = result["held_out"][kind]
-            lines.append(f"held-out {kind} loss {loss:.4f} (without model: {others})")
+            lines.append(f"held-out {kind} loss {loss:.4f} (baselines: {others})")
         if broken := result.get("broken"):
             known = " (VoxCeleb2 is known to ship 283)" * (self.config.framing == "voxceleb2")
             lines.append(
-                f"{len(broken)} broken clips{known} were left out, others took their places: "
-                "result.json lists them"
+                f"{len(broken)} broken clips{known} were replaced by others; result.json lists them"
             )
         return "\n".join(lines)
 
@@ -95,16 +94,16 @@ def pretrain(
 ) -> PretrainedRun:  # fmt: skip
     """Pre-train as `config` says, in runs/NAME-HASH under `output`.
 
-    A finished run is loaded, a partial one resumed (bit for bit on one CPU machine), else a new
+    A finished run is loaded, a partial one resumed (bit-exact on one CPU machine), else a new
     one is trained. On several devices start it with `accelerate launch` (docs/launching.md).
 
     profile: named in the provenance.
     on_log: called with the log so far and the held-out baselines, for a live curve.
-    workers, tensorboard, compile, checkpointing, shard: as in `loop.train`, whose other rules
-        (Ctrl-C, full disk, a loss that is not finite) hold too; results stay the same.
+    workers, tensorboard, compile, checkpointing, shard: as in `loop.train`, which also handles
+        Ctrl-C, a full disk and a non-finite loss; they do not change results.
 
     Raises:
-        ValueError: the run belongs to other clips; or more than 5 % of them are broken.
+        ValueError: the run belongs to other data; or more than 5 % of the clips are broken.
     """
     run = Run.of(config, output)
     table = open_table(run, config.data, lambda: pretraining_table(config), config.stills)
@@ -134,9 +133,9 @@ def finish(
     run: Run, config: PretrainConfig | FinetuneConfig, model: nn.Module, data: RunData,
     trained: TrainedLog, profile: str, **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Let the main process write what a run ends with; gives the result as it is written.
+    """Write a run's final files on the main process; return the result as written.
 
-    Every result tells how long it took, on which data, and where its numbers come from.
+    Every result records duration, data and provenance.
     """
     state = PartialState()
     result = {
@@ -164,7 +163,7 @@ def finish(
 
 
 class PretrainTask(Task):
-    """Masked autoencoding, as the loop sees it."""
+    """Masked autoencoding as a task of the training loop."""
 
     config: PretrainConfig
     model: MaskedAutoencoder
@@ -196,7 +195,7 @@ class PretrainTask(Task):
     def finish(
         self, batch: tuple[Tensor, ...], step: int, places: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        """Other colours and mixed clips, where the configuration asks for them; floats then."""
+        """Colour jitter and blended clips, if configured; then floats."""
         config, (frames, *indices) = self.config, batch
         if not (config.jitter or config.blend):
             return batch
@@ -218,15 +217,15 @@ class PretrainTask(Task):
         return {f"held_out_{kind}": value for kind, value in losses.items()}
 
     def replaced(self, clips: Sequence[tuple[str, str]]) -> None:
-        """Note broken clips, and end a run in which there are too many."""
+        """Record broken clips, and end a run with too many."""
         self.broken.update(clips)
         seen = min(max(self.items, BROKEN_AFTER), len(self.stream))
         found = len(self.broken) - self.known
         if found > max(BROKEN_FEW, BROKEN_SHARE * seen):
             some = "; ".join(f"{name} ({why})" for name, why in clips[:3])
             raise ValueError(
-                f"{found} of about {seen} clips cannot be read, such as {some}. More than "
-                f"{BROKEN_SHARE:.0%} is more than damage: look at the data (maedfer doctor)"
+                f"{found} of about {seen} clips cannot be read, e.g. {some}. More than "
+                f"{BROKEN_SHARE:.0%} suggests a problem with the data; check it (maedfer doctor)"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -237,7 +236,7 @@ class PretrainTask(Task):
         return {"broken": self.broken, "items": self.items}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore them."""
         self.broken, self.items = {**self.broken, **state["broken"]}, state["items"]
 
 
@@ -255,11 +254,11 @@ def load_run(folder: Path) -> PretrainedRun:
 
 
 def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
-    """Fill `model` with the parameters of a pre-training checkpoint of the same sizes.
+    """Initialise `model` with the parameters of a pre-training checkpoint of the same sizes.
 
-    Clips may be longer or shorter than the checkpoint's by a whole factor: positions are computed,
-    and the representative tokens, region after region in time, are repeated, or their mean over
-    time is taken. ValueError for another model.
+    Clips may be longer or shorter than the checkpoint's by an integer factor: positions are
+    computed, and the representative tokens are repeated over time, or averaged over it.
+    ValueError for another model.
     """
     state = load_checkpoint(checkpoint, as_="autoencoder").model.state_dict()
     own = model.state_dict()
@@ -270,7 +269,7 @@ def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
             raise ValueError(
                 f"init={checkpoint} has representative tokens of shape {tuple(state[name].shape)}, "
                 f"which do not fit {tuple(own[name].shape)}; its clips may be longer or shorter by "
-                "a whole factor"
+                "an integer factor"
             )
         if many == len(own[name]):
             state[name] = state[name].repeat(many // few, 1)
@@ -301,30 +300,30 @@ def pretrain_command(
     tensorboard: bool = False, compile: Compile = "auto", checkpointing: bool = False,
     shard: bool = False, out: Path | None = None, fields: Sequence[str] = (),
 ) -> PretrainedRun:  # fmt: skip
-    """Pre-train on synthetic faces or a folder of videos; finished runs load, partial ones go on.
+    """Pre-train on synthetic faces or a folder of videos; resumes or loads an existing run.
 
-    Every field of the preset can be set too, such as `--optim.lr 1e-3 --model.region 2 5 5`;
+    Every field of the preset can be set, e.g. `--optim.lr 1e-3 --model.region 2 5 5`;
     `--fields` lists them.
 
-    preset: base is the paper's recipe, demo takes minutes on a CPU, tiny seconds; faces-still, then
-        faces from it, give the small model that is shipped (hours).
+    preset: base is the paper's recipe; demo takes minutes on a CPU, tiny seconds; faces-still
+        followed by faces gives the small shipped model (hours).
     encoder: lgi is LGI-Former, vit joint attention as in VideoMAE.
-    size: width, depth and heads, in place of the preset's own; base is the paper's model.
-    data: a folder of videos, or a list of them; synthetic faces without it.
-    init: a pre-training run or checkpoint to start from.
-    framing: face, or voxceleb2 for that set's frames of 224 x 224; the preset's own without it.
-    steps: of the whole schedule, in place of the preset's own.
-    stop_after: end after so many steps of the schedule.
-    batch_size: of all processes together, in place of the preset's own.
-    accumulate: parts in which a process takes its share of a batch, for less memory.
+    size: width, depth and heads, instead of the preset's; base is the paper's model.
+    data: a folder of videos, or a list of them; synthetic faces by default.
+    init: a pre-training run or checkpoint to initialise from.
+    framing: face, or voxceleb2 for that set's frames of 224 x 224; the preset's by default.
+    steps: length of the schedule, instead of the preset's.
+    stop_after: stop after this many steps of the schedule.
+    batch_size: global batch size (all processes), instead of the preset's.
+    accumulate: number of parts for gradient accumulation, to save memory.
     seed: of weights, masks and clips.
-    on_broken: skip replaces and lists clips that cannot be read, stop ends the run at the first.
+    on_broken: skip replaces and lists unreadable clips, stop ends the run at the first.
     workers: processes that prepare clips.
-    tensorboard: write the log also for TensorBoard.
-    compile: auto goes by the device: graph on one GPU, block on several, no on a CPU. block
+    tensorboard: also write the log for TensorBoard.
+    compile: auto chooses by device: graph on one GPU, block on several, no on a CPU. block
         compiles each kind of block, whole the model, graph captures the step of compiled blocks.
-    checkpointing: compute a block's inside again for its gradient: less memory, a third more work.
-    shard: weights and moments in shares on all processes, for models too large for one GPU.
+    checkpointing: activation checkpointing: less memory, a third more computation.
+    shard: shard weights and optimiser state over all processes, for models too large for one GPU.
     out: folder under which runs/ is written.
     """
     config = named_preset(preset, encoder)
@@ -349,7 +348,7 @@ def pretrain_command(
 def set_fields(config: Config, fields: Sequence[str], program: str) -> Config:
     """`config` with fields set as on a command line: ("--optim.lr", "1e-3").
 
-    Unknown names and values of another type end the program with a message, as for all flags.
+    Unknown names and values of the wrong type end the program with a message, as for all flags.
     """
     if not fields:
         return config

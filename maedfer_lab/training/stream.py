@@ -1,7 +1,7 @@
-"""The stream of training clips: endless, reproducible, read by processes beside the training.
+"""The stream of training clips: endless, reproducible, read by processes during training.
 
-Which clip item i is, is a function of (seed, epoch, i); what is done to it, of (seed, i). So a
-resumed run, and each of many processes, sees what one process would.
+Which clip item i is, is a function of (seed, epoch, i); its augmentation, of (seed, i). So a
+resumed run, and each of several processes, sees what one process would.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ VOXCELEB2_PX = 224
 VOXCELEB2_BOX = Box(top=0, left=32, height=160, width=160)
 STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a fine-tuning's seed
 IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of an item in pre-training, beside those of its clip
-ATTEMPTS = 10  # clips that are tried in the place of a broken one
+ATTEMPTS = 10  # clips that are tried in place of a broken one
 # Errors of a file system, not of a clip: another try may succeed, so nothing is replaced.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 CHUNK = 20  # frames that are checked at a time
@@ -70,17 +70,17 @@ Transform = Callable[[VideoReader, Clip, np.random.Generator, tuple[int, ...]], 
 
 
 class ClipStream(Dataset):
-    """Item `index` of an endless stream is always the same clip, changed in the same way.
+    """Item `index` of an endless stream is always the same clip with the same augmentation.
 
-    table: opens the clips. split: numbers of those that are streamed, each once for every time in
-        an epoch.
+    table: opens the clips. split: indices of the streamed clips, repeated if more than once per
+        epoch.
     transform: (reader, clip, generator, key) -> item; the latter two follow from seed and index.
-    batch: an epoch drops the clips that fill no batch. with_replacement: any clip at any time, in
-        place of all clips in an order of each epoch.
+    batch: an epoch drops its last incomplete batch. with_replacement: any clip at any time, instead
+        of a new order of all clips in each epoch.
     other: another stream, and the share of the items that come from it.
-    order, item: what goes into the random streams of epochs and of items beside the seed.
-    on_broken: "skip" puts another clip in the place of one that cannot be read, the same one in
-        every process and every epoch; "stop" raises.
+    order, item: further seeds of the random streams of epochs and of items.
+    on_broken: "skip" replaces an unreadable clip by another, the same one in every process and
+        every epoch; "stop" raises.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class ClipStream(Dataset):
         self.per_epoch = len(self.split) // batch * batch or len(self.split)
         self.with_replacement, self.on_broken, self.advice = with_replacement, on_broken, advice
         self.other, self.is_drawn = other, isinstance(table, DrawnFaces)
-        self.replaced: list[tuple[str, str]] = []  # read here since somebody asked
+        self.replaced: list[tuple[str, str]] = []  # since it was last read
         self._order: tuple[int, np.ndarray] = (-1, self.split)
 
     def __len__(self) -> int:
-        """Count the clips that are streamed, each once for every time in an epoch."""
+        """Number of streamed clips per epoch, including repetitions."""
         return len(self.split)
 
     @property
@@ -141,7 +141,7 @@ class ClipStream(Dataset):
         return self.other[0] if drawn < self.other[1] else None
 
     def _choose(self, index: int, attempt: int = 0) -> tuple[int, np.random.Generator]:
-        """The number of a clip, and the generator for what is done to it."""
+        """The index of a clip, and the generator for its augmentation."""
         rng = np.random.default_rng([*self.item, index])
         if attempt:
             other = np.random.default_rng([self.seed, index, SUBSTITUTE, attempt])
@@ -155,7 +155,7 @@ class ClipStream(Dataset):
         return int(self._order[1][place]), rng
 
     def name(self, index: int) -> str:
-        """The path of the clip that item `index` is made from, for messages."""
+        """The path of the clip behind item `index`, for messages."""
         if (other := self._other(index)) is not None:
             return other.name(index)
         return str(self.table.clips[self._choose(index)[0]].path)
@@ -178,8 +178,8 @@ def _passes(error: BaseException | None) -> bool:
 class Window:
     """Which frames of a video are shown, and what part of the picture.
 
-    framing: "whole", "face" (the square around it, looked for once), or "voxceleb2".
-    to_the_end: of frames that were chosen before: every stride-th, or drawn ones.
+    framing: "whole", "face" (the square around it, searched once), or "voxceleb2".
+    to_the_end: for frames chosen beforehand: every stride-th, or drawn ones.
     """
 
     frames: int
@@ -190,7 +190,7 @@ class Window:
     to_the_end: bool = False
 
     def box(self, reader: VideoReader) -> Box:
-        """What is cut out of every frame; ValueError where "voxceleb2" is asked of other frames."""
+        """The cropped part of every frame; ValueError if "voxceleb2" does not fit the frames."""
         if self.framing == "whole":
             return Box(0, 0, reader.height, reader.width)
         if self.framing == "face":
@@ -205,7 +205,7 @@ class Window:
         return VOXCELEB2_BOX
 
     def middle(self, reader: VideoReader) -> Float[Tensor, "3 T H W"]:
-        """The middle of a video, without anything random."""
+        """The middle of a video, deterministic."""
         chosen = clip_indices(len(reader), self.frames, self.stride, to_the_end=self.to_the_end)
         frames = reader.read(chosen)
         return to_tensor(crop_and_resize(frames, self.box(reader), self.size_px, self.size_px))
@@ -213,7 +213,7 @@ class Window:
 
 @dataclass
 class PretrainClip(Window):
-    """A random stretch of a video, turned, bent, cropped and mirrored (`vary_clip`), as bytes."""
+    """A random window of a video, rotated, warped, cropped and mirrored (`vary_clip`), as bytes."""
 
     vary: dict[str, Any] = field(default_factory=dict)
 
@@ -230,7 +230,7 @@ class PretrainClip(Window):
 
 @dataclass
 class FinetuneClip(Window):
-    """A random stretch of a video, augmented, and its label; without `augment` a random place."""
+    """A random window of a video, augmented (else at a random position), and its label."""
 
     augment: Augment | None = None
 
@@ -252,7 +252,7 @@ class FinetuneClip(Window):
 
 @dataclass(frozen=True)
 class RunData:
-    """The clips of a run: a stream to train on, and a table of clips to judge by.
+    """The clips of a run: a stream to train on, and a table of clips for evaluation.
 
     skipped: names and reasons of clips left out at the start. validation: clips that validate the
     epochs; the test clips themselves without a holdout.
@@ -298,10 +298,10 @@ def _drawn(config: PretrainConfig | FinetuneConfig, num_test: int, fold: int = 1
 
 
 def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -> RunData:
-    """The clips of a pre-training; whole people are held out.
+    """The clips of a pre-training, split by person.
 
-    The videos of a folder are decoded once and kept (`Squares`); those of prepared shards, of a
-    list, or with VoxCeleb2's framing whenever they are needed.
+    The videos of a folder are decoded once and cached (`Squares`); those of prepared shards, of a
+    list, or with VoxCeleb2's framing on demand.
     """
     table = pretraining_table(config) if table is None else table
     if isinstance(table, DrawnFaces):
@@ -353,8 +353,8 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
 
 def _advice(config: PretrainConfig) -> str:
     if config.on_broken == "stop":
-        return "on_broken='skip' puts others in the place of such clips"
-    return f"{ATTEMPTS} clips in a row could not be read: look at the data (maedfer doctor)"
+        return "on_broken='skip' replaces such clips"
+    return f"{ATTEMPTS} clips in a row could not be read: check the data (maedfer doctor)"
 
 
 def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
@@ -367,7 +367,7 @@ def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
 
 
 def _stills_stream(config: PretrainConfig, other: tuple[ClipStream, float] | None) -> ClipStream:
-    """Portraits of people of whom none is held out; each file gives as many as the largest."""
+    """Portraits, without held-out people; each file gives as many as the largest."""
     table, model = Stills(config.stills), config.model
     kept, _ = split_people(table.people(), config.held_out or 0.01, config.seed)
     sources = [table.clips[number].source for number in kept]
@@ -381,7 +381,7 @@ def _stills_stream(config: PretrainConfig, other: tuple[ClipStream, float] | Non
 def held_out_clips(
     config: PretrainConfig, data: RunData
 ) -> tuple[Float[Tensor, "b 3 T H W"], list[tuple[str, str]]]:
-    """The middle clips of at most `num_held_out` held-out videos; and those that are broken.
+    """The middle clips of at most `num_held_out` held-out videos; and the broken ones.
 
     Raises ValueError if none can be read, or one cannot and on_broken is "stop".
     """
@@ -400,7 +400,7 @@ def held_out_clips(
                 raise
             broken.append((data.table.name(clip), error.reason))
     if not clips:
-        raise ValueError(f"none of {len(broken)} held-out clips can be read, such as {broken[:1]}")
+        raise ValueError(f"none of {len(broken)} held-out clips can be read, e.g. {broken[:1]}")
     return torch.stack(clips), broken
 
 
@@ -411,7 +411,7 @@ def listed_videos(path: Path) -> Annotations:
     Byte-order mark, Windows line ends and empty lines do not matter.
 
     Raises ValueError for an empty list or a video named twice, FileNotFoundError if its first video
-    is not there. The others are opened when needed.
+    does not exist. The others are opened on demand.
     """
     with reading(path):
         rows = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
@@ -422,7 +422,7 @@ def listed_videos(path: Path) -> Annotations:
     places = [path.parent / name for name in names]
     if not places[0].exists():
         raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
-                                "such that are relative to the list's folder")  # fmt: skip
+                                "paths relative to the list's folder")  # fmt: skip
     found = Found()
     people = people_of([place.as_posix() for place in places], path.parent, found, folders=False)
     if found.problems:
@@ -458,9 +458,9 @@ def labelled_table(config: FinetuneConfig) -> Annotations:
 def labelled_data(
     config: FinetuneConfig, workers: int = 0, table: Annotations | None = None
 ) -> RunData:
-    """The clips of a fine-tuning: those of the other folds to train on, some of them held out.
+    """The clips of a fine-tuning: those of the other folds for training, some of them held out.
 
-    Raises ValueError where a side or a class has no clip.
+    Raises ValueError if a split or a class has no clip.
     """
     table = labelled_table(config) if table is None else table
     is_drawn, skipped = isinstance(table, DrawnFaces), []
@@ -479,8 +479,8 @@ def labelled_data(
         train, validation = train[kept], [clips[i] for i in held]
     elif not is_drawn:
         warnings.warn(
-            "the epochs are validated on the test fold, as in the published code, so the best "
-            "of them is chosen on it; holdout=0.1 holds out training clips instead",
+            "the epochs are validated on the test fold, as in the published code, so the best one "
+            "is selected on it; holdout=0.1 holds out training clips instead",
             stacklevel=3,
         )
     missing = set(range(len(table.classes))) - set(table.labels[train].tolist())
@@ -509,7 +509,7 @@ def labelled_data(
         batch=config.optim.batch_size,
         order=(STREAM,),
         item=(AUGMENT,),
-        advice="Mend or remove it (`maedfer doctor` lists all such clips), or leave it out with "
+        advice="Repair or remove it (`maedfer doctor` lists all such clips), or leave it out with "
         "--skip-broken",
     )
     judged = table.middle() if isinstance(table, DrawnFaces) else table
@@ -519,13 +519,13 @@ def labelled_data(
 def open_table(
     run: Run, data: Path | None, opened: Callable[[], Annotations], stills: Sequence[Path] = ()
 ) -> Annotations | None:
-    """The table of a run, or None for a finished one, which is to be loaded.
+    """The table of a run, or None for a finished one, which is only loaded.
 
-    ValueError, with what changed, where its data are others than when it began.
+    ValueError, with what changed, if its data differ from those at its start.
     """
     if run.is_finished and data is not None and not data.exists():
-        warnings.warn(f"{data} is not there any more: not compared with what the run was trained "
-                      "on", stacklevel=3)  # fmt: skip
+        warnings.warn(f"{data} no longer exists, so it is not compared with the data of the run's "
+                      "training", stacklevel=3)  # fmt: skip
         return None
     table = opened()
     summary = table.summary()
@@ -562,12 +562,12 @@ def unreadable(table: Annotations, workers: int) -> dict[int, str]:
     shown = tqdm(loaded, "checking clips", len(names), unit="clip", leave=False)
     found = {i: why for i, (why,) in enumerate(shown) if why}
     if found:
-        warnings.warn(f"{len(found)} of {len(names)} clips cannot be read and are left out, such "
-                      f"as {names[next(iter(found))]}", stacklevel=3)  # fmt: skip
+        warnings.warn(f"{len(found)} of {len(names)} clips cannot be read and are left out, "
+                      f"e.g. {names[next(iter(found))]}", stacklevel=3)  # fmt: skip
     return found
 
 
-# --- reading beside the training: never a hang, never a death without a name ---
+# --- worker processes: no hang, and an error that names the clip ---
 
 
 class _Told(Dataset):
@@ -611,14 +611,14 @@ def read_batches(
 ) -> Iterator[Any]:
     """The batches of items, in order, read by `workers` processes, or by this one without any.
 
-    Workers come from a clean process (a fork of one in which a video was decoded, or torch has
-    computed, waits for threads that it does not have), so `dataset` is pickled, and a script
+    Workers are forked from a clean server process (a fork of one in which a video was decoded or
+    torch has computed waits for missing threads), so `dataset` is pickled, and a script
     needs `if __name__ == "__main__":`.
 
-    name: what an item was made from, for messages. replaced: hears of replaced clips and reasons.
+    name: of an item's source, for messages. replaced: receives replaced clips and reasons.
 
-    Raises ChildProcessError, with what it read, where a worker died (a decoder's crash, no memory);
-    ValueError and OSError as reading an item raised them.
+    Raises ChildProcessError, with what it read, if a worker died (a decoder's crash, no memory);
+    ValueError and OSError as raised in reading an item.
     """
     check_workers(workers)
     told = _Told(dataset, workers)
@@ -656,19 +656,19 @@ def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -
         why = os.strerror(failed[0]) if failed[0] else "no memory"
         return (
             f"a process that reads clips could not hand them over: {why}. Raise the limit on open "
-            "files (ulimit -n 4096), give /dev/shm more room, or use workers=0"
+            "files (ulimit -n 4096), enlarge /dev/shm, or use workers=0"
         )
     if "shared memory" in reason:
-        return "/dev/shm is full: give it more room, or use workers=0"
+        return "/dev/shm is full: enlarge it, or use workers=0"
     if not items:
         return (
             "a process that reads clips died before it read one. A script that starts workers "
             'needs `if __name__ == "__main__":` around its calls; else try workers=0'
         )
     return (
-        "a process that reads clips died over (or just after) "
-        f"{', '.join(dict.fromkeys(name(item) for item in items))}. Leave the file out if it dies "
-        "again, or use fewer workers if memory ran out"
+        "a process that reads clips died while (or just after) reading "
+        f"{', '.join(dict.fromkeys(name(item) for item in items))}. Leave the file out if this "
+        "happens again, or use fewer workers if memory ran out"
     )
 
 

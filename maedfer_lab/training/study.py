@@ -1,7 +1,7 @@
-"""The study at small scale (docs/study.md): what pre-training gives, and which choices matter.
+"""The study at small scale (docs/study.md): the benefit of pre-training, and of each choice.
 
-A piece is one variant with one seed: pre-trained, probed, fine-tuned, judged on people of its own
-that no training has seen. Its rows are kept below runs/, so an interrupted study goes on.
+A piece is one variant with one seed: pre-trained, probed, fine-tuned, tested on its own people,
+which are disjoint from training. Rows are saved below runs/, so an interrupted study resumes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LENGTHS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of pre-training, in multiples of 
 
 
 def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
-    """All variants by name: the reference, and one thing of it changed.
+    """All variants by name: the reference, and each with one change to it.
 
     lambda weighs appearance: motion_weight = 1 - lambda (Sun et al., section 3.3).
     """
@@ -120,7 +120,7 @@ def _fits(region: tuple[int, ...], grid: tuple[int, ...], ratios: Sequence[float
 
 
 def vit_like(model: ModelConfig, what: str) -> ModelConfig:
-    """A ViT of the same depth and heads, as wide as comes nearest in "cost" or "parameters".
+    """A ViT of the same depth and heads, with the width nearest in "cost" or "parameters".
 
     Cost: multiply-adds of a classification; both by closed formula.
     """
@@ -136,7 +136,7 @@ def vit_like(model: ModelConfig, what: str) -> ModelConfig:
 
 @register_encoder("small conv net")
 class ConvEncoder(Encoder):
-    """The supervised control: three 3-D convolutions, each halving the picture; no attention."""
+    """The supervised control: three 3-D convolutions, each halving the resolution; no attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(replace(config, encoder="vit", depth=0))
@@ -164,7 +164,7 @@ class Piece:
 
 
 def pieces(config: StudyConfig) -> list[Piece]:
-    """In the order in which they are run: the reference first, then variant after variant."""
+    """In the order of execution: the reference first, then variant after variant."""
     few = config.seeds[: config.variant_seeds]
     all_seeds = (config.variants[0], LONG)
     return [Piece(v, s) for v in config.variants for s in (config.seeds if v in all_seeds else few)]
@@ -178,11 +178,11 @@ def run_piece(
     output: Path | None = None,
     profile: str = "none",
 ) -> list[Row]:
-    """The rows of a piece: loaded where it has been run before.
+    """The rows of a piece: loaded if it has been run before.
 
-    A row tells `variant`, `seed`, and either a pre-training ("pre-training": held-out losses in
-    units of the best that needs no model) or a score ("uar" in [0, 1] on unseen people of `start`
-    and `how`, for the `label`, after so many `labels`).
+    A row has `variant`, `seed`, and either a pre-training ("pre-training": held-out losses in
+    units of the better baseline) or a score ("uar" in [0, 1] on held-out people of `start`
+    and `how`, for the `label`, with `labels` labels).
     """
     known = variants(config) | dict(own or {})
     if piece.variant not in known:
@@ -214,7 +214,7 @@ def run_piece(
                 for name, recipe in _starts(config, one, is_reference).items():
                     row = _score(finetune(recipe, **options), name, recipe)
                     if not is_reference or (label, count) != ("expression", middle):
-                        del row["confusion"]  # it is of no figure, and long
+                        del row["confusion"]  # not used in any figure, and long
                     rows.append(row)
     facts = {"variant": piece.variant, "seed": piece.seed}
     rows = [{**facts, **row} for row in rows]
@@ -228,7 +228,7 @@ def run_piece(
 def _starts(
     config: StudyConfig, plan: FinetuneConfig, is_reference: bool
 ) -> dict[str, FinetuneConfig]:
-    """The same labels from each start; each start has the rate that suits it."""
+    """Fine-tuning from each initialisation, each with its own learning rate."""
     starts = {PRETRAINED: plan}
     if is_reference:
         random = replace(plan, init=None, mode="scratch", layer_decay=1.0)
@@ -272,7 +272,7 @@ def _score(run: FinetunedRun, start: str, config: FinetuneConfig) -> Row:
 
 
 def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> list[Row]:
-    """Scores of frozen features; beside them a random encoder's, and pixels, for the reference."""
+    """Scores of frozen features; for the reference also a random encoder's, and of pixels."""
     table = labelled_table(config).middle()  # type: ignore (drawn faces)
     train, test = table.split(config.fold)
     shown = [_frames(table, part) for part in (train, test)]
@@ -318,7 +318,7 @@ def _frames(table: Annotations, clips: Sequence[Clip]) -> Float[Tensor, "n 3 T H
 
 @torch.no_grad()
 def _features(model: Classifier, clips: Tensor) -> tuple[Float[np.ndarray, "n d"], Tensor]:
-    """What the head reads, not yet standardised; and all tokens, representative ones first."""
+    """The head's input, not yet standardised; and all tokens, representative ones first."""
     model.eval()
     read, everything = [], []
     for part in clips.split(CHUNK):
@@ -361,7 +361,7 @@ def attentive_probe(
 
 
 def _gmacs(model: ModelConfig, start: PretrainConfig | None = None) -> float:
-    """Of one clip: by closed formula, or counted where an own encoder or target has none."""
+    """Of one clip: by closed formula, or counted if your own encoder or target has none."""
     task, ratio = ("pretrain", start.mask_ratio[0]) if start else ("classify", 0.9)
     if model.extension or (start and start.target.extension):
         target = start.target if start else None
@@ -383,8 +383,8 @@ def run_study(
 ) -> list[Row]:
     """All rows of the study; pieces that have been run before are loaded.
 
-    own: further variants by name, such as `config.pretrain` with a registered encoder or target;
-        judged as the other variants are. jobs: processes, of one thread each.
+    own: further variants by name, e.g. `config.pretrain` with a registered encoder or target;
+        evaluated like the other variants. jobs: processes, of one thread each.
     """
     plan = pieces(config)
     plan += [Piece(v, s) for s in config.seeds[: config.variant_seeds] for v in own or ()]
@@ -400,7 +400,7 @@ def run_study(
 def own_points(
     config: StudyConfig, *, output: Path | None = None, profile: str = "none"
 ) -> list[Row]:
-    """Points of the committed study again: from its shipped pre-training (`LONG`) and scratch."""
+    """Repeat points of the committed study: from its shipped pre-training (`LONG`) and scratch."""
     rows = []
     for label in ("expression", "direction"):
         for count in config.labels if label == "expression" else config.direction:
@@ -417,8 +417,8 @@ def own_points(
 
 
 def main() -> None:
-    """`make study`: say how long it takes, run what is missing, keep the rows in the package."""
-    print(f"about {CORE_HOURS:g} core hours on two cores of an AMD EPYC; interrupted, it goes on",
+    """`make study`: print its duration, run what is missing, save the rows in the package."""
+    print(f"about {CORE_HOURS:g} core hours on two cores of an AMD EPYC; resumes if interrupted",
           flush=True)  # fmt: skip
     began, jobs, config = perf_counter(), num_cores(), study()
     rows = run_study(config, profile="study", jobs=jobs)

@@ -1,6 +1,6 @@
-"""`make app`: a page that takes a video and shows what the small model makes of its faces.
+"""`make app`: a page that takes a video and shows the small model's view of its faces.
 
-Served by Voila for this machine alone, behind a token, within bounds; importing it changes the
+Served by Voila for this machine only, behind a token, within limits; importing it changes the
 event loop's policy, as importing Voila does. `python -m maedfer_lab.viewers.app` is `make app`.
 """
 
@@ -26,8 +26,8 @@ from maedfer_lab.config import keep_temporary_files_in
 
 CELL = "from maedfer_lab.inference.page import FacePage\n\nFacePage()"
 MAX_KERNELS = 4  # pages open at once; each holds a model
-GRACE_S = 15  # a page may lose its connection for so long
-IDLE_S = 1800  # a page's kernel ends when it said nothing for so long
+GRACE_S = 15  # a page may lose its connection for this long
+IDLE_S = 1800  # a page's kernel ends after this time without activity
 
 # What a page may load: only what this server gives it.
 _POLICY = (
@@ -52,7 +52,7 @@ class BoundedKernels(AsyncMappingKernelManager):
             self._starting -= 1
 
     def notify_disconnect(self, kernel_id: str) -> None:
-        """Note that a page is gone; its kernel ends soon, whether the page said good-bye or not."""
+        """Note that a page is gone; its kernel ends soon, with or without a proper close."""
         super().notify_disconnect(kernel_id)
         IOLoop.current().call_later(GRACE_S, self._end_if_left, kernel_id)
 
@@ -62,14 +62,14 @@ class BoundedKernels(AsyncMappingKernelManager):
 
 
 class OnlyWithToken(PasswordIdentityProvider):
-    """Refuses whoever has not the printed address, where Jupyter offers a page for logging in."""
+    """Refuses requests without the printed token, where Jupyter would show a login page."""
 
     def get_handlers(self) -> list[Any]:
-        """No pages for logging in and out."""
+        """No login or logout pages."""
         return []
 
     async def get_user(self, handler: Any) -> User:  # type: ignore[override]
-        """Who asks; HTTP 403 without the token or the cookie that it brought."""
+        """The user; HTTP 403 without the token or the cookie set by it."""
         user = await ensure_async(super().get_user(handler))
         if user is None:
             handler.current_user = handler._jupyter_current_user = None
@@ -99,17 +99,17 @@ class Dashboard(Voila):
 def main() -> int:
     """Serve until interrupted and return the exit status; prints the address with its token.
 
-    All temporary files, uploads among them, lie in one private folder that is removed at the end.
+    All temporary files, including uploads, are in one private folder that is deleted at the end.
     """
     parser = argparse.ArgumentParser(prog="app", description="Serve the viewers as a page.")
-    parser.add_argument("--port", type=int, default=8866, help="another one where it is taken")
+    parser.add_argument("--port", type=int, default=8866, help="another one if it is taken")
     port = parser.parse_args().port
     print(
-        "Serves the page on this machine alone, until Ctrl-C. The address follows; each page has "
-        "a kernel of its own, which ends with it.",
+        "Serves the page on this machine only, until Ctrl-C. The address follows; each page has "
+        "its own kernel, which ends with it.",
         flush=True,
     )
-    # Where it was started in the background of a script, Ctrl-C would be ignored.
+    # If it was started in the background by a script, Ctrl-C would be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config = {
         "Voila": {
@@ -127,7 +127,7 @@ def main() -> int:
             "file_allowlist": [],
             "multi_kernel_manager_class": BoundedKernels,
         },
-        # Errors show no traceback, as that would name folders of this machine.
+        # Errors show no traceback, which would reveal folders of this machine.
         "VoilaExecutor": {"cell_error_instruction": "The terminal of `make app` says why."},
         "MappingKernelManager": {
             "cull_busy": True,

@@ -1,4 +1,4 @@
-"""AttentionViewer: where any token of a clip looks, at any stage, layer and head."""
+"""AttentionViewer: what any token of a clip attends to, at any stage, layer and head."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MEANS = ("composed", "rollout")  # stages over which heads are averaged
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """What is looked at.
+    """What is shown.
 
     layer: counted from 0, of the model with most layers; others show their nearest in proportion.
-    query: a token, counted as in `AttentionMaps`; where files and a fresh page begin.
+    query: a token, counted as in `AttentionMaps`; the initial one in files and on a fresh page.
     head: number, or None for the mean over heads.
     overview: all layers and heads of the first model, for that query.
     """
@@ -44,7 +44,7 @@ class AttentionSettings:
 
 
 class AttentionViewer(Player[AttentionSettings]):
-    """Attention of one query over the clip, beside the plain clip; several models side by side.
+    """Attention of one query over the clip, next to the clip; several models side by side.
 
     models: a model (autoencoder, classifier or encoder; LGI-Former or ViT), or {name: model} with
         equal token grids.
@@ -54,10 +54,10 @@ class AttentionViewer(Player[AttentionSettings]):
     layer: from 0, by default the last. head: from 0, or None for the mean.
     query: (t, y, x) of a cube, by default the middle of the first frame, or the number of a
         representative token.
-    fps: frames of the clips in a second, where that is known.
+    fps: frames of the clips per second, if known.
 
-    The weights of every query lie in the browser, so that a click asks no kernel; they are captured
-    by the model's own code, once per clip. All layers and heads can be seen at once, for one query.
+    The weights of every query are in the browser, so that clicks need no kernel; the model's own
+    code captures them once per clip. All layers and heads can be shown at once, for one query.
     """
 
     kind = "attention"
@@ -87,7 +87,7 @@ class AttentionViewer(Player[AttentionSettings]):
         self._keep: Any = "mean" if max(sizes) > attention_maps.MAX_BYTES else None
         self._heads = 0 if self._keep else min(e.config.num_heads for e in every)
         self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
-        middle = self._number((0, self.grid.h // 2, self.grid.w // 2))  # seen at once
+        middle = self._number((0, self.grid.h // 2, self.grid.w // 2))  # shown first
         first = next(iter(self.clips)), next(iter(self._stages))
         now = AttentionSettings(*first, self._depth - 1, middle)
         asked = {"stage": stage, "layer": layer, "head": head, "query": query}
@@ -123,7 +123,7 @@ class AttentionViewer(Player[AttentionSettings]):
             value = None
         elif name == "head":
             if not self._heads:
-                raise ValueError(f"head={value}: their mean alone was kept, to save memory")
+                raise ValueError(f"head={value}: only the mean over heads was kept, to save memory")
             value = whole_number(name, value, self._heads)
         elif name == "query":
             value = self._number(value)
@@ -133,7 +133,7 @@ class AttentionViewer(Player[AttentionSettings]):
         return replace(now, **{name: value})
 
     def _maps(self, clip: str) -> dict[str, AttentionMaps]:
-        """The attention of every model on a clip; that of the last clip is kept."""
+        """The attention of every model on a clip; that of the last clip is cached."""
         if self._captured[0] != clip:
             self._captured = (
                 clip,
@@ -184,7 +184,7 @@ class AttentionViewer(Player[AttentionSettings]):
     def _paint(
         self, maps: AttentionMaps, stage: str, rows: Tensor
     ) -> tuple[Tensor, UInt8[np.ndarray, "q n"]]:
-        """The strongest weight of each query (q k), and all as bytes relative to it."""
+        """The strongest weight of each query (q k), and all weights as bytes relative to it."""
         tokens, rep = rows[:, : maps.num_visible], rows[:, maps.num_visible :]
         if _looks_at_reps(maps, stage):  # their regions show the weight
             tokens = rep[:, torch.as_tensor(maps.places[:, 0])]
@@ -219,7 +219,7 @@ class AttentionViewer(Player[AttentionSettings]):
             rest = [f"{float(r):.0%} to representative tokens" for r in to_reps]
             if _looks_at_reps(maps, stage) or not maps.num_regions:
                 rest = []
-            if stage == "rollout":  # half of every stage stays where it was and outshines the rest
+            if stage == "rollout":  # half of every stage is residual and would outshine the rest
                 kept = [f"{float(s):.0%} from itself (not drawn)" for s in own]
                 rest = [", ".join(p) for p in zip(kept, rest, strict=True)] if rest else kept
                 matrix = matrix - own.diag()
@@ -248,13 +248,13 @@ class AttentionViewer(Player[AttentionSettings]):
             stage = STAGES[now.stage] if encoder.num_regions else JOINT["joint"]
             return (f"{scene.plain(name)}, {stage}: every layer and head for one query, each "
                     "relative to its own strongest weight. A click opens one.",)  # fmt: skip
-        said = "Brightness is relative to the strongest weight of this query; the pointer tells it."
+        said = "Brightness is relative to this query's strongest weight; hover to read values."
         if now.stage in ("inter", "interact"):
-            said += " Keys are representative tokens here: each region shows its own one's weight."
+            said += " Keys are representative tokens here: each region shows the weight of its own."
         if now.stage == "inter":
-            said += " Only representative tokens ask at this stage."
+            said += " Only representative tokens are queries at this stage."
         if now.stage in MEANS:
-            said += " Heads are averaged, since those of different stages have nothing in common."
+            said += " Heads are averaged, since heads of different stages do not correspond."
         asks = f"representative token of region {now.query - self.grid.n + 1}"
         if now.query < self.grid.n:
             t, y, x = np.unravel_index(now.query, self.grid.shape)

