@@ -58,11 +58,11 @@ class DrawnFaces(Annotations):
         return FramesReader(clip.path, frames[:, middle, middle])
 
     def middle(self) -> DrawnFaces:
-        """The same table, whose clips show the middle of the frames alone: models are judged so."""
+        """The same table with only the middle of the frames, for validation and testing."""
         same = object.__new__(DrawnFaces)
         same.__dict__.update(self.__dict__, is_middle=True)
         return same
 
     def summary(self) -> dict[str, Any]:
-        """What this table is; its clips one by one follow from the configuration."""
+        """This table, without its clips, which follow from the configuration."""
         return {**super().summary(), "each": []}

@@ -1,6 +1,6 @@
-"""Faces in a video: where scenes are cut, detection, the square around a face, one track a person.
+"""Faces in a video: scene cuts, detection, the square around a face, one track per person.
 
-The detector is a function: any callable that takes an RGB picture and lists `FaceBox`es fits.
+The detector is a function: any callable that takes an RGB picture and returns `FaceBox`es.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from maedfer_lab.config import Framing
 from maedfer_lab.data.transforms import Box, centre_square
 from maedfer_lab.data.video import VideoReader
 
-LOOKS = 3  # frames in which a face is looked for
-LOOK_PX = 360  # of the longer side: larger faces are found as well, at a tenth of the time
+LOOKS = 3  # frames in which a face is searched
+LOOK_PX = 360  # of the longer side: large faces are found as well, in a tenth of the time
 CONFIDENT = 0.95
-_DETECTING = threading.Lock()  # the detector is kept, and one thread's at a time
-SAME_FACE = 0.6  # share of the smaller box inside the larger one that makes them one face
+_DETECTING = threading.Lock()  # the detector is cached, for one thread at a time
+SAME_FACE = 0.6  # share of the smaller box inside the larger one above which they are one face
 
 
 class FaceBox(NamedTuple):
@@ -41,8 +41,8 @@ class FaceBox(NamedTuple):
 
 
 class Square(NamedTuple):
-    """How a square is laid around a face: its side over the larger side of the face's box, and its
-    centre above the face's, over the height of the face.
+    """A square around a face: its side relative to the larger side of the face's box, and its
+    centre above the face's, relative to the height of the face.
     """
 
     side: float
@@ -68,7 +68,7 @@ def frame_square(
 ) -> Float[np.ndarray, " 3"]:
     """Lay a square (top, left, side; pixels) around a face's box (left, top, width, height).
 
-    It stays inside the picture of `height` x `width`: it is moved, and only then made smaller.
+    It stays inside the picture of `height` x `width`: it is shifted first, then shrunk.
     """
     left, top, face_width, face_height = box
     side = min(framing.side * max(face_width, face_height), height, width)
@@ -79,10 +79,10 @@ def frame_square(
 
 
 def face_square(video: VideoReader) -> Box:
-    """The square around the largest face of a video; `centre_square` where none is found.
+    """The square around the largest face of a video; `centre_square` if none is found.
 
-    One for the whole video (median of three looks), where `track_faces` follows faces that move.
-    A prepared clip is that square already, and returned whole.
+    One for the whole video (median of three frames); `track_faces` follows moving faces.
+    A prepared clip is already that square, and returned whole.
     """
     if video.is_framed:
         return Box(0, 0, video.height, video.width)
@@ -106,7 +106,7 @@ def detect_faces(frame: UInt8[np.ndarray, "H W 3"]) -> list[FaceBox]:
     ]
     kept: list[FaceBox] = []
     for face in sorted(faces, key=lambda face: -face.width * face.height):
-        # The detector sometimes finds a face twice, in two sizes.
+        # The detector sometimes finds a face twice, at two sizes.
         if all(_overlap(face, other) / (face.width * face.height) < SAME_FACE for other in kept):
             kept.append(face)
     return kept
@@ -143,9 +143,9 @@ AROUND_S = 0.2
 
 
 class SceneChanges:
-    """How much each picture differs from the one before: motion lasts, a cut is one step.
+    """Difference of each picture from the one before: motion lasts, a cut is one step.
 
-    On joins of 72 clips of real faces 99.9 % of the cuts are found, and none that is no cut.
+    On concatenations of 72 clips of real faces it finds 99.9 % of the cuts, without false alarms.
     """
 
     def __init__(self) -> None:
@@ -162,10 +162,10 @@ class SceneChanges:
         self._last = small
 
     def cuts(self, fps: float = 25.0) -> list[int]:
-        """Numbers of the pictures that begin another scene, rising.
+        """Numbers of the pictures that begin another scene, ascending.
 
-        None is a fade, motion, or a flash shorter than 0.2 s, which comes and goes with two changes
-        alike. Of two cuts closer than that neither is told.
+        Fades, motion and flashes shorter than 0.2 s (two equal changes) do not count. Of two cuts
+        closer than that neither is reported.
         """
         changes = np.asarray(self._changes, dtype=np.float32)
         reach = max(AROUND, round(AROUND_S * fps))
@@ -178,11 +178,11 @@ class SceneChanges:
 
 
 LOOK_EVERY_S = 0.2
-USUAL_FPS = 25.0  # of sources without a clock, such as folders of images
-SMOOTH_S = 0.25  # deviation of the Gaussian that smooths a track
-REACH = 1.0  # of its own size a face may move away from where it was expected
+USUAL_FPS = 25.0  # of sources without a frame rate, such as folders of images
+SMOOTH_S = 0.25  # standard deviation of the Gaussian that smooths a track
+REACH = 1.0  # maximal distance from the expected position, in its own size
 GROWTH = 1.6  # factor by which its size may differ
-CROSSING = 0.25  # overlap at which two faces can no longer be told apart
+CROSSING = 0.25  # overlap above which two faces cannot be distinguished
 SHOWN_PX = 320  # longer side of the pictures in which no face was found
 
 Ending = Literal["end of the video", "face lost", "scene cut", "another face crosses"]
@@ -206,8 +206,8 @@ class NoFaceError(ValueError):
 class FaceTrack:
     """One face, followed without a long gap.
 
-    looks: numbers of the frames in which it was found, rising. boxes: (left, top, width, height)
-    there, in pixels. ending: why it stops, at frame `stop`.
+    looks: numbers of the frames in which it was found, ascending. boxes: (left, top, width, height)
+    there, in pixels. ending: why it ends, at frame `stop`.
     """
 
     looks: list[int] = field(default_factory=list)
@@ -231,7 +231,7 @@ class FaceTrack:
         return float(np.median([box[0] for box in self.boxes]))
 
     def smooth_boxes(self, fps: float) -> Float[np.ndarray, "n 4"]:
-        """Boxes of all its frames: between looks on a line, then smoothed over time."""
+        """Boxes of all its frames: interpolated linearly, then smoothed over time."""
         frames = np.arange(self.first, self.stop)
         sides = [np.interp(frames, self.looks, side) for side in zip(*self.boxes, strict=True)]
         sigma = SMOOTH_S * fps
@@ -242,7 +242,7 @@ class FaceTrack:
         return np.stack([np.convolve(side, bell, mode="valid") for side in padded], 1)
 
     def _predicted(self, frame: int) -> FaceBox:
-        """Where the face should be: its last place and half of its last speed."""
+        """Expected position: its last one plus half of its last velocity."""
         left, top, width, height = self.boxes[-1]
         if len(self.looks) > 1:
             steps = 0.5 * (frame - self.looks[-1]) / (self.looks[-1] - self.looks[-2])
@@ -261,7 +261,7 @@ class FaceTracks:
 
     @property
     def fps(self) -> float:
-        """Frames per second; 25 where the source has no clock."""
+        """Frames per second; 25 if the source has no frame rate."""
         return self.video.fps or USUAL_FPS
 
     def second(self, frame: int) -> float:
@@ -288,9 +288,9 @@ class FaceTracks:
         return sum(map(len, tracks)) / len(self.video)
 
     def pick(self, which: Pick | str | int = "largest") -> tuple[FaceTrack, ...]:
-        """Tracks of one person at most at a time, in order of time.
+        """Tracks of at most one person at a time, in temporal order.
 
-        which: the face that wins wherever several are seen, or the number of the one track.
+        which: the preferred face if several are visible, or the number of the one track.
         """
         if isinstance(which, int):
             if not 0 <= which < len(self.tracks):
@@ -324,9 +324,9 @@ def track_faces(
 ) -> FaceTracks:
     """Find the faces of a video and link them over time.
 
-    A face is looked for every `look_every_s` seconds; one missing for up to `bridge_s` is bridged
-    on a line. Tracks end where it misses longer, where the scene is cut, and where two faces cross,
-    since boxes alone cannot tell who is who afterwards. Tracks below `min_s` are dropped. Raises
+    Faces are searched every `look_every_s` seconds; gaps of up to `bridge_s` are interpolated
+    linearly. Tracks end at longer gaps, at scene cuts, and where two faces cross, since boxes
+    cannot distinguish people afterwards. Tracks below `min_s` are dropped. Raises
     NoFaceError if none was found, VideoError if a frame cannot be read.
     """
     fps = video.fps or USUAL_FPS
@@ -344,7 +344,7 @@ def track_faces(
     found: dict[int, list[FaceBox]] = {look: [] for look in looks}
     pictures: list[np.ndarray] = []
     scene = SceneChanges()
-    with tqdm(total=len(looks), desc="looking for faces", unit="look", disable=not progress) as bar:
+    with tqdm(total=len(looks), desc="detecting faces", unit="frame", disable=not progress) as bar:
         for place, frames in video.in_pieces(range(len(video))):
             for number, frame in enumerate(frames, place.start):
                 scene.add(frame)
@@ -372,7 +372,7 @@ def track_faces(
 
 
 def _link(active: list[FaceTrack], faces: list[FaceBox], look: int, end) -> None:  # type: ignore
-    """Give each face to the track that expects it; end tracks that cross; begin new ones."""
+    """Assign each face to the nearest track; end tracks that cross; begin new ones."""
     tracks, boxes = list(active), [track._predicted(look) for track in active]
     gaps = [(_gap(box, face), t, n) for t, box in enumerate(boxes) for n, face in enumerate(faces)]
     owner: dict[int, int] = {}
@@ -395,7 +395,7 @@ def _link(active: list[FaceTrack], faces: list[FaceBox], look: int, end) -> None
 
 
 def _gap(a: FaceBox, b: FaceBox) -> float:
-    """Distance of two boxes' centres over their mean width; infinite where sizes differ much."""
+    """Distance of two boxes' centres over their mean width; infinite if sizes differ much."""
     if not 1 / GROWTH <= a.height / b.height <= GROWTH:
         return float("inf")
     across = a.left + a.width / 2 - b.left - b.width / 2
@@ -409,7 +409,7 @@ def _iou(a: FaceBox, b: FaceBox) -> float:
 
 
 class FaceVideo(VideoReader):
-    """The crops of one track as a video: `size_px` square, cut when asked for, with antialiasing.
+    """The crops of one track as a video: `size_px` square, made on demand, with antialiasing.
 
     first: number of its frame 0 in the whole video. boxes (n 4): the face's own (left, top, width,
     height); squares (n 3): the crops' (top, left, side); in pixels.
@@ -436,7 +436,7 @@ class FaceVideo(VideoReader):
             squares = self.squares[indices[place]]
             for crop, frame, square in zip(crops[place], frames, squares, strict=True):
                 top, left, side = square
-                # Pillow takes parts of pixels, so that a slow drift of the square does not tremble.
+                # Pillow crops with subpixel accuracy, so that a slow drift does not jitter.
                 part = (left, top, left + side, top + side)
                 crop[:] = np.asarray(Image.fromarray(frame).resize(size, bilinear, box=part))
         return crops

@@ -1,4 +1,4 @@
-"""Any folder of videos as a data set: find them, check them, draw clips."""
+"""Any folder of videos as a data set: find them, check them, sample clips."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from maedfer_lab.data.transforms import (
 from maedfer_lab.data.video import VideoError, VideoReader
 
 Skipped = list[tuple[Path, str]]
-CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, so that crops keep detail
+CACHE_MARGIN = 1.2  # cached squares are this much larger than a clip, for crops with detail
 CACHE_GB = 2.0
 
 
@@ -48,8 +48,8 @@ def find_videos(root: str | Path) -> list[Path]:
     Of a folder that `maedfer prepare` wrote, the clips in its shards are listed.
 
     Raises:
-        NotADirectoryError: ``root`` is no folder.
-        FileNotFoundError: it holds no video.
+        NotADirectoryError: ``root`` is not a folder.
+        FileNotFoundError: it contains no video.
     """
     return [clip.path for clip in folder_table(Path(root)).clips]
 
@@ -60,7 +60,7 @@ def check_videos(
     progress: bool = True,
     opened: Callable[[Path], VideoReader] = open_video,
 ) -> tuple[list[Path], Skipped]:
-    """Open every video and decode its first frame; sort out what cannot be used, with the reason.
+    """Open every video and decode its first frame; return unusable ones with the reason.
 
     A video with fewer than ``min_frames`` frames is skipped: one frame has no motion to learn (it
     can still be reconstructed as a still). One warning names what was skipped.
@@ -109,7 +109,7 @@ class FramesReader(VideoReader):
 
 
 class _SquaresOf(VideoReader):
-    """The squares of one video, decoded when they are asked for."""
+    """The squares of one video, decoded on demand."""
 
     backend, fps, is_framed = "squares", None, True
 
@@ -127,11 +127,11 @@ class _SquaresOf(VideoReader):
 
 
 class Squares:
-    """Videos as small sets learn from them: the square around the face, every `stride`-th frame.
+    """Videos as used for small sets: the square around the face, every `stride`-th frame.
 
-    Squares are shrunk (antialiased) to 1.2 times the clip's side. A video is decoded when it is
-    first asked for and kept as uint8 while `cache_gb` reach; of the others the frames of a clip are
-    decoded every time, and are the same. What is kept does not cross to another process.
+    Squares are shrunk (antialiased) to 1.2 times the clip's side. A video is decoded on
+    first use and cached as uint8 up to `cache_gb`; of the others the frames of a clip are decoded
+    every time, with the same result. The cache is not shared with other processes.
     """
 
     def __init__(self, size_px: int, stride: int, cache_gb: float | int = CACHE_GB) -> None:
@@ -144,7 +144,7 @@ class Squares:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory that the decoded frames take."""
+        """Memory of the decoded frames."""
         return sum(frames.nbytes for frames in self.kept.values())
 
     def open(self, path: Path) -> VideoReader:
@@ -180,9 +180,9 @@ def vary_clip(
     warp: float = 0.0,
     mirrors: bool = False,
 ) -> UInt8[Tensor, "T {size_px} {size_px} 3"]:
-    """Turn and bend a clip (`tilt_clip`), crop it, mirror it half of the time; as a training item.
+    """Rotate and warp a clip (`tilt_clip`), crop it, mirror it half of the time; a training item.
 
-    min_scale: of the multi-scale crop; None cuts `size_px` at a random place instead.
+    min_scale: of the multi-scale crop; None crops `size_px` at a random position instead.
     """
     frames = tilt_clip(frames, tilt, rng, warp)
     if min_scale is None:
@@ -194,7 +194,7 @@ def vary_clip(
 
 
 class VideoFolder(torch.utils.data.Dataset):
-    """Pre-training clips from videos: a torch data set whose items are fixed by their numbers.
+    """Pre-training clips from videos: a torch data set with items determined by their indices.
 
     Item ``i`` of epoch ``e`` (`set_epoch`) depends on (seed, e, i) and the list of videos alone.
     Each video gives one clip per epoch for every ``frames * stride`` of its frames, at least 1 and
@@ -242,7 +242,7 @@ class VideoFolder(torch.utils.data.Dataset):
         return len(self._video_of)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that ``folder[index]`` draws from."""
+        """Set the epoch of ``folder[index]``."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "T {self.size_px} {self.size_px} 3"]:

@@ -1,9 +1,9 @@
-"""Open a video file or a folder of images: one reader of frames, three sources; or only look.
+"""Open a video file or a folder of images: one reader of frames, three sources; or only check.
 
-PyAV is the reference and the default. decord is offered where it was found to return the same
-pixels, in half the time here and there: whole H.264 and MPEG-4 streams in 8-bit 4:2:0 inside MP4 or
+PyAV is the reference and the default. decord is available where it returns the same pixels,
+sometimes in half the time: intact H.264 and MPEG-4 streams in 8-bit 4:2:0 inside MP4 or
 MOV, upright, one track, no edit list, every group of pictures closed. Elsewhere decord 0.6 returned
-other frames than the ones asked for, or other colours.
+wrong frames or colours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from maedfer_lab.data.video import (
 from maedfer_lab.files import read_bytes
 
 BACKENDS = ("auto", "decord", "pyav", "images")
-PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # what a .jpg or .png is found to be
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # actual formats of .jpg and .png files
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}

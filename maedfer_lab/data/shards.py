@@ -30,7 +30,7 @@ SKIPPED = "skipped.csv"
 
 
 class Clips(Sequence[Clip]):
-    """Rows of a prepared set's index: a `Clip` is made when it is asked for."""
+    """Rows of a prepared set's index: a `Clip` is made on demand."""
 
     def __init__(self, index: Index, folder: Path, rows: Int[np.ndarray, " n"]) -> None:
         self.columns, self.folder, self.rows = index, folder, rows
@@ -43,7 +43,7 @@ class Clips(Sequence[Clip]):
     @overload
     def __getitem__(self, number: slice | Sequence[int] | np.ndarray) -> Clips: ...
     def __getitem__(self, number: int | slice | Sequence[int] | np.ndarray) -> Clip | Clips:
-        """One clip, or those at many places."""
+        """One clip, or those at many indices."""
         rows = self.rows[number]
         if isinstance(rows, np.ndarray):
             return Clips(self.columns, self.folder, rows)
@@ -64,14 +64,14 @@ class Clips(Sequence[Clip]):
 
     @property
     def people(self) -> Int[np.ndarray, " n"]:
-        """A number for who each clip shows; one of its own where nothing tells the person."""
+        """A number for the person in each clip; a separate one if unknown."""
         person, name = self.columns["person"][self.rows], self.columns["name"][self.rows]
         return np.where(person > 0, person, name).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ShardedAnnotations(Annotations):
-    """The table of a prepared folder: rows lie in the index; pickled, it is the index's path."""
+    """The table of a prepared folder: rows are in the index; it pickles as the index's path."""
 
     clips: Clips
 
@@ -104,7 +104,7 @@ class ShardedAnnotations(Annotations):
         return found[2] if found else super().name(clip)
 
     def people(self, clips: Iterable[Clip] | None = None) -> list[str]:
-        """Who each clip shows; a clip of which nothing tells it is a person of its own."""
+        """The person in each clip; a clip of an unknown person counts as a person."""
         clips = self.clips if clips is None else clips
         if not isinstance(clips, Clips):
             return super().people(clips)
