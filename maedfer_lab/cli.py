@@ -23,31 +23,31 @@ TABLE = """
 pretrain training.pretrain:pretrain_command pre-train on synthetic faces or a folder of videos
 finetune training.finetune:finetune_command fine-tune a classifier on labelled clips or drawn faces
 evaluate training.evaluation:evaluate_runs test fine-tuned classifiers: UAR, WAR, recalls, intervals
-estimate training.estimate:estimate_command say what a training needs here: memory, hours, disk
+estimate training.estimate:estimate_command estimate what a training needs here: memory, hours, disk
 plan training.estimate:plan_command project hours on 1-64 GPUs and name the bottleneck
-reconstruct inference.reconstruct:reconstruct find a face, hide most of it, show what comes back
-judge inference.judge:judge measure how well a model fills in hidden parts of the faces in a folder
-predict inference.predict:predict_videos say which expression a classifier sees in videos, over time
-embed inference.embed:embed turn the faces in videos into vectors
-probe inference.probe:probe test whether a model's vectors of faces carry your labels, by person
+reconstruct inference.reconstruct:reconstruct find a face, hide most of it, show a reconstruction
+judge inference.judge:judge measure reconstruction losses on a folder of faces, against baselines
+predict inference.predict:predict_videos predict the expression in videos over time
+embed inference.embed:embed turn the faces in videos into feature vectors
+probe inference.probe:probe linear probe: do features predict your labels on held-out people?
 movement inference.movement:movement measure how much brows, eyes, mouth and head move over time
-checkpoint checkpoints.saving:checkpoint say what a checkpoint holds; write it in another format
+checkpoint checkpoints.saving:checkpoint describe a checkpoint; convert it to another format
 export checkpoints.export:export export a model to ONNX or torch.export, checked against PyTorch
-explain viewers.explain:explain write the page in which a face is hidden and comes back: one file
-parity checkpoints.parity:parity compare our models with archives, ours or the official code's
+explain viewers.explain:explain write an offline page in which the model runs in a browser: one file
+parity checkpoints.parity:parity compare models with recorded outputs, ours or the official code's
 doctor data.doctor:doctor check a data set: lists, labels, folds, people, and every clip
-prepare data.prepare:prepare_command cut the faces out of a data set once, into quick shards
-flops cost.tables:flops_command count parameters and multiply-adds of LGI-Former and ViT, three ways
-bench bench.bench:bench_command measure models, data and waits beside a floor and a plain version
+prepare data.prepare:prepare_command crop the faces of a data set once, into fast shards
+flops cost.tables:flops_command count parameters and multiply-adds of LGI-Former and ViT in 3 ways
+bench bench.bench:bench_command benchmark models, data and waiting times on this machine
 claims paper.ledger:claims_command check every number of the paper that can be checked
-figures figures:draw_figures draw figures/*.png again from figures/*.json
+figures figures:draw_figures redraw figures/*.png from figures/*.json
 """
 VERBS = {
     verb: (f"maedfer_lab.{place}", line)
     for verb, place, line in (row.split(" ", 2) for row in TABLE.strip().splitlines())
 }
 
-# What a verb writes where nothing is said; the same functions write nothing in a notebook.
+# Default output files of verbs; the same functions write nothing by default in a notebook.
 FILES = {"reconstruct": "reconstruction.png", "embed": "embeddings.npz",
          "movement": "movement.png"}  # fmt: skip
 
@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
     argv: arguments without the program's name; None takes those of the process.
-    Status 0: done, or the `exit_status` of the verb's result (1: it found what would spoil a
-    result). 2: refused, all or a video, with a line on stderr that says why (`--debug` before the
-    verb shows the traceback instead). 130: interrupted. A reader of the output that stops reading,
-    such as `head`, ends it quietly with 0.
+    Status 0: done, or the `exit_status` of the verb's result (1: it found an error in data or
+    numbers). 2: refused, completely or for one video, with the reason in a line on stderr
+    (`--debug` before the verb shows the traceback instead). 130: interrupted. If a reader of the
+    output such as `head` stops reading, the status is 0.
     """
-    for stream in (sys.stdout, sys.stderr):  # a name or a sign that the console cannot show
+    for stream in (sys.stdout, sys.stderr):  # for characters that the console cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -140,7 +140,7 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
         at, known = args.index("--compile"), get_type_hints(function).get("compile")
         if not set(args[at + 1 : at + 2]) & set(get_args(known)):
             args = [*args[: at + 1], "auto", *args[at + 1 :]]
-    fixed = (tyro.conf.SuppressFixed,)  # what Python alone can give, such as a face detector
+    fixed = (tyro.conf.SuppressFixed,)  # arguments for Python only, such as a face detector
     return tyro.cli(function, prog=f"maedfer {verb}", args=args, config=fixed)
 
 
@@ -169,7 +169,7 @@ def split_fields(
 ) -> tuple[Callable[..., object], list[str]]:
     """Flags that are not the function's own, with their values, become its `fields`.
 
-    Gives the function without that parameter, and its flags. `--fields` asks for help on all.
+    Returns the function without that parameter, and its flags. `--fields` shows help on all.
     """
     signature = inspect.signature(function)
     names = {"help", *signature.parameters} - {"fields"}
@@ -193,7 +193,7 @@ def split_fields(
 
 
 def docstring_for_tyro(function: Callable[..., object]) -> str:
-    """The docstring with its `name: text` lines under "Args:", so that tyro shows them apart."""
+    """The docstring with its `name: text` lines under "Args:", as tyro expects them."""
     text = inspect.getdoc(function) or ""
     names = inspect.signature(function).parameters
     lines = text.splitlines()
@@ -208,7 +208,7 @@ def usage() -> str:
     verbs = "\n".join(f"  {verb:<12} {help_line}" for verb, (_, help_line) in VERBS.items())
     return (
         f"usage: maedfer [--debug] VERB ...\n\n{verbs}\n\n"
-        "  maedfer VERB --help   what a verb takes\n"
+        "  maedfer VERB --help   options of a verb\n"
         "  maedfer --version     the installed version\n"
         "  maedfer --debug ...   show the traceback of an error"
     )

@@ -1,1 +1,1 @@
-"""`maedfer bench`: what our models, data and tests cost, beside a floor and beside plain code."""
+"""`maedfer bench`: cost of models, data and tests, compared with a floor and plain code."""

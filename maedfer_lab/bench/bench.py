@@ -1,4 +1,4 @@
-"""`maedfer bench`: its sections one after the other; imports, viewers and checkpoints are here."""
+"""`maedfer bench`: runs its sections; imports, viewers and checkpoints are here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from maedfer_lab.training.stream import example_clips
 
 
 def imports(bench: Bench) -> None:
-    """Seconds of imports in fresh processes, of ours beyond torch's."""
+    """Seconds of our imports in fresh processes, beyond torch's."""
     codes = {"import maedfer_lab": ("pass", "import maedfer_lab")}
     if not bench.smoke:
         models = "from maedfer_lab import build_classifier, finetune, pretrain"
@@ -67,7 +67,7 @@ def fresh_process(before: str, code: str) -> float:
 
 
 def first_cell(bench: Bench) -> None:
-    """From the start of a kernel to the end of its first cell; beside a bare Python's start."""
+    """From the start of a kernel to the end of its first cell, and a bare Python's start."""
     try:
         from jupyter_client.manager import start_new_kernel
     except ImportError:
@@ -90,7 +90,7 @@ def first_cell(bench: Bench) -> None:
 
 
 def viewers(bench: Bench) -> None:
-    """What the viewers of notebooks 05 and 06 take to open and to answer, without the browser."""
+    """Time of the viewers of notebooks 05 and 06 to open and to respond, without the browser."""
     try:
         from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
     except ImportError:
@@ -112,7 +112,7 @@ def viewers(bench: Bench) -> None:
 
 
 def checkpoints(bench: Bench) -> None:
-    """A classifier to disk and back; beside its bytes alone, and torch.save and torch.load."""
+    """A classifier to disk and back, its bytes alone, and torch.save and torch.load."""
     config = bench.model()
     model = build_classifier(config, NUM_CLASSES)
     folder, file, raw = (bench.folder / name for name in ("weights", "plain.pt", "raw"))
@@ -156,20 +156,20 @@ def bench_command(
     *, json: Path | None = None, only: tuple[Section, ...] = (), threads: int | None = None,
     batch: int | None = None, device: str | None = None, seed: int = 0, smoke: bool = False,
 ) -> BenchReport:  # fmt: skip
-    """Measure models, data, evaluation and waits beside a floor and a plain version.
+    """Measure models, data, evaluation and waiting times against a floor and plain code.
 
     On two CPU cores about 9 minutes, on a GPU 3. Nothing else should run meanwhile. Raises
-    ValueError where an output of ours differs from the plain version's (nothing is timed then), or
-    an argument is out of range.
+    ValueError if an output differs from the plain version's (then nothing is timed), or an
+    argument is out of range.
 
-    json: file for all numbers; its figure is written beside it, as PNG.
+    json: file for all numbers; its figure is written next to it, as PNG.
     only: sections to run; by default gpu on a GPU, all others on a CPU.
     threads: PyTorch threads; by default one for each usable core.
     batch: clips per forward pass (twice as many in pre-training); by default 1 on a CPU, 16 on a
         GPU; section gpu has its own.
-    device: such as cpu or cuda; by default the GPU if there is one.
+    device: e.g. cpu or cuda; by default the GPU if there is one.
     seed: random seed of weights, clips and augmentation.
-    smoke: tiny models and few clips in seconds; the times then say nothing.
+    smoke: tiny models and few clips, in seconds; the times are then meaningless.
     """
     threads = num_cores() if threads is None else threads
     for name, value in (("threads", threads), ("batch", 1 if batch is None else batch)):

@@ -1,4 +1,4 @@
-"""Sections "data" and "evaluation": clips that are ready for a step, and a whole test set."""
+"""Sections "data" and "evaluation": clips ready for a step, and a whole test set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model issues: its operators, its matrix products; and the fastest these can be done."""
+"""A model's operators and matrix products, and the fastest time for the latter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FREE = {"detach", "alias", "lift_fresh", "empty", "empty_like", "empty_strided",
 
 
 class Operators(TorchDispatchMode):
-    """Counts operators while it is active, below autograd and autocast: a GPU launches as many.
+    """Counts operators while it is active, below autograd and autocast, as launched on a GPU.
 
     names: how often each. Views and empty memory do not count.
     """
@@ -60,10 +60,10 @@ class Product(NamedTuple):
 
 
 class Products(TorchDispatchMode):
-    """Notes every matrix product of what runs while it is active, with shapes, strides and types.
+    """Records every matrix product while it is active, with shapes, strides and types.
 
-    Fused attention counts as the products that it cannot do without: two, and four in the
-    backward pass. A convolution whose kernel is its stride counts as the product that it is.
+    Fused attention counts as its minimal products: two, and four in the backward pass. A
+    convolution whose kernel is its stride counts as one product.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -132,11 +132,11 @@ def products_of(work: Callable[[], object], model: nn.Module) -> list[Product]:
 def replay(
     products: Iterable[Product], device: torch.device, *, only_torch: bool = False
 ) -> Callable[[], None]:
-    """A function that does these products and nothing else, into memory that is there already.
+    """A function that computes only these products, into allocated memory.
 
-    Each is done by the library that is quickest for its shape. Every weight has memory of its
-    own, as in the model; other matrices of one shape share theirs, which is kinder to the caches
-    than any model can be: a floor.
+    Each uses the library that is fastest for its shape. Every weight has its own memory, as in
+    the model; other matrices of one shape share theirs, which uses caches better than any model
+    could: a floor.
     """
     generator = torch.Generator(device).manual_seed(0)
 
@@ -165,7 +165,7 @@ def replay(
 
 
 def _fastest(a: Tensor, b: Tensor, out: Tensor) -> Multiply:
-    """Of PyTorch's product and, on a CPU, oneDNN's: the one that was quicker in a few runs."""
+    """PyTorch's product or, on a CPU, oneDNN's: the faster one in a few runs."""
     onednn = hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if out.ndim == 3 or out.device.type != "cpu" or not onednn:
         return _by_torch

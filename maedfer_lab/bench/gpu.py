@@ -1,6 +1,6 @@
-"""Section "gpu": whole steps on a GPU, issued, compiled and captured, on bytes that lie there.
+"""Section "gpu": whole steps on a GPU, eager, compiled and captured, on bytes in its memory.
 
-Beside them the same written plainly, the products alone, the host's issuing, and the readers' feed.
+For comparison plain code, the products alone, the host's launches, and the readers' throughput.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m maedfer_lab.bench.gpu_check`: does a GPU compute what the CPU does? About two minutes.
 
-Each check has a bound, and all are made before any is judged. The exit status is 1 if one fails.
+Each check has a bound; all are made before the verdict. The exit status is 1 if one fails.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ for folder in folders:
 
 
 def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, int]:
-    """Compare a device with the CPU, and run what users run on it: (a table, 1 if a check failed).
+    """Compare a device with the CPU, and run typical uses on it: (a table, 1 if a check failed).
 
-    device: such as cuda, mps or cpu; by default the accelerator that there is.
-    smoke: the tiny model in place of the paper's.
+    device: e.g. cuda, mps or cpu; by default the available accelerator.
+    smoke: the tiny model instead of the paper's.
     """
     began = time.monotonic()
     place = torch.device(device or str(torch.accelerator.current_accelerator() or "cpu"))

@@ -1,4 +1,4 @@
-"""`python -m maedfer_lab.bench.gpu_run OUT`: all that is to be known of a GPU, in 8 minutes.
+"""`python -m maedfer_lab.bench.gpu_run OUT`: checks and measures a GPU in 8 minutes.
 
 `gpu_check`, `maedfer bench` and a minute of the paper's pre-training, each in a process of its own.
 """
@@ -29,13 +29,13 @@ def gpu_run(
     workers: int | None = None,
     smoke: bool = False,
 ) -> tuple[str, int]:
-    """Check, measure and train on a device: (what each piece came to, 1 if one failed).
+    """Check, measure and train on a device: (the result of each part, 1 if one failed).
 
-    out: folder for what is found.
-    device: of the check and the bench, such as cuda or cpu; by default the GPU if there is one.
+    out: folder for the results.
+    device: of the check and the bench, e.g. cuda or cpu; by default the GPU if there is one.
     seconds: of pre-training.
     workers: processes that read clips; by default all cores but two.
-    smoke: tiny models, and ten times the time; what is measured then says nothing.
+    smoke: tiny models, and ten times the time; measurements are then meaningless.
     """
     out.mkdir(parents=True, exist_ok=True)
     more = (["--device", device] if device else []) + ["--smoke"] * smoke

@@ -1,4 +1,4 @@
-"""What a benchmark measures and finds: rows of times, checks made before them, aims."""
+"""Results of a benchmark: rows of times, checks made before them, aims."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def make_row(
     section: Section, name: str, rounds: Mapping[str, Sequence[float]], item: str = "clip",
     memory: Mapping[str, int] | None = None, utilisation: float | None = None,
 ) -> Row:  # fmt: skip
-    """One piece of work of ours, beside its floor and the plain way, as the JSON file holds it.
+    """One piece of our work, its floor and plain code, as stored in the JSON file.
 
-    rounds: by side, seconds of one item in each round. floor: what no code could do without;
-        plain: the same written plainly.
+    rounds: by side, seconds of one item in each round. floor: the minimum that any code needs;
+        plain: a plain implementation.
     item: what one item is, "clip", "video", "step", or "" for a whole piece of work.
     memory: peak bytes of one run, by side.
     utilisation: achieved / measured peak multiply-adds of a GPU, in [0, 1].
@@ -81,7 +81,7 @@ def _duration(seconds: float) -> str:
 
 
 class Check(NamedTuple):
-    """A difference that was looked at; tolerance None: reported, not judged."""
+    """A difference that was checked; tolerance None: only reported."""
 
     name: str
     difference: float
@@ -98,7 +98,7 @@ class Check(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """A figure that is to be reached, and what was measured."""
+    """A target and the measured value."""
 
     name: str
     sense: Literal["at most", "at least", "below"]
@@ -211,7 +211,7 @@ class BenchReport:
 class Bench:
     """One run: where and on what it measures, and what it found so far.
 
-    folder: an empty one, for the benchmark's own data. smoke: tiny models and few clips, to see
+    folder: an empty one, for the benchmark's own data. smoke: tiny models and few clips, to test
         that everything runs.
     batch: clips of a pass through the model (pre-training: twice as many); by default 1 on a CPU,
         16 on a GPU.
