@@ -4,8 +4,11 @@ There is none here: the step runs on the CPU, on PyTorch's device without data (
 every look at a value is an error, and with a stand-in for the CUDA graph that runs it again.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ from maedfer_lab.training.loop import Stepper
 from maedfer_lab.training.pretrain import PretrainTask
 from maedfer_lab.training.stream import labelled_data
 
-CPU = torch.device("cpu")
+CPU, ROOT = torch.device("cpu"), Path(__file__).parents[1]
 SMALL = replace(base().model, width=96, num_heads=4, decoder_width=48, decoder_heads=2)
 # Operators of the paper's step (16 + 4 blocks) before it was captured, counted alike.
 FORMER = {"bf16": 2591, "float32": 1697}
@@ -66,9 +69,8 @@ def accelerated(task):
     stepper, runs = Stepper(task), []
     if task.config.precision == "bf16":
         stepper.network = Halved(task.model, torch.bfloat16)
-    parameters = [*task.model.parameters()]
-    capture = partial(again, parameters, runs)
-    stepper.captured = CapturedStep(stepper._of_part, parameters, capture)
+    capture = partial(again, [*task.model.parameters()], runs)
+    stepper.captured = CapturedStep(stepper._of_part, task.model, capture)
     return stepper, runs
 
 
@@ -105,6 +107,16 @@ def test_weights_cast_at_once_give_the_same_bits_by_fewer_operators():
         task.model.zero_grad()  # lets go of them
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert counts[1] < 0.85 * counts[0]
+
+
+def test_a_frozen_encoder_gets_no_gradient_of_its_cast_weights():
+    model = build_classifier(tiny().model, 7)
+    model.encoder.requires_grad_(False)
+    halved, seen = Halved(model, torch.bfloat16), []
+    model.fc_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0].requires_grad))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halved(torch.rand(2, 3, 8, 32, 32)).sum().backward()
+    assert seen == [False] and model.head.weight.grad is not None
 
 
 @pytest.mark.parametrize("encoder", ["lgi", "vit"])
@@ -155,6 +167,48 @@ def test_a_captured_fine_tuning_step_draws_and_learns_the_same(tmp_path):
     assert rows[0] == rows[2] and torch.equal(rows[1], rows[3])
 
 
+def test_a_rehearsal_leaves_the_means_of_a_norm(tmp_path):
+    """Steps that are timed or recorded are none of the training's."""
+    config = FinetuneConfig(model=tiny().model, optim=OptimConfig(1, 8, warmup_steps=0),
+                            num_clips=28, num_test=7, pooling="regions")  # fmt: skip
+    data, kept = labelled_data(config), []
+    for is_captured in (False, True):
+        task = FinetuneTask(config, build_classifier(config.model, 7, pooling="regions"), data,
+                            Run(tmp_path))  # fmt: skip
+        stepper = accelerated(task)[0] if is_captured else Stepper(task)
+        before = [buffer.clone() for buffer in task.model.buffers()]
+        stepper.time_alone(2)
+        assert all(map(torch.equal, before, task.model.buffers()))
+        stepper.step(0, iter([default_collate([data.stream[i] for i in range(8)])]), stepper.shares)
+        kept.append([buffer.clone() for buffer in task.model.buffers()])
+    assert all(map(torch.equal, *kept))
+
+
+# A process of its own: the types that tests check at run time cannot be compiled.
+ONE_GRAPH = """
+import sys; sys.path.insert(0, "tests")
+import torch
+from test_device import batch_of, task_of
+from maedfer_lab.data.transforms import to_floats
+from maedfer_lab.method.attention import Attention
+task = task_of()
+clips, masked = to_floats(batch_of(task)[0]), batch_of(task)[2]
+predicted = torch.rand(2, masked.shape[1], 1536)
+Attention.few, x = 11, torch.rand(3, 11, 96)
+for part, *given in (task.model.compare, predicted, clips, masked), (Attention(96, 4), x):
+    whole = torch.compile(part, backend="aot_eager", fullgraph=True, dynamic=False)
+    for ours, theirs in zip(whole(*given), part(*given), strict=True):
+        torch.testing.assert_close(getattr(ours, "total", ours), getattr(theirs, "total", theirs))
+"""
+
+
+def test_targets_and_few_keys_are_compiled_as_one_graph_and_give_the_same():
+    """Attention to few tokens is then a sum in place of products."""
+    command = [sys.executable, "-c", ONE_GRAPH]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_share_of_hidden_tokens_has_a_graph_of_its_own():
     task = task_of()
     task.config = replace(task.config, mask_ratio=(0.9, 0.5))
@@ -171,15 +225,41 @@ def test_what_cannot_be_captured_is_issued_and_told():
     def refuse(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    stepper.captured = CapturedStep(stepper._of_part, [*task.model.parameters()], refuse)
+    stepper.captured = CapturedStep(stepper._of_part, task.model, refuse)
     with pytest.warns(UserWarning, match="not captured.*: operation not"):
         row = stepper.step(0, iter([batch_of(task)]), stepper.shares)
     assert float(row["loss"]) > 0
 
 
-def test_the_device_chooses_what_is_compiled(monkeypatch):
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_what_cannot_be_compiled_runs_as_it_is_and_tells(is_captured, monkeypatch):
+    """No C compiler, no Triton, a folder that cannot be written: errors of any kind."""
+
+    def compile_nothing(module, **options):
+        def refuse(*inputs, **more):
+            raise FileNotFoundError("no gcc\nand more")
+
+        module._compiled_call_impl = refuse
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_nothing)
+    monkeypatch.setattr(module, "choose_compile", lambda *asked: "block")
+    wanted, found = (Stepper(task_of(), how) for how in ("no", "auto"))
+    module.uncompile_blocks(wanted.task.model)
+    if is_captured:
+        monkeypatch.setattr(CapturedStep, "_cuda_graph", lambda self, work: (work, work()))
+        found.captured = CapturedStep(found._of_part, found.task.model)
+    rows = [wanted.step(0, iter([batch_of(wanted.task)]), wanted.shares)]
+    with pytest.warns(UserWarning, match="cannot be compiled here, they run as they are: no gcc"):
+        rows.append(found.step(0, iter([batch_of(found.task)]), found.shares))
+    assert rows[0]["loss"] == rows[1]["loss"]
+    assert found.compiled == ("graph" if is_captured else "no")
+    asked = Stepper(task_of(), "block")
+    with pytest.raises(FileNotFoundError):  # who asks for it is told
+        asked.step(0, iter([batch_of(asked.task)]), asked.shares)
+
+
+def test_the_device_chooses_what_is_compiled():
     cuda = torch.device("cuda")
-    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
     assert choose_compile("auto", CPU, True) == "no"
     assert choose_compile("auto", cuda, True) == "graph"
     assert choose_compile("auto", cuda, False) == "block"

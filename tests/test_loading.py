@@ -37,6 +37,25 @@ def test_batches_are_the_same_with_and_without_workers():
     assert torch.equal(torch.stack(read(Squares(), 2)), torch.stack(read(Squares(), 0)))
 
 
+class Frames(Dataset):
+    """Frames that are all of their number, and a label."""
+
+    def __getitem__(self, index):
+        return torch.full((2, 3), index, dtype=torch.uint8), index % 2
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_batches_for_a_gpu_come_in_memory_that_is_used_again():
+    """Each of the two workers has three places; a batch is whole until the next is asked for."""
+    batches, places = [[4 * n, 4 * n + 1, 4 * n + 2][: 3 - n // 11] for n in range(12)], set()
+    read = read_batches(Frames(), iter(batches), 2, str, pin_memory=True)
+    for wanted, (frames, labels) in zip(batches, read, strict=True):
+        assert frames.tolist() == [[[number] * 3] * 2 for number in wanted]
+        assert labels.tolist() == [number % 2 for number in wanted]
+        places.add(frames.data_ptr())
+    assert len(places) == 6
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_is_raised_as_it_was_without_a_traceback_in_its_text(workers):
     with pytest.raises(ValueError, match=r"^number 5 is broken$"):

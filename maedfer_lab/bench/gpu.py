@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.model import macs_of, make_pair
 from maedfer_lab.config import finetune_recipe, num_cores
-from maedfer_lab.data.prepare import prepare
+from maedfer_lab.data.prepare import Store, prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.method import models
@@ -44,7 +44,7 @@ from maedfer_lab.training.stream import pretraining_data, read_batches
 ROUNDS = 8  # of each row, after three to warm up
 LONG_S = 150.0  # after which no piece is begun: the whole is to take three minutes
 FEED_S = 8.0  # of reading
-FEW = 16  # keys, for the row of regions as dense products
+FEW = 16  # keys, for the row of regions as sums
 HOW = {"no": "issued", "block": "compiled", "graph": "captured"}
 
 
@@ -52,25 +52,34 @@ def steps_and_feed(bench: Bench) -> None:
     """Pre-training at three batches, fine-tuning at two, evaluation, and the loader's feed."""
     began, is_cuda = time.monotonic(), bench.device.type == "cuda"
     small, usual, tested, tuned = (2, 4, 4, 2) if bench.smoke else (20, 160, 128, 48)
-    is_compiled = choose_compile("auto", bench.device, True) != "no"
-    compiled: tuple[Compile, ...] = ("block", "graph") if is_compiled else ()
-    pieces = [
-        *(partial(pretraining, num=usual, way=way) for way in ("no", *reversed(compiled))),
+    block: tuple[Compile, ...] = ("block",) if is_cuda else ()
+    graph: tuple[Compile, ...] = ("graph",) if is_cuda else ()
+    pieces = [  # what matters most comes first
+        *(partial(pretraining, num=usual, way=way) for way in (*graph, "no")),
+        partial(sums, num=usual),
+        *(partial(evaluation, num=tested, way=way) for way in (*block, "no")),
+        *(partial(finetuning, num=2 * tuned, way=way) for way in (*graph, "no")),
+        *(partial(feed, store=store) for store in get_args(Store)),
+        *(partial(pretraining, num=usual, way=way) for way in block),
+        *(partial(finetuning, num=tuned, way=way) for way in (*graph, "no")),
         partial(beside, num=usual),
-        *(partial(pretraining, num=small, way=way) for way in ("no", *compiled[1:])),
-        partial(dense, num=usual),
-        partial(feed),
-        *(partial(piece, num=num, way=way) for way in ("no", *compiled[:1])
-          for piece, num in ((evaluation, tested), (finetuning, tuned))),
-        *(partial(finetuning, num=2 * tuned, way=way) for way in ("no", *compiled[1:])),
+        *(partial(pretraining, num=small, way=way) for way in (*graph, "no")),
         partial(largest, usual=usual),
-    ]  # fmt: skip
+    ]
     for piece in pieces:
+        told = " ".join(map(str, (piece.func.__name__, *piece.keywords.values())))
         if time.monotonic() - began > LONG_S and not bench.smoke:
-            told = " ".join(map(str, piece.keywords.values()))
-            bench.notes.append(f"gpu: {piece.func.__name__} {told} was left out: no time")
+            bench.notes.append(f"gpu: {told} was left out: no time")
             continue
-        piece(bench)
+        try:
+            piece(bench)
+        except KeyboardInterrupt:
+            bench.notes.append(f"gpu: stopped at {told}")
+            break
+        except RuntimeError as error:  # no memory, nothing that compiles: the others still count
+            if not is_cuda:
+                raise
+            bench.notes.append(f"gpu: {told} FAILED: {error}")
         gc.collect()
         if is_cuda:
             torch.cuda.empty_cache()
@@ -114,8 +123,8 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
 
     try:
         timed(bench, title, step, num, work_macs)
-        if stepper.captured is not None and stepper.captured.failed:
-            bench.notes.append(f"{title}: COULD NOT be captured, so it was issued")
+        if stepper.compiled != way:
+            bench.notes.append(f"{title}: FAILED, so it ran as compile={stepper.compiled!r}")
         kept = issued[-(1 if bench.smoke else ROUNDS) :]
         bench.add("gpu", f"{title}: issued by the host", {"ours": kept}, "step")
         if way != "block":
@@ -177,12 +186,11 @@ def captured(work: Work, device: torch.device) -> Work:
     return run
 
 
-def dense(bench: Bench, num: int) -> None:
-    """The step with the attention of regions as dense products, not in tiles."""
-    way = choose_compile("auto", bench.device, True)
+def sums(bench: Bench, num: int) -> None:
+    """The step with the attention of regions as sums where it is compiled, not in tiles."""
     Attention.few = FEW
     try:
-        pretraining(bench, num, way, ", regions as dense products")
+        pretraining(bench, num, choose_compile("auto", bench.device, True), ", regions as sums")
     finally:
         Attention.few = 0
 
@@ -214,10 +222,10 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
     timed(bench, title, run, num, work_macs)
 
 
-def feed(bench: Bench) -> None:
+def feed(bench: Bench, store: Store) -> None:
     """Clips a second that workers bring from shards to the device, and nothing else is done."""
     workers = 1 if bench.smoke else reading_workers()
-    shards = draw_shards(bench.folder / "drawn", 4 if bench.smoke else 12)
+    shards = draw_shards(bench.folder / store, 4 if bench.smoke else 12, store)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
     config = replace(bench.recipe(), data=shards, framing=framing)
     stream = pretraining_data(config).stream
@@ -234,7 +242,7 @@ def feed(bench: Bench) -> None:
         began = now
         if sum(taken) * size > (0.1 if bench.smoke else FEED_S):
             break
-    title = f"feed of batches of {size}, {workers} workers, shards"
+    title = f"feed of batches of {size}, {workers} workers, {store} shards"
     bench.add("gpu", title, {"ours": [sum(taken) / len(taken)]})
 
 
@@ -243,14 +251,14 @@ def reading_workers() -> int:
     return max(1, num_cores() - 2)
 
 
-def draw_shards(folder: Path, clips: int, frames: int = 64) -> Path:
+def draw_shards(folder: Path, clips: int, store: Store, frames: int = 64) -> Path:
     """Drawn faces of 224 px under VoxCeleb2's names, prepared as its shards."""
     for number in range(clips):
         place = folder / "videos" / f"id{number:05d}" / "drawn"
         place.mkdir(parents=True)
         write_video(place / "00001.mp4", drawn_frames(number, frames), 25.0)
     table = read_annotations("voxceleb2", folder / "videos")
-    prepare(table, folder / "shards", framing="whole", margin=1.4, progress=False)
+    prepare(table, folder / "shards", framing="whole", margin=1.4, store=store, progress=False)
     return folder / "shards"
 
 

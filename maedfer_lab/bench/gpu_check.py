@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from torch import Tensor
 from maedfer_lab.bench.measuring import Check
 from maedfer_lab.config import EncoderKind, ModelConfig, base, finetune_demo, tiny
 from maedfer_lab.files import file_sha256
+from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
 from maedfer_lab.runs import WEIGHTS
-from maedfer_lab.training.device import choose_compile, compile_blocks, uncompiled
+from maedfer_lab.training.device import CapturedStep, Losses, compile_blocks, moved
 from maedfer_lab.training.optim import device_name, has_bf16, mixed_precision
 
 EXACT, HALF = 1e-5, 0.03  # of the largest value: float32, and bf16 beside float32
@@ -74,15 +77,25 @@ def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, i
     """
     began = time.monotonic()
     place = torch.device(device or str(torch.accelerator.current_accelerator() or "cpu"))
-    checks = [*equal_passes(place, smoke), *runs(place, smoke), *uses(place)]
+    with ThreadPoolExecutor(1) as beside:  # processes that do little but start
+        started = beside.submit(lambda: [*_tried(runs(place, smoke))])
+        checks = [*_tried(equal_passes(place, smoke)), *started.result(), *_tried(uses(place))]
     lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in checks]
     failed = not all(check.is_passed for check in checks)
     end = f"{'a check failed' if failed else 'all passed'}, {time.monotonic() - began:.0f} s"
     return "\n".join([device_name(place), *lines, end]), int(failed)
 
 
+def _tried(checks: Iterator[Check]) -> Iterator[Check]:
+    """The checks, the last of which fails with the error that ended them."""
+    try:
+        yield from checks
+    except Exception as error:
+        yield Check(f"{type(error).__name__}: {error}", math.nan, EXACT)
+
+
 def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
-    """Logits, losses and gradients in float32, on the device and on the CPU; compiled; in bf16."""
+    """Logits, losses, gradients: on the device and the CPU; compiled and captured; in bf16."""
     encoders: tuple[EncoderKind, ...] = ("lgi", "vit")
     torch.backends.cudnn.allow_tf32 = False  # of this process; it ends with the check
     for encoder in encoders:
@@ -91,26 +104,39 @@ def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
         classifier = build_classifier(recipe.model, 7).eval()
         model = build_autoencoder(recipe.model, recipe.target)
         mask = model_mask(model, recipe.mask_ratio[0], 2, torch.Generator().manual_seed(0))
+        split = model.split(mask)
+        batch = clips, split.visible, split.masked, split.decoder_positions
+
+        def step(batch: Any, model: Any = model) -> dict[str, Tensor]:
+            loss = model(batch[0], TokenSplit(*batch[1:])).loss.total
+            loss.backward()
+            return {"loss": loss}
+
         with torch.no_grad():
             wanted = classifier(clips)
-        loss, *grads = _loss_and_gradients(model, clips, mask)
-        model, classifier, clips = model.to(device), classifier.to(device), clips.to(device)
+        loss, *grads = _loss_and_gradients(step, model, batch)
+        model, classifier, batch = model.to(device), classifier.to(device), moved(batch, device)
+        clips = batch[0]
         with torch.no_grad():
             logits = classifier(clips)
-        ours, *theirs = _loss_and_gradients(model, clips, mask)
+        ours, *theirs = _loss_and_gradients(step, model, batch)
         yield Check(f"{encoder}: logits, float32", _apart([logits], [wanted]), EXACT)
         yield Check(f"{encoder}: loss, float32", _apart([ours], [loss]), EXACT)
         yield Check(f"{encoder}: gradients, float32", _apart(theirs, grads), EXACT)
-        if choose_compile("auto", device, can_capture=False) == "block":
-            compile_blocks(model)
-            compiled, *theirs = _loss_and_gradients(model, clips, mask)
-            yield Check(f"{encoder}: loss of compiled blocks", _apart([compiled], [ours]), EXACT)
-            yield Check(f"{encoder}: gradients of compiled blocks", _apart(theirs, grads), EXACT)
         if has_bf16(device):
-            with uncompiled(model), torch.no_grad(), mixed_precision("bf16", device):
+            with torch.no_grad(), mixed_precision("bf16", device):
                 half, at_half = classifier(clips), model(clips, mask).loss.total
             yield Check(f"{encoder}: logits, bf16 beside float32", _apart([half], [logits]), HALF)
             yield Check(f"{encoder}: loss, bf16 beside float32", _apart([at_half], [ours]), HALF)
+        if device.type == "cuda":
+            compile_blocks(model)
+            captured = CapturedStep(step, model)
+            captured((clips.flip(0), *batch[1:]))  # to be recorded on another batch than is judged
+            for name, way in (("compiled", step), ("captured", captured)):
+                found, *theirs = _loss_and_gradients(way, model, batch)
+                yield Check(f"{encoder}: loss, {name}", _apart([found], [ours]), EXACT)
+                yield Check(f"{encoder}: gradients, {name}", _apart(theirs, grads), EXACT)
+            yield Check(f"{encoder}: a step could not be captured", captured.failed, EXACT)
 
 
 def _noise(config: ModelConfig, num: int) -> Tensor:
@@ -118,10 +144,10 @@ def _noise(config: ModelConfig, num: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _loss_and_gradients(model: Any, clips: Tensor, mask: Tensor) -> list[Tensor]:
-    loss = model(clips, mask).loss.total
-    found = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
-    return [tensor.cpu() for tensor in found]
+def _loss_and_gradients(step: Callable[[Any], Losses], model: Any, batch: Any) -> list[Tensor]:
+    model.zero_grad()
+    loss = step(batch)["loss"]
+    return [tensor.detach().cpu() for tensor in (loss, *(p.grad for p in model.parameters()))]
 
 
 def _apart(ours: list[Tensor], wanted: list[Tensor]) -> float:
@@ -133,23 +159,31 @@ def _apart(ours: list[Tensor], wanted: list[Tensor]) -> float:
 
 def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
     """Two runs alike; one killed and resumed; what exactness costs; overflow in fp16."""
-    with tempfile.TemporaryDirectory(prefix="maedfer-check-") as where:
-        whole, again = _runs(device, where, "whole", "again")
-        if _runs(device, where, "killed", kill=KILLED_AT):
-            raise RuntimeError("the run that was to be killed came to its end")
-        (resumed,) = _runs(device, where, "killed")
+    with (tempfile.TemporaryDirectory(prefix="maedfer-check-") as where,
+          ThreadPoolExecutor() as beside):  # fmt: skip
+        run = partial(_runs, device, where)
+
+        def killed() -> list[list[str]]:
+            if run("killed", kill=KILLED_AT):
+                raise RuntimeError("the run that was to be killed came to its end")
+            return run("killed")
+
+        started = beside.submit(run, "whole", "again"), beside.submit(killed)
+        free = None if smoke else beside.submit(run, "free", exact=False)
+        is_cuda = device.type == "cuda"
+        half = beside.submit(run, "fp16", exact=False, precision="fp16") if is_cuda else None
+        (whole, again), (resumed,) = (job.result() for job in started)
         for name, other in (("two runs", again), ("a run killed by SIGKILL and resumed", resumed)):
             first, second = (file_sha256(Path(run[0], WEIGHTS)) for run in (whole, other))
             title = f"{name}: weights differ (deterministic algorithms, {other[2]})"
             yield Check(title, float(first != second), EXACT)
-        if not smoke:
-            (free,) = _runs(device, where, "free", exact=False)
-            cost = float(again[3]) / max(float(free[3]), 0.1)
+        if free is not None:
+            cost = float(again[3]) / max(float(free.result()[0][3]), 0.1)
             yield Check("seconds with deterministic algorithms, over those without", cost, None)
-        if device.type == "cuda":
-            (half,) = _runs(device, where, "fp16", exact=False, precision="fp16")
-            kept = 0 < int(half[1]) < STEPS and math.isfinite(float(half[4]))
-            title = f"fp16: overflow not skipped ({half[1]} of {STEPS} steps were), loss {half[4]}"
+        if half is not None:
+            ((_, skipped, _, _, loss),) = half.result()
+            kept = 0 < int(skipped) < STEPS and math.isfinite(float(loss))
+            title = f"fp16: overflow not skipped ({skipped} of {STEPS} steps were), loss {loss}"
             yield Check(title, float(not kept), EXACT)
 
 

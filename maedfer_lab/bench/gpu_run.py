@@ -16,8 +16,10 @@ from pathlib import Path
 import tyro
 
 from maedfer_lab.bench.gpu import draw_shards, reading_workers
+from maedfer_lab.data.prepare import Store
 
-CHECK_S, BENCH_S, START_S = 150, 180, 60  # at most; START_S: until steps follow each other
+ALL_S, CHECK_S = 460, 150  # at most
+START_S, STOP_S = 60, 60  # of the training, until steps follow each other, and to keep its state
 BAR = re.compile(r"clips/s=[\d.e+]+.*?waiting=\d+%")
 
 
@@ -27,6 +29,7 @@ def gpu_run(
     device: str | None = None,
     seconds: float = 60.0,
     workers: int | None = None,
+    store: Store = "raw",
     smoke: bool = False,
 ) -> tuple[str, int]:
     """Check, measure and train on a device: (the result of each part, 1 if one failed).
@@ -35,13 +38,15 @@ def gpu_run(
     device: of the check and the bench, e.g. cuda or cpu; by default the GPU if there is one.
     seconds: of pre-training.
     workers: processes that read clips; by default all cores but two.
+    store: of the shards that are trained from; the bench feeds from both kinds.
     smoke: tiny models, and ten times the time; measurements are then meaningless.
     """
     out.mkdir(parents=True, exist_ok=True)
     more = (["--device", device] if device else []) + ["--smoke"] * smoke
-    slow = 10 if smoke else 1
+    slow, began = 10 if smoke else 1, time.monotonic()
+    training_s = (START_S + seconds) * slow
     with tempfile.TemporaryDirectory(prefix="maedfer-gpu-") as folder:
-        shards = draw_shards(Path(folder), 4 if smoke else 12)
+        shards = draw_shards(Path(folder), 4 if smoke else 12, store)
         check = ["maedfer_lab.bench.gpu_check", *more]
         bench = ["maedfer_lab", "bench", "--only", "gpu", "--json", f"{out}/bench_gpu.json", *more]
         train = ["maedfer_lab", "pretrain", "--preset", "base", "--data", f"{shards}", "--workers",
@@ -49,18 +54,17 @@ def gpu_run(
         if smoke:
             train += ["--model.depth", "1", "--model.width", "48", "--model.decoder-depth", "1",
                       "--model.decoder-width", "48", "--batch-size", "4"]  # fmt: skip
-        lines = [
-            _run(out / "gpu_check.txt", check, CHECK_S * slow),
-            _run(out / "bench.txt", bench, BENCH_S * slow),
-            _run(out / "pretrain.txt", train, (START_S + seconds) * slow, is_endless=True),
-        ]
+        lines = [_run(out / "gpu_check.txt", check, CHECK_S * slow, signal.SIGKILL)]
+        left = ALL_S * slow - training_s - (time.monotonic() - began)
+        lines.append(_run(out / "bench.txt", bench, left, signal.SIGINT))  # tells what it has
+        lines.append(_run(out / "pretrain.txt", train, training_s, signal.SIGTERM, 130))
     told = BAR.findall((out / "pretrain.txt").read_text(errors="replace"))
-    lines.append(f"the loop: {told[-1] if told else 'NO step was told'}")
+    lines.append(f"the loop, from {store} shards: {told[-1] if told else 'NO step was told'}")
     return "\n".join(lines), int(any("NO" in line for line in lines))
 
 
-def _run(log: Path, arguments: list[str], most_s: float, is_endless: bool = False) -> str:
-    """Run a module, with what it prints in `log`; one that is endless is asked to stop in time."""
+def _run(log: Path, arguments: list[str], most_s: float, stop: int, wanted: int = 0) -> str:
+    """Run a module, with what it prints in `log`, for so long at most; `wanted`: its status."""
     began = time.monotonic()
     with log.open("w") as file:
         command = [sys.executable, "-m", *arguments]
@@ -68,10 +72,14 @@ def _run(log: Path, arguments: list[str], most_s: float, is_endless: bool = Fals
         try:
             status = process.wait(most_s)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM if is_endless else signal.SIGKILL)
-            status = process.wait()
-    good = status == (130 if is_endless else 0)
-    told = "ended" if good else f"NO end, status {status}"
+            process.send_signal(stop)
+            try:
+                status = process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+    told = "ended" if status == wanted else f"NO end, status {status}"
+    told += ", NOT all of it" * ("FAILED" in log.read_text(errors="replace"))
     return f"{log.stem}: {told}, {time.monotonic() - began:.0f} s"
 
 

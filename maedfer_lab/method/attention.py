@@ -31,7 +31,7 @@ class Attention(nn.Module):
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
-    few = 0  # keys up to which the softmax is explicit, as fused kernels use tiles of 64
+    few = 0  # keys up to which products are compiled as sums, as fused kernels use tiles of 64
 
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -45,9 +45,10 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b k d"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """Fused attention; equal to `with_weights` up to rounding."""
-        if (x if context is None else context).shape[1] <= self.few:
-            return self.with_weights(x, context)[0]
         q, k, v = self.project(x, context)
+        if k.shape[2] <= self.few and torch.compiler.is_compiling():
+            scores = (q.unsqueeze(3) * q.shape[-1] ** -0.5 * k.unsqueeze(2)).sum(-1)
+            return self.merge((scores.softmax(-1).unsqueeze(4) * v.unsqueeze(2)).sum(3))
         return self.merge(F.scaled_dot_product_attention(q, k, v))
 
     def with_weights(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maedfer_lab.config import ModelConfig, TargetConfig, choose, find_own
+from maedfer_lab.config import ModelConfig, Shape3, TargetConfig, choose, find_own
 from maedfer_lab.method.attention import LGIBlock, ViTBlock, layer_norm
 from maedfer_lab.method.grid import (
     Grid,
@@ -47,6 +47,23 @@ class Reconstruction:
     loss: Loss
 
 
+class Comparison(nn.Module):
+    """What the masked tokens should have been, and the loss of what was predicted for them."""
+
+    def __init__(self, grid: Grid, tubelet: Shape3, target: TargetConfig) -> None:
+        super().__init__()
+        self.grid, self.tubelet, self.target = grid, tubelet, target
+
+    def forward(
+        self, prediction: Float[Tensor, "b m p"], clip: Float[Tensor, "b c T H W"],
+        masked: Int[Tensor, "b m"],
+    ) -> tuple[Float[Tensor, "b m p"], Loss]:  # fmt: skip
+        """Targets and loss; `masked` are indices in the grid."""
+        target = make_target(clip, self.tubelet, self.target, index=masked)
+        where = masked, self.grid, self.tubelet
+        return target, reconstruction_loss(prediction, target, *where, self.target)
+
+
 class MaskedAutoencoder(nn.Module):
     """Masked autoencoder with either encoder: MAE-DFER with "lgi", VideoMAE with "vit".
 
@@ -59,6 +76,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = make_encoder(config)
         self.norm = layer_norm(config.width)
         self.decoder = Decoder(config, self.grid, target_width(config, target))
+        self.compare = Comparison(self.grid, config.tubelet, target)
         _init_xavier(self)
         for tokens in (self.decoder.mask_token, self.encoder.rep_tokens):
             if tokens is not None:  # the reference truncates at one standard deviation
@@ -79,9 +97,7 @@ class MaskedAutoencoder(nn.Module):
         split = (mask if isinstance(mask, TokenSplit) else self.split(mask)).to(clip.device)
         check_batch(len(clip), len(split.masked))
         prediction = self.predict(clip, split)
-        target = make_target(clip, self.config.tubelet, self.target, index=split.masked)
-        where = split.masked, self.grid, self.config.tubelet
-        loss = reconstruction_loss(prediction, target, *where, self.target)
+        target, loss = self.compare(prediction, clip, split.masked)
         return Reconstruction(prediction, target, split, loss)
 
     def split(self, mask: Bool[Tensor, "b n"], legacy: bool | None = None) -> TokenSplit:

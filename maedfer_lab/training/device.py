@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maedfer_lab.config import choose
 from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
+from maedfer_lab.method.models import Comparison
 
 Compile = Literal["auto", "no", "block", "whole", "graph"]
 WARM_UP = 3  # steps before a capture: libraries choose their kernels, blocks are compiled
@@ -44,11 +45,7 @@ def choose_compile(
     chosen = choose("compile", wanted, get_args(Compile))
     can_capture = can_capture and device.type == "cuda"
     if chosen == "auto":
-        from torch.utils._triton import has_triton
-
-        if device.type != "cuda" or not has_triton():
-            return "no"
-        return "graph" if can_capture else "block"
+        return "no" if device.type != "cuda" else "graph" if can_capture else "block"
     if chosen == "graph" and not can_capture:
         raise ValueError(
             f"compile='graph' needs one process on a CUDA device ({device.type} here), in bf16 or "
@@ -63,19 +60,31 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block; those of one kind and size share what is compiled."""
+    """Compile each block, and targets with their loss; those of one kind and size share it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
-    for block in blocks_of(model):
-        block.compile(dynamic=False)
+    for part in _compiled_parts(model):
+        part.compile(dynamic=False)
+
+
+def uncompile_blocks(model: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """Let all be as it was; gives each part with what was compiled of it."""
+    kept = [(part, part._compiled_call_impl) for part in _compiled_parts(model)]
+    for part, _ in kept:
+        part._compiled_call_impl = None
+    return kept
+
+
+def _compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """The blocks, and the comparison with targets of the package's own."""
+    others = [m for m in model.modules() if isinstance(m, Comparison) and not m.target.function]
+    return [*blocks_of(model), *others]
 
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
     """The blocks as they were, for passes of other sizes than a step's."""
-    kept = [(block, block._compiled_call_impl) for block in blocks_of(model)]
+    kept = uncompile_blocks(model)
     try:
-        for block, _ in kept:
-            block._compiled_call_impl = None
         yield
     finally:
         for block, compiled in kept:
@@ -140,8 +149,10 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:  # type: ignore
         ctx.set_materialize_grads(False)
-        ctx.dtype = weights[0].dtype
-        return _cast(weights, dtype)
+        ctx.dtype, made = weights[0].dtype, _cast(weights, dtype)
+        trained = zip(made, ctx.needs_input_grad[1:], strict=True)
+        ctx.mark_non_differentiable(*(half for half, is_trained in trained if not is_trained))
+        return made
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore
@@ -193,17 +204,17 @@ class Captured(NamedTuple):
 class CapturedStep:
     """Losses and gradients of a batch, by a graph for each set of sizes (share of hidden tokens).
 
-    compute: batch -> losses, leaving gradients; it must not wait for the device.
+    compute: batch -> losses, leaving gradients of `model`; it must not wait for the device.
     capture: work -> how to start it again and what it gave; by default a CUDA graph.
     """
 
     def __init__(
         self,
         compute: Callable[[Sequence[Tensor]], Losses],
-        parameters: Sequence[nn.Parameter],
+        model: nn.Module,
         capture: Callable[[Callable[[], Losses]], tuple[Replay, Losses]] | None = None,
     ) -> None:
-        self.compute, self.parameters = compute, list(parameters)
+        self.compute, self.model, self.parameters = compute, model, [*model.parameters()]
         self.capture, self.pool = capture or self._cuda_graph, None
         self.graphs: dict[tuple[Any, ...], Captured] = {}
         self.failed = False
@@ -215,13 +226,13 @@ class CapturedStep:
         sizes = tuple((tensor.shape, tensor.dtype) for tensor in batch)
         if sizes not in self.graphs:
             try:
-                # A resumed run captures at another step, and is to draw the same afterwards.
-                with forked_random(batch[0].device):
+                # A resumed run captures at another step, and is to go on the same afterwards.
+                with rehearsed(self.model, batch[0].device):
                     self.graphs[sizes] = self._record(batch)
             except RuntimeError as error:
-                self.failed = True
+                losses, self.failed = self.compute(batch), True  # its own error is raised here
                 warnings.warn(f"a step was not captured, it runs eagerly: {error}", stacklevel=2)
-                return self.compute(batch)
+                return losses
         graph = self.graphs[sizes]
         for held, given in zip(graph.inputs, batch, strict=True):
             held.copy_(given, non_blocking=True)
@@ -250,7 +261,8 @@ class CapturedStep:
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Of this thread alone: the one that pins the readers' batches goes on meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        thread = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
+        with torch.cuda.stream(here), thread:  # a capture that fails would leave its own stream
             losses = work()
         self.pool = graph.pool()  # what one graph does not keep another may use
         return graph.replay, losses
@@ -304,6 +316,18 @@ def _early(batches: Iterator[Any]) -> Iterator[Any]:
 def forked_random(device: torch.device) -> AbstractContextManager[None]:
     """Put torch's random state, on the CPU and the device, back at the end."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+@contextmanager
+def rehearsed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Steps that are no part of a training: random state and a BatchNorm's means are put back."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+    try:
+        with forked_random(device):
+            yield
+    finally:
+        for buffer, before in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(before)
 
 
 def synchronize(device: torch.device) -> None:

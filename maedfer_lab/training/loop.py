@@ -279,7 +279,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
         can_capture = self.is_alone and half != torch.float16
         can_capture = can_capture and optim.accumulate == 1 and not checkpointing
-        self.compiled = devices.choose_compile(compile, self.device, can_capture)
+        self.chosen = devices.choose_compile(compile, self.device, can_capture)
         network: Any = speed_up(task.model)
         self.whole: nn.Module | None = None  # the unsharded model, if it is trained in shards
         if shard:
@@ -294,22 +294,32 @@ class Stepper:
         self.means = [p.detach().clone() for p in parameters] if optim.ema else []
         if checkpointing:
             devices.checkpoint_blocks(task.model)
-        if self.compiled in ("block", "graph"):
+        if self.chosen in ("block", "graph"):
             devices.compile_blocks(task.model)
-        if self.compiled == "whole":
+        if self.chosen == "whole":
             # One graph for each share of hidden tokens, of fixed sizes.
             network = torch.compile(network, dynamic=False)
         elif half is not None and is_beside(self.device) and self.is_alone and not checkpointing:
             network = devices.Halved(task.model, half)
         self.network, self.skipped = network, 0
-        is_captured = self.compiled == "graph"
-        self.captured = CapturedStep(self._of_part, parameters) if is_captured else None
+        is_captured = self.chosen == "graph"
+        self.captured = CapturedStep(self._of_part, task.model) if is_captured else None
+        self.is_sure = compile != "auto" or self.chosen == "no"  # that what was chosen works
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
         self.shares = [
             own_share(optim.batch_size, total, n, getattr(task.config, "mix_group", None))
             for n in range(first, first + optim.accumulate)
         ]
+
+    @property
+    def compiled(self) -> str:
+        """How a step turned out to be compiled: no, block, whole or graph."""
+        if self.captured is not None and not self.captured.failed:
+            return "graph"
+        blocks = devices.blocks_of(self.task.model)
+        is_block = any(block._compiled_call_impl is not None for block in blocks)
+        return "whole" if self.chosen == "whole" else "block" if is_block else "no"
 
     def plan(self, start: int) -> Iterator[tuple[int, list[int]]]:
         """Step and places of each part of this process, from step `start` on."""
@@ -334,11 +344,11 @@ class Stepper:
         batch, taken = moved(next(self.prepared(clips, 0)), self.device), []
         batch = self.task.finish(batch, 0, self.shares[0])
         self.task.model.train()
-        with devices.forked_random(self.device):
+        with devices.rehearsed(self.task.model, self.device):
             for _ in range(count):
                 before = time.perf_counter()
                 for _ in self.shares:
-                    (self.captured or self._of_part)(batch)
+                    self.losses(batch)
                 self.optimiser.zero_grad()
                 devices.synchronize(self.device)
                 taken.append(time.perf_counter() - before)
@@ -347,8 +357,7 @@ class Stepper:
     def close(self) -> None:
         """Restore the model to its original form."""
         self.task.model = self.whole or self.task.model
-        for block in devices.blocks_of(self.task.model):
-            block._compiled_call_impl = None
+        for block, _ in devices.uncompile_blocks(self.task.model):
             block.__dict__.pop("forward", None)
 
     def swap(self) -> None:
@@ -385,7 +394,7 @@ class Stepper:
             is_last = part == len(shares)
             with nullcontext() if is_last else self.accelerator.no_sync(self.network):
                 batch = self.task.finish(batch, step, places)
-                losses = (self.captured or self._of_part)(batch)
+                losses = self.losses(batch)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach().float() / len(shares)
         scale = self.scaler.get_scale()
@@ -399,6 +408,27 @@ class Stepper:
                 torch._foreach_mul_(self.means, config.optim.ema)  # type: ignore
                 torch._foreach_add_(self.means, weights, alpha=share)  # type: ignore
         return {"step": step + 1, "lr": rate, **means}
+
+    def losses(self, batch: Any) -> Losses:
+        """Losses of a part of a batch; its gradients are the parameters'.
+
+        Where "auto" chose to compile, and this machine cannot, blocks run as they are.
+        """
+        try:
+            found = (self.captured or self._of_part)(batch)
+        except Exception as error:  # no compiler, no Triton, an old GPU: of a dozen kinds
+            if self.is_sure:
+                raise
+            devices.uncompile_blocks(self.task.model)
+            self.optimiser.zero_grad()
+            if self.captured is not None:
+                self.captured = CapturedStep(self._of_part, self.task.model)
+            found = (self.captured or self._of_part)(batch)  # an error of another kind is raised
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"blocks cannot be compiled here, they run as they are: {why}",
+                          stacklevel=2)  # fmt: skip
+        self.is_sure = True
+        return found
 
     def _of_part(self, batch: Any) -> Losses:
         with mixed_precision(self.task.config.precision, self.device):
