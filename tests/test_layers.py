@@ -57,7 +57,7 @@ __main__: cli
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
     "attention": 592,
-    "bench": 2130,
+    "bench": 2125,
     "checkpoints": 2356,
     "config": 1107,
     "cost": 1286,
@@ -65,9 +65,9 @@ BUDGETS = {
     "drawn": 961,
     "figures": 1637,
     "inference": 1766,
-    "method": 1652,
+    "method": 1648,
     "paper": 1525,
-    "training": 4179,
+    "training": 4165,
     "viewers": 1911,
     "weights": 19,
     "files at the root": 1560,
