@@ -157,8 +157,9 @@ def test_another_number_of_classes_gets_a_fresh_head_alone(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "encoder.", "backbone.", "module.encoder.", "model.",
-                                    "net.", "model.encoder.", "net.module."])  # fmt: skip
-@pytest.mark.parametrize("wrapper", [None, "model", "module", "state_dict"])
+                                    "mae.", "model.encoder.", "net.module.",
+                                    "_fsdp_wrapped_module."])  # fmt: skip
+@pytest.mark.parametrize("wrapper", [None, "model", "module", "state_dict", "model_state_dict"])
 def test_wrappers_and_prefixes_are_understood(wrapper, prefix):
     """Official, timm's and Lightning's, which keep paths in args and more beside."""
     state, args = finetuned_state(), argparse.Namespace(**vars(ARGS), output=Path("a"))
@@ -172,6 +173,48 @@ def test_wrappers_and_prefixes_are_understood(wrapper, prefix):
     assert loaded.report.epoch == ("3" if wrapper else None)
 
 
+def test_of_a_larger_module_the_model_is_taken_and_the_rest_is_told():
+    """As compiled, checkpointed and wrapped blocks, losses and averages of weights leave it."""
+    state, more = finetuned_state(), {"criterion.weight": torch.ones(7)}
+    named = {n.replace(".0.", ".0._orig_mod."): x for n, x in state.items()}
+    named = {n if n[:5] == "head." else f"net.{n}": x for n, x in named.items()} | more
+    count = {"val_acc.total": torch.tensor([3])}
+    loaded = load_checkpoint(recognise({"net": named | count, "optimizer": {"state": {}}}), **OWN)
+    assert all(torch.equal(x, to_official(loaded.model)[n]) for n, x in state.items())
+    assert loaded.report.ignored[0].names == ("criterion.weight", "val_acc.total")
+    assert "ema (weights as well, not used)" in str(
+        load_checkpoint(recognise({"model": state, "ema": state}), **OWN).report
+    )
+    for many in (
+        {"student": state, "teacher": state},
+        {f"{who}.{n}": x for n, x in state.items() for who in ("student", "teacher")},
+    ):
+        with pytest.raises(ValueError, match="several models, under 'student"):
+            recognise(many)
+
+
+def test_of_a_folder_the_only_file_is_taken_and_several_are_named(tmp_path):
+    (tmp_path / "log.txt").touch()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        load_checkpoint(tmp_path)
+    write(tmp_path / "mp_rank_00_model_states.pt", finetuned_state())
+    assert load_checkpoint(tmp_path).report.num_classes == 7
+    write(tmp_path / "other.pth", finetuned_state())
+    with pytest.raises(FileNotFoundError, match=r"holds 2 files .* mp_rank.*, other\.pth"):
+        load_checkpoint(tmp_path)
+    write(tmp_path / "pytorch_model.bin", finetuned_state())
+    write(tmp_path / "checkpoint.pt", finetuned_state())
+    assert "pytorch_model.bin beside it was not read" in str(load_checkpoint(tmp_path).report)
+
+
+def test_heads_are_those_of_published_models_of_that_width():
+    for width, heads in ((1280, 16), (64, 1)):
+        vit = replace(tiny("vit").model, width=width, num_heads=heads, depth=1, mlp_ratio=0.05)
+        state = to_official(build_classifier(vit, 7))
+        found = load_checkpoint(recognise(state), frames=8, size_px=32).model.config
+        assert found.num_heads == heads
+
+
 def test_an_encoder_alone_becomes_a_classifier():
     state = to_official(build_autoencoder(TINY))
     state = {name: x for name, x in state.items() if name.startswith("encoder.b")}
@@ -180,6 +223,9 @@ def test_an_encoder_alone_becomes_a_classifier():
     state = {n: x for n, x in to_official(build_autoencoder(TINY)).items() if n[:8] == "encoder."}
     report = load_checkpoint(recognise(state), num_classes=7, **OWN).report
     assert report.part == "encoder" and report.ignored[0].names == ("norm.weight", "norm.bias")
+    state = {n: x for n, x in finetuned_state().items() if n[:5] != "head."}  # as for another task
+    report = load_checkpoint(recognise(state), num_classes=5, **OWN).report
+    assert report.fresh[0].names == ("head.weight", "head.bias") and not report.ignored
 
 
 VARIANTS = [
@@ -337,7 +383,7 @@ def test_what_is_no_state_dict_of_ours_is_refused(content, message, tmp_path):
 def test_a_run_folder_loads_finished_or_not(tmp_path):
     preset = tiny()
     run, model = Run.of(preset, tmp_path), build_autoencoder(preset.model, preset.target)
-    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor checkpoint\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"holds no weights"):
         load_checkpoint(run.folder)
     run.save_state({"model": model.state_dict(), "step": 4, "log": []})
     assert load_checkpoint(run.folder).report.epoch == "4"
@@ -448,11 +494,17 @@ def test_videomae_files_of_transformers_load(part, biases, tmp_path):
         state = {n.removeprefix("videomae."): x for n, x in state.items() if n[:8] == "videomae"}
     config = {"model_type": "videomae", "image_size": 32, "num_frames": 8, "norm_pix_loss": False,
               "num_attention_heads": 2, "decoder_num_attention_heads": 2}  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if part == "classifier":
-        torch.save(state, tmp_path / "pytorch_model.bin")
+    if part == "classifier":  # spread over files
+        config["id2label"] = {str(i): f"kind {i}" for i in range(5)}
+        files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+        of = {n: files[i % 2] for i, n in enumerate(state)}
+        for file in files:
+            save_file({n: x for n, x in state.items() if of[n] == file}, tmp_path / file)
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": of}))
     else:
-        save_file(state, tmp_path / "model.safetensors")
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = load_checkpoint(tmp_path, num_classes=5 if part == "encoder" else None)
     ours = loaded.model.state_dict()
     for name, value in model.state_dict().items():
@@ -461,9 +513,16 @@ def test_videomae_files_of_transformers_load(part, biases, tmp_path):
     if part == "autoencoder":
         assert loaded.model.target == TargetConfig(units="pixel", motion=False)
     assert "Hugging Face" in str(loaded.report) and loaded.report.part == part
-    (tmp_path / "config.json").write_text('{"model_type": "vit_mae"}')
-    with pytest.raises(ValueError, match="must be 'videomae'"):
-        load_checkpoint(tmp_path, num_classes=5)
+    for changes, message in (({"model_type": "vit_mae"}, "must be 'videomae'"),
+                             ({"hidden_act": "relu"}, "must be 'gelu'")):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(tmp_path, num_classes=5)
+    if part == "classifier":
+        assert facts_of(tmp_path)["classes"][4] == "kind 4"
+        index.write_text(index.read_text().replace("model-", "../model-"))
+        with pytest.raises(ValueError, match="no files beside it"):
+            load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from maedfer_lab.method.models import build_autoencoder, build_classifier
 lgi, vit = tiny().model, tiny("vit").model
 models = {
     "rep": build_classifier(lgi, 7), "pt": build_autoencoder(lgi, TargetConfig()),
-    "vit": build_classifier(vit, 3),
+    "vit": build_classifier(vit, 3, pooling="regions"),
     "legacy": build_autoencoder(replace(lgi, legacy_visible_order=True), TargetConfig()),
 }
 found = {}

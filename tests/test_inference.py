@@ -33,6 +33,7 @@ from maedfer_lab.inference.known_model import known_model
 from maedfer_lab.inference.predict import predict, save_prediction
 from maedfer_lab.inference.reconstruct import reconstruct
 from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import finetune
 from maedfer_lab.training.pretrain import pretrain
 
@@ -301,6 +302,11 @@ def test_a_runs_own_class_names_are_told(name, tmp_path):
     run = finetune(config, output=tmp_path)
     known = known_model(run.folder / name)
     assert known.classes == tuple(run.result["classes"]) and known.synthetic
+    (run.folder / "result.json").unlink()  # as if it were still training
+    state = {"model": run.model.state_dict(), "step": 1, "log": []}
+    Run(run.folder).save_state(state)
+    begun = known_model(run.folder / (name and "checkpoint.pt"))
+    assert begun.classes == known.classes and begun.synthetic and "not finished" in str(begun)
 
 
 @pytest.mark.parametrize(

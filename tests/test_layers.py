@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 592,
     "bench": 2125,
-    "checkpoints": 2356,
+    "checkpoints": 2471,
     "config": 1107,
     "cost": 1286,
     "data": 5980,

@@ -1,6 +1,7 @@
 """Files are read without executing anything in them; bad ones are refused, and named."""
 
 import argparse
+import gzip
 import os
 import pickle
 import tarfile
@@ -120,9 +121,9 @@ def bomb(path: Path) -> None:
     assert path.stat().st_size < 10**5
 
 
-def archive(path: Path, is_tar: bool) -> None:
+def archive(path: Path, is_tar: bool, holds: str = "readme.txt") -> None:
     with zipfile.ZipFile(path, "w") as opened:
-        opened.writestr("readme.txt", "hello")
+        opened.writestr(holds, "hello")
     if is_tar:
         inside = path.rename(path.with_name("inside"))
         with tarfile.open(path, "w") as tar:
@@ -131,7 +132,11 @@ def archive(path: Path, is_tar: bool) -> None:
 
 REFUSED = {
     "empty": (lambda path: path.touch(), "empty"),
-    "text": (lambda path: path.write_text("not a checkpoint, but text"), "neither"),
+    "text": (lambda path: path.write_text("Entry not found"), "a text.*'Entry not found'"),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(b"weights")), "unpack it"),
+    "model": (lambda path: torch.save(torch.nn.Linear(2, 2), path), r"state_dict\(\)"),
+    "script": (lambda path: archive(path, False, "code/constants.pkl"), "exported program"),
+    "arrays": (lambda path: np.savez(path.open("wb"), a=np.ones(2)), r"holds a\.npy"),
     "numpy": (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"), "neither"),
     "pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"
                                              "oid sha256:ab\nsize 412345\n"),
@@ -146,7 +151,7 @@ REFUSED = {
     "claim": (lambda path: save({"weight": torch.ones(1).expand(10**12)}, path),
               "claims 4,000,000,000,000 bytes"),
     "zip": (lambda path: archive(path, False), r"no data\.pkl"),
-    "tar": (lambda path: archive(path, True), "neither"),
+    "tar": (lambda path: archive(path, True), "unpack it"),
 }  # fmt: skip
 
 

@@ -115,6 +115,9 @@ class Exported(nn.Module):
         model = self.model
         if isinstance(model, Classifier):
             rep, tokens = _encode(model.encoder, clip, model.encoder.all_tokens.int(), model.tokens)
+            if model.pooling == "regions" and model.tokens == "tokens":
+                own = tokens.index_select(1, model.regions.flatten())
+                tokens = own.unflatten(1, model.regions.shape).mean(2)
             read = [x for x, name in ((rep, "rep"), (tokens, "tokens")) if x is not None
                     and model.tokens in (name, "all")]  # fmt: skip
             return (model.head(model.pool(torch.cat(read, 1))),)
@@ -169,6 +172,9 @@ def _example(model: Model, few: bool) -> tuple[Tensor, ...]:
         return (clip,)
     region = config.region if config.has_regions else None
     ratios = mask_ratios(model.grid, region)
+    if not ratios:
+        raise ValueError(f"region={region} holds one place, so an autoencoder can hide nothing of "
+                         "it; give num_classes, such as 7, to export the encoder")  # fmt: skip
     ratio = ratios[-1 - (len(ratios) > 2)] if few else ratios[len(ratios) // 2 - 1]
     split = model.split(model_mask(model, ratio, 1, generator))
     return clip, split.visible[0].int(), split.masked[0].int()

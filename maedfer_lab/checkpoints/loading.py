@@ -200,7 +200,7 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
         size_px = VIDEOMAE["size_px"][1] if weights.hugging_face else PUBLISHED.size_px
         clip = {"frames": pick("frames", PUBLISHED.frames), "size_px": pick("size_px", size_px)}
         for heads in ("num_heads", "decoder_heads") if has_decoder else ("num_heads",):
-            if number := pick(heads, None, "heads of 64 channels, as published"):
+            if number := pick(heads, None, "as models of this width have"):
                 clip[heads] = number
         try:
             config = infer_model(weights.state, has_decoder, **clip)
@@ -322,9 +322,11 @@ def _check_fit(weights: Weights, config: ModelConfig) -> None:
     classes, pooling = _file_head(weights)
     classes = 0 if weights.part == "autoencoder" else max(1, classes)
     is_encoder = weights.part == "encoder"
-    want = {name: shape
-            for name, shape in _shapes(config, weights.is_own, classes, pooling).items()
-            if not (is_encoder and name.startswith(("fc_norm.", "head.")))}  # fmt: skip
+    want = {
+        name: shape
+        for name, shape in _shapes(config, weights.is_own, classes, pooling).items()
+        if not (is_encoder and name.startswith(("fc_norm.", "head."))) or name in weights.state
+    }
     have = {name: tuple(x.shape) for name, x in weights.state.items()}
     differences = []
     for name, shape in want.items():
@@ -334,13 +336,15 @@ def _check_fit(weights: Weights, config: ModelConfig) -> None:
             differences.append(f"{name}: {have[name]} in the file; the model has {shape}")
     for name, shape in have.items():
         if name not in want and not (is_encoder and name.startswith("norm.")):
-            differences.append(f"{name}: {shape} in the file; the model has no such parameter")
+            why = "has no such parameter"
+            why = "computes positions, and has none that are learnt" if "pos" in name else why
+            differences.append(f"{name}: {shape} in the file; the model {why}")
     if differences:
         shown = "\n  ".join([*differences[:SHOWN], "..."][: len(differences)])
         raise ValueError(
             f"{weights.name} does not fit: {len(differences)} entries differ from the model that "
-            f"it seems to be:\n  {shown}\nGive sizes that are missing: frames, size_px, region, "
-            "num_heads"
+            f"it seems to be:\n  {shown}\nGive sizes that are missing (frames, size_px, region, "
+            "num_heads), or load_checkpoint(recognise(state_dict)) with the model's entries alone"
         )
 
 
@@ -374,7 +378,7 @@ def _fill(
     places = model.state_dict()
     takes = {n for n, x in places.items() if n in values and values[n].shape == x.shape}
     if weights.part != "classifier" and isinstance(model, Classifier):
-        takes = {n for n in takes if n.startswith("encoder.")}
+        takes = {n for n in takes if n.startswith("encoder.") or n in weights.state}
     in_file = {id(x) for x in weights.state.values()}  # those that were joined are copies already
     filled = {n: values[n].to(torch.float32, copy=id(values[n]) in in_file) for n in takes}
     missing = [n for n in places if n not in takes and not _is_alias(n, settled.config)]
@@ -406,11 +410,15 @@ def _report(
             why = "fc_norm after the pooling takes its place, as in official fine-tuning"
         reasons[why].append(name)
     ignored = tuple(group(why, names) for why, names in reasons.items())
-    why = "not in a pre-training checkpoint"
+    if outside := weights.outside:
+        beside = "beside the model in a larger module"
+        ignored += (Group(beside, tuple(outside), sum(outside.values())),)
+    why = "not in the file"
     if weights.part == "classifier":
         why = "another number of classes than the file's"
     fresh = (group(why, missing, model.state_dict()),) if missing else ()
-    total, own = group("", state).parameters, sum(p.numel() for p in model.parameters())
+    total = group("", state).parameters + sum(weights.outside.values())
+    own = sum(p.numel() for p in model.parameters())
     taken, grid = group("", used), Grid.of_clip(c.frames, c.size_px, c.size_px, c.tubelet)
     layout = "maedfer_lab" if weights.is_own else "official"
     layout = "Hugging Face" if weights.hugging_face else layout

@@ -36,6 +36,10 @@ OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, 
 ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
          "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
 ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
+HEADS = {
+    1280: 16,
+    1408: 16,
+}  # of VideoMAE's huge and giant models; all others have 64 channels each
 # Parameters of a block with as many rows as the model is wide, and as its FFN is.
 OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
 
@@ -108,7 +112,7 @@ def to_official(model: Model) -> dict[str, Tensor]:
 def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig:
     """The model with these parameters, as far as names and shapes imply it.
 
-    given: the rest: clip, region, heads (by default of 64 channels, as published).
+    given: the rest: clip, region, heads (by default those of the published models).
 
     Sizes are those of most blocks, so that a single wrong entry is found by comparing with the
     model, not taken for another model. ValueError without blocks or tubelet embedding.
@@ -143,11 +147,15 @@ def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig
         }
     if is_pretraining:
         decoder = _usual_rows(state, "decoder.", OF_WIDTH) or ModelConfig().decoder_width
-        found |= {"decoder_width": decoder, "decoder_heads": max(1, decoder // 64),
+        found |= {"decoder_width": decoder, "decoder_heads": _heads(decoder),
                   "decoder_depth": _count_blocks(state, "decoder.")}  # fmt: skip
-    found |= {"width": width, "depth": depth, "num_heads": max(1, width // 64),
+    found |= {"width": width, "depth": depth, "num_heads": _heads(width),
               "mlp_ratio": hidden / width, "tubelet": tuple(embed.shape[2:])}  # fmt: skip
     return ModelConfig(**{**found, **given})
+
+
+def _heads(width: int) -> int:
+    return {1280: 16, 1408: 16}.get(width, max(1, width // 64))  # VideoMAE's huge and giant models
 
 
 def _usual_rows(state: State, prefix: str, pattern: str) -> int:
@@ -231,6 +239,8 @@ def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a config.json of transformers' VideoMAE, under our names."""
     if config.get("model_type") != "videomae":
         raise ValueError(f"model_type={short(config.get('model_type'))} must be 'videomae'")
+    if (act := config.get("hidden_act", "gelu")) != "gelu":
+        raise ValueError(f"hidden_act={short(act)} must be 'gelu', the only one that is built here")
     told: dict[str, Any] = {
         ours: integer(config.get(name, default)) for ours, (name, default) in VIDEOMAE.items()
     }

@@ -37,9 +37,9 @@ from maedfer_lab.checkpoints.official import (
     short,
 )
 from maedfer_lab.config import ModelConfig, TargetConfig, choose
-from maedfer_lab.files import file_sha256, load
+from maedfer_lab.files import file_sha256, load, reading
 from maedfer_lab.method.models import Pooling, Tokens
-from maedfer_lab.runs import Run
+from maedfer_lab.runs import BEST, STATES, Run
 from maedfer_lab.weights import NAMES, shipped
 
 Part = Literal["autoencoder", "classifier", "encoder"]
@@ -48,21 +48,34 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save beg
 SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
 CHOICES = {"tokens": get_args(Tokens), "pooling": get_args(Pooling)}
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHOWN = 5  # things of a kind that an error lists
 NESTING = 8  # levels of dicts and lists in which tensors are looked for
 MOST_IN_TUPLE = 10**6  # values in a tuple, with those of tuples in it
 OFFICIAL_STRIDE = 4
 
 CONFIG_FILE, WEIGHTS_FILE, RESUME_FILE = "config.json", "model.safetensors", "checkpoint.pt"
-WEIGHTS_FILES = (WEIGHTS_FILE, RESUME_FILE, "pytorch_model.bin")
+INDEX = ".index.json"  # names the files over which transformers spreads large models
+WEIGHTS_FILES = (WEIGHTS_FILE, RESUME_FILE, "pytorch_model.bin", f"{WEIGHTS_FILE}{INDEX}",
+                 f"pytorch_model.bin{INDEX}")  # fmt: skip
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 PACKAGE = "maedfer_lab"  # among official args: our own configuration
-WRAPPERS = ("model", "module", "state_dict")
-# Never part of a parameter's own name: those of wrappers, compilers, Lightning modules.
-OUTER = re.compile(r"(?:(?:module|backbone|_orig_mod|model|net)\.)+")
+WRAPPERS = ("model", "module", "state_dict")  # the first of these, else the only state dict
+# Never part of a parameter's own name: those of wrappers and compilers.
+WRAPPED = re.compile(
+    r"(?<![^.])((module|_orig_mod|_forward_module|_(fsdp|checkpoint)_wrapped_module)\.)+"
+)
+# What stands before the names of layers is where a larger module keeps the model.
+LAYER = re.compile(r"(.*?)(videomae\.)?((en|de)coder\.)?((patch_)?embed\.proj|embeddings\.patch_"
+                   r"embeddings|blocks\.\d+|(decoder_)?layers?\.\d+)\.")  # fmt: skip
 DECODING = ("decoder.", "encoder_to_decoder.", "mask_token")
+ELSEWHERE = (*DECODING, "encoder.", "head.", "fc_norm.", "norm.", "classifier.", "layernorm.",
+             "lg_region_tokens")  # fmt: skip
 OWN = re.compile(r"encoder\.(embed\.|rep_tokens$|blocks\.\d+\.(local|inter|interact)_)")
 # Content found in place of the weights after a failed download.
 POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/(?:.*size (\d{1,20}))?", re.S)
 WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|script)", re.I)
+ONE_OF_THEM = "load_checkpoint(recognise(state_dict)) takes one of them"
+SAVE = "torch.save(model.state_dict(), 'weights.pth'), where that model runs, writes its weights"
 
 
 # --- a file -----------------------------------------------------------------------------------
@@ -92,7 +105,7 @@ def read_file(path: Path) -> FileContent:
         what = "is not a file" if path.exists() else "does not exist"
         raise FileNotFoundError(
             f"{path} {what}; give a checkpoint such as checkpoint.pth, a run's folder, or "
-            f"{' or '.join(NAMES)}"
+            f"{' or '.join(NAMES)}; what lies on the net is to be downloaded first"
         )
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -124,12 +137,24 @@ def read_file(path: Path) -> FileContent:
     elif refused := _refused_types(path):
         raise ValueError(f"{path} is a pickle, but no PyTorch checkpoint; {_refusal(refused[0])}")
     else:
-        raise ValueError(
-            f"{path} is neither a PyTorch nor a safetensors file (it begins with {start[:8]!r}); "
-            "give a .pth, .pt, .bin or .safetensors file"
-        )
+        raise ValueError(f"{path} is {_other_kind(path, start)}")
     _check_tensors(path, content, num_bytes)
     return FileContent(content, form, num_bytes)
+
+
+def _other_kind(path: Path, start: bytes) -> str:
+    """What a file is that is neither PyTorch's nor safetensors', and what to do."""
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z", b"Rar!")) or _is_tar(path):
+        return "a packed archive; unpack it, and give the file inside"
+    with suppress(UnicodeDecodeError):
+        if (text := start[:60].decode()).replace("\n", " ").isprintable():
+            return (
+                f"a text, not weights ({text!r}); download it again, or give the file it is about"
+            )
+    return (
+        f"neither a PyTorch nor a safetensors file (it begins with {start[:8]!r}); give a .pth, "
+        f".pt, .bin or .safetensors file; {SAVE}"
+    )
 
 
 def _check_zip(path: Path, num_bytes: int) -> None:
@@ -139,14 +164,20 @@ def _check_zip(path: Path, num_bytes: int) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise _damaged(path, error) from error
+    names = [member.filename for member in members]
+    if any(name.endswith(("/constants.pkl", "/archive_format")) for name in names):
+        raise ValueError(f"{path} is an exported program (TorchScript, torch.export); {SAVE}")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise ValueError(
+            f"{path} is a zip file but no PyTorch checkpoint (no data.pkl; it holds "
+            f"{', '.join(names[:3]) or 'nothing'}); unpack it, if the checkpoint lies in it"
+        )
     declared = sum(member.file_size for member in members)
     if declared > num_bytes or any(m.compress_type != zipfile.ZIP_STORED for m in members):
         raise ValueError(
             f"{path}: its members claim to unpack to {declared:,} bytes from a file of "
             f"{num_bytes:,}; PyTorch stores weights uncompressed, so this is no checkpoint"
         )
-    if not any(m.filename.endswith("/data.pkl") for m in members):
-        raise ValueError(f"{path} is a zip file but no PyTorch checkpoint (it has no data.pkl)")
 
 
 def _is_tar(path: Path) -> bool:
@@ -182,7 +213,8 @@ def _load_pickle(path: Path, *, mmap: bool) -> Any:
 def _refusal(name: str) -> str:
     return (
         f"it names the type {name}, which loading refuses: a checkpoint may hold tensors, plain "
-        "Python values, argparse.Namespace and NumPy scalars alone; nothing of it was executed"
+        "Python values, argparse.Namespace and NumPy scalars alone; nothing of it was executed. "
+        f"{SAVE}"
     )
 
 
@@ -296,14 +328,17 @@ def _tuples_of(file: io.BufferedIOBase) -> Iterator[int]:
 
 
 def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
-    strings: list[str] = []
+    strings, memo = ["", ""], dict[str, str]()
     for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
-        if opcode.name in ("GLOBAL", "INST"):
+        name = opcode.name
+        if name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+        elif name == "STACK_GLOBAL" and all(strings[-2:]):
             yield ".".join(strings[-2:])
-        elif isinstance(argument, str):
-            strings.append(argument)
+        elif "PUT" in name or name == "MEMOIZE":
+            memo[str(len(memo) if argument is None else argument)] = strings[-1]
+        elif "GET" in name or isinstance(argument, str):
+            strings.append(memo.get(str(argument), "") if "GET" in name else str(argument))
 
 
 # --- tensors that declare more than they hold --------------------------------------------------
@@ -353,6 +388,7 @@ class Weights:
     told: clip, region, heads and the like under our names, if the file says; told_by: its source.
     config: the model's, if we wrote the file. file: format, size and prefixes, as text.
     beside: other content of the file. epoch: when it was written, if the file says so.
+    outside: numbers of values of the other entries of a larger module, by name.
     """
 
     name: str
@@ -366,6 +402,7 @@ class Weights:
     beside: tuple[str, ...] = ()
     epoch: str | None = None
     hugging_face: bool = False
+    outside: dict[str, int] = field(default_factory=dict)
 
 
 def open_weights(source: Path | str) -> Weights:
@@ -374,26 +411,16 @@ def open_weights(source: Path | str) -> Weights:
 
     Raises ValueError if the file does not match its recorded SHA-256.
     """
-    path = locate(source)
-    folder = path if path.is_dir() else path.parent
-    beside = folder / CONFIG_FILE
+    path, unread = locate(source), ""
     if path.is_dir():
-        if not beside.is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {CONFIG_FILE}; give a run's folder, a folder written by "
-                "save_pretrained, or a checkpoint file itself"
-            )
-        files = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
-        if not files:
-            raise FileNotFoundError(
-                f"{folder} has a {CONFIG_FILE} but neither {WEIGHTS_FILE} nor {RESUME_FILE}"
-            )
-        path = files[0]
+        path, *others = _files_in(path)
+        unread = "".join(f"; {other.name} beside it was not read" for other in others)
     if path.suffix == ".safetensors" and path.is_file():
         _check_digest(path)
-    read = read_file(path)
-    form = f"{read.format}, {read.num_bytes / 1e6:,.1f} MB"
-    weights = recognise(read.content, str(path), form)
+    beside = path.with_name(CONFIG_FILE)
+    read = _read_shards(path) if path.name.endswith(INDEX) else read_file(path)
+    weights = recognise(read.content, str(path), f"{read.format}, {read.num_bytes / 1e6:,.1f} MB")
+    weights = dataclasses.replace(weights, file=weights.file + unread)
     if weights.hugging_face and beside.is_file():
         try:
             told = read_hugging_face(load(beside))
@@ -405,10 +432,40 @@ def open_weights(source: Path | str) -> Weights:
     if not beside.is_file():
         raise FileNotFoundError(
             f"{path} holds a model of maedfer_lab, whose clip and regions stand in a {CONFIG_FILE} "
-            f"beside it; there is none in {folder}"
+            f"beside it; there is none in {path.parent}; save_pretrained(model, folder) writes both"
         )
     config, told = _read_config(load(beside), str(beside))
     return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The file of a folder that holds its weights, and others of usual names that are not read."""
+    usual = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if usual or len(files) == 1:
+        return usual or files
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} holds no weights, neither {' nor '.join(WEIGHTS_FILES[:3])} nor another "
+            f"{', '.join(SUFFIXES)}; give a run's folder, or a checkpoint file"
+        )
+    raise FileNotFoundError(
+        f"{folder} holds {len(files)} files of weights and none of a usual name: "
+        f"{', '.join(path.name for path in files[:SHOWN])}; give one of them"
+    )
+
+
+def _read_shards(index: Path) -> FileContent:
+    """The tensors of all files that an index names, which lie beside it."""
+    with reading(index):
+        names = sorted(set(load(index)["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"weight_map names {names[:SHOWN]}, which are no files beside it")
+        parts = [read_file(index.with_name(name)) for name in names]
+        content = {key: x for part in parts for key, x in part.content.items()}
+    return FileContent(
+        content, f"{len(parts)} x {parts[0].format}", sum(p.num_bytes for p in parts)
+    )
 
 
 def facts_of(source: Path | str) -> dict[str, Any]:
@@ -418,11 +475,23 @@ def facts_of(source: Path | str) -> dict[str, Any]:
         or the weights in one of them; {} for any other file.
     """
     source = locate(source)
-    folder = source.parent if source.name in (WEIGHTS_FILE, "best.safetensors") else source
+    of_folder = (*WEIGHTS_FILES, BEST, *STATES)
+    folder = source.parent if source.name in of_folder else source
     if (folder / "card.json").exists():
         return load(folder / "card.json")
     if not (folder / "result.json").exists():
-        return {}
+        config, data = (load(path) if (path := folder / name).is_file() else {}
+                        for name in (CONFIG_FILE, "data.json"))  # fmt: skip
+        if "id2label" in config:  # transformers'
+            with reading(folder / CONFIG_FILE):
+                labels = {int(number): str(label) for number, label in config["id2label"].items()}
+            return {"name": folder.name, "classes": [labels[k] for k in sorted(labels)]}
+        if not {"stride", "data"} <= config.keys():
+            return {}
+        return {
+            "name": folder.name, "stride": config["stride"], "synthetic": config["data"] is None,
+            "classes": data.get("classes"), "training": "a training that is not finished",
+        }  # fmt: skip
     result, config = Run(folder).load_result(), Run(folder).read(CONFIG_FILE)
     with Run(folder).reading("result.json"):
         data = str(result.get("data") or result["provenance"].get("data", "unknown data"))
@@ -454,7 +523,7 @@ def recognise(content: Any, name: str = "the state dict", form: str = "in memory
     name: for messages. form: the file's format, for the report.
     """
     values, around, wrapper = _unwrap(content, name)
-    state, prefixes = _strip(values, name)
+    state, outside, prefixes = _strip(values, name)
     hugging_face = any(HUGGING_FACE.match(n) for n in state)
     state = from_hugging_face(state) if hugging_face else state
     for key, x in state.items():
@@ -475,10 +544,12 @@ def recognise(content: Any, name: str = "the state dict", form: str = "in memory
         else:
             told = read_arguments(arguments, name)
     epoch = next((around[key] for key in ("epoch", "step") if key in around), None)
+    beside = tuple(f"{key} (weights as well, not used)" if _is_state(x) else key
+                   for key, x in around.items())  # fmt: skip
     return Weights(
         name, state, any(OWN.match(n) for n in state), part, told, "the file's args", config,
-        ", ".join(file), tuple(around), None if epoch is None else short(epoch).strip("'"),
-        hugging_face,
+        ", ".join(file), beside, None if epoch is None else short(epoch).strip("'"),
+        hugging_face, outside,
     )  # fmt: skip
 
 
@@ -488,6 +559,11 @@ def _unwrap(content: Any, name: str) -> tuple[Mapping[str, Any], dict[str, Any],
     found: list[str] = []
     while isinstance(content, Mapping) and len(found) < NESTING:
         key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        states = [k for k, x in content.items() if _is_state(x)]
+        if key is None and len(states) > 1:
+            raise ValueError(f"{name} holds several models, under {', '.join(map(short, states))}; "
+                             f"{ONE_OF_THEM}")  # fmt: skip
+        key = states[0] if key is None and states else key
         if key is None:
             values = {_key(k): x for k, x in content.items() if isinstance(x, Tensor) or found}
             if not values:
@@ -495,7 +571,7 @@ def _unwrap(content: Any, name: str) -> tuple[Mapping[str, Any], dict[str, Any],
             around |= {_key(k): x for k, x in content.items() if _key(k) not in values}
             return values, around, ".".join(found)
         around |= {_key(k): x for k, x in content.items() if k != key}
-        found.append(key)
+        found.append(_key(key))
         content = content[key]
     what = type(content).__name__
     if isinstance(content, Mapping):
@@ -506,22 +582,37 @@ def _unwrap(content: Any, name: str) -> tuple[Mapping[str, Any], dict[str, Any],
     )
 
 
-def _strip(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The state dict without prefixes, and the prefixes."""
-    prefixes: dict[str, None] = {}
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(key, str) and "." in key and isinstance(x, Tensor) for key, x in value.items()
+    )
 
-    def without(pattern: str, names: list[str]) -> list[str]:
-        found = [re.match(pattern, n) for n in names]
-        prefixes.update({match[0]: None for match in found if match})
-        return [n[match.end() if match else 0 :] for n, match in zip(names, found, strict=True)]
 
-    names = without(OUTER.pattern, list(values))
-    if not any(n.startswith(DECODING) or OWN.match(n) or HUGGING_FACE.match(n) for n in names):
-        names = without(rf"encoder\.(?:{OUTER.pattern})?", names)
-    twice = [n for n, count in Counter(names).items() if count > 1]
+def _strip(
+    values: Mapping[str, Any], name: str
+) -> tuple[dict[str, Any], dict[str, int], tuple[str, ...]]:
+    """The state dict without prefixes, what lies outside of the model's, and the prefixes."""
+    prefixes = dict.fromkeys(match[0] for n in values if (match := WRAPPED.search(n)))
+    names = [WRAPPED.sub("", n) for n in values]
+    places = sorted({match[1] for n in names if (match := LAYER.match(n))}) or [""]
+    if len(places) > 1:
+        raise ValueError(f"{name} holds several models, under {', '.join(map(repr, places))}; "
+                         f"{ONE_OF_THEM}")  # fmt: skip
+    place = places[0]
+    outside = {n: x.numel() if isinstance(x, Tensor) else 0
+               for n, x in zip(names, values.values(), strict=True)
+               if not n.startswith((place, *ELSEWHERE))}  # fmt: skip
+    inside = [n.removeprefix(place) for n in names]
+    prefixes |= {place: None} if place else {}
+    if not any(n.startswith(DECODING) or OWN.match(n) or HUGGING_FACE.match(n) for n in inside):
+        prefixes |= {"encoder.": None} if any(n.startswith("encoder.") for n in inside) else {}
+        inside = [n.removeprefix("encoder.") for n in inside]
+    twice = [n for n, count in Counter(inside).items() if count > 1]
     if twice:
         raise ValueError(f"{name}: {twice[0]} stands there twice, under different prefixes")
-    return dict(zip(names, values.values(), strict=True)), tuple(prefixes)
+    state = {short_name: x for n, short_name, x in zip(names, inside, values.values(), strict=True)
+             if n not in outside}  # fmt: skip
+    return state, outside, tuple(prefixes)
 
 
 def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
