@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -306,6 +306,9 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("video_a video_b", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("happy sad", "clip01 clip02", "face.mp4"), None, "happy sad", 0),
         (("pilot main", "happy sad", "p1_1.mp4 p2_1.mp4"), "person/class/clip", "happy sad", 2),
+        (("ann_test ann_train bob", "happy sad", "1.mp4"), "person/class/clip", "happy sad", 2),
+        (("v1 v2", "happy sad", "ann bob", "1.mp4"), None, "happy sad", 2),
+        (("happy sad", "006_1_2.mp4 006_1_3.mp4 007_2_1.mp4"), None, "happy sad", 2),
         (("happy sad", "S01 S02", "s7_1.mp4 s7_2.mp4"), None, "happy sad", 2),
         (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("happy sad", "Val_Kilmer Dev_Patel Joy_Bryant", "1.mp4 2.mp4"), None, "happy sad", 3),
@@ -338,6 +341,13 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("happy sad", "face original", "1.mp4"), None, "sad/original/1.mp4: the same clip as sad"),
         (("happy sad", "1.mp4 1.avi"), None, "sad/1.mp4: the same clip as sad/1.avi"),
         (("pilot main", "happy sad", "p1_1.mp4 p2_1.mp4"), None, r"person/class/clip\) or in"),
+        (("happy sad", "ann_test bob_test cy_train", "1.mp4"), None, "may be splits or people"),
+        (("F001 F002", "T1.mp4 T2.mp4"), None, "are people and no classes"),
+        (("0 1 2", "ann bob cy", "1.mp4"), None, "two readings are possible"),
+        (("happy happy_flip", "1.mp4 2.mp4"), None, "'happy_flip' are spellings of one class"),
+        (("480p 1080p", "happy sad", "1.mp4"), None, "the same clip as"),
+        (("happy sad todo/happy", "1.mp4 2.mp4"), None, "happy: a class, and folders in 'todo"),
+        (("happy sad", "ann bob ann&bob", "1.mp4"), None, "'ann&bob' is several people"),
     ],
 )  # fmt: skip
 def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):
@@ -429,13 +439,22 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
         (["path,label,note", 'a.mp4,0,"', "b.mp4,1,"], "format", "quotation mark in or above"),
         (["path,label"], "format", "no row follows"),
         (['[{"path": "a.mp4", "label": 0},', '{"path": "b.mp4"}]'], "format", "is JSON"),
+        (["path,label,who", "a.mp4,0,Ann", "b.mp4,1,bob & ann"], "people", "line 3: 'bob & ann'"),
+        (["path;label;who", "a.mp4;0;x|y", "b.mp4;1;y|z"], "people", "of whom 'y' is seen"),
+        (["path;label", "a.mp4;sad", "b.mp4;Sad, afraid"], "two labels", "names several"),
+        (["path,label", "a.mp4,1e0", "b.mp4,2e0"], "label range", "has decimals or a power"),
+        (["path,label", "a.mp4,happy", "b.mp4,happy (2)"], "spelling", "spellings of one class"),
+        (["path,label,emotion,z", "a.mp4,0,x,1", "b.mp4,1,x,2"], "format", "may both be the label"),
+        (["path,label,actor,speaker", "a.mp4,0,x,u", "b.mp4,1,x,v"], "format", "be the subject"),
+        (["path,label,split,fold", "a.mp4,0,train,1", "b.mp4,1,test,1"], "format", "be the split"),
+        (["path,label,fold", "a.mp4,0,1", "a_flip.mp4,0,2"], "subject overlap", "a_flip.mp4"),
         (["path,label", "a,0", "x/b,1"], "missing clips", "'x/b' does not exist, though 'b'"),
         (['# maedfer annotations {"classes": ["sad", "happy"]}', "path,label", "a.mp4,0",
           "b.mp4,1"], "format", "older version"),
     ],
 )  # fmt: skip
 def test_tables_that_mislead_are_refused(lines, kind, words, tmp_path):
-    videos(tmp_path, "a.mp4", "b.mp4")
+    videos(tmp_path, "a.mp4", "b.mp4", "a_flip.mp4")
     _, problems = find_annotations("csv", write_lines(tmp_path / "mine.csv", lines))
     assert words in "\n".join(str(p) for p in problems if p.kind == kind), problems
 
@@ -497,6 +516,80 @@ def test_a_split_of_people_does_not_hang_on_the_order_of_clips():
         split_people(people, 1.0, 0)
     with pytest.raises(ValueError, match="belong to 1 person"):
         split_people(["a", "a"], 0.2, 0)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    ["{}/{}_flip", "{}/{}_aug2", "{}/{} (1)", "{}/{} - Copy", "{}/{}_rot-15", "{}/flip_{}",
+     "{}/Copy of {}", "{}/{}.hflip_2", "{}/{}_bright1.2", "{}/aug/{}_aug1", "flipped/{}/{}"],
+)  # fmt: skip
+def test_altered_copies_stay_with_their_original(copy, tmp_path):
+    """Nothing tells the people: a clip and its mirrored copy were put on two sides."""
+    top = "original/" * copy.startswith("flipped")
+    names = [(f"{top}{c}/{k}.mp4", f"{copy.format(c, k)}.mp4") for c in ("happy", "sad")
+             for k in "abcdef"]  # fmt: skip
+    table = read_annotations("folder", videos(tmp_path, *chain(*names)))
+    folds = {table.name(clip): clip.fold for clip in table.clips}
+    assert len(folds) == 24 and all(folds[old] == folds[new] for old, new in names)
+    assert "12 clips are altered copies" in " ".join(table.notes)
+    assert "in 24 of 24 clips" in table.doubts[0]
+
+
+def test_numbered_files_and_the_sides_of_a_split_are_no_copies(tmp_path):
+    videos(tmp_path / "a", *(f"{c}/{c} ({i}).mp4" for c in ("happy", "sad") for i in range(4)))
+    assert len(set(read_annotations("folder", tmp_path / "a").people())) == 8
+    names = [f"{s}/{c}/{s[1]}{i}{x}.mp4" for s in ("train", "test") for c in ("happy", "sad")
+             for i in "12" for x in ("", "_flip")]  # fmt: skip
+    assert len(set(read_annotations("folder", videos(tmp_path / "b", *names)).people())) == 8
+    (tmp_path / "b/test/sad/e1_flip.mp4").rename(tmp_path / "b/train/sad/e1_flip.mp4")
+    assert kinds("folder", tmp_path / "b") == ["subject overlap"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1", "1.0"), ("S07", "7"), ("Subj 3", "subject_03"), ("Zoë", "ZOE"), ("ann", "ann (2)"),
+     ("ann_day1", "ann-day2"), ("\uff11", "1"), ("1E+02", "100"), ("ann", "ann​"),
+     ("ann_train", "ann_test"), ("ann", "ann - Copy")],
+)  # fmt: skip
+def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
+    videos(tmp_path, *(f"{i}.mp4" for i in range(4)))
+    rows = [
+        f"{i}.mp4	{i % 2}	{who}	{1 + i // 2}" for i, who in enumerate([one, 8, other, 9])
+    ]
+    write_lines(tmp_path / "mine.csv", ["path	label	who	fold", *rows])
+    table, problems = find_annotations("csv", tmp_path / "mine.csv")
+    assert [p.kind for p in problems if "8" not in p.what] == ["subject overlap"]
+    assert one == other or "spelled in two ways" in " ".join(table.doubts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["path,label,is_test", "a.mp4,x,0", "b.mp4,y,1"], "column is_test of mine.csv"),
+        (["path,label,start,end", "a.mp4,x,-3,1e3", "b.mp4,y,1,2"], "column start, end of mine"),
+        (["path,label", "a.mp4,surprise", "b.mp4,suprise"], "spelled almost alike"),
+        (["path,label", "a.mp4,happy", "b.mp4,unknown"], "'unknown' is trained like any class"),
+        (["path,label,who", "a.mp4,x,ann_1", "b.mp4,y,ann_2", "c.mp4,x,bob_1", "d.mp4,y,bob_2"],
+         "'ann_1' and 'ann_2' count as two people"),
+        (["path,label,who", "a.mp4,x,01", "b.mp4,y,01_f", "c.mp4,x,02", "d.mp4,y,02_m"],
+         "'01' and '01_f' count as two people"),
+        (["sep=;", "path;label;who", "a.mp4;x;1", "b.mp4;y;2"], "MANIFEST.csv is not read"),
+    ],
+)  # fmt: skip
+def test_what_may_be_wrong_is_told(lines, words, tmp_path):
+    videos(tmp_path, *(f"{name}.mp4" for name in "abcd"))
+    if "sep" in lines[0]:
+        write_lines(tmp_path / "MANIFEST.csv", ["file,identity", "a.mp4,x"])
+    table = read_annotations("csv", write_lines(tmp_path / "mine.csv", lines))
+    assert words in " ".join(table.doubts)
+
+
+def test_a_linked_folder_goes_by_its_own_name(tmp_path):
+    videos(tmp_path, *places("happy sad", "ann bob cy", "1.mp4 2.mp4"))
+    for name in ("aa", "zoe"):
+        (tmp_path / "happy" / name).symlink_to(tmp_path / "happy/ann", target_is_directory=True)
+    table = read_annotations("folder", tmp_path)
+    assert {clip.subject for clip in table.clips} == {"ann", "bob", "cy"} and len(table) == 12
 
 
 def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):

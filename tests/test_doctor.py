@@ -161,6 +161,13 @@ def test_people_on_both_sides_are_told(sets, tmp_path):
     assert of(report, "class without test clip") and of(report, "folds")
 
 
+def test_one_class_is_an_error(tmp_path):
+    make_class_folders(tmp_path, ("calm",), num=2)
+    write_lines(tmp_path / "mine.csv", ["path,label", "calm/take 8.mp4,0", "calm/take 9.mp4,0"])
+    (finding,) = of(check("csv", tmp_path / "mine.csv"), "classes")
+    assert finding.level == "error" and "one class (0)" in finding.message
+
+
 def test_lists_that_count_from_one_are_told(sets, tmp_path):
     lists = make_official_lists(tmp_path / "lists")
     for path in lists.rglob("*.csv"):

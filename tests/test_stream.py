@@ -21,7 +21,7 @@ from test_loop import Toy, toy_config, train
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_recipe, tiny
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.shards import open_shards
-from maedfer_lab.data.table import Annotations, Clip
+from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.transforms import Box, crop_and_resize
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
@@ -147,6 +147,25 @@ def test_people_named_in_a_list_are_known(tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{who}_angry_1 0\n" for who in ("M003", "W009")))
     table = pretraining_table(replace(tiny(), data=tmp_path / "list.txt"))
     assert table.people() == ["M003", "W009"]
+
+
+def test_what_makes_a_split_doubtful_is_told_before_training_and_one_class_is_refused(tmp_path):
+    root = make_class_folders(tmp_path / "set", ("calm", "loud"), num=3)
+    rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.mp4"))]
+    (root / "mine.csv").write_text("\n".join(["path,label,is_test", *(f"{r},0" for r in rows)]))
+    table = read_annotations("csv", root / "mine.csv")
+    prepare(table, tmp_path / "out", size_px=16, framing="whole", progress=False)
+    opened = open_shards(tmp_path / "out")
+    assert opened.doubts == table.doubts and len(table.doubts) == 2
+    for data, dataset in ((root / "mine.csv", "csv"), (tmp_path / "out", "shards")):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            labelled_data(replace(LABELLED, data=data, dataset=dataset))
+        words = " ".join(str(warning.message) for warning in told)
+        assert "in 6 of 6 clips" in words and "column is_test of mine.csv is not used" in words
+    (root / "mine.csv").write_text("\n".join(["path,label", *rows[:3]]))
+    with pytest.raises(ValueError, match=r"has one class \(calm\)"):
+        labelled_data(replace(LABELLED, data=root / "mine.csv", dataset="csv"))
 
 
 # --- broken clips ---

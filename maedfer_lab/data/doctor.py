@@ -215,8 +215,7 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
     if table.dataset != "voxceleb2":
         yield from _of_classes(table)
     for note in table.notes:
-        worse = note.startswith(("unknown people", "suspicious", "no clip of", "each fold of"))
-        yield Finding("warning" if worse else "note", "reading", note)
+        yield Finding("warning" if note in table.doubts else "note", "reading", note)
 
 
 def counts_findings(table: Annotations, labels: Labels) -> Iterator[Finding]:
@@ -253,6 +252,9 @@ def _of_classes(table: Annotations) -> Iterator[Finding]:
     def lacking(clips: Sequence[Clip] | None = None) -> list[str]:
         return [table.classes[i] for i, number in enumerate(table.counts(clips)) if not number]
 
+    if len(table.classes) < 2:
+        told = f"one class ({', '.join(table.classes)}) and nothing to tell apart"
+        yield Finding("error", "classes", told)
     if not table.num_folds:
         yield Finding("warning", "folds", "no clip is tested, so no score can be computed")
     if empty := lacking():

@@ -36,6 +36,12 @@ OTHERS = ("folder", "csv", "voxceleb2")  # no table: classes come from the data,
 DATASETS = (*WORDS["sets"], *OTHERS)
 # Words for one expression, so that "Angry" in a folder's name finds the class "anger".
 _WORD = {word: words[0] for words in WORDS["same"] for word in words}
+# What says that a name is an altered copy's: flip_a, a_rot-15, a (1), Copy of a.
+_ALTERED = rf"(?:{WORDS['altered copy']})(?:[ _.-]*\d+(?:\.\d+)?(?:px|deg)?)?"
+_COPY = re.compile(
+    rf"^(?:{WORDS['altered copy']})$|^(?:{_ALTERED}[ _.-]+(?:(?:of|von|de|di) )?)+"
+    rf"|(?:[ _.-]+{_ALTERED}|[ _-]*\(\d+\))+$"
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ def plain_word(text: str) -> str:
         return str(int(text))
     word = " ".join(re.findall(r"[^\W_]+", text)) or text
     return _WORD.get(word, word)
+
+
+def original(text: str) -> str:
+    """A name without case and what tells an altered copy or another file of this name: a_flip."""
+    return _COPY.sub("", unicodedata.normalize("NFC", text).strip().casefold())
 
 
 def is_expression(text: str) -> bool:

@@ -10,13 +10,31 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from difflib import SequenceMatcher
+from itertools import combinations, zip_longest
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from maedfer_lab.data.labels import WORDS, Labels, is_expression, label_number, plain_word
-from maedfer_lab.data.lists import Clip, Found, ListFile, Row, fold_of, read_rows, side_of
+from maedfer_lab.data.labels import (
+    WORDS,
+    Labels,
+    is_expression,
+    label_number,
+    original,
+    plain_word,
+)
+from maedfer_lab.data.lists import (
+    Clip,
+    Found,
+    ListFile,
+    Row,
+    fold_of,
+    read_rows,
+    side_of,
+    word_before_side,
+)
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 MOST_FOLDS = 10_000  # each is counted
@@ -27,7 +45,12 @@ _KINDS = {
     **dict.fromkeys((".csv", ".txt"), "list"),
 }
 _PERSON = re.compile(WORDS["folder of a person"].replace("PERSON", WORDS["person"]))
-_NAMED_PERSON = re.compile(rf"(?i)(?:{WORDS['person']})[ _.-]*\d+")
+_ODD_NUMBER = re.compile(r"(?i)\d{1,15}(?:[.,]0+|(?:[.,]\d+)?e\+?\d\d?)")  # by pandas and Excel
+_SESSION = re.compile(WORDS["another session"])
+_PERSON_WORD = re.compile(rf"{WORDS['person']}|sub|id|user|p")
+# What stands between two names; only the first kind never stands within one ("Meyer, Anna").
+_AND = re.compile(r"\s*[;|&+]\s*|\s+(?:and|und|et|y|with|vs)\s+")
+_PARTS = re.compile(rf"{_AND.pattern}|\s*[,/\\]\s*")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
 _SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
 # Who is seen, told by a path: (whether every clip has to fit, since it is short, pattern).
@@ -54,6 +77,15 @@ class Tree:
         return path.relative_to(self.root).as_posix() if self.root in path.parents else str(path)
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`; linked folders last, so that one with two names goes by its own."""
+    linked = [str(root)]
+    for start in linked:
+        for folder, below, names in os.walk(start):
+            yield folder, below, names
+            linked += [p for name in below if os.path.islink(p := f"{folder}/{name}")]  # noqa: PTH114
+
+
 def scan(root: Path) -> Tree:
     """List the videos below `root` (as `find_videos` does), files that may be lists, and the rest.
 
@@ -70,8 +102,7 @@ def scan(root: Path) -> Tree:
     videos: dict[Path, int | None] = {}
     lists, seen = [], set()
     ignored: dict[str, list[Path]] = defaultdict(list)
-    walk = os.walk(root, followlinks=True)
-    for folder, below, names in tqdm(walk, "listing", unit=" folders", delay=2, leave=False):
+    for folder, below, names in tqdm(_walk(root), "listing", unit=" folders", delay=2, leave=False):
         place = Path(folder)
         identity = place.stat().st_dev, place.stat().st_ino
         if identity in seen:
@@ -115,9 +146,8 @@ def people_of(
     names: paths below `root`. From ``root``/MANIFEST.csv (columns file and identity), else from
     names as the known sets have them, else from the first `folders` whose names may be people.
     """
-    for manifest in root.glob("[Mm]*.[Cc]*"):
-        if manifest.name.lower() == "manifest.csv":
-            return _listed_people(names, root, manifest, found)
+    if manifests := manifests_in(root):
+        return _listed_people(names, root, manifests, found)
     told: list[str | None] = [None] * len(names)
     for must_fit, pattern in _PEOPLE:
         matches = [pattern.search(name) for name in names] if not all(told) else []
@@ -134,6 +164,50 @@ def people_of(
     return told
 
 
+def manifests_in(folder: Path) -> list[Path]:
+    """MANIFEST.csv, in whatever case."""
+    return sorted(p for p in folder.glob("[Mm]*.[Cc]*") if p.name.lower() == "manifest.csv")
+
+
+def people_of_copies(names: Sequence[str], who: Sequence[str | None]) -> list[str | None]:
+    """People, those of altered copies of whom nothing tells filled in: as in the clip copied.
+
+    a_flip.mp4 belongs to a.mp4, and flipped/happy/a.mp4 to happy/a.mp4. Copies whose original is
+    not there belong together, if their folder has others as well.
+    """
+    if None not in who:
+        return list(who)
+    spelled = [[p.strip() for p in _bare(_folded(name)).split("/")] for name in names]
+    plain = [[original(part) for part in parts] for parts in spelled]
+    folders = [[p for p in parts[:-1] if p not in ("", "original", "raw")] for parts in plain]
+    own: dict[tuple[str, str], int] = {}
+    elsewhere: dict[tuple[str, str], list[int]] = defaultdict(list)
+    copies: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> original -> first copy
+    keys = [("/".join(folder), parts[-1]) for folder, parts in zip(folders, plain, strict=True)]
+    loose = [
+        ("/".join(part for part in folder if not side_of(part)), name)
+        for folder, (_, name) in zip(folders, keys, strict=True)
+    ]
+    for i, key in enumerate(keys):
+        if spelled[i] == plain[i]:
+            own.setdefault(key, i)
+            elsewhere[loose[i]].append(i)
+        elif not spelled[i][-1].endswith(")"):
+            copies[key[0]].setdefault(key[1], i)
+    found = list(who)
+    for i, (folder, name) in enumerate(keys):
+        if who[i] is None and spelled[i] != plain[i]:
+            of = own.get((folder, name))
+            if of is None and not spelled[i][-1].endswith(")"):
+                there = elsewhere[loose[i]]
+                of = there[0] if len(there) == 1 else None
+                if of is None and len(copies[folder]) > 1:
+                    of = copies[folder][name]
+            if of is not None and of != i:
+                found[i] = who[of] or names[of]
+    return found
+
+
 def told_by_names(who: Sequence[str | None]) -> list[str]:
     """A note on people who are known only from names."""
     names = list(dict.fromkeys(filter(None, who)))
@@ -146,14 +220,22 @@ def _is_no_person(word: str) -> bool:
     return bool(side_of(word) or is_expression(word) or _NO_PERSON.fullmatch(word))
 
 
+def may_be_name(word: str) -> bool:
+    """Whether a word alone may name a person: anna, and neither actor, male nor s."""
+    return len(word) > 1 and not _is_no_person(word) and not _PERSON_WORD.fullmatch(word)
+
+
 def _most(words: Sequence[str], fits: Callable[[str], object]) -> bool:
     return 2 * sum(bool(fits(word)) for word in words) >= len(words)
 
 
 def _listed_people(
-    names: Sequence[str], root: Path, manifest: Path, found: Found
+    names: Sequence[str], root: Path, manifests: Sequence[Path], found: Found
 ) -> list[str | None]:
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
+    manifest, *others = manifests
+    if others:
+        found.problem("people", manifest, f"lies there beside {others[0].name}; keep one of them")
     finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv", found)
     before = len(found.problems)
     rows, roles = read_rows(manifest, found, need=("path", "subject"))
@@ -179,11 +261,49 @@ def _listed_people(
     return [who.get(root / name) or None for name in names]
 
 
-def same_person(name: str) -> tuple[str, ...]:
-    """Equal for two spellings of one person: "Actor 1" and "actor_01"."""
-    name = re.sub(r"^(\d+)\.0+$", r"\1", name)  # as pandas writes a column with gaps
-    words = re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).casefold())
+def same_persons(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What is equal for spellings of one person, and for their sessions, sides and copies.
+
+    "Actor 1" is "actor_01", "Zoë" is "zoe"; 7, 7.0 and, where 7 is there, S07 are one person.
+    """
+    keys = {name: person_words(name) for name in names}
+    numbers = {key for key in keys.values() if len(key) == 1 and key[0].isdecimal()}
+    return {
+        name: key[1:] if key[1:] in numbers and _PERSON_WORD.fullmatch(key[0]) else key
+        for name, key in keys.items()
+    }
+
+
+def person_words(name: str) -> tuple[str, ...]:
+    """Words and numbers of a person's name, however they are spelled: `same_persons`."""
+    text = name.strip().casefold()
+    text = original(_SESSION.sub("", text) or text) or text
+    text = unicodedata.normalize("NFKD", text)
+    if _ODD_NUMBER.fullmatch(text):
+        text = f"{float(text.replace(',', '.')):.0f}"
+    text = re.sub("[\u0300-\u036f\u200b-\u200d\ufeff]", "", text)  # accents, and what has no width
+    marks = {letter for letter in text if unicodedata.category(letter)[0] in "PSZ"}
+    text = "".join(" " if letter in marks else letter for letter in text)
+    words = [re.sub(r"^s(?:ubj?)?$", "subject", w) for w in re.findall(r"\d+|[^\d\s]+", text)]
     return tuple(word.lstrip("0") or "0" for word in words) or (name,)
+
+
+def named_together(texts: Iterable[str], key: Callable[[str], Any]) -> list[tuple[str, str, str]]:
+    """Texts that name several of what stands there, one of these, and the text in which it does.
+
+    As "anna; bert", "anna" and "anna". key: what is equal for spellings of one.
+    """
+    stands: dict[Any, list[str]] = defaultdict(list)
+    for text in (texts := list(texts)):
+        for one in {key(part) for part in _AND.split(text) if part}:
+            stands[one].append(text)
+    found = []
+    for text in texts:
+        parts = [part for part in (p.strip(" []'\"") for p in _PARTS.split(text)) if part]
+        there = ((p, o) for p in parts for o in stands.get(key(p), [])[:2] if o != text)
+        if len(parts) > 1 and not _ODD_NUMBER.fullmatch(text) and (one := next(there, None)):
+            found.append((text, *one))
+    return found
 
 
 # ---- Sides and folds ----------------------------------------------------------------------------
@@ -274,11 +394,21 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
         )
     kinds[_class_level(levels, words, kinds, free)] = "class"
     others = [i for i, kind in enumerate(kinds) if kind == "*" and len(words[i]) > 1]
+    others = [i for i in others if not _most(words[i], _SHOWN_AS.fullmatch)]
     likely = [i for i in others if _most(words[i], _PERSON.fullmatch)]
     likely += [i for i in others if not _most(words[i], _is_no_person)]
     for level in likely[:1]:
         kinds[level] = "person"
-    return tuple(kinds[: max(i for i, kind in enumerate(kinds) if kind != "*") + 1])
+    del kinds[max(i for i, kind in enumerate(kinds) if kind != "*") + 1 :]
+    level = kinds.index("split") if "split" in kinds else 0
+    if "split" in kinds and len({word_before_side(word) for word in words[level]} - {""}) > 1:
+        below = ("*" if kind == "person" else kind for kind in kinds[level + 1 :])
+        raise ValueError(
+            f"the folders {', '.join(words[level][:3])} may be splits or people, type one: "
+            f"--layout {'/'.join(kinds)}/clip or "
+            f"--layout {'/'.join([*kinds[:level], 'person', *below])}/clip"
+        )
+    return tuple(kinds)
 
 
 def _class_level(
@@ -290,14 +420,16 @@ def _class_level(
     likely = [i for i in free if share[i] == best >= 0.5] or free[:2]
     first, second = likely[0], likely[-1]
     people = [i for i in likely if _most(words[i], _PERSON.fullmatch)]
-    if len(likely) == 1 or people == [second]:
-        if all(map(_NAMED_PERSON.fullmatch, words[first])):
+    # Small whole numbers without zeros in front of them may be classes as well.
+    plain = [i for i in people if all(w.isdecimal() and w == str(int(w)) for w in words[i])]
+    if len(likely) == 1 or people == [second] != plain:
+        if all(_PERSON.fullmatch(word) and not word.isdecimal() for word in words[first]):
             raise ValueError(
                 f"the folders {', '.join(words[first][:3])} are people and no classes; put a "
-                "folder for each class above or below them"
+                "folder for each class above or below them, or type --layout class/clip"
             )
         return first
-    if people == [first]:
+    if people == [first] != plain:
         return second
     above: dict[str, set[str]] = defaultdict(set)
     for parts in levels:
@@ -358,7 +490,11 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
     }
     labels = [label or "" for label in told["class"]]
     found.classes = tuple(sorted(set(labels)))
-    _spelled_alike(labels, tree.root, found)
+    _check_classes(labels, tree.root, found)
+    within = {part.casefold(): parts[depth - 1] for parts in rows for part in parts[depth:]}
+    if not layout and (twice := [name for name in found.classes if name.casefold() in within]):
+        what = f"a class, and folders in {within[twice[0].casefold()]!r} are called so: move them "
+        found.problem("file names", twice[0], what + "together, or away, or type --layout")
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in told:
         who = told["person"]
@@ -380,8 +516,10 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
         found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
     others = [name for name in map(tree.name, tree.lists) if name.lower() != "manifest.csv"]
     if others:
+        others.sort(key=lambda name: "manifest" not in name.lower())
         told = f"{len(others):,} lists are not read, such as {others[0]}; dataset csv reads one"
-        found.notes.append(told)
+        lost = "manifest" in others[0].lower()  # elsewhere than right below root
+        found.notes.append("suspicious: " * lost + told)
     if kinds != ("class",):
         counts = f"{len(found.classes)} classes, {len(set(who) - {None}):,} people"
         how = "as asked" if layout else "--layout asks for another reading"
@@ -427,15 +565,32 @@ def _folder_folds(
     return fold_clips(sides, found, {path: str(path) for path in paths})
 
 
-def _spelled_alike(labels: Iterable[str], where: object, found: Found) -> None:
-    """Report spellings that would be two classes, or one."""
+def _check_classes(labels: Iterable[str], where: object, found: Found) -> None:
+    """Report spellings that would be two classes, or one; several in one; and what is no class."""
     words: dict[str, list[str]] = defaultdict(list)
-    for text in sorted(set(labels)):
-        words[plain_word(text)].append(text)
+    texts = sorted(set(labels))
+    known = {plain_word(text) for text in texts}
+    for text in texts:
+        word = plain_word(text)
+        base = plain_word(re.sub(r"^\d+[ _.-]*|[ _.-]*\d+$", "", original(text)))
+        words[base if base in known else word].append(text)
     for spelled in words.values():
         if len(spelled) > 1:
             what = f"{' and '.join(map(repr, spelled))} are spellings of one class; choose one"
             found.problem("spelling", where, what)
+    for text, part, _ in named_together(texts, plain_word):
+        what = f"{text!r} names several classes, of which {part!r} stands elsewhere too: choose "
+        found.problem("two labels", where, what + "one for each clip, or leave it out")
+    if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
+        told = (
+            f"suspicious: {odd[0]!r} is trained like any class; leave its clips out if it is none"
+        )
+        found.notes.append(told)
+    letters = [text for text in texts if len(text) > 4 and text.isalpha()]
+    for a, b in combinations(letters, 2) if len(letters) < 100 else ():
+        alike = b.startswith(a) or SequenceMatcher(None, a, b).ratio() > 0.85
+        if alike and plain_word(a) != plain_word(b):
+            found.notes.append(f"suspicious: the classes {a!r} and {b!r} are spelled almost alike")
 
 
 def read_unlabelled(tree: Tree) -> Found:
@@ -616,6 +771,10 @@ class Finder:
         return same[0] if len(same) == 1 else same
 
 
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _bare(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
@@ -623,7 +782,7 @@ def _bare(name: str) -> str:
 
 def _spellings(name: str) -> tuple[str, str, str, str]:
     """A path as it is, without suffix, without letter case, without both."""
-    plain = unicodedata.normalize("NFC", name).casefold()
+    plain = _folded(name)
     return name, _bare(name), plain, _bare(plain)
 
 
@@ -728,12 +887,13 @@ def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
     """Classes of a list without a table, named as written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]
-    _spelled_alike(texts, "labels", found)
+    _check_classes(texts, "labels", found)
     if 0 < len(whole) < len(texts):
         what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
         found.problem("spelling", "labels", what)
-    if broken := [text for text in texts if re.fullmatch(r"[+-]?\d*[.,]\d+", text)]:
-        what = f"label {broken[0]!r} has decimals; a class is a name or a whole number"
+    number = re.compile(r"(?i)[+-]?\d*[.,]?\d+(?:e[+-]?\d+)?")
+    if broken := [text for text in texts if number.fullmatch(text) and text not in whole]:
+        what = f"label {broken[0]!r} has decimals or a power; a class is a name or a whole number"
         found.problem("label range", "labels", what)
     if not texts or len(whole) < len(texts):
         return tuple(sorted(texts, key=lambda text: natural_key(Path(text))))

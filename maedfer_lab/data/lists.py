@@ -20,7 +20,7 @@ OLD = "# maedfer annotations "  # whose head says what labels and frames mean, i
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
 _SIDES = {
     side: re.compile(  # also 01_train, my-test, train_a; Val Kilmer and Dev Patel are people
-        rf"(?:[^\W_]+[ _.-]+)?(?:{word})"
+        rf"(?:([^\W_]+)[ _.-]+)?(?:{word})"
         r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*(?:[ _.-]+[a-z])?"
     )
     for side, word in (
@@ -28,6 +28,16 @@ _SIDES = {
         ("val", r"val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?"),
         ("test", r"te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout"),
     )
+}
+# Columns that may change what a row means, and what is to be done.
+_WEIGHTY = {
+    re.compile(pattern): told
+    for pattern, told in {
+        "(?:is|for)?(?:train|val|valid|test)(?:set|ing)?": "if it tells the split, call it split, "
+        "with train, val and test in it",
+        "(?:start|end|begin|stop|onset|offset)(?:time|frame|sec(?:onds)?|s|ms|no)?": "a row means "
+        "its whole video; if these are parts, cut them out first",
+    }.items()
 }
 # Of several kinds of lists in one archive: words that a path must (or must not) hold.
 _WANTED = (("mafw", "compound", False), ("dfew", "single", True), ("ferv39k", "all", True),
@@ -101,8 +111,17 @@ class ListFile(NamedTuple):
 
 def side_of(text: str) -> str | None:
     """ "train", "val" or "test" for a word that means it, such as Training or dev_set."""
-    word = text.strip().casefold()
-    return next((side for side, known in _SIDES.items() if known.fullmatch(word)), None)
+    return next((side for side, _ in _sides(text)), None)
+
+
+def word_before_side(text: str) -> str:
+    """What stands before such a word, as of a folder anna_test; "" for nothing or a number."""
+    return next((word for _, word in _sides(text) if word and not word.isdecimal()), "")
+
+
+def _sides(text: str) -> list[tuple[str, str | None]]:
+    found = ((side, known.fullmatch(text.strip().casefold())) for side, known in _SIDES.items())
+    return [(side, match[1]) for side, match in found if match]
 
 
 def fold_of(text: str) -> int | None:
@@ -179,7 +198,8 @@ def read_rows(
         line = data[:bad].count(b"\n") + 1
         return wrong(line, "is not text in UTF-8; write the file anew in that encoding", "encoding")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    used = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
+    no_row = re.compile(r"\s*$|#|sep=.\s*$")  # the last as Excel writes it
+    used = [i for i, line in enumerate(lines) if not no_row.match(line)]
     if not used:
         return wrong(1, "the list is empty")
     if long := [i for i in used if len(lines[i]) > LONGEST]:
@@ -200,6 +220,11 @@ def read_rows(
             return wrong(start, f"the header names {twice[0]!r} twice; leave one of these columns")
         if unused := [column for column in columns if column and column not in roles.values()]:
             found.notes.append(f"columns of {name} that are not used: {', '.join(unused)}")
+        for pattern, told in _WEIGHTY.items():
+            if some := [column for column in unused if pattern.fullmatch(_plain(column))]:
+                found.notes.append(
+                    f"suspicious: column {', '.join(some)} of {name} is not used: {told}"
+                )
         text = io.StringIO("\n".join(lines[start:]), newline="")
         reader = csv.reader(text, delimiter=mark, strict=True)
         try:
@@ -207,6 +232,8 @@ def read_rows(
         except csv.Error as error:
             what = f"a quotation mark in or above this line is not closed as it should: {error}"
             return wrong(start + reader.line_num, what)
+        if differing := _differing(columns, roles, need, [values for _, values in table]):
+            return wrong(start, differing)
         for number, values in table:
             extra = len(values) - len(columns) + 1
             if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:
@@ -238,10 +265,32 @@ def read_rows(
     return rows, {}
 
 
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.casefold())
+
+
+def _differing(
+    columns: list[str], roles: dict[str, str], need: tuple[str, ...], rows: list[list[str]]
+) -> str:
+    """Two columns that may both be the label, person or split, and part the rows differently."""
+    for role in roles.keys() - {"path"} - ({"label"} - set(need)):
+        mine = columns.index(roles[role])
+        for i, column in enumerate(columns):
+            if i == mine or _plain(column) not in _COLUMNS[role]:
+                continue
+            pairs = {(row[mine], row[i]) for row in rows if len(row) == len(columns) and row[i]}
+            if len(pairs) > min(len({pair[k] for pair in pairs}) for k in (0, 1)):
+                return (
+                    f"columns {roles[role]!r} and {column!r} may both be the {role} and do not say "
+                    "the same of all rows; leave one, or call the other one something else"
+                )
+    return ""
+
+
 def _header(line: str, mark: str) -> tuple[str, list[str], dict[str, str]]:
     """The columns that a line names, and which of them has which role."""
     columns = [cell.strip() for cell in next(csv.reader([line], delimiter=mark))]
-    plain = {re.sub(r"[^a-z0-9]", "", c.casefold()): c for c in reversed(columns)}
+    plain = {_plain(column): column for column in reversed(columns)}
     roles = {
         role: plain[next(name for name in names if name in plain)]
         for role, names in _COLUMNS.items()

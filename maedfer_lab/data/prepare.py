@@ -145,6 +145,7 @@ def prepare_command(
     for problem in problems:  # a prepared set could no longer report any but left-out clips
         if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
             raise ValueError(f"{problem} (maedfer doctor lists all)")
+    table.warn()
     return prepare(
         table, out, size_px=size_px, margin=margin, framing=framing, quality=quality, store=store,
         workers=os.cpu_count() or 1 if workers is None else workers, problems=problems, part=part,
@@ -371,6 +372,7 @@ def _conclude(
         "format": FORMAT,
         "dataset": annotations.dataset,
         "classes": classes,
+        "notes": [note for note in annotations.doubts if not note.startswith("unknown people")],
         **settings,
         "clips": sum(done.clips for _, done in shards),
         "frames": sum(done.frames for _, done in shards),

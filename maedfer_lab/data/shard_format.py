@@ -468,6 +468,7 @@ def _find_index(folder: str, verify: bool) -> Index:
     digests = "".join(one["sha256"] for one in listed["shards"])
     about = {
         **{name: listed[name] for name in ("dataset", "classes", "skipped")},
+        **({"notes": listed["notes"]} if listed.get("notes") else {}),
         **({"store": "raw"} if listed.get("store") == "raw" else {}),  # older sets tell nothing
         "bytes": [one["bytes"] for one in listed["shards"]],
         "shards": hashlib.sha256(digests.encode()).hexdigest(),
@@ -544,7 +545,9 @@ def _read_listed(folder: str) -> dict[str, Any]:
         form, shards = listed["format"], listed["shards"]
         if not (
             all(isinstance(listed[name], kind) for name, kind in kinds.items())
-            and all(isinstance(name, str) for name in listed["classes"])
+            and all(
+                isinstance(name, str) for name in (*listed["classes"], *listed.get("notes", ()))
+            )
             and all(isinstance(one["sha256"], str) and one["bytes"] >= 0 for one in shards)
         ):
             raise TypeError(INDEX)

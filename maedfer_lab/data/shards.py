@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
+from maedfer_lab.data.labels import OTHERS
 from maedfer_lab.data.layouts import MOST_FOLDS
 from maedfer_lab.data.shard_format import (
     AGAIN,
@@ -24,7 +25,7 @@ from maedfer_lab.data.shard_format import (
     shard_and_name,
     shard_name,
 )
-from maedfer_lab.data.table import FIELDS, TOLD, Annotations, Clip
+from maedfer_lab.data.table import FIELDS, TOLD, Annotations, Clip, unknown_people
 
 SKIPPED = "skipped.csv"
 
@@ -166,6 +167,9 @@ def _table(folder: str, index: Index) -> ShardedAnnotations:
         if len(index) and not 0 <= index[name].min() <= index[name].max() <= most:
             raise ValueError(f"{folder}: a clip's {name} is not in [0, {most}]; {AGAIN}")
     skipped = about["skipped"]
-    notes = (f"{skipped:,} clips were skipped, see {SKIPPED}",) if skipped else ()
+    notes = [f"{skipped:,} clips were skipped, see {SKIPPED}"] * bool(skipped)
+    notes += about.get("notes", [])  # older sets have none
     clips = Clips(index, root, np.arange(len(index), dtype=np.int32))
-    return ShardedAnnotations(about["dataset"], tuple(about["classes"]), clips, root, notes)
+    if about["dataset"] in OTHERS:
+        notes += unknown_people(int(np.isin(clips.people, index["name"]).sum()), len(clips))
+    return ShardedAnnotations(about["dataset"], tuple(about["classes"]), clips, root, tuple(notes))

@@ -22,12 +22,17 @@ from maedfer_lab.config import data_folder
 from maedfer_lab.data.labels import DATASETS, OTHERS, dataset_name, published_labels
 from maedfer_lab.data.layouts import (
     Tree,
+    manifests_in,
+    may_be_name,
+    named_together,
     people_of,
+    people_of_copies,
+    person_words,
     read_class_folders,
     read_lists,
     read_named,
     read_unlabelled,
-    same_person,
+    same_persons,
     scan,
     told_by_names,
 )
@@ -41,6 +46,7 @@ STREAM_VERSION = 1  # raised whenever the same table gives other clips, or in an
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary lists each of them
 _SHARE = 0.2  # of the people, tested in fold 1 if no split is given
+_DOUBTS = ("unknown people", "suspicious", "no clip of", "each fold of")  # how such notes begin
 # What `explain_change` compares of each clip.
 FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
 
@@ -58,6 +64,16 @@ class Annotations:
     clips: Sequence[Clip]
     root: Path
     notes: tuple[str, ...] = ()
+
+    @property
+    def doubts(self) -> list[str]:
+        """The notes on what may be wrong in who is on which side, or in labels."""
+        return [note for note in self.notes if note.startswith(_DOUBTS)]
+
+    def warn(self) -> None:
+        """Say each of the doubts as a warning."""
+        for doubt in self.doubts:
+            warnings.warn(f"{self.root}: {doubt}", stacklevel=4)
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -441,8 +457,12 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
     unnamed = not found.people_told and not any(clip.subject for clip in clips)
     if unnamed and (dataset == "csv" or (known and known.test_fold)):
         clips = _with_people(clips, tree, found, is_known=known is not None)
+    elif dataset == "csv" and (manifests := manifests_in(tree.root)):
+        told = f"suspicious: {manifests[0].name} is not read, since a list tells who is seen: "
+        found.notes.append(told + "remove one of the two")
     clips = _spelled_alike(clips, found)
-    unknown = sum(not clip.subject for clip in clips) if is_own else 0
+    unknown = sum(not clip.subject for clip in clips) if dataset in OTHERS else 0
+    clips = _with_copies(clips, tree, found) if unknown else clips
     table = Annotations(dataset, found.classes, tuple(clips), tree.root)
     copies = table.copies() if is_own else []
     table = _joined(table, [c for c in copies if len({clip.fold for clip in c}) == 1], found)
@@ -463,12 +483,14 @@ def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[P
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("subject overlap", tree.root, what)
     found.problems += filter(None, map(table.copy_problem, copies))
-    if unknown:
-        found.notes.append(
-            f"unknown people in {unknown:,} of {len(table):,} clips: each counts as a separate "
-            "person; MANIFEST.csv (columns file, identity) can name them"
-        )
+    found.notes += unknown_people(unknown, len(table))
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+
+
+def unknown_people(unknown: int, clips: int) -> list[str]:
+    """A note on clips of unknown people, if there are any."""
+    told = f"unknown people in {unknown:,} of {clips:,} clips: each counts as a separate person; "
+    return [told + "MANIFEST.csv (columns file, identity) can name them"] * bool(unknown)
 
 
 def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annotations:
@@ -507,11 +529,39 @@ def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) ->
 
 
 def _spelled_alike(clips: list[Clip], found: Found) -> list[Clip]:
-    """One spelling for people whose names differ only in case, marks and leading zeros."""
+    """One name for people who are spelled in two ways; two people in one name are a problem."""
     first: dict[tuple[str, ...], str] = {}
-    people = dict.fromkeys(clip.subject for clip in clips if clip.subject)
-    other = {name: first.setdefault(same_person(name), name) for name in people}
+    where = {clip.subject or "": clip for clip in reversed(clips)}
+    keys = same_persons(dict.fromkeys(clip.subject for clip in clips if clip.subject))
+    other = {name: first.setdefault(key, name) for name, key in keys.items()}
     if pairs := [f"{one!r} and {name!r}" for name, one in other.items() if one != name]:
         told = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
         found.notes.append(told)
+    takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, (*most, last) in keys.items():
+        key = tuple(most)
+        if key and (key in first or (last.isdecimal() and (key[1:] or may_be_name(key[0])))):
+            takes[key].append(name)
+    alike = [[first[key], *some] if key in first else some for key, some in takes.items()]
+    if len(alike := [some for some in alike if len(some) > 1]) > 1:
+        told = (
+            f"suspicious: {' and '.join(map(repr, alike[0][:2]))} count as two people, and others "
+        )
+        found.notes.append(told + "of this kind; if the last word tells no person, leave it out")
+    for name, part, elsewhere in named_together(keys, person_words):
+        what = f"{name!r} is several people, of whom {part!r} is seen in {where[elsewhere].source} "
+        what += "too, so that no split can part them; give all their clips one name, or leave these"
+        found.problem("people", where[name].source, what + " out")
     return [replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips]
+
+
+def _with_copies(clips: list[Clip], tree: Tree, found: Found) -> list[Clip]:
+    """The clips, altered copies of one whose person is not told kept with it."""
+    names, who = [tree.name(clip.path) for clip in clips], [clip.subject for clip in clips]
+    told = people_of_copies(names, who)
+    if copies := [name for name, old, new in zip(names, who, told, strict=True) if old != new]:
+        found.notes.append(
+            f"{len(copies):,} clips are altered copies, by their names ({copies[0]}), and stay on "
+            "the side of their originals; MANIFEST.csv (columns file, identity) says otherwise"
+        )
+    return [replace(clip, subject=person) for clip, person in zip(clips, told, strict=True)]

@@ -36,7 +36,7 @@ from maedfer_lab.config import Augment, FinetuneConfig, ModelConfig, PretrainCon
 from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, folder_table, vary_clip
-from maedfer_lab.data.layouts import people_of
+from maedfer_lab.data.layouts import people_of, people_of_copies
 from maedfer_lab.data.lists import Found
 from maedfer_lab.data.prepare import begin_worker
 from maedfer_lab.data.readers import content_digest, open_video
@@ -418,7 +418,7 @@ def listed_videos(path: Path) -> Annotations:
     """
     with reading(path):
         rows = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
-    names = [re.sub(r"[ ,]+-?\d+$", "", row) for row in rows if row]
+    names = [re.sub(r"[ ,]+[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?$", "", row) for row in rows if row]
     if not names or len(set(names)) < len(names):
         what = "names a video twice" if names else "is empty"
         raise ValueError(f"{path} {what}; its lines must be 'path label', each video once")
@@ -427,7 +427,8 @@ def listed_videos(path: Path) -> Annotations:
         raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
                                 "paths relative to the list's folder")  # fmt: skip
     found = Found()
-    people = people_of([place.as_posix() for place in places], path.parent, found, folders=False)
+    told = [place.as_posix() for place in places]
+    people = people_of_copies(told, people_of(told, path.parent, found, folders=False))
     if found.problems:
         raise ValueError(str(found.problems[0]))
     clips = tuple(
@@ -466,6 +467,12 @@ def labelled_data(
     Raises ValueError if a split or a class has no clip.
     """
     table = labelled_table(config) if table is None else table
+    if len(table.classes) < 2:
+        raise ValueError(
+            f"{table.root} has one class ({', '.join(table.classes)}) and nothing to tell apart; "
+            "give clips of two classes or more"
+        )
+    table.warn()
     is_drawn, skipped = isinstance(table, DrawnFaces), []
     train, test = np.flatnonzero(table.folds != config.fold), table.split(config.fold)[1]
     if config.skip_broken and not is_drawn:
