@@ -121,34 +121,31 @@ def _progress(notebook: nbformat.NotebookNode, start: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`plan` prints make's -j and the expected time; a notebook's name runs it; returns a status.
+    """`jobs` prints make's -j, `plan` the expected time; a notebook's name runs it; gives a status.
 
     Status 1: a cell failed. 2: nothing ran, because a setting is wrong. 130: interrupted.
     """
     (what,) = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen = profile()
-        paths = find_notebooks(project_folder() / "notebooks")
-        runs = output_folder() / "runs"
+        chosen, runs = profile(), output_folder() / "runs"
+        known = {path.stem: path for path in find_notebooks(project_folder() / "notebooks")}
         # Two notebooks with a thread each get more out of two cores than one with two threads.
         # Long runs have the machine for themselves.
         at_once = 2 if num_cores() > 1 and chosen.name != "full" else 1
-        if what == "jobs":
-            print(at_once)
-            return 0
         copies = runs / "notebooks" / chosen.name
         places = f"figures in {figures_folder(chosen.name)}, runs in {runs}"
-        if what in ("plan", "end"):
-            expected = [chosen.minutes.get(path.name[:2], 0) for path in paths]
-            minutes = max(sum(expected) / at_once, *expected, 1)
-            time_ = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
-            _say(
-                f"Runs {len(paths)} notebooks at the {chosen.name} profile: about {time_}, less "
-                f"if their runs exist; {places}."
-                if what == "plan" else f"All done: {places}, executed notebooks in {copies}."
-            )  # fmt: skip
+        expected = [chosen.minutes.get(name[:2], 0) for name in known]
+        minutes = max(sum(expected) / at_once, *expected, 1)
+        time_ = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
+        told = {
+            "jobs": str(at_once),
+            "plan": f"Runs {len(known)} notebooks at the {chosen.name} profile: about {time_}, "
+                    f"less when runs are there already; {places}.",
+            "end": f"All done: {places}, executed notebooks in {copies}.",
+        }  # fmt: skip
+        if what in told:
+            _say(told[what])
             return 0
-        known = {path.stem: path for path in paths}
         if what not in known:
             raise ValueError(f"no notebook is called {what!r}; there are {', '.join(known)}")
     except (ValueError, OSError) as error:

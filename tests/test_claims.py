@@ -1,7 +1,5 @@
 """The paper as data, and the ledger: every claim has a computed status and evidence to follow."""
 
-import importlib
-import inspect
 import json
 from collections import Counter
 from dataclasses import replace
@@ -257,13 +255,3 @@ def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path: Path) -> N
         (tmp_path / name / "log.csv").write_text("step,loss\n1,0.9\n2,0.7\n")
     (run,) = figure_data.pretraining(PAPER, tmp_path)["runs"]
     assert run == {"name": "a", "clips": [4, 8], "loss": [0.9, 0.7]}
-
-
-def test_what_measures_a_claim_is_a_command_that_exists() -> None:
-    commands = {c.command for c in CLAIMS.values() if c.status == "needs data" and c.command}
-    for command in (part.split() for whole in commands for part in whole.split("&&")):
-        assert command[0] == "maedfer"
-        module, _, name = cli.VERBS[command[1]][0].partition(":")
-        known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-        asked = {word[2:].replace("-", "_") for word in command if word.startswith("--")}
-        assert asked <= known.keys(), command

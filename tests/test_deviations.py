@@ -19,6 +19,7 @@ from maedfer_lab.method.attention import Attention, LGIBlock, ViTBlock
 from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import num_masked, region_tube_mask, split_tokens, tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
+from maedfer_lab.paper.ledger import ledger
 
 PAGE = Path(__file__).parents[1] / "docs" / "official_differences.md"
 GRID = Grid(8, 10, 10)
@@ -51,7 +52,9 @@ def test_every_named_option_command_and_function_exists():
         cls = getattr(config, owner, None) or getattr(maedfer_lab, owner)
         options = fields(cls) if is_dataclass(cls) else inspect.signature(cls).parameters.values()
         assert member in {option.name for option in options}, member
-    for command in set(re.findall(r"`maedfer ([^`]+)`", text)):
+    measured = "&&".join({claim.command for claim in ledger() if claim.command})
+    commands = {part.strip().removeprefix("maedfer ") for part in measured.split("&&")}
+    for command in commands | set(re.findall(r"`maedfer ([^`]+)`", text)):
         verb, *flags = command.split()
         module, _, function = cli.VERBS[verb][0].partition(":")
         known = inspect.signature(getattr(importlib.import_module(module), function)).parameters

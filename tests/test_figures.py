@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maedfer_lab import figures, files
+from maedfer_lab.figures.style import together
 
 LOG = [{"step": i + 1, "lr": 1e-3, "loss": 1 / (i + 1), "appearance": 1 / (i + 1), "motion": 0.1}
        for i in range(30)]  # fmt: skip
@@ -32,6 +33,8 @@ def source(monkeypatch, tmp_path):
 
 def test_figures_are_the_same_bytes_when_drawn_again_and_need_no_torch(source, tmp_path):
     figures.publish("04_pretrain", NUMBERS, source)
+    told = json.loads((tmp_path / "figures" / "04_pretrain.json").read_text())["provenance"]
+    assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(told)
     formats = ("png", "svg", "pdf")
     figures.draw_figures(("04_pretrain",), formats=formats)
     paths = [tmp_path / "figures" / f"04_pretrain.{kind}" for kind in formats]
@@ -43,11 +46,6 @@ def test_figures_are_the_same_bytes_when_drawn_again_and_need_no_torch(source, t
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and str(paths[0]) in done.stdout, done.stderr
     assert [path.read_bytes() for path in paths] == first
-
-
-def test_numbers_carry_where_they_come_from(source):
-    data = json.loads(files.save("04_pretrain", NUMBERS, source).read_text())
-    assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(data["provenance"])
 
 
 def test_smoke_and_own_videos_do_not_touch_the_shared_figures(source, monkeypatch, tmp_path):
@@ -116,6 +114,4 @@ def test_motion_is_drawn_as_strong_as_it_is_and_a_caption_ends_no_line_before_it
     figure = figures.draw_rows([row], ["a", "b"], "word " * 20)
     (most,) = {axis.images[0].norm.vmax for axis in figure.axes}
     assert most == pytest.approx(0.025, abs=0.004)
-    from maedfer_lab.figures.style import together
-
     assert len(textwrap.wrap(together("seed", 0), 3, break_long_words=False)) == 1

@@ -63,14 +63,14 @@ BUDGETS = {
     "cost": 1286,
     "data": 6260,
     "drawn": 961,
-    "figures": 1637,
+    "figures": 1614,
     "inference": 1766,
     "method": 1648,
     "paper": 1525,
     "training": 4172,
     "viewers": 1911,
     "weights": 19,
-    "files at the root": 1560,
+    "files at the root": 1557,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
@@ -213,15 +213,11 @@ def test_a_planted_import_is_found(module: str, source: str, message: str, tmp_p
         "data/faces.py": f"from {PACKAGE}.data.pyav import read",
     }
 
-    def write(name: str, text: str) -> None:
+    for name, text in {**sound, module: f"{sound.get(module, '')}\n{source}"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-
-    for name, text in sound.items():
-        write(name, text)
-    assert violations(tmp_path) == []
-    write(module, f"{sound.get(module, '')}\n{source}")
-    assert any(message in found for found in violations(tmp_path)), violations(tmp_path)
+    (found,) = violations(tmp_path)
+    assert message in found
 
 
 def test_no_package_outgrows_its_budget() -> None:

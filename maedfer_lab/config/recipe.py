@@ -306,9 +306,9 @@ class FinetuneConfig:
 def _read(kind: Any, value: Any) -> Any:
     """A value of a run's config.json as a field of this type holds it."""
     kinds = get_args(kind) or (kind,)
-    if value is None and type(None) in kinds:
-        return None
-    for cls in filter(is_dataclass, kinds):
+    if type(value) in kinds:  # also None, where it may be
+        return value
+    for cls in (cls for cls in kinds if isinstance(cls, type) and is_dataclass(cls)):
         parts, types = [f for f in fields(cls) if f.default_factory is not MISSING], types_of(cls)
         if absent := [part.name for part in parts if part.name not in value]:
             raise LookupError(f"it lacks {', '.join(absent)}")

@@ -170,15 +170,10 @@ def _neighbours(axis: Axes, name: str, places: list[Any], data: dict[str, Any]) 
 
 
 STAGE_COLOURS = {
-    "embedding": GREY,
-    "joint": PALETTE[1],
-    "local": PALETTE[0],
-    "inter": INK,
-    "interact": PALETTE[9],
-    "feed_forward": "#d4d4d4",
-    "decoder_joint": PALETTE[4],
+    "embedding": GREY, "joint": PALETTE[1], "local": PALETTE[0], "inter": INK,
+    "interact": PALETTE[9], "feed_forward": "#d4d4d4", "decoder_joint": PALETTE[4],
     "decoder_feed_forward": PALETTE[6],
-}
+}  # fmt: skip
 TASKS = {"classify": "classifier", "pretrain": "pre-training"}
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 

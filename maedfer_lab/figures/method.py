@@ -146,12 +146,9 @@ BASELINES = {"zero": (ZERO, "predict zero"), "interpolation": (INTERPOLATION, "i
 
 
 def loss_curve(
-    figure: FigureBase,
-    log: list[dict[str, float]],
-    baselines: dict[str, dict[str, float]],
-    published: dict[str, list[float]] | None = None,
-    parts: Sequence[dict[str, Any]] = (),
-) -> None:
+    figure: FigureBase, log: list[dict[str, float]], baselines: dict[str, dict[str, float]],
+    published: dict[str, list[float]] | None = None, parts: Sequence[dict[str, Any]] = (),
+) -> None:  # fmt: skip
     """Appearance and motion loss over steps, beside what needs no model.
 
     published: step and loss of a published run; a third panel then shows the run's loss over it.

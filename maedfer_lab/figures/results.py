@@ -90,11 +90,9 @@ def _curves(axis: Axes, curves: list[dict[str, Any]]) -> None:
 
 
 PANELS = {
-    "expression": ("UAR, expression (%)", 100),
-    "direction": ("UAR, direction (%)", 100),
-    "appearance": ("appearance / baseline", 1),
-    "motion": ("motion / baseline", 1),
-}
+    "expression": ("UAR, expression (%)", 100), "direction": ("UAR, direction (%)", 100),
+    "appearance": ("appearance / baseline", 1), "motion": ("motion / baseline", 1),
+}  # fmt: skip
 
 
 @drawing("10_ablations")
@@ -116,15 +114,12 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
                           color=GREY, markersize=3)  # fmt: skip
         axis.set_xlabel(label)
         axis.axvline(CHANCE.get(name, 1), color=INK, linestyle=":", linewidth=1)
-    names = [
-        f"{row['variant']}\n{row['gmacs'] * 1000:.0f} MMACs, {row['parameters'] / 1e6:.2f}M"
-        for row in rows
-    ]
+    names = [f"{row['variant']}\n{row['gmacs'] * 1000:.0f} MMACs, {row['parameters'] / 1e6:.2f}M"
+             for row in rows]  # fmt: skip
     axes[0].set_yticks(range(len(rows)), names, fontsize=8)
     axes[0].invert_yaxis()
-    for axis, (place, kind) in zip(
-        bottom.subplots(1, 2), enumerate(("appearance", "motion"), 1), strict=True
-    ):
+    kinds = enumerate(("appearance", "motion"), 1)
+    for axis, (place, kind) in zip(bottom.subplots(1, 2), kinds, strict=True):
         for number, (name, curve) in enumerate(data["losses"].items()):
             if len(curve[0]) > place:
                 axis.plot([c[0] for c in curve], [c[place] for c in curve], "o-",
@@ -197,20 +192,13 @@ def draw_accuracy_flops(figure: Figure, data: dict[str, Any]) -> str:
 
 
 LABEL_AT = {  # offset in points and alignment where the usual place is taken
-    "M3DFEL": (-6, 9, "left"),
-    "DPCNet": (11, 3, "left"),
-    "IAL": (11, 1, "left"),
-    "NR-DFERNet": (22, 3, "left"),
-    "Former-DFER": (11, -5, "left"),
-    "ResNet-18+GRU": (11, 2, "left"),
-    "ResNet-18+LSTM": (11, -7, "left"),
-    "C3D": (-11, 0, "right"),
-    "VideoMAE (VoxCeleb2)": (0, -15, "center"),
-    "VideoMAE (Kinetics-400)": (0, -15, "center"),
-    "SVFAP-B (reproduced)": (0, 11, "center"),
-    "SVFAP-B": (0, -12, "center"),
+    "M3DFEL": (-6, 9, "left"), "DPCNet": (11, 3, "left"), "IAL": (11, 1, "left"),
+    "NR-DFERNet": (22, 3, "left"), "Former-DFER": (11, -5, "left"),
+    "ResNet-18+GRU": (11, 2, "left"), "ResNet-18+LSTM": (11, -7, "left"), "C3D": (-11, 0, "right"),
+    VOX: (0, -15, "center"), KINETICS: (0, -15, "center"),
+    "SVFAP-B (reproduced)": (0, 11, "center"), "SVFAP-B": (0, -12, "center"),
     "DFER-CLIP": (0, -15, "center"),
-}
+}  # fmt: skip
 
 
 def _mark(axis: Axes, point: dict[str, Any], x: float, y: float) -> None:
@@ -354,12 +342,9 @@ def draw_pretraining_log(figure: Figure, data: dict[str, Any]) -> str:
 
 
 STATUSES = {
-    "recomputed": (MODEL, ""),
-    "contradicted": (PALETTE[3], "////"),
-    "needs data": ("#d0d0d0", ""),
-    "measured": (PALETTE[2], ""),
-    "not found": ("white", "...."),
-}
+    "recomputed": (MODEL, ""), "contradicted": (PALETTE[3], "////"), "needs data": ("#d0d0d0", ""),
+    "measured": (PALETTE[2], ""), "not found": ("white", "...."),
+}  # fmt: skip
 
 
 @drawing("09_ledger", WIDTH, 7.4, quoted=True)

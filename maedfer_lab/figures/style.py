@@ -148,7 +148,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def bars(axis: Axes, names: Sequence[str], values: Any, words: Any, **more: Any) -> None:
     """Horizontal bars from the top down, each with its number (a format, or what is written)."""
-    written = {"fmt" if isinstance(words, str) else "labels": words}
+    written: Any = {"fmt" if isinstance(words, str) else "labels": words}
     axis.bar_label(axis.barh(names, values, **more), **written, padding=3, fontsize=9)
     axis.invert_yaxis()
 
