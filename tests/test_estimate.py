@@ -8,7 +8,6 @@ import pytest
 import torch
 from test_loop import TORCHRUN, in_child
 
-from maedfer_lab.cli import main
 from maedfer_lab.config import FinetuneConfig, tiny
 from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.training.estimate import _projected, estimate, estimate_command
@@ -67,8 +66,3 @@ def test_two_processes_are_measured_together_and_tell_it_once(tmp_path):
     assert out.count("clips at once") == 1 and "2 processes" in out, errors[-3000:]
     rows = [line.split() for line in out.splitlines()[2:4]]
     assert [row[:2] for row in rows] == [["1", "2"], ["2", "1"]]  # each one's clips, accumulate
-
-
-def test_an_unknown_preset_is_told_the_known_ones(capsys):
-    assert main(["estimate", "huge"]) == 2
-    assert "one of base, demo, faces-still, faces, tiny" in capsys.readouterr().err

@@ -99,14 +99,9 @@ def test_a_video_is_read_once_and_only_what_is_shown():
     assert len(reader.asked) == len(set(reader.asked)) == 32, "not the 18 frames between"
     short, weights, _ = Views(16, 16, stride=4).read(Shown(moving_frames(40, 16, 16)))
     assert len(short) == 1 and weights.tolist() == [1.0], "two windows are one as well"
-
-
-def test_one_segment_and_one_crop_are_the_middle():
-    """B9: the official code divides by zero."""
-    views = Views(16, 16, stride=1, segments=1, crops=1)
-    assert dict(views.windows(26)) == {5: 1}
-    shown, weights, _ = views.read(Shown(moving_frames(26, 20, 20)))
-    assert shown.shape == (1, 16, 16, 16, 3) and weights.tolist() == [1.0]
+    middle = Views(16, 16, stride=1, segments=1, crops=1)  # B9: the official code divides by zero
+    assert dict(middle.windows(26)) == {5: 1}
+    assert middle.read(Shown(moving_frames(26, 20, 20)))[0].shape == (1, 16, 16, 16, 3)
     with pytest.raises(ValueError, match="segments"):
         Views(16, 16, segments=0)
 
@@ -264,8 +259,14 @@ def dfew(fold: str, clips: int | None = None) -> Evaluation:
 
 
 def test_claims_read_the_whole_test_of_a_fold_and_nothing_less(tmp_path):
-    whole, part = dfew("1"), dfew("2", clips=30)
-    for one in (whole, part, combine([whole, dfew("2")])[1]):
+    whole, part, second = dfew("1"), dfew("2", clips=30), dfew("2")
+    mean, pooled = combine([whole, second])
+    assert mean["uar"] == pytest.approx((whole.scores["uar"] + second.scores["uar"]) / 2)
+    assert np.array_equal(pooled.confusion, whole.confusion + second.confusion)
+    assert pooled.fold == "pooled" and set(pooled.folds) == {1, 2}
+    with pytest.raises(ValueError, match="different"):
+        combine([whole, whole])
+    for one in (whole, part, pooled):
         save_evaluation(one, tmp_path, {"commit": "abc"}, method="MAE-DFER")
     (result,) = read_results(tmp_path, paper())
     assert (result.dataset, result.fold, result.n) == ("DFEW", "1", 2341)
@@ -273,16 +274,6 @@ def test_claims_read_the_whole_test_of_a_fold_and_nothing_less(tmp_path):
     for i in range(2):  # runs of own recipes lie beside each other
         save_evaluation(replace(whole, run=(f"run{i}", "")), tmp_path, {}, method="own recipe")
     assert len(list(tmp_path.glob("*.json"))) == 5 and len(read_results(tmp_path, paper())) == 1
-
-
-def test_folds_are_averaged_and_pooled():
-    folds = [dfew("1"), dfew("2")]
-    mean, pooled = combine(folds)
-    assert mean["uar"] == pytest.approx(np.mean([one.scores["uar"] for one in folds]))
-    assert np.array_equal(pooled.confusion, folds[0].confusion + folds[1].confusion)
-    assert pooled.fold == "pooled" and set(pooled.folds) == {1, 2}
-    with pytest.raises(ValueError, match="different"):
-        combine([folds[0], folds[0]])
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_workers_give_the_same_and_a_death_costs_one_clip(table):
         if job.path != paths[1]:
             alone = encode(job)
             assert isinstance(alone, Jpegs) and isinstance(result, Jpegs)
-            assert (result.data, result.box) == (alone.data, alone.box)
+            assert (result.data, result.about) == (alone.data, alone.about)
             np.testing.assert_array_equal(result.table, alone.table)
 
 
@@ -316,7 +316,7 @@ def test_what_dead_processes_left_goes_and_a_living_one_is_named(table, prepared
 
 
 def test_other_clips_or_settings_need_another_folder(table, prepared):
-    for changes in (dict(size_px=32), dict(quality=90), dict(framing="face")):
+    for changes in (dict(size_px=32), dict(quality=90), dict(framing="face"), dict(store="raw")):
         with pytest.raises(ValueError, match="holds shards of other clips or settings"):
             small(table, prepared, **changes)
     fewer = Annotations("csv", table.classes, table.clips[:-1], table.root)

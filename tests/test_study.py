@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from maedfer_lab import build_classifier, load_checkpoint, tiny
-from maedfer_lab.config import profile
 from maedfer_lab.config.study import MOST, REFERENCE, quick_study, smoke_study, study
 from maedfer_lab.cost.formula import macs, parameters
-from maedfer_lab.data.drawn_table import DrawnFaces
-from maedfer_lab.figures import show
 from maedfer_lab.paper.small_scale import (
     Interval,
     committed,
@@ -121,12 +118,3 @@ def test_the_regions_head_keeps_where():
         assert classifier.features(clip).shape == (2, read.shape[1] * config.width)
     with pytest.raises(ValueError, match="'rep' or 'tokens'"):
         build_classifier(config, 7, "all", pooling="regions")
-
-
-def test_drawn_faces_tell_direction_and_come_closer():
-    wide = DrawnFaces(14, 14, frames=4, size_px=32)
-    close = DrawnFaces(14, 14, frames=4, size_px=32, label="direction", zoom=1.5)
-    assert close.classes == ("onset", "offset") and len(wide.classes) == 7
-    assert close.faces["train"].size_px > wide.faces["train"].size_px
-    assert close.open(close.clips[0]).read([0]).shape == wide.open(wide.clips[0]).read([0]).shape
-    assert profile("smoke").study.seeds == (0,) and show

@@ -426,8 +426,9 @@ def encode(job: Job) -> Jpegs | str:
     except Exception as error:
         raise RuntimeError(f"{job.path}: {error!r}") from error
     table = np.array([(len(jpeg), zlib.crc32(jpeg)) for jpeg in jpegs], np.uint32)
-    kind = "mjpeg" if job.quality else "rgb"
-    return Jpegs(b"".join(jpegs), table, height, width, reader.fps, tuple(box), kind)
+    size = {"frames": len(jpegs), "height": height, "width": width}
+    about = {**size, "fps": reader.fps, "box": [*box]}
+    return Jpegs(b"".join(jpegs), table, about, "mjpeg" if job.quality else "rgb")
 
 
 def encode_in_order(
@@ -442,28 +443,22 @@ def encode_in_order(
 
 
 def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, None]:
-    if not jobs:
-        return
-    pool, waiting = _pool(min(workers, len(jobs))), deque(jobs)
-    pending: deque[tuple[Job, Future[Jpegs | str]]] = deque()
+    pool, pending = _pool(min(workers, len(jobs) or 1)), deque[Future[Jpegs | str]]()
     deaths, read = 0, False  # in a row; whether any clip was read
     try:
-        while waiting or pending:
-            while waiting and len(pending) < AHEAD * workers:
-                job = waiting.popleft()
-                try:
-                    pending.append((job, pool.submit(encode, job)))
-                except BrokenProcessPool:  # reported below, by the result that is awaited
-                    waiting.appendleft(job)
-                    break
+        for number, job in enumerate(jobs):
             try:
-                job, future = pending.popleft() if pending else (waiting.popleft(), None)
-                result = _alone(job) if future is None else future.result()
+                while len(pending) < AHEAD * workers and number + len(pending) < len(jobs):
+                    pending.append(pool.submit(encode, jobs[number + len(pending)]))
+                result = pending.popleft().result()
             except BrokenProcessPool:
                 pool.shutdown(cancel_futures=True)
-                result = _alone(job)
-                waiting.extendleft(job for job, _ in reversed(pending))
-                pending.clear()
+                pending.clear()  # these are read again
+                with _pool(1) as pool:
+                    try:
+                        result = pool.submit(encode, job).result()
+                    except BrokenProcessPool:
+                        result = DIED
                 pool = _pool(workers)
             deaths = deaths + 1 if result == DIED else 0
             read = read or not deaths
@@ -475,14 +470,6 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, N
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _alone(job: Job) -> Jpegs | str:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(encode, job).result()
-        except BrokenProcessPool:
-            return DIED
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

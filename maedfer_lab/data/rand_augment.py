@@ -221,16 +221,12 @@ def _grey_picture(frame: np.ndarray) -> np.ndarray:
 def _smooth(frame: np.ndarray, have: Box, whole: Box) -> np.ndarray:
     """Every pixel's mean with its neighbours, itself five times; the picture's edge stays."""
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
-    smooth = cv2.filter2D(frame, -1, kernel)
-    if have.top == 0:
-        smooth[0] = frame[0]
-    if have.left == 0:
-        smooth[:, 0] = frame[:, 0]
-    if have.top + have.height == whole.height:
-        smooth[-1] = frame[-1]
-    if have.left + have.width == whole.width:
-        smooth[:, -1] = frame[:, -1]
-    return smooth.astype(np.float32)
+    bottom = have.height - (have.top + have.height == whole.height)
+    right = have.width - (have.left + have.width == whole.width)
+    inner = np.s_[int(have.top == 0) : bottom, int(have.left == 0) : right]
+    smooth = frame.astype(np.float32)
+    smooth[inner] = cv2.filter2D(frame, -1, kernel)[inner]
+    return smooth
 
 
 def _auto_contrast(clip: np.ndarray, _: float) -> np.ndarray:

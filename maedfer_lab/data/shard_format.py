@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -66,17 +66,17 @@ TURNED = (b"Exif\0\0", b"Orientation")  # by which a JPEG may ask to be turned (
 NEEDED = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 
 
-@dataclass(frozen=True)
-class Jpegs:
-    """The frames of one clip, coded: JPEGs one after the other; bytes and CRC-32 of each."""
+class Jpegs(NamedTuple):
+    """The frames of one clip, coded one after the other; bytes and CRC-32 of each; their size.
+
+    about: frames, height, width, fps, box (top, left, height, width cut out of the original).
+    kind: "mjpeg", or "rgb" with bytes of pixels in place of JPEGs.
+    """
 
     data: bytes
     table: UInt32[np.ndarray, "T 2"]
-    height: int
-    width: int
-    fps: float | None
-    box: tuple[int, ...]  # top, left, height, width cut out of the original picture
-    kind: str = "mjpeg"  # or "rgb": bytes of pixels in place of JPEGs
+    about: dict[str, Any]
+    kind: str
 
 
 @dataclass
@@ -294,9 +294,7 @@ class ShardWriter:
 
     def add(self, key: int, about: dict[str, Any], jpegs: Jpegs) -> None:
         """Append a clip; ``about`` holds its name, label and whatever else describes it."""
-        size = {"frames": len(jpegs.table), "height": jpegs.height, "width": jpegs.width}
-        about = {**about, **size, "fps": jpegs.fps, "box": list(jpegs.box)}
-        table = io.BytesIO()
+        about, table = {**about, **jpegs.about}, io.BytesIO()
         np.save(table, jpegs.table)
         self._member(f"{key:08d}.json", text_bytes(json.dumps(about, ensure_ascii=False)))
         about["table"] = self._member(f"{key:08d}.npy", table.getvalue())

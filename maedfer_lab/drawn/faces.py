@@ -128,17 +128,7 @@ class SyntheticFaces:
         return np.random.default_rng([self.seed, stream, SPLITS.index(self.split), number])
 
 
+@lru_cache(maxsize=2**15)
 def drawn_frames(faces: SyntheticFaces, number: int) -> UInt8[np.ndarray, "T H W 3"]:
-    """Frames of clip `number`, drawn when first asked for, and kept: they are not to be changed.
-
-    All that ask for the same settings in one process share them.
-    """
-    kept = _drawings(faces)
-    if number not in kept:
-        kept[number] = faces[number].frames
-    return kept[number]
-
-
-@lru_cache(maxsize=32)  # the sides of some seeds and sizes
-def _drawings(faces: SyntheticFaces) -> dict[int, np.ndarray]:
-    return {}
+    """Frames of clip `number`, drawn when first asked for, and kept: they are not to be changed."""
+    return faces[number].frames

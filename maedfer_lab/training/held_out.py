@@ -37,14 +37,9 @@ class HeldOut:
             for clip, part in zip(clips.split(CHUNK), mask.split(CHUNK), strict=True)
         ]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
     def losses(self, precision: Precision = "float32") -> Losses:
         """The model's held-out losses."""
-        device = self.device
+        device = next(self.model.parameters()).device
         self.model.eval()
         with mixed_precision(precision, device):
             return self._mean(self.model.predict, device)
@@ -70,15 +65,14 @@ class HeldOut:
     def _mean(
         self, predict: Callable[[Tensor, TokenSplit], Tensor], device: torch.device
     ) -> Losses:
-        model, total, count = self.model, {"appearance": 0.0, "motion": 0.0}, 0
+        grid, tubelet, goal = self.model.grid, self.model.config.tubelet, self.model.target
+        total: Losses = {"appearance": 0.0, "motion": 0.0}
         for clip, split in self.parts:
             clip, split = clip.to(device), split.to(device)
-            target = make_target(clip, model.config.tubelet, model.target, index=split.masked)
-            loss = reconstruction_loss(
-                predict(clip, split), target, split.masked, model.grid, model.config.tubelet,
-                model.target,
-            )  # fmt: skip
+            target = make_target(clip, tubelet, goal, index=split.masked)
+            guess = predict(clip, split)
+            loss = reconstruction_loss(guess, target, split.masked, grid, tubelet, goal)
             for kind in total:
                 total[kind] += float(getattr(loss, kind)) * len(clip)
-            count += len(clip)
+        count = sum(len(clip) for clip, _ in self.parts)
         return {kind: value / count for kind, value in total.items()}

@@ -68,8 +68,6 @@ def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
     def weighted(lam: float, start: PretrainConfig = whole) -> PretrainConfig:
         return replace(start, target=replace(start.target, motion_weight=1 - lam))
 
-    wishes = ("cost", "parameters")
-    vits = {f"ViT at equal {what}": vit_like(whole.model, what) for what in wishes}
     found = {
         REFERENCE: whole,
         **lengths,
@@ -82,8 +80,9 @@ def variants(config: StudyConfig) -> dict[str, PretrainConfig]:
         "without stage 3": model(interact="none"),
         "without stages 2 and 3": model(inter=False, interact="none"),
         "legacy token order": model(legacy_visible_order=True),
-        **{name: replace(whole, model=vit) for name, vit in vits.items()},
-    }
+        **{f"ViT at equal {what}": replace(whole, model=vit_like(whole.model, what))
+           for what in ("cost", "parameters")},
+    }  # fmt: skip
     for region in other_regions(whole):
         found[f"region {' x '.join(map(str, region))}"] = model(region=region)
     places = whole.model.region[1] * whole.model.region[2]
@@ -243,10 +242,10 @@ def _starts(
 def _pretraining_row(run: PretrainedRun) -> Row:
     result, config = run.result, run.config
     best = {
-        kind: min(losses[kind] for losses in result["baselines"].values())
+        kind: loss  # 0: it is not predicted
         for kind in ("appearance", "motion")
+        if (loss := min(losses[kind] for losses in result["baselines"].values()))
     }
-    best = {kind: loss for kind, loss in best.items() if loss}  # 0: it is not predicted
     curve = [
         [row["step"], *(round(row[f"held_out_{kind}"] / best[kind], 4) for kind in best)]
         for row in run.log
@@ -280,30 +279,24 @@ def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> l
     classes = len(table.classes)
     model = build_classifier(config.model, classes, pooling=config.pooling, seed=config.seed)
     sources: dict[str, list[np.ndarray]] = {}
-    tokens: list[Tensor] = []
     if is_reference:
         sources[RANDOM] = [_features(model, clips)[0] for clips in shown]
         sources[PIXELS] = [clips[:, :, :, ::3, ::3].flatten(1).numpy() for clips in shown]
     model.encoder.load_state_dict(run.model.encoder.state_dict())
-    both = [_features(model, clips) for clips in shown]
-    sources[PRETRAINED] = [features for features, _ in both]
-    tokens = [all_tokens for _, all_tokens in both]
-
-    def row(start: str, how: str, chances: np.ndarray) -> Row:
-        found = uar(confusion_matrix(labels[1], chances.argmax(1), classes))
-        return {"how": how, "start": start, "label": config.drawn_label, "labels": len(train),
-                "uar": found}  # fmt: skip
-
-    rows = []
+    features, tokens = zip(*(_features(model, clips) for clips in shown), strict=True)
+    sources[PRETRAINED] = [*features]
+    found: list[tuple[str, str, np.ndarray]] = []  # start, how, chances
     for start, (known, unseen) in sources.items():
         given = known, labels[0], unseen, classes
-        rows.append(row(start, LINEAR, linear_probe(*given, strength=PROBE_STRENGTH)))
+        found.append((start, LINEAR, linear_probe(*given, strength=PROBE_STRENGTH)))
         if start != PIXELS and is_reference:
-            rows.append(row(start, KNN, nearest_classes(*given)))
+            found.append((start, KNN, nearest_classes(*given)))
     if is_reference:
         chances = attentive_probe(tokens[0], labels[0], tokens[1], classes, config.seed)
-        rows.append(row(PRETRAINED, ATTENTIVE, chances))
-    return rows
+        found.append((PRETRAINED, ATTENTIVE, chances))
+    return [{"how": how, "start": start, "label": config.drawn_label, "labels": len(train),
+             "uar": uar(confusion_matrix(labels[1], chances.argmax(1), classes))}
+            for start, how, chances in found]  # fmt: skip
 
 
 PROBE_STRENGTH = 0.1  # of the logistic regression; chosen on the tuning seeds
@@ -401,18 +394,17 @@ def own_points(
     config: StudyConfig, *, output: Path | None = None, profile: str = "none"
 ) -> list[Row]:
     """Repeat points of the committed study: from its shipped pre-training (`LONG`) and scratch."""
-    rows = []
-    for label in ("expression", "direction"):
-        for count in config.labels if label == "expression" else config.direction:
-            plan = replace(config.finetune, num_clips=count, drawn_label=label,
-                           seed=config.seeds[0])  # fmt: skip
-            starts = _starts(config, plan, True)
-            starts[PRETRAINED] = replace(plan, init=None, checkpoint=shipped("study"))
-            for start in (PRETRAINED, SCRATCH):
-                run = finetune(starts[start], output=output, profile=profile)
-                variant = LONG if start == PRETRAINED else config.variants[0]
-                rows.append({"variant": variant, "seed": config.seeds[0],
-                             **_score(run, start, starts[start])})  # fmt: skip
+    rows, seed = [], config.seeds[0]
+    for label, counts in (("expression", config.labels), ("direction", config.direction)):
+        for count in counts:
+            plan = replace(config.finetune, num_clips=count, drawn_label=label, seed=seed)
+            shown = replace(plan, init=None, checkpoint=shipped("study"))
+            scratch = _starts(config, plan, True)[SCRATCH]
+            for variant, start, recipe in (
+                (LONG, PRETRAINED, shown), (config.variants[0], SCRATCH, scratch)
+            ):  # fmt: skip
+                run = finetune(recipe, output=output, profile=profile)
+                rows.append({"variant": variant, "seed": seed, **_score(run, start, recipe)})
     return rows
 
 

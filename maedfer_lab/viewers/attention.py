@@ -86,7 +86,7 @@ class AttentionViewer(Player[AttentionSettings]):
         sizes = [attention_maps.attention_bytes(e.config) for e in every]
         self._keep: Any = "mean" if max(sizes) > attention_maps.MAX_BYTES else None
         self._heads = 0 if self._keep else min(e.config.num_heads for e in every)
-        self._captured: tuple[str, dict[str, AttentionMaps]] = ("", {})
+        self._captured: dict[str, dict[str, AttentionMaps]] = {}
         middle = self._number((0, self.grid.h // 2, self.grid.w // 2))  # shown first
         first = next(iter(self.clips)), next(iter(self._stages))
         now = AttentionSettings(*first, self._depth - 1, middle)
@@ -134,15 +134,10 @@ class AttentionViewer(Player[AttentionSettings]):
 
     def _maps(self, clip: str) -> dict[str, AttentionMaps]:
         """The attention of every model on a clip; that of the last clip is cached."""
-        if self._captured[0] != clip:
-            self._captured = (
-                clip,
-                {
-                    name: capture_attention(encoder, self.clips[clip], heads=self._keep)
-                    for name, encoder in self.encoders.items()
-                },
-            )
-        return self._captured[1]
+        if clip not in self._captured:
+            maps = partial(capture_attention, clip=self.clips[clip], heads=self._keep)
+            self._captured = {clip: {name: maps(one) for name, one in self.encoders.items()}}
+        return self._captured[clip]
 
     # ------------------------------------------------------------------ looks
 

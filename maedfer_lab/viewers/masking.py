@@ -185,14 +185,12 @@ PRESETS = {  # rows and columns of the square that face_clip cuts out, as shares
 def preset_places(name: str, grid: Grid, region: Shape3 | None) -> Bool[Tensor, " hw"]:
     """Hidden places of a frame: eyes or mouth, and with regions the same places in each of them."""
     rows, columns = (
-        [i for i in range(n) if (i + 1) / n > low + 1e-6 and i / n < high - 1e-6]
+        torch.tensor([i for i in range(n) if (i + 1) / n > low + 1e-6 and i / n < high - 1e-6])
         for n, (low, high) in zip((grid.h, grid.w), PRESETS[name], strict=True)
     )
     rh, rw = (grid.h, grid.w) if region is None else region[1:]
     window = torch.zeros(rh, rw, dtype=torch.bool)
-    for y in rows:
-        for x in columns:
-            window[y % rh, x % rw] = True
+    window[rows[:, None] % rh, columns % rw] = True
     if window.all():
         raise ValueError(f"preset={name!r} would leave no cube of a region visible; hide fewer")
     return window.repeat(grid.h // rh, grid.w // rw).flatten()

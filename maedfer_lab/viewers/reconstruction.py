@@ -47,7 +47,7 @@ TOLD = {
 class ReconstructionSettings:
     """What is to be reconstructed.
 
-    places: hidden places of a frame, once cubes were clicked; None draws them from `seed`.
+    places: which places of a frame are hidden, once cubes were clicked; None draws from `seed`.
     token_order: "model" is the order the model was trained with.
     beside: the second reconstruction: another model's name, KEPT for the mask of
         `kept`, or "" for none.
@@ -60,9 +60,9 @@ class ReconstructionSettings:
     seed: int = 0
     statistics: Statistics = "visible"
     token_order: TokenOrder = "model"
-    places: tuple[int, ...] | None = None
+    places: tuple[bool, ...] | None = None
     beside: str = ""
-    kept: tuple[int, ...] = ()
+    kept: tuple[bool, ...] = ()
     note: str = ""
 
 
@@ -142,10 +142,10 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             else:
                 hidden, note = toggle_tube(hidden, place, grid, region)
             ratio = nearest_ratio(float(hidden.float().mean()), mask_ratios(grid, region))[0]
-            return replace(now, places=_numbers(hidden), ratio=ratio, note=note)
+            return replace(now, places=tuple(hidden.tolist()), ratio=ratio, note=note)
         if name == "beside":
             pick(name, value, self._besides(now))
-            kept = _numbers(self._hidden_places(now)) if value == KEPT else ()
+            kept = tuple(self._hidden_places(now).tolist()) if value == KEPT else ()
             return replace(now, beside=value, kept=kept)
         if name == "model":
             model = self.models[pick(name, value, self.models)]
@@ -166,12 +166,10 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 
     def _hidden_places(self, now: ReconstructionSettings) -> Bool[Tensor, " hw"]:
         """Which places of a frame are hidden, in all frames."""
-        model = self.models[now.model]
-        size = model.grid.h * model.grid.w
-        if now.places is None:
-            generator = torch.Generator().manual_seed(now.seed)
-            return model_mask(model, now.ratio, 1, generator)[0, :size]
-        return _places(now.places, size)
+        if now.places is not None:
+            return torch.tensor(now.places)
+        model, generator = self.models[now.model], torch.Generator().manual_seed(now.seed)
+        return model_mask(model, now.ratio, 1, generator)[0, : model.grid.h * model.grid.w]
 
     # ------------------------------------------------------------------ looks
 
@@ -179,7 +177,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
         model, hidden = self.models[now.model], self._hidden_places(now)
         sides = {"A: " if now.beside else "": (now.model, hidden)}
         if now.beside == KEPT:
-            sides["B: "] = now.model, _places(now.kept, len(hidden))
+            sides["B: "] = now.model, torch.tensor(now.kept)
         elif now.beside:
             sides["B: "] = now.beside, hidden
         found = [self._reconstruct(now, *side) for side in sides.values()]
@@ -278,16 +276,6 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
 def region_of(model: MaskedAutoencoder) -> Shape3 | None:
     """A model's regions in tokens; None for a ViT."""
     return model.config.region if model.config.has_regions else None
-
-
-def _places(numbers: tuple[int, ...], size: int) -> Bool[Tensor, " hw"]:
-    hidden = torch.zeros(size, dtype=torch.bool)
-    hidden[list(numbers)] = True
-    return hidden
-
-
-def _numbers(hidden: Bool[Tensor, " hw"]) -> tuple[int, ...]:
-    return tuple(torch.nonzero(hidden).flatten().tolist())
 
 
 def reconstruction_tiles(
