@@ -5,13 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer_lab.attention.maps import AttentionMaps, attention_bytes, capture_attention
+from maedfer_lab.attention.maps import (
+    AttentionMaps,
+    attention_bytes,
+    capture_attention,
+    look_through,
+    rollout,
+    trace_back,
+)
 from maedfer_lab.attention.statistics import (
     attention_statistics,
     region_names,
     rollout_statistics,
 )
-from maedfer_lab.attention.tracing import look_through, rollout, trace_back
 from maedfer_lab.config import tiny
 from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import region_tube_mask

@@ -38,11 +38,14 @@ from maedfer_lab.training.loop import own_share
 NOTHING = Augment("", (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def picture(seed=0, height=40, width=30):
-    """A smooth picture with something in it, as a still clip of four frames."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (1, 6, 5, 3), dtype=np.uint8)
-    return np.repeat(crop_and_resize(coarse, Box(0, 0, 6, 5), height, width), 4, axis=0)
+def pictures(frames=3, height=48, width=40, seed=0):
+    """Smooth pictures with something in them, all different."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (frames, 7, 6, 3), dtype=np.uint8)
+    return crop_and_resize(coarse, Box(0, 0, 7, 6), height, width)
+
+
+def picture(seed=0):
+    return np.repeat(pictures(1, 40, 30, seed), 4, axis=0)
 
 
 def transformed(frames, augment, *key, size_px=32):
@@ -210,12 +213,6 @@ BICUBIC = {"interpolation": Image.Resampling.BICUBIC}
 POINTWISE = {"AutoContrast": 0, "Equalize": 0, "Invert": 0, "Posterize": 2, "Solarize": 77,
              "SolarizeAdd": 77, "Color": 1.63, "Contrast": 1.63, "Brightness": 1.63,
              "Sharpness": 1.63}  # fmt: skip
-
-
-def pictures(frames=3, height=48, width=40, seed=0):
-    """Smooth pictures with something in them, all different."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (frames, 7, 6, 3), dtype=np.uint8)
-    return crop_and_resize(coarse, Box(0, 0, 7, 6), height, width)
 
 
 def pillows(frames, name, argument):

@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maedfer_lab.attention.maps import capture_attention
-from maedfer_lab.attention.tracing import look_through, rollout
+from maedfer_lab.attention.maps import capture_attention, look_through, rollout
 from maedfer_lab.config import ModelConfig, TargetConfig, demo, tiny
 from maedfer_lab.config.model import EncoderKind
 from maedfer_lab.method.grid import Grid

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maedfer_lab.attention.maps import AttentionMaps
-from maedfer_lab.attention.tracing import Rollout, look_through, rollout
+from maedfer_lab.attention.maps import AttentionMaps, Rollout, look_through, rollout
 from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.method.grid import region_index
 

@@ -13,8 +13,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from maedfer_lab.attention import maps as attention_maps
-from maedfer_lab.attention.maps import AttentionMaps, capture_attention, is_within_regions
-from maedfer_lab.attention.tracing import JOINT, STAGES, all_queries, stages_to_ask
+from maedfer_lab.attention.maps import (
+    JOINT,
+    STAGES,
+    AttentionMaps,
+    all_queries,
+    capture_attention,
+    is_within_regions,
+    stages_to_ask,
+)
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
 from maedfer_lab.viewers import scene
@@ -49,8 +56,8 @@ class AttentionViewer(Player[AttentionSettings]):
     models: a model (autoencoder, classifier or encoder; LGI-Former or ViT), or {name: model} with
         equal token grids.
     clips: one clip (3, T, H, W) with pixels in [0, 1], a batch or list of them, or {name: clip}.
-    stage: local, inter, interact, composed or rollout (`attention.tracing`); a ViT shows its
-        joint attention for the first four.
+    stage: local, inter, interact, composed or rollout (`attention.maps`); a ViT shows its joint
+        attention for the first four.
     layer: from 0, by default the last. head: from 0, or None for the mean.
     query: (t, y, x) of a cube, by default the middle of the first frame, or the number of a
         representative token.
