@@ -56,19 +56,19 @@ __main__: cli
 
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
-    "attention": 592,
+    "attention": 578,
     "bench": 2125,
     "checkpoints": 2471,
     "config": 1107,
     "cost": 1286,
-    "data": 6260,
-    "drawn": 961,
+    "data": 6241,
+    "drawn": 951,
     "figures": 1614,
     "inference": 1766,
     "method": 1648,
     "paper": 1525,
-    "training": 4172,
-    "viewers": 1911,
+    "training": 4158,
+    "viewers": 1898,
     "weights": 19,
     "files at the root": 1557,
 }
