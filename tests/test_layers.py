@@ -60,7 +60,7 @@ BUDGETS = {
     "bench": 2125,
     "checkpoints": 2471,
     "config": 1107,
-    "cost": 1286,
+    "cost": 1276,
     "data": 6241,
     "drawn": 951,
     "figures": 1614,

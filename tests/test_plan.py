@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +15,7 @@ from maedfer_lab import cli
 from maedfer_lab.config import base, tiny
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.cost.plan import CARDS as SHEETS
-from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, usual_inputs
+from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, replaced, usual_inputs
 from maedfer_lab.data.prepare import prepare_command
 from maedfer_lab.training.estimate import measure_reading, plan_command
 from maedfer_lab.training.loop import own_share
@@ -23,14 +23,14 @@ from maedfer_lab.training.loop import own_share
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 CARDS: tuple[CardName, ...] = get_args(CardName)
 FORMS: tuple[Form, ...] = get_args(Form)
-NAMES = [field.name for field in fields(Inputs)]
+NAMES = list(usual_inputs())
 
 
 def free(**slow: float) -> Inputs:
     """Everything takes next to no time but what is named."""
     fast = dict.fromkeys(("memory", "link", "network", "clips_per_core", "storage"), 1e12)
     ideal = {"peak": 1e12, "utilisation": 1.0, "reached": 1.0, "overlap": 0.0, "issue": 1e-12}
-    return usual_inputs().given(**{**fast, **ideal, **slow})
+    return replaced(usual_inputs(), **{**fast, **ideal, **slow})
 
 
 def test_every_row_of_the_page_is_the_plans():
@@ -38,14 +38,14 @@ def test_every_row_of_the_page_is_the_plans():
     text = PAGE.read_text()
     lines = [line for line in text.splitlines() if line.startswith("|") and set(line) - {*"|-: "}]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
-    quick = usual_inputs("H100").given(utilisation=0.4, issue=0.005)
+    quick = replaced(usual_inputs("H100"), utilisation=0.4, issue=0.005)
     shards, mp4, h100 = usual_inputs(), usual_inputs(form="mp4"), usual_inputs("H100")
     plans = [plan(base(), inputs=inputs) for inputs in (shards, mp4, h100, quick)]
     plans.append(plan(base(), clips_per_gpu=40))
     want = [row for found in plans for row in found.cells]
     want.append(["input", "value", "origin", "source"])
     want += [[name.replace("_", " "), f"{x.value:g} {x.unit}", x.origin, x.source]
-             for name, x in vars(shards).items()]  # fmt: skip
+             for name, x in shards.items()]  # fmt: skip
     want.append(["card", "TFLOP/s", "memory GB/s", "link GB/s", "data sheet"])
     want += [[name, *(f"{x:g}" for x in sheet[:3]), sheet.sheet] for name, sheet in SHEETS.items()]
     assert rows == want
@@ -104,11 +104,11 @@ def test_batches_can_be_shared_and_every_clip_is_seen(gpus, clips_per_gpu):
 @given(st.sampled_from(NAMES), st.floats(1.1, 10), st.integers(1, 100))
 def test_more_of_anything_never_takes_longer(name, factor, gpus):
     inputs = usual_inputs()
-    usual = getattr(inputs, name).value
+    usual = inputs[name].value
     more = usual * factor if name not in ("issue", "mb_per_clip") else usual / factor
-    more = min(more, 1.0) if getattr(inputs, name).unit == "share" else more
+    more = min(more, 1.0) if inputs[name].unit == "share" else more
     before, after = (
-        plan(base(), [gpus], i).rows[0] for i in (inputs, inputs.given(**{name: more}))
+        plan(base(), [gpus], i).rows[0] for i in (inputs, replaced(inputs, **{name: more}))
     )
     assert after.hours <= before.hours * (1 + 1e-12)
 
@@ -131,7 +131,7 @@ def test_reading_is_measured_with_a_worker(people, monkeypatch):
     for form in FORMS:
         there = replace(config, data=people / form)
         found = measure_reading(there, usual_inputs(), seconds=0.2)
-        speed, size = found.clips_per_core, found.mb_per_clip
+        speed, size = found["clips_per_core"], found["mb_per_clip"]
         assert speed.value > 0 and speed.origin == size.origin == "measured"
         assert form in speed.source and form in size.source
         if form == "mp4":
@@ -139,8 +139,8 @@ def test_reading_is_measured_with_a_worker(people, monkeypatch):
             assert size.value == pytest.approx(sum(sizes) / 2e6, abs=1e-3)
     monkeypatch.setattr("maedfer_lab.training.estimate.SECONDS", 0.2)
     found = plan_command(data=people / "shards", storage=3.0)
-    assert found.inputs.clips_per_core.origin == "measured"
-    assert found.inputs.storage.value == 3 and math.isfinite(found.rows[0].hours)
+    assert found.inputs["clips_per_core"].origin == "measured"
+    assert found.inputs["storage"].value == 3 and math.isfinite(found.rows[0].hours)
 
 
 def test_the_verb_prints_a_table_with_origins(capsys):
@@ -171,9 +171,9 @@ def test_what_a_gpu_measured_takes_the_place_of_assumptions(tmp_path):
     path = tmp_path / "bench_gpu.json"
     path.write_text(json.dumps(content))
     found = plan_command(card="H200", measured=path, gpus=(1,)).inputs
-    assert found.utilisation.value == pytest.approx(79.76e9 * 2000 / 989e12, abs=1e-3)
-    assert found.issue.value == 0.002 and found.clips_per_core.value == 200
-    assert {found.utilisation.origin, found.issue.origin, found.clips_per_core.origin} == {
+    assert found["utilisation"].value == pytest.approx(79.76e9 * 2000 / 989e12, abs=1e-3)
+    assert found["issue"].value == 0.002 and found["clips_per_core"].value == 200
+    assert {found[name].origin for name in ("utilisation", "issue", "clips_per_core")} == {
         "measured"
     }
     assert plan_command(card="A100", measured=path, gpus=(1,)).inputs == usual_inputs("A100")

@@ -101,62 +101,50 @@ ASSUMED = {
 }
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a projection rests on; `usual_inputs` fills it, `given` replaces numbers.
+Inputs = dict[str, Input]  # what a projection rests on, by name: see `usual_inputs`
+
+
+def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
+    """The card's data sheet, our measurements of reading `form`, and assumptions for the rest.
 
     utilisation: of the card's peak. reached: achieved / data-sheet bandwidth. network: of each
     GPU to other machines, each way. overlap: share of the backward pass that overlaps with the
     all-reduce. issue: to launch one step's operators. storage: of all processes together.
     """
-
-    peak: Input
-    utilisation: Input
-    memory: Input
-    link: Input
-    network: Input
-    reached: Input
-    overlap: Input
-    issue: Input
-    gpus_per_machine: Input
-    cores_per_gpu: Input
-    clips_per_core: Input
-    mb_per_clip: Input
-    storage: Input
-
-    def __post_init__(self) -> None:
-        for name, one in vars(self).items():
-            lowest = 0 if name == "overlap" else math.ulp(0)
-            if not lowest <= one.value <= (1 if one.unit == "share" else math.inf):
-                rule = "a share in (0, 1], such as 0.5" if one.unit == "share" else "positive"
-                raise ValueError(f"{name}={one.value:g} must be {rule}")
-
-    def given(self, **values: float | None) -> Inputs:
-        """The same with these values; None keeps what is there."""
-        return replace(self, **{
-            name: getattr(self, name)._replace(value=value, origin="given", source="by you")
-            for name, value in values.items() if value is not None
-        })  # fmt: skip
-
-    def __str__(self) -> str:
-        rows = [[f"  {name.replace('_', ' ')}", f"{one.value:g}", *one[1:]]
-                for name, one in vars(self).items()]  # fmt: skip
-        return text.table(rows, left=(0, 2, 3, 4))
-
-
-def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
-    """The card's data sheet, our measurements of reading `form`, and assumptions for the rest."""
     sheet = CARDS[choose("card", card, get_args(CardName))]
     clips_per_core, mb_per_clip = READ[choose("form", form, get_args(Form))]
-    quoted = {
-        name: Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
-        for name, value, unit in (("peak", sheet.tflops, "TFLOP/s"),
-                                  ("memory", sheet.memory, "GB/s"), ("link", sheet.link, "GB/s"))
-    }  # fmt: skip
+    peak, memory, link = (
+        Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
+        for value, unit in zip(sheet[:3], ("TFLOP/s", "GB/s", "GB/s"), strict=True)
+    )
     assumed = {name: Input(value, unit, "assumed", source)
                for name, (value, unit, source) in ASSUMED.items()}  # fmt: skip
-    return Inputs(**quoted, **assumed, issue=ISSUE, clips_per_core=clips_per_core,
-                  mb_per_clip=mb_per_clip)  # fmt: skip
+    return {
+        "peak": peak, "utilisation": assumed["utilisation"], "memory": memory, "link": link,
+        **{name: assumed[name] for name in ("network", "reached", "overlap")}, "issue": ISSUE,
+        **{name: assumed[name] for name in ("gpus_per_machine", "cores_per_gpu")},
+        "clips_per_core": clips_per_core, "mb_per_clip": mb_per_clip,
+        "storage": assumed["storage"],
+    }  # fmt: skip
+
+
+def replaced(inputs: Inputs, **values: float | None) -> Inputs:
+    """The inputs with these values; None keeps what is there."""
+    return inputs | {
+        name: inputs[name]._replace(value=value, origin="given", source="by you")
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def checked(inputs: Inputs) -> Inputs:
+    """The inputs; ValueError for a value that is none, also of what was measured."""
+    for name, one in inputs.items():
+        lowest = 0 if name == "overlap" else math.ulp(0)
+        if not lowest <= one.value <= (1 if one.unit == "share" else math.inf):
+            rule = "a share in (0, 1], such as 0.5" if one.unit == "share" else "positive"
+            raise ValueError(f"{name}={one.value:g} must be {rule}")
+    return inputs
 
 
 STEP = re.compile(r"LGI-B pre-training step, 160 clips, (issued|compiled|captured)")
@@ -179,7 +167,7 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
         best = min(steps, key=seconds.__getitem__)
         config = base()
         forward = sum(macs(config.model, "pretrain", mask_ratio=config.mask_ratio[0]).values())
-        reached = 2 * BACKWARD * forward / seconds[best] / (1e12 * inputs.peak.value)
+        reached = 2 * BACKWARD * forward / seconds[best] / (1e12 * inputs["peak"].value)
         changes["utilisation"] = Input(round(reached, 3), "share", "measured", f"{where}: {best}")
         issue = seconds[f"{best}: issued by the host"]
         changes["issue"] = Input(round(issue, 4), "s", "measured", f"{where}: {best}")
@@ -187,7 +175,7 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
         if found := FEED.fullmatch(name):
             speed = round(1 / seconds[name] / int(found[1]), 1)
             changes["clips_per_core"] = Input(speed, "clips/s", "measured", f"{where}: {name}")
-    return replace(inputs, **changes)
+    return checked(inputs | changes)
 
 
 class Step(NamedTuple):
@@ -252,9 +240,11 @@ class Plan:
         lines = [self.head, text.table(self.cells, left=())]
         if any(row.batch_size != self.batch_size for row in self.rows):
             lines.append(f"* not the recipe's batch of {self.batch_size}: see the limits")
+        rows = [[f"  {name.replace('_', ' ')}", f"{one.value:g}", *one[1:]]
+                for name, one in self.inputs.items()]  # fmt: skip
+        lines += ["inputs and their origin:", text.table(rows, left=(0, 2, 3, 4)), "limits:"]
         return "\n".join([
-            *lines, "inputs and their origin:", str(self.inputs), "limits:",
-            *(f"  {limit}" for limit in LIMITS),
+            *lines, *(f"  {limit}" for limit in LIMITS),
             "Details: docs/scaling.md. How to start it: docs/launching.md.",
         ])  # fmt: skip
 
@@ -268,7 +258,7 @@ def plan(
     The recipe's batch is split among the GPUs, rounded up to a multiple of them, as training
     requires; with `clips_per_gpu` it grows with them. The number of clips stays the same.
     """
-    inputs = inputs or usual_inputs()
+    inputs = checked(inputs or usual_inputs())
     if not gpus or min(gpus) < 1 or (clips_per_gpu is not None and clips_per_gpu < 1):
         raise ValueError(
             f"gpus={tuple(gpus)} and clips_per_gpu={clips_per_gpu} must be at least 1 each, such "
@@ -285,7 +275,7 @@ def plan(
 
 
 def _step(whole: Plan, gpus: int, batch: int) -> Step:
-    value = {name: one.value for name, one in vars(whole.inputs).items()}
+    value = {name: one.value for name, one in whole.inputs.items()}
     compute = batch / gpus * whole.flops_per_clip / (1e12 * value["peak"] * value["utilisation"])
     optimiser = ADAMW_BYTES * whole.parameters / (1e9 * value["memory"] * value["reached"])
     sent = 2 * (gpus - 1) / gpus * FLOAT32 * whole.parameters

@@ -41,6 +41,7 @@ from maedfer_lab.cost.plan import (
     Plan,
     measured_inputs,
     plan,
+    replaced,
     usual_inputs,
 )
 from maedfer_lab.data.folder import find_videos
@@ -349,10 +350,10 @@ def plan_command(
     overlap: share of the backward pass that overlaps with the all-reduce.
     reached: achieved / data-sheet bandwidth.
     """
-    given = dict(utilisation=utilisation, issue=issue, cores_per_gpu=cores_per_gpu,
-                 clips_per_core=clips_per_core, mb_per_clip=mb_per_clip, storage=storage,
-                 gpus_per_machine=gpus_per_machine, network=network, overlap=overlap,
-                 reached=reached)  # fmt: skip
+    values = dict(utilisation=utilisation, issue=issue, cores_per_gpu=cores_per_gpu,
+                  clips_per_core=clips_per_core, mb_per_clip=mb_per_clip, storage=storage,
+                  gpus_per_machine=gpus_per_machine, network=network, overlap=overlap,
+                  reached=reached)  # fmt: skip
     config = named_preset(preset, encoder)
     config = replace(config, model=sized(config.model, size))
     if data is not None:
@@ -365,7 +366,7 @@ def plan_command(
             inputs = measured_inputs(inputs, card, load(measured))
     if data is not None:
         inputs = measure_reading(replace(config, data=data), inputs, seconds=SECONDS)
-    return plan(config, gpus, inputs.given(**given), clips_per_gpu=clips_per_gpu)
+    return plan(config, gpus, replaced(inputs, **values), clips_per_gpu=clips_per_gpu)
 
 
 def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -> Inputs:
@@ -396,8 +397,7 @@ def measure_reading(config: PretrainConfig, inputs: Inputs, *, seconds: float) -
         videos = find_videos(data)
         size = sum(path.stat().st_size for path in videos) / len(videos)
         what = f"a whole video, mean of {len(videos):,}"
-    return replace(
-        inputs,
-        clips_per_core=Input(round(read / taken, 1), "clips/s", "measured", where),
-        mb_per_clip=Input(round(size / 1e6, 3), "MB", "measured", f"{what} of {data.name}"),
-    )
+    return inputs | {
+        "clips_per_core": Input(round(read / taken, 1), "clips/s", "measured", where),
+        "mb_per_clip": Input(round(size / 1e6, 3), "MB", "measured", f"{what} of {data.name}"),
+    }
