@@ -1,4 +1,4 @@
-"""Results with provenance: figures/NAME.json, written aside and renamed."""
+"""Results with provenance (figures/NAME.json); atomic file writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_aside(
     path: Path, content: bytes | Callable[[Path], object], num_bytes: int | None = None,
     sha256: bool = False,
 ) -> str:  # fmt: skip
-    """Write `content` to a temporary file beside `path`, then rename it: never a half file.
+    """Write `content` to a temporary file beside `path`, then rename it (atomic).
 
     content: bytes, or a function that writes the file it is given: large tensors then need no copy
         in memory. num_bytes: about how many that writes, for the message of a full disk.
@@ -82,7 +82,7 @@ def csv_line(row: Iterable[object]) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading; ValueError for a pipe or a device, which need not end."""
+    """Open a file for reading; ValueError for a pipe or a device, which may never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file")
     return path.open("rb")
@@ -153,7 +153,7 @@ def library_version(name: str) -> str:
 
 
 def provenance(*, profile: str, seed: int | str, device: str, **more: object) -> dict[str, Any]:
-    """Where numbers come from: profile, seed, device, commit, versions, and what else is named."""
+    """Provenance of numbers: profile, seed, device, commit, versions, and further entries."""
     data = data_folder()
     return {
         "profile": profile, "data": "synthetic faces" if data is None else data.name,
@@ -163,7 +163,7 @@ def provenance(*, profile: str, seed: int | str, device: str, **more: object) ->
 
 
 def figures_folder(profile: str) -> Path:
-    """figures/ for what may be shared; figures/smoke/, and figures/own/ for your own videos."""
+    """figures/ for figures to share; figures/smoke/, and figures/own/ for your own videos."""
     folder = output_folder() / "figures"
     if profile == "smoke":
         return folder / "smoke"
@@ -190,7 +190,7 @@ class DamagedError(ValueError):
 
 @contextmanager
 def reading(path: Path | str, mend: str = "put a copy back") -> Iterator[None]:
-    """Turn whatever an odd content raises into a `DamagedError` that names `path`."""
+    """Turn any error from unexpected content into a `DamagedError` that names `path`."""
     try:
         yield
     except DamagedError:  # of another file, told already

@@ -102,7 +102,7 @@ class Run:
                 run.write("start.json", (json.dumps({"digest": digest}) + "\n").encode())
             elif run.read("start.json").get("digest") != digest:
                 raise ValueError(
-                    f"{start} holds other weights than when {run.folder} began; to start anew from "
+                    f"{start} holds other weights than when {run.folder} began; to start from "
                     "them, delete that folder, or give another one with --out"
                 )
         return run
@@ -229,7 +229,7 @@ class Run:
             return state
         if broken:
             raise ValueError(f"no checkpoint can be read: {', '.join(broken)}; delete "
-                             f"{self.folder} to start anew")  # fmt: skip
+                             f"{self.folder} to start again")  # fmt: skip
         return None
 
     @contextmanager

@@ -332,11 +332,11 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
          r"person/class/clip \(2 classes: anna"),
         (("slow loud", "1.mp4"), "class/who/clip", "layout='class/who/clip' must name the levels"),
         (("Actor_01 Actor_02", "1.mp4 2.mp4"), None, "are people and no classes"),
-        (("train test extra", "happy sad", "1.mp4"), None, "splits, but extra beside them is none"),
-        (("train tets", "happy sad", "1.mp4"), None, "train are splits, but tets beside them"),
+        (("train test extra", "happy sad", "1.mp4"), None, "splits, but extra is not"),
+        (("train tets", "happy sad", "1.mp4"), None, "train are splits, but tets is not"),
         (("train tets", "happy sad", "1.mp4"), "split/class/clip", "the folder 'tets' is no split"),
         (("happy", "1.mp4"), None, "no two classes"),
-        (("P001 P002", "happy sad", "1.jpg"), None, "lie in the folders of classes .happy, sad."),
+        (("P001 P002", "happy sad", "1.jpg"), None, "class folders contain images .happy, sad."),
         (("faces_224 videos", "happy sad", "1.mp4"), None, "videos/sad/1.mp4: the same clip as fa"),
         (("happy sad", "face original", "1.mp4"), None, "sad/original/1.mp4: the same clip as sad"),
         (("happy sad", "1.mp4 1.avi"), None, "sad/1.mp4: the same clip as sad/1.avi"),
@@ -601,7 +601,7 @@ def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
     shutil.copy(tmp_path / "sad/bert/11.mp4", tmp_path / "sad/cleo/21.mp4")
     table = read_annotations("folder", tmp_path)
     assert {clip.subject for clip in table.clips} == {"anna", "dora", "emil"}
-    assert "2 files lie there under several people" in " ".join(table.notes)
+    assert "under several people" in " ".join(table.notes)
 
 
 def test_what_is_not_read_is_told(tmp_path):

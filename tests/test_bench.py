@@ -177,7 +177,7 @@ def test_arguments_out_of_range_are_refused(capsys, tmp_path):
     assert "folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["bench", "--help"])
-    assert "beside a floor" in capsys.readouterr().out
+    assert "--smoke" in capsys.readouterr().out
 
 
 def test_the_section_for_a_gpu_runs_where_there_is_none():

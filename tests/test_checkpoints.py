@@ -151,7 +151,7 @@ def test_another_number_of_classes_gets_a_fresh_head_alone(tmp_path):
     report = load_checkpoint(write(tmp_path / "a.pth", state), num_classes=11).report
     assert report.fresh[0].names == ("head.weight", "head.bias")
     assert report.ignored[0].names == ("head.weight", "head.bias")
-    assert "11 classes were asked for" in report.ignored[0].why
+    assert "num_classes=11" in report.ignored[0].why
     with pytest.raises(ValueError, match="no decoder"):
         load_checkpoint(tmp_path / "a.pth", as_="autoencoder")
 
@@ -366,7 +366,7 @@ def test_weights_that_are_not_finite_are_named(value, tmp_path):
         ({"model": {"a": 1}}, "a is int; parameters are floating-point tensors"),
         ({"a": torch.zeros(2, dtype=torch.int64)}, "a is torch.int64"),
         ({"conv1.weight": torch.zeros(3)}, "are none of these models"),
-        ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "a stands there twice"),
+        ({"module.a": torch.zeros(1), "a": torch.zeros(1)}, "a occurs twice"),
         ({"a": torch.zeros(1), "args": argparse.Namespace(num_frames="many")}, "its args"),
     ],
 )

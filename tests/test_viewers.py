@@ -254,7 +254,7 @@ def test_the_readout_tells_motion_statistics_order_and_baselines():
     model = build_autoencoder(config, TargetConfig("imagenet", motion=False))
     viewer = ReconstructionViewer(model, clip_of(config))
     assert viewer.scene["frames"] == 1 and len(viewer.scene["rows"]) == 5
-    assert "motion is no target" in " ".join(viewer.view.sentences)
+    assert "separate target" in " ".join(viewer.view.sentences)
     raw = control_of(viewer_of(), "statistics")
     assert raw["disabled"] and "none" in raw["note"]
     assert control_of(viewer_of(encoder="vit"), "token_order")["disabled"]

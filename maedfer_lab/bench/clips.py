@@ -75,7 +75,7 @@ def videos(bench: Bench) -> dict[str, Path]:
 
 
 def check_decoding(bench: Bench) -> None:
-    """Frames of ours and the plain way are the same, byte for byte; shards are coded anew."""
+    """Our frames equal those of plain code, byte for byte; shards are re-encoded."""
     folders, indices = videos(bench), [0, 3, 7, 19]
     for name in ("MP4", "JPEGs"):
         path = read_annotations("csv", folders[name]).clips[0].path

@@ -89,7 +89,7 @@ class Check(NamedTuple):
 
     @property
     def is_passed(self) -> bool:
-        """Whether it is below what is required (nan is not)."""
+        """Whether it is within the tolerance (nan is not)."""
         return self.tolerance is None or self.difference < self.tolerance
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Aim(NamedTuple):
 
     @property
     def is_reached(self) -> bool:
-        """Whether the measured value lies on the right side."""
+        """Whether the measured value meets the bound."""
         if self.sense == "at least":
             return self.value >= self.bound
         return self.value < self.bound if self.sense == "below" else self.value <= self.bound
@@ -253,7 +253,7 @@ class Bench:
         return torch.rand(shape, generator=generator).to(self.device)
 
     def check(self, name: str, difference: float, tolerance: float | None = TOLERANCE) -> None:
-        """Note a difference from the plain way; ValueError where it is too large, or nan."""
+        """Record a difference from plain code; ValueError if it is too large, or nan."""
         if tolerance is not None and not difference < tolerance:
             raise ValueError(
                 f"{name}: ours and the plain way differ by {difference:.3g} (allowed: "

@@ -224,7 +224,7 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
             f"{weights.name} has no classes; give num_classes, such as 7 for DFEW, for a head"
         )
     if classes > MAX_CLASSES or classes * config.width > MAX_MATRIX:
-        raise ValueError(f"{weights.name}: num_classes={classes:,} is out of all reason")
+        raise ValueError(f"{weights.name}: num_classes={classes:,} is unreasonably large")
     tokens = pick("tokens", "rep") if config.has_regions else "tokens"
     how = "names of the parameters" if weights.part == "classifier" else "as published"
     pooling = pick("pooling", own_pooling, how)
@@ -275,7 +275,7 @@ def _check_sizes(name: str, config: ModelConfig) -> Grid:
             and matrix <= MAX_MATRIX):  # fmt: skip
         raise ValueError(
             f"{name}: {grid.n:,} tokens of {cube:,} values, width={width}, depth={depth} and "
-            f"mlp_ratio={config.mlp_ratio:g} are out of all reason; at most {MAX_TOKENS:,} tokens "
+            f"mlp_ratio={config.mlp_ratio:g} are unreasonably large; at most {MAX_TOKENS:,} tokens "
             f"and a depth of {MAX_DEPTH} are loaded, and the largest known width is 1,408"
         )
     return grid
@@ -405,7 +405,7 @@ def _report(
     for name in (name for name in state if name not in taken_names):
         why = "a classifier has no decoder"
         if name.startswith("head."):
-            why = f"{settled.num_classes} classes were asked for"
+            why = f"num_classes={settled.num_classes} was requested"
         elif name.startswith(("norm.", "encoder.norm.")):
             why = "fc_norm after the pooling takes its place, as in official fine-tuning"
         reasons[why].append(name)
@@ -449,10 +449,10 @@ def _report(
     sources = defaultdict[str, list[str]](list)
     for setting, source in settled.told.items():
         sources[source].append(setting)
-    beside = f"; beside the weights: {', '.join(weights.beside)}" if weights.beside else ""
+    beside = f"; besides the weights: {', '.join(weights.beside)}" if weights.beside else ""
     rows += [
         what,
-        ("preset", preset_of(c) or "none (a shape of its own)"),
+        ("preset", preset_of(c) or "none (custom sizes)"),
         ("file", weights.file + beside),
         ("parameters", f"{total:,} in {len(state):,} state keys"),
         ("settings", "; ".join(f"{', '.join(names)}: {by}" for by, names in sources.items())),

@@ -271,7 +271,7 @@ def short(value: object) -> str:
 
 
 def integer(value: object) -> int:
-    """A whole number that a file names; ValueError where it is none, or out of all reason."""
+    """A whole number from a file; ValueError if it is none, or unreasonable."""
     value = value[0] if isinstance(value, list | tuple) and value else value
     try:
         number = int(value) if isinstance(value, int | float | str) else None

@@ -115,7 +115,7 @@ def read_file(path: Path) -> FileContent:
     if pointer := POINTER.match(start):
         held = f" of {int(pointer[1]):,} bytes" if pointer[1] else ""
         raise ValueError(
-            f"{path} is a Git LFS pointer, not the file{held} that it stands for; fetch that with "
+            f"{path} is a Git LFS pointer, not the file{held} itself; fetch that with "
             "`git lfs pull`, or download it from the repository's page"
         )
     if WEB_PAGE.match(start):
@@ -431,8 +431,8 @@ def open_weights(source: Path | str) -> Weights:
         return weights
     if not beside.is_file():
         raise FileNotFoundError(
-            f"{path} holds a model of maedfer_lab, whose clip and regions stand in a {CONFIG_FILE} "
-            f"beside it; there is none in {path.parent}; save_pretrained(model, folder) writes both"
+            f"{path} holds a model of maedfer_lab, which needs {CONFIG_FILE} (clip, regions), "
+            f"missing in {path.parent}; save_pretrained(model, folder) writes both"
         )
     config, told = _read_config(load(beside), str(beside))
     return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
@@ -609,7 +609,7 @@ def _strip(
         inside = [n.removeprefix("encoder.") for n in inside]
     twice = [n for n, count in Counter(inside).items() if count > 1]
     if twice:
-        raise ValueError(f"{name}: {twice[0]} stands there twice, under different prefixes")
+        raise ValueError(f"{name}: {twice[0]} occurs twice, under different prefixes")
     state = {short_name: x for n, short_name, x in zip(names, inside, values.values(), strict=True)
              if n not in outside}  # fmt: skip
     return state, outside, tuple(prefixes)

@@ -29,9 +29,9 @@ default_cfgs = generate_default_cfgs(
 
 
 class TimmClassifier(Classifier):
-    """`Classifier` with the habits of timm's models; parameters have the same names.
+    """`Classifier` with the interface of timm's models; parameters have the same names.
 
-    num_classes: 0 leaves the head out, so that pooled features come out.
+    num_classes: 0 omits the head and returns pooled features.
     global_pool: "avg", the mean of the tokens read, or "token", the first of them.
     tokens: which tokens those are: "rep", "tokens" or "all" (see `Classifier`).
     num_frames, img_size, region: of other clips than the published 16 x 160 x 160.
@@ -69,7 +69,7 @@ class TimmClassifier(Classifier):
     def forward_head(
         self, x: Float[Tensor, "b n d"], pre_logits: bool = False
     ) -> Float[Tensor, "b k"]:
-        """Logits of these tokens, or the pooled features that the last layer would read."""
+        """Logits of these tokens, or the pooled features before the last layer."""
         feature = self.head_drop(self.pool(x))
         return feature if pre_logits else self.head(feature)
 
@@ -82,7 +82,7 @@ class TimmClassifier(Classifier):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh last layer for other classes (0 for none), initialised as a new model's is."""
+        """A new last layer for other classes (0 for none), initialised as in a new model."""
         if global_pool is not None:
             choose("global_pool", global_pool, tuple(POOLING))
             self.global_pool, self.pooling = global_pool, POOLING[global_pool]
@@ -102,7 +102,7 @@ class TimmClassifier(Classifier):
         return {"stem": r"^encoder\.embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Not offered; an error says so."""
+        """Not supported; raises an error."""
         if enable:
             raise ValueError("set_grad_checkpointing: these models keep all activations; use False")
 

@@ -1,4 +1,4 @@
-"""Hand weights back: in the official layout, or as a folder that the Hugging Face hub knows."""
+"""Save weights in the official layout, or as a folder for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def checkpoint(
     decoder_heads: int | None = None, tokens: Tokens | None = None, pooling: Pooling | None = None,
     to_official: Path | None = None, to_folder: Path | None = None,
 ) -> str:  # fmt: skip
-    """Say what a checkpoint is and what of it is used; nothing in it is executed.
+    """Describe a checkpoint and how it is used; nothing in it is executed. Convert it on request.
 
     file: a .pth, .pt, .bin or .safetensors file, a run's folder, one of save_pretrained (ours or
         that of transformers), or demo, demo-expressions: the shipped weights.
-    num_classes: load a pre-trained encoder as a classifier with that many classes.
-    frames: of a clip, where the file does not say or another number is wanted.
+    num_classes: load a pre-trained encoder as a classifier with this many classes.
+    frames: of a clip, if the file does not say, or to override it.
     size_px: of a clip, likewise.
     region: local region in tokens (t h w), likewise.
     num_heads: of the encoder's attention, likewise (by default heads of 64 channels).
     decoder_heads: of the decoder's attention, likewise.
-    tokens: what a classifier reads: representative tokens, tokens, or all; likewise.
+    tokens: input of a classifier's head: representative tokens, tokens, or all; likewise.
     pooling: of these tokens, likewise.
     to_official: write the model here in the official layout (.pth).
     to_folder: write the model into this folder: model.safetensors, config.json, a model card.
@@ -62,8 +62,8 @@ def checkpoint(
 def save_official(model: Model, path: Path) -> None:
     """Write `model` as an official checkpoint: {"model": state dict, "args": dict}.
 
-    Names, shapes and order are the official ones, values bit for bit ours. `args` has official
-    constructor arguments and our configuration; official code reads "model" alone.
+    Names, shapes and order are the official ones, values are unchanged. `args` has official
+    constructor arguments and our configuration; official code reads only "model".
     """
     state = {name: x.cpu() for name, x in to_official(model).items()}
     arguments = {**arguments_of(model), PACKAGE: settings_of(model)}
@@ -74,8 +74,8 @@ def save_official(model: Model, path: Path) -> None:
 def write_folder(model: Model, folder: Path) -> Path:
     """Write model.safetensors, README.md (a model card) and config.json; return the folder.
 
-    config.json comes last: a folder that was not finished has none and is refused. Parameters that
-    several stages share are stored once.
+    config.json is written last: an incomplete folder has none and is refused. Parameters shared
+    by several stages are stored once.
     """
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
@@ -89,7 +89,7 @@ def write_folder(model: Model, folder: Path) -> Path:
 
 
 def settings_of(model: Model) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     if isinstance(model, MaskedAutoencoder):
         return {"model": asdict(model.config), "target": asdict(model.target)}
     return {"model": asdict(model.config), "num_classes": model.head.out_features,
@@ -118,7 +118,7 @@ library_name: maedfer-lab
 Preset: {preset_of(config) or "none"}.
 
 Input: clips (b, 3, {clip.replace(" x ", ", ")}) with pixels in [0, 1]; the model normalises them
-itself. Every setting stands in `config.json`.
+itself. All settings are in `config.json`.
 
 ```python
 import maedfer_lab as lab
@@ -126,7 +126,7 @@ import maedfer_lab as lab
 model = lab.from_pretrained("FOLDER")
 ```
 
-What the weights were trained on, and how well they do, is for whoever shares them to add here.
+If you share these weights, add here what they were trained on and how well they perform.
 """
 
 

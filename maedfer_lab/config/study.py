@@ -35,7 +35,7 @@ class StudyConfig:
         of those that are pre-trained longest.
     variants: names; the first is the reference. variant_seeds: how many of the seeds they get
         (`LONG` gets all).
-    seeds: each stands for another initialisation, other masks, and other people in every set.
+    seeds: each has its own initialisation, masks, and people in every set.
     """
 
     pretrain: PretrainConfig

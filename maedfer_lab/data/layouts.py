@@ -27,8 +27,8 @@ from maedfer_lab.data.labels import (
 )
 from maedfer_lab.data.lists import (
     Clip,
-    Found,
     ListFile,
+    Reading,
     Row,
     fold_of,
     read_rows,
@@ -139,7 +139,7 @@ def scan(root: Path) -> Tree:
 
 
 def people_of(
-    names: Sequence[str], root: Path, found: Found, folders: bool = True
+    names: Sequence[str], root: Path, found: Reading, folders: bool = True
 ) -> list[str | None]:
     """The person in each clip (None: unknown); `found.people_told`: MANIFEST.csv says it.
 
@@ -230,7 +230,7 @@ def _most(words: Sequence[str], fits: Callable[[str], object]) -> bool:
 
 
 def _listed_people(
-    names: Sequence[str], root: Path, manifests: Sequence[Path], found: Found
+    names: Sequence[str], root: Path, manifests: Sequence[Path], found: Reading
 ) -> list[str | None]:
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
     manifest, *others = manifests
@@ -310,7 +310,7 @@ def named_together(texts: Iterable[str], key: Callable[[str], Any]) -> list[tupl
 
 
 def fold_clips(
-    sides: Mapping[tuple[str, int], set[Path]], found: Found, where: Mapping[Path, str]
+    sides: Mapping[tuple[str, int], set[Path]], found: Reading, where: Mapping[Path, str]
 ) -> dict[Path, int]:
     """The fold that tests each clip, from the clips of each (part, fold); reports contradictions.
 
@@ -345,7 +345,7 @@ def fold_clips(
     return test_fold
 
 
-def _given(sides: Mapping[tuple[str, int], set[Path]], found: Found) -> None:
+def _given(sides: Mapping[tuple[str, int], set[Path]], found: Reading) -> None:
     """Note a given split; if it has no test part, people are to be split."""
     found.splits = not any(part in ("test", "val") for part, _ in sides)
     numbers = ", ".join(f"{part} {len(paths):,}" for (part, _), paths in sorted(sides.items()))
@@ -375,8 +375,8 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
         if others and sides[level] != {None}:
             raise ValueError(
                 f"the folders {', '.join(word for word in words[level] if side_of(word))} are "
-                f"splits, but {', '.join(others[:5])} beside them is none: rename it (train, val, "
-                "test), move it away, or type --layout class/clip"
+                f"splits, but {', '.join(others[:5])} is not: rename it (train, val, test), "
+                "move it away, or use --layout class/clip"
             )
         if len(words[level]) > 1 and (
             len(sides[level]) > 1 or None not in map(fold_of, words[level])
@@ -459,28 +459,28 @@ def layout_of(text: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def read_class_folders(tree: Tree, layout: str | None = None) -> Found:
+def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
     """ROOT/CLASS/...: classes are folders in alphabetical order, with splits and people around.
 
     Raises:
         ValueError: fewer than two classes, or an ambiguous layout (`guess_layout`).
     """
-    found = Found(splits=True)
+    found = Reading(splits=True)
     names = {tree.name(path): path for path in tree.videos if path != tree.root}
     try:
         below = [name for name in names if "/" in name]
         images = sorted({path.name for path, number in tree.videos.items() if number})
         if not layout and images and _most(images, is_expression):
             raise ValueError(
-                f"pictures lie in the folders of classes ({', '.join(images[:3])}); give each clip "
-                f"a folder of its own there, such as {images[0]}/clip1/1.jpg (stills are no clips)"
+                f"class folders contain images ({', '.join(images[:3])}); put the frames of each "
+                f"clip into a sub-folder, e.g. {images[0]}/clip1/1.jpg (stills are not clips)"
             )
         kinds = layout_of(layout) if layout else guess_layout(below or ["/"])
     except ValueError as error:
         raise ValueError(f"root={str(tree.root)!r}: {error}") from None
     depth = kinds.index("class") + 1
     for name in [name for name in names if name.count("/") < depth]:
-        what = "lies in no folder of a class (a clip of images needs a folder of its own there)"
+        what = "is in no class folder (a clip of images needs its own sub-folder there)"
         found.problem("file names", name, what)
         del names[name]
     rows = [name.split("/")[:-1] for name in names]
@@ -534,7 +534,7 @@ def _compare_with_names(
 
     pilot/happy/p1.mp4 and main/happy/p1.mp4 may show one person.
     """
-    named = people_of(list(names), tree.root, Found(), folders=False)
+    named = people_of(list(names), tree.root, Reading(), folders=False)
     by_folder, by_name = (sorted({who for who in some if who}) for some in (folders, named))
     is_sure = _most(by_folder, _PERSON.fullmatch) or not all(named)
     if not is_sure and len(set(zip(folders, named, strict=True))) > len(by_name):
@@ -546,7 +546,7 @@ def _compare_with_names(
 
 
 def _folder_folds(
-    texts: Sequence[str | None], paths: Sequence[Path], found: Found
+    texts: Sequence[str | None], paths: Sequence[Path], found: Reading
 ) -> dict[Path, int]:
     """The folds of clips in folders called train, val, test, or fold1, fold2, ..."""
     sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
@@ -565,7 +565,7 @@ def _folder_folds(
     return fold_clips(sides, found, {path: str(path) for path in paths})
 
 
-def _check_classes(labels: Iterable[str], where: object, found: Found) -> None:
+def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None:
     """Report spellings that would be two classes, or one; several in one; and what is no class."""
     words: dict[str, list[str]] = defaultdict(list)
     texts = sorted(set(labels))
@@ -593,9 +593,9 @@ def _check_classes(labels: Iterable[str], where: object, found: Found) -> None:
             found.notes.append(f"suspicious: the classes {a!r} and {b!r} are spelled almost alike")
 
 
-def read_unlabelled(tree: Tree) -> Found:
+def read_unlabelled(tree: Tree) -> Reading:
     """Any folder of videos for pre-training, such as VoxCeleb2's dev/mp4/id00012/.../00001.mp4."""
-    found = Found(("unlabelled",))
+    found = Reading(("unlabelled",))
     who = people_of([tree.name(path) for path in tree.videos], tree.root, found)
     for (path, frames), person in zip(tree.videos.items(), who, strict=True):
         found.clips.append(Clip(path, 0, 0, frames, "unlabelled folder", person))
@@ -613,14 +613,14 @@ _NAMED = {  # an example, and a pattern of who is seen and of the code of the cl
 }  # fmt: skip
 
 
-def read_named(tree: Tree, labels: Labels) -> Found:
+def read_named(tree: Tree, labels: Labels) -> Reading:
     """CREMA-D, RAVDESS and eNTERFACE05, whose paths name class and person (examples: `_NAMED`).
 
     RAVDESS: the official lists hold the silent speech videos (02-01-...); the same recordings with
     sound (01-01-...) replace missing silent ones. Songs and audio files are left out.
     eNTERFACE05: the folders are used, as in the official lists. Subject 6 is uncut and in none.
     """
-    found, skipped = Found(labels.classes), Counter()
+    found, skipped = Reading(labels.classes), Counter()
     silent = {path.stem[3:] for path in tree.videos if path.name.startswith("02-01-")}
     first: dict[tuple[str, int], Path] = {}
     for path, frames in tree.videos.items():
@@ -687,7 +687,7 @@ class Finder:
     sets, the clip whose last part (FERV39k: three) is the same without leading zeros.
     """
 
-    def __init__(self, tree: Tree, dataset: str, found: Found) -> None:
+    def __init__(self, tree: Tree, dataset: str, found: Reading) -> None:
         self._tree, self._is_own, self._found = tree, dataset == "csv", found
         self.parts = 3 if dataset == "ferv39k" else 1  # Action/Happy/0063
         self._spelled: list[dict[str, list[Path]]] = [defaultdict(list) for _ in _spellings("")]
@@ -726,12 +726,12 @@ class Finder:
         alike = [path for path in others if self._tail(tree.name(path)) in same]
         if "scenes" in taken and alike:
             raise ValueError(
-                f"root={str(tree.root)!r} holds clips twice: {taken}, and such as {alike[0]}, of "
-                "which the name does not say whether they are crops of faces; rename that folder "
+                f"root={str(tree.root)!r} has clips twice: {taken}, and others, e.g. {alike[0]}, "
+                "whose folder name does not say whether they are face crops; rename that folder "
                 "(faces, if so), or point root at the clips and lists at the lists"
             )
-        less = [f"{', '.join(rest)} lies there as well, which suits training less"] * bool(rest)
-        less += [f"not from such as {path.parent}" for path in alike[:1]]
+        less = [f"{', '.join(rest)} exists as well, which suits training less"] * bool(rest)
+        less += [f"not from e.g. {path.parent}" for path in alike[:1]]
         less = [*less, "point root at it to use it"] if less else []
         less = less or ["training expects crops of faces"] * ("scenes" in taken)
         if less:
@@ -786,13 +786,13 @@ def _spellings(name: str) -> tuple[str, str, str, str]:
     return name, _bare(name), plain, _bare(plain)
 
 
-def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], base: Path) -> Found:
+def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], base: Path) -> Reading:
     """Clips of train, val and test lists of all folds, or of your own table.
 
     A table's column of splits (train, val, test) or of folds is used; without one, fold 1 tests
     held-out people. Contradictions are problems.
     """
-    found = Found(labels.classes if labels else ())
+    found = Reading(labels.classes if labels else ())
     finder = Finder(tree, labels.name if labels else "csv", found)
     pairs: list[tuple[ListFile, Row]] = []
     native = set()  # the authors' own lists
@@ -848,7 +848,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     return found
 
 
-def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> list[Row]:
+def _checked(rows: list[Row], column: str | None, name: str, found: Reading) -> list[Row]:
     """Check that a table's column holds splits or folds, and note how it is used."""
     texts = {row.split for row in rows}
     if column is None:
@@ -865,7 +865,7 @@ def _checked(rows: list[Row], column: str | None, name: str, found: Found) -> li
     return rows
 
 
-def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, int] | None:
+def _meaning(row: Row, finder: Finder, found: Reading, start: int) -> tuple[Path, int] | None:
     """Clip and label of a row, whose labels count from `start`; problems are noted."""
     path = finder.find(row.path, row.where.rpartition(" line ")[0])
     label = label_number(row.label, found.classes, start)
@@ -883,7 +883,7 @@ def _meaning(row: Row, finder: Finder, found: Found, start: int) -> tuple[Path, 
     return (path, label) if isinstance(path, Path) and label is not None else None
 
 
-def class_names(labels: Iterable[str], found: Found) -> tuple[str, ...]:
+def class_names(labels: Iterable[str], found: Reading) -> tuple[str, ...]:
     """Classes of a list without a table, named as written: whole numbers by value."""
     texts = sorted({text for text in labels if text})
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]

@@ -73,7 +73,7 @@ class Clip:
 
 
 @dataclass
-class Found:
+class Reading:
     """Clips, problems, and choices made.
 
     splits: whether people are still to be split. people_told: whether a list names the people.
@@ -167,7 +167,7 @@ def find_lists(dataset: str, files: Iterable[Path], base: Path) -> list[ListFile
 
 def read_rows(
     path: Path,
-    found: Found,
+    found: Reading,
     name: str | None = None,
     knows: Callable[[str], bool] = lambda text: False,
     need: tuple[str, ...] = ("path", "label"),
@@ -196,7 +196,7 @@ def read_rows(
         text, bad = "", error.start
     if bad >= 0:
         line = data[:bad].count(b"\n") + 1
-        return wrong(line, "is not text in UTF-8; write the file anew in that encoding", "encoding")
+        return wrong(line, "is not UTF-8 text; save the file again in that encoding", "encoding")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     no_row = re.compile(r"\s*$|#|sep=.\s*$")  # the last as Excel writes it
     used = [i for i, line in enumerate(lines) if not no_row.match(line)]

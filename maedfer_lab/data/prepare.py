@@ -295,7 +295,7 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
             new, old = _finished(file, plan, strict=True), _finished(out / file.name, plan)
             if old and new and old.sha256 != new.sha256:
                 raise ValueError(
-                    f"{file.name} is prepared twice, and not alike: in {folder} and in {out}; "
+                    f"{file.name} was prepared twice and differs between {folder} and {out}; "
                     "delete one of them, with its .json"
                 )
             for path in (file, file.with_suffix(".json")) if not old else ():

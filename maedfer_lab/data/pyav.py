@@ -1,6 +1,6 @@
-"""Read a video file through PyAV (FFmpeg): any container and codec, and the judge of what is whole.
+"""Read a video file through PyAV (FFmpeg): any container and codec; the reference for intact files.
 
-What it decodes from front to back is what a frame *is*; short cuts lead to the same frame.
+Decoding from front to back defines the frames; seeking must give the same frames.
 """
 
 from __future__ import annotations

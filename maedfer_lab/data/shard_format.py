@@ -57,7 +57,7 @@ LEFT = re.compile(
     r"\.(?:(.+)-(\d+)\.part|part|[a-z0-9_]{8})"
 )
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # Path makes one slash of two
-AGAIN = "delete it and run the same `maedfer prepare` again: only what misses is written"
+AGAIN = "delete it and run the same `maedfer prepare` again: only missing parts are written"
 STALE_S = 600  # without a sign of life, after which another machine's half-written file goes
 GAP = 2**16  # bytes that are read along from a URL rather than to ask twice
 NUMBERS = {"label": "i4", "fold": "i4", "frames": "u4", "height": "u4", "width": "u4",
@@ -120,7 +120,7 @@ def decode_jpeg(data: bytes, out: UInt8[np.ndarray, "H W 3"]) -> None:
 
 
 def decode_plain_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
-    """RGB pixels of an ordinary JPEG, or None: then Pillow is to look, and to say what is wrong.
+    """RGB pixels of an ordinary JPEG, or None: then Pillow decodes it, or reports the error.
 
     Ordinary: whole, in the usual colours, not to be turned. Two thirds of Pillow's time.
     """
@@ -250,7 +250,7 @@ def shard_name(number: int) -> str:
 
 
 def read_shard(file: Path) -> Shard:
-    """Read what stands beside a tar and compare its size; ValueError names what is damaged."""
+    """Read the description of a tar and verify its size; ValueError names a damaged file."""
     try:
         beside = file.with_suffix(".json")
         shard = _shard(beside, read_bytes(beside))
@@ -275,7 +275,7 @@ def _shard(name: Path | str, text: bytes) -> Shard:
 class ShardWriter:
     """Write one shard beside its place; only ``finish`` puts it there.
 
-    The tar depends on what is added alone, byte for byte. A context: what is not finished goes.
+    The tar's bytes depend only on what is added. A context manager: unfinished files are deleted.
     """
 
     def __init__(self, file: Path, plan: str) -> None:
@@ -313,7 +313,7 @@ class ShardWriter:
         return start
 
     def finish(self) -> Shard:
-        """Close the tar, put it in its place, and write what stands beside it."""
+        """Close the tar, move it to its place, and write its description."""
         self._tar.close()
         self.shard.bytes = self._part.stat().st_size
         self.shard.sha256 = file_sha256(self._part)
@@ -328,7 +328,7 @@ class ShardWriter:
 
 
 class Index:
-    """The clips of a prepared set, as columns that lie in a file and not in this process.
+    """The clips of a prepared set, as memory-mapped columns of a file.
 
     `NUMBERS`, and per clip places in ``texts`` (name, person or "", source); ``crc`` of the name;
     ``first``: the clip with which each shard begins, and the number of all clips.
@@ -430,7 +430,7 @@ def pack_index(
             for name, values in found.items():
                 parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        what = f"what stands beside a shard of {folder} is damaged"
+        what = f"the description of a shard of {folder} is damaged"
         raise ValueError(f"{what} ({type(error).__name__}: {error}); {AGAIN}") from error
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     coded = [text_bytes(word, exact=True) for word in words]
@@ -449,7 +449,7 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
     """The index of a prepared folder or URL, once per process; made where there is none yet.
 
     known: the file of an index that another process has looked at, so that it is only mapped.
-    verify: makes it anew, from what stands beside the shards, and compares their checksums.
+    verify: rebuild it from the descriptions of the shards, and verify their checksums.
     Raises FileNotFoundError for an unfinished folder, ValueError naming damaged shards.
     """
     try:
@@ -581,7 +581,7 @@ class ShardReader(VideoReader):
 
     def __init__(self, path: Path) -> None:
         if (found := shard_and_name(path)) is None:
-            raise VideoError(path, "it does not lie in a shard such as shard-00000.tar")
+            raise VideoError(path, "it is not in a shard such as shard-00000.tar")
         self.path, (self._folder, shard, name) = path, found
         self._file = shard_name(shard)
         index = open_index(self._folder)

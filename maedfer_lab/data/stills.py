@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
-from maedfer_lab.data.lists import Clip, Found, Row, read_rows, side_of
+from maedfer_lab.data.lists import Clip, Reading, Row, read_rows, side_of
 from maedfer_lab.data.readers import PICTURES
 from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
@@ -84,10 +84,10 @@ def _archive(file: Path, process: int) -> zipfile.ZipFile:
 
 def listed(archive: Path) -> list[Row]:
     """The rows of the list beside a zip of stills that training may use."""
-    beside, found = archive.with_suffix(".csv"), Found()
+    beside, found = archive.with_suffix(".csv"), Reading()
     if archive.suffix != ".zip" or not archive.is_file() or not beside.is_file():
         raise ValueError(
-            f"stills={str(archive)!r} must be a zip file with a list beside it, such as people.zip "
+            f"stills={str(archive)!r} must be a zip file next to a list, such as people.zip "
             "and people.csv (columns file, identity)"
         )
     rows, _ = read_rows(beside, found, str(beside), need=("path",))

@@ -36,7 +36,7 @@ from maedfer_lab.data.layouts import (
     scan,
     told_by_names,
 )
-from maedfer_lab.data.lists import Clip, Found, ListFile, Problem, find_lists
+from maedfer_lab.data.lists import Clip, ListFile, Problem, Reading, find_lists
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoReader, natural_key
@@ -448,7 +448,7 @@ def _places(dataset: str, root: Place, lists: Place) -> tuple[Path, Path | None]
     return root.absolute(), lists
 
 
-def _table(dataset: str, tree: Tree, found: Found) -> tuple[Annotations, tuple[Problem, ...]]:
+def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple[Problem, ...]]:
     """Sort the clips, name the people, split them if no split is given, and check for leaks."""
     clips = sorted(found.clips, key=lambda clip: natural_key(Path(tree.name(clip.path))))
     is_own = dataset in ("folder", "csv")
@@ -493,7 +493,7 @@ def unknown_people(unknown: int, clips: int) -> list[str]:
     return [told + "MANIFEST.csv (columns file, identity) can name them"] * bool(unknown)
 
 
-def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annotations:
+def _joined(table: Annotations, copies: list[list[Clip]], found: Reading) -> Annotations:
     """One name for all people who share an identical file: no split separates them."""
     one: dict[str, str] = {}  # person -> the one they count as
     named, told = {clip.subject for clip in table.clips}, []
@@ -505,15 +505,15 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Found) -> Annot
             told.append(" = ".join(table.name(clip) for clip in group[:3]))
     if told:
         found.notes.append(
-            f"suspicious: {len(told):,} files lie there under several people, who are kept on one "
-            f"side, as one person: {'; '.join(told[:5])}" + "; ..." * (len(told) > 5)
+            f"suspicious: {len(told):,} files occur under several people, who are kept on one side "
+            f"as one person: {'; '.join(told[:5])}" + "; ..." * (len(told) > 5)
         )
     people = zip(table.clips, table.people(), strict=True)
     clips = (replace(clip, subject=one.get(who, clip.subject)) for clip, who in people)
     return replace(table, clips=tuple(clips))
 
 
-def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) -> list[Clip]:
+def _with_people(clips: list[Clip], tree: Tree, found: Reading, is_known: bool) -> list[Clip]:
     """The clips with their people, as far as MANIFEST.csv, names or folders say."""
     names = [tree.name(clip.path) for clip in clips]
     who = people_of(names, tree.root, found)
@@ -528,7 +528,7 @@ def _with_people(clips: list[Clip], tree: Tree, found: Found, is_known: bool) ->
     return [replace(clip, subject=person) for clip, person in zip(clips, who, strict=True)]
 
 
-def _spelled_alike(clips: list[Clip], found: Found) -> list[Clip]:
+def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     """One name for people who are spelled in two ways; two people in one name are a problem."""
     first: dict[tuple[str, ...], str] = {}
     where = {clip.subject or "": clip for clip in reversed(clips)}
@@ -555,7 +555,7 @@ def _spelled_alike(clips: list[Clip], found: Found) -> list[Clip]:
     return [replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips]
 
 
-def _with_copies(clips: list[Clip], tree: Tree, found: Found) -> list[Clip]:
+def _with_copies(clips: list[Clip], tree: Tree, found: Reading) -> list[Clip]:
     """The clips, altered copies of one whose person is not told kept with it."""
     names, who = [tree.name(clip.path) for clip in clips], [clip.subject for clip in clips]
     told = people_of_copies(names, who)

@@ -1,4 +1,4 @@
-"""From a video's frames to a training clip: which frames, which crop, what is changed and mixed.
+"""From a video's frames to a training clip: frames, crop, augmentation, mixing.
 
 Clips stay uint8 frames (T, H, W, 3) where they are read; on the device they become floats (c T H W)
 in [0, 1], a batch at a time. All that is random follows from a generator or a key such as
@@ -112,7 +112,7 @@ def multi_scale_box(
 def centre_square(height: int, width: int) -> Box:
     """Return the square of the full short side in which the face most likely is.
 
-    Centred; of a portrait a quarter of the surplus height is cut off above, since heads stand above
+    Centred; in a portrait a quarter of the surplus height is cut off above, since heads are above
     the middle of upright phone videos.
     """
     side = min(height, width)
@@ -318,7 +318,7 @@ def finish_clips(
 ) -> Float[Tensor, "b 3 T H W"]:
     """Clips of `augment_clip`, where they are, as floats in [0, 1], some of them erased in part.
 
-    keys: one for each clip; it decides what is erased, and with the kind of device the noise: one
+    keys: one for each clip; it determines the erased box, and with the device type the noise: one
     box for all frames, every pixel N(0, 1) in normalised units as published, but clipped to [0, 1].
     """
     clips = to_floats(frames)

@@ -75,12 +75,12 @@ class VideoError(ValueError):
 
 
 class VideoReader:
-    """Frames of one video by number; nothing is decoded that was not asked for or lies between.
+    """Frames of one video by number; decodes only the requested frames and those between.
 
     ``fps`` (of a variable rate the mean) is None where the source has no clock. ``height`` and
     ``width`` are those of the picture as it is seen, after the rotation that a phone asks for.
     ``times``: second at which each frame is shown, the first at 0, where the file tells.
-    ``remarks``: what is odd but read rightly, each of a few fixed wordings.
+    ``remarks``: oddities that are read correctly, in a few fixed wordings.
     ``damage``: which frames are known to be damaged or missing; None where none is known.
     ``is_framed``: the picture was cut out of the original's already, as prepared clips are.
     """

@@ -1,4 +1,4 @@
-"""Synthetic faces: an endless, labelled data set of short clips, drawn when asked for.
+"""Synthetic faces: an endless, labelled data set of short clips, drawn on demand.
 
 Every clip shows one invented person whose face goes from neutral to an expression (onset) or, in
 the same frames played backwards, from the expression to neutral (offset). So a clip carries two
@@ -82,7 +82,7 @@ class SyntheticFaces:
         return self.clip(index)
 
     def clip(self, index: SupportsIndex, direction: int | None = None) -> FaceClip:
-        """Draw clip `index` in its own direction, or in the one asked for (0 onset, 1 offset)."""
+        """Draw clip `index` in its own direction, or in a given one (0 onset, 1 offset)."""
         label, own_direction = self.labels(index)
         direction = own_direction if direction is None else direction
         if direction not in (0, 1):

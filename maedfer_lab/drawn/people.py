@@ -1,8 +1,8 @@
-"""Who is drawn, and how the face moves: invented people, action units, seven prototypes over time.
+"""Drawn people and their facial movement: action units, seven prototypes over time.
 
 Lengths are fractions of the frame's side; x runs right, y down, colours are RGB from 0 to 255.
 Action units are numbered as in the Facial Action Coding System (FACS, Ekman & Friesen 1978); each
-moves named *controls* of a face. Palettes, ranges and action units lie in tables.json.
+moves named *controls* of a face. Palettes, ranges and action units are in tables.json.
 """
 
 import json
@@ -27,7 +27,7 @@ _MASCULINE = ("short", "short", "parted", "parted", "bald")
 
 
 class Identity(SimpleNamespace):
-    """One person: all that "face" of tables.json names, drawn from the range that stands there.
+    """One person: all that "face" of tables.json names, drawn from the range given there.
 
     Widths named `half_` are measured from the mid-line of the thing named; `eye_distance` from the
     face's. brow_height, hairline: above the eyes. jaw_roundness: exponent of the lower outline, 1.8

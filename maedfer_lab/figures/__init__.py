@@ -39,7 +39,7 @@ def _check_known(*names: str) -> None:
 
 
 def show(name: str, data: dict[str, Any]) -> Page:
-    """The figure of a notebook's numbers, to look at: nothing is written."""
+    """The figure of a notebook's numbers; nothing is written."""
     _check_known(name)
     return FIGURES[name](data)
 
@@ -63,7 +63,7 @@ def draw_rows(
 
 
 def beside(*pages: Page) -> Any:
-    """Figures in a line where a notebook is wide enough for them."""
+    """Figures side by side if the notebook is wide enough."""
     from IPython.display import HTML
 
     files = [base64.b64encode(page._repr_png_()[0]).decode() for page in pages]
@@ -85,18 +85,18 @@ def draw_figures(
     names: tuple[str, ...] = (), /, folder: Path | None = None,
     formats: tuple[Format, ...] = ("png",),
 ) -> str:  # fmt: skip
-    """Draw figures again from their numbers.
+    """Redraw figures from their numbers.
 
-    names: such as 04_pretrain; all by default.
-    folder: where the NAME.json lie; the project's figures/ by default.
-    formats: png, svg or pdf, or several of them; written beside the numbers.
+    names: e.g. 04_pretrain; all by default.
+    folder: of the NAME.json files; the project's figures/ by default.
+    formats: png, svg or pdf, or several of them; written next to the numbers.
     """
     _check_known(*names)
     root = folder or figures_folder("quick")
     paths = [root / f"{name}.json" for name in names or sorted(FIGURES)]
     present = [path for path in paths if path.exists() or names]
     if not present:
-        raise FileNotFoundError(f"no figure's numbers lie in {root}; `make reproduce` makes them")
+        raise FileNotFoundError(f"no figure's numbers are in {root}; `make reproduce` makes them")
     for path in present:
         draw(path, formats)
     return "\n".join(str(path.with_suffix(f".{kind}")) for path in present for kind in formats)

@@ -1,4 +1,4 @@
-"""Figure of `maedfer bench`: floor, ours and the plain way, for every piece of work."""
+"""Figure of `maedfer bench`: floor, ours and plain code, for every piece of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of notebooks 06 and 07: where LGI-Former looks, and what it costs."""
+"""Figures of notebooks 06 and 07: LGI-Former's attention and cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = 4
 
 @drawing("06_attention")
 def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 06: one cube of a clip, and what it looks at in each stage and in all.
+    """Notebook 06: one cube of a clip, and its attention in each stage and over all.
 
     At most four steps of the token grid are shown, evenly spaced, the cube's own among them.
     """
@@ -81,7 +81,7 @@ def draw_weights(axis: Axes, pixels: np.ndarray, values: np.ndarray, norm: Power
 
 @drawing("06_locality", 9.5, 4.4)
 def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 06: entropy by layer and stage, and the reach of the rollout beside a ViT's."""
+    """Notebook 06: entropy by layer and stage, and the rollout compared with a ViT."""
     left, right = figure.subplots(1, 2)
     for name, line in (("pre-trained", "-"), ("untrained", ":")):
         rows = data["statistics"][name]
@@ -268,7 +268,7 @@ def _regions(axis: Axes, data: dict[str, Any]) -> None:
 
 @drawing("07_complexity", 9.5, 10.8)
 def draw_complexity(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 07: theory, counts, clock and memory against the number of tokens."""
+    """Notebook 07: theory, counts, time and memory against the number of tokens."""
     axes = figure.subplots(3, 2)
     rows, growth = data["rows"], data["growth"]
     _curves(axes[0, 0], data, "attention", 1e-9)
@@ -348,7 +348,7 @@ def _log_tokens(axis: Axes, tokens: list[int]) -> None:
 
 
 def _share(axis: Axes, rows: list[dict[str, Any]]) -> None:
-    """LGI's attention as a share of ViT's: the paper's formula, the counter, the clock."""
+    """LGI's attention as a share of ViT's: the paper's formula, counted, measured."""
     _marks(axis, rows, [row["share"]["time"] for row in rows], ZERO, "--",
            "time of attention alone")  # fmt: skip
     _marks(axis, rows, [row["share"]["counted"] for row in rows], MODEL, "", "counted")
@@ -371,7 +371,7 @@ def _cross(axis: Axes, tokens: float | None) -> None:
 
 
 def _cheapest(axis: Axes, growth: list[dict[str, Any]]) -> None:
-    """Tokens of the cheapest region, against what the formulas say is best."""
+    """Tokens of the cheapest region, against the optimum by formula."""
     tokens = [row["tokens"] for row in growth]
     for cost, label, colour, ideal in (
         ("all", "all of the block: √(K + 9C)", MODEL, lambda k: math.sqrt(k + 9 * 512)),

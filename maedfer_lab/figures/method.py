@@ -74,7 +74,7 @@ def _mark_regions(axis: Axes, step: int, windows: tuple[int, int]) -> None:
 
 @drawing("02_masking", 9.5, 8.6)
 def draw_masking(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 02: three kinds of masks, how unequal tube masks are, what the order costs."""
+    """Notebook 02: three kinds of masks, unequal tube masks, and misplaced tokens."""
     top, bottom = style.stack(figure, 5.2, 3.2)
     style.picture_rows(top, data["rows"], data["columns"])
     left, right = bottom.subplots(1, 2)
@@ -103,7 +103,7 @@ def draw_masking(figure: Figure, data: dict[str, Any]) -> str:
 
 @drawing("03_lgi_former", 9.5, 6.9)
 def draw_lgi_former(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 03: attention of the three stages, and what attention costs."""
+    """Notebook 03: attention of the three stages, and its cost."""
     top, bottom = style.stack(figure, 3.6, 3.0)
     panels = {  # title, axes
         "local": ("1 local: inside a region\n(first row and column: representative)",
@@ -149,10 +149,10 @@ def loss_curve(
     figure: FigureBase, log: list[dict[str, float]], baselines: dict[str, dict[str, float]],
     published: dict[str, list[float]] | None = None, parts: Sequence[dict[str, Any]] = (),
 ) -> None:  # fmt: skip
-    """Appearance and motion loss over steps, beside what needs no model.
+    """Appearance and motion loss over steps, with model-free baselines.
 
     published: step and loss of a published run; a third panel then shows the run's loss over it.
-    parts: "first" step and "baselines" of each part of a training whose clips changed on the way.
+    parts: "first" step and "baselines" of each part of a training with different clips.
     """
     parts = parts or [{"first": 0, "baselines": baselines}]
     axes = figure.subplots(1, 2 if published is None else 3)
@@ -221,7 +221,7 @@ def draw_weights(figure: Figure, data: dict[str, Any]) -> str:
 
 @drawing("05_reconstruction", 9.5, 11.2)
 def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 05: held-out clips, hidden and put back, and their losses."""
+    """Notebook 05: held-out clips, masked and reconstructed, and their losses."""
     top, bottom = style.stack(figure, 8.0, 2.4)
     style.picture_rows(top, data["rows"], data["columns"])
     for axis, kind in zip(bottom.subplots(1, 2), ("appearance", "motion"), strict=True):
@@ -240,9 +240,9 @@ def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
 
 
 class LiveCurve:
-    """A loss curve that redraws itself in a notebook cell; pass it as `on_log` to `pretrain`.
+    """A live loss curve in a notebook cell; pass it as `on_log` to `pretrain`.
 
-    published: step and loss of a published run to draw beside (`paper.figure_data` has them).
+    published: step and loss of a published run for comparison (`paper.figure_data` has them).
     """
 
     def __init__(self, every: int = 5, published: dict[str, list[float]] | None = None) -> None:

@@ -31,7 +31,7 @@ CHANCE = {"expression": 100 / 7, "direction": 50.0}
 
 @drawing("08_finetune", 10.5, 11)
 def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
-    """UAR against labels, fine-tuned and probed; and what is confused."""
+    """UAR against labels, fine-tuned and probed; and confusion matrices."""
     top, middle, bottom = style.stack(figure, 3.6, 3.6, 3.4)
     probes = ("linear probe", "attentive probe", "kNN")
     for part, ways, what in ((top, ("fine-tuned",), "all parameters trained"),
@@ -286,7 +286,7 @@ RUNS = {  # by whom -> colour, shape, words
 
 @drawing("09_folds", WIDTH, 6.8, quoted=True)
 def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
-    """UAR and WAR fold by fold, with intervals, and what others got."""
+    """UAR and WAR per fold, with intervals, and independent reproductions."""
     folds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in sorted(data["rows"], key=lambda row: (row["dataset"], row["fold"] == "mean",
                                                      row["fold"])):  # fmt: skip
@@ -389,7 +389,7 @@ def draw_ledger(figure: Figure, data: dict[str, Any]) -> str:
 
 
 def short(statement: str) -> str:
-    """The part of a claim's statement that names data set, method and score."""
+    """Data set, method and score in a claim's statement."""
     subject, _, rest = statement.partition(": ")
     subject = subject.replace("(Kinetics-400)", "(K.)")
     return f"{subject}: {rest.split()[0]}" + (", elsewhere" if "printed elsewhere" in rest else "")

@@ -97,7 +97,7 @@ def stack(figure: Figure, *heights: float) -> list[SubFigure]:
 
 
 def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> None:
-    """Write what is seen under a figure, and where its numbers come from."""
+    """Write a caption under a figure, with the provenance of its numbers."""
     source = (data or {}).get("provenance")
     if source:
         small = source["profile"] != "full" and "seconds" in source  # something was trained
@@ -117,7 +117,7 @@ def caption(figure: Figure, text: str, data: dict[str, Any] | None = None) -> No
 
 
 def footer(sizes: Mapping[str, int]) -> str:
-    """What stands under every picture that leaves this package: by whom, with which models.
+    """The footer of every exported picture: package and models.
 
     sizes: parameters of each model by its name; empty where there is none.
     """

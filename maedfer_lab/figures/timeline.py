@@ -1,4 +1,4 @@
-"""A face of one's own: what came back of it, and its expressions over time."""
+"""Your own face: its reconstruction, and its expressions over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = 4  # classes drawn in colour; the others are grey
 
 @drawing("11_your_own_face")
 def draw_own_face(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 11: one person, found, hidden and put back."""
+    """Notebook 11: one person, found, masked and reconstructed."""
     figure.set_size_inches(1.8 + 1.6 * len(data["columns"]), 10.4)
     picture_rows(figure, data["rows"], data["columns"])
     losses = data["losses"]
@@ -37,7 +37,7 @@ def draw_own_face(figure: Figure, data: dict[str, Any]) -> str:
 
 @drawing("11_framings", 9.5, 3.4)
 def draw_framings(figure: Figure, data: dict[str, Any]) -> str:
-    """Notebook 11: the squares that different data sets lay around a face."""
+    """Notebook 11: the squares of different data sets around a face."""
     picture_rows(figure, data["rows"], data["columns"])
     return (
         "Squares around one drawn face and the crops they give. wide: 1.7 times the face's box, "

@@ -98,7 +98,7 @@ def known_model(
     checkpoint: Path | str | KnownModel | None = None, *, default: str = "demo",
     labels: str | None = None,
 ) -> KnownModel:  # fmt: skip
-    """Load a checkpoint with what is known of it.
+    """Load a checkpoint with its metadata.
 
     checkpoint: whatever `load_checkpoint` takes; without one, the shipped weights `default`; a
         `KnownModel` is returned unchanged.

@@ -295,7 +295,7 @@ def totals(claims: Sequence[Claim]) -> dict[str, int]:
 
 
 def results_folder() -> Path | None:
-    """Where evaluations are looked for: results/ of the project, None if there is none."""
+    """The folder of evaluations: results/ of the project, None if there is none."""
     folder = output_folder() / "results"
     return folder if folder.is_dir() else None
 

@@ -258,7 +258,7 @@ def loss_curves(rows: Rows) -> dict[str, list[list[float]]]:
 
 
 def source(rows: Rows, profile: str) -> dict[str, Any]:
-    """Where the rows of a study of one's own come from."""
+    """Provenance of the rows of your own study."""
     seeds = sorted({row["seed"] for row in rows})
     seconds = sum(row.get("seconds", 0) for row in rows)
     return provenance(profile=profile, seed=", ".join(map(str, seeds)), device="cpu",

@@ -210,5 +210,5 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
 
 @cache
 def paper() -> Paper:
-    """The paper as it lies in this package."""
+    """The paper's tables in this package."""
     return read_paper()

@@ -285,7 +285,7 @@ def moved(batch: Any, device: torch.device) -> Any:
 def one_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     """The batches on the device, each copied beside the step before it (on CUDA: its own stream).
 
-    On a CPU they are read when they are asked for, one by one.
+    On a CPU they are read on demand, one by one.
     """
     if device.type != "cuda":
         copies = (moved(batch, device) for batch in batches)
@@ -320,7 +320,7 @@ def forked_random(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def rehearsed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Steps that are no part of a training: random state and a BatchNorm's means are put back."""
+    """Steps outside of training: random state and a BatchNorm's means are restored."""
     kept = [buffer.clone() for buffer in model.buffers()]
     try:
         with forked_random(device):

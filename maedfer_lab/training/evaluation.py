@@ -425,7 +425,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The evaluations of the verb, what is said of them, and the files that hold them."""
+    """The evaluations of the verb, their text, and the files written."""
 
     folds: list[Evaluation] = field(default_factory=list)
     said: list[str] = field(default_factory=list)

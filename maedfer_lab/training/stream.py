@@ -37,7 +37,7 @@ from maedfer_lab.data.drawn_table import MARGIN, DrawnFaces
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import Squares, check_videos, clips_of, folder_table, vary_clip
 from maedfer_lab.data.layouts import people_of, people_of_copies
-from maedfer_lab.data.lists import Found
+from maedfer_lab.data.lists import Reading
 from maedfer_lab.data.prepare import begin_worker
 from maedfer_lab.data.readers import content_digest, open_video
 from maedfer_lab.data.shard_format import is_prepared
@@ -426,7 +426,7 @@ def listed_videos(path: Path) -> Annotations:
     if not places[0].exists():
         raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
                                 "paths relative to the list's folder")  # fmt: skip
-    found = Found()
+    found = Reading()
     told = [place.as_posix() for place in places]
     people = people_of_copies(told, people_of(told, path.parent, found, folders=False))
     if found.problems:
@@ -580,7 +580,7 @@ def unreadable(table: Annotations, workers: int) -> dict[int, str]:
 # --- worker processes: no hang, and an error that names the clip ---
 
 
-class _Told(Dataset):
+class _Reporting(Dataset):
     """Items with the clips that were replaced in reading them; notes who reads which item."""
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
@@ -658,7 +658,7 @@ def read_batches(
     ValueError and OSError as raised in reading an item.
     """
     check_workers(workers)
-    told = _Told(dataset, workers)
+    told = _Reporting(dataset, workers)
     options: dict[str, Any] = {}
     if workers and pin_memory:  # so each batch is copied before the next is asked for
         first = next(batches := iter(batches), [])

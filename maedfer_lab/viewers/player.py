@@ -202,7 +202,7 @@ def control(
 ) -> dict[str, Any]:  # fmt: skip
     """A control of setting `name`: a "select", "steps", "buttons" or a "number".
 
-    options: value -> what is read. more: for player.js.
+    options: value -> label. more: for player.js.
     """
     options = options or {}
     return {

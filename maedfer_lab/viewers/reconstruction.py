@@ -334,6 +334,6 @@ def describe_losses(losses: Mapping[str, Mapping[str, float]], has_motion: bool)
             said += f"; beats {beaten} of {len(BASELINES)} baselines" * (beaten > 0)
         sentences.append(f"{kind.capitalize()}: {said}.")
     if not has_motion:
-        own = "This model predicts the pixels of all frames; motion is no target of its own."
+        own = "This model predicts the pixels of all frames; motion is not a separate target."
         sentences.append(own)
     return sentences
