@@ -33,6 +33,7 @@ from maedfer_lab.training.optim import device_name, has_bf16, mixed_precision
 
 EXACT, HALF = 1e-5, 0.03  # of the largest value: float32, and bf16 beside float32
 STEPS, KILLED_AT = 16, 9  # of the run that is killed
+SCALE = 2.0**28  # of a loss in fp16: of 16 steps about 7 overflow, each halves it
 
 # Runs of their own process, in folders; they may be killed before a step.
 RUN = f"""
@@ -52,7 +53,7 @@ if device == "cpu":
 torch.use_deterministic_algorithms(exact == "exact")
 if precision == "fp16":  # a scale at which gradients overflow at once
     scaler = torch.amp.GradScaler
-    torch.amp.GradScaler = lambda *a, **k: scaler(*a, init_scale=2.0**40, **k)
+    torch.amp.GradScaler = lambda *a, **k: scaler(*a, init_scale={SCALE}, **k)
 prepare = module.PretrainTask.prepare
 def killed(task, batch, step, places):
     if step == int(kill):
