@@ -12,12 +12,13 @@ from maedfer_lab import cli
 from maedfer_lab.bench import model
 from maedfer_lab.bench.bench import bench_command
 from maedfer_lab.bench.floor import Products, products_of, replay
-from maedfer_lab.bench.gpu_check import gpu_check
+from maedfer_lab.bench.gpu_check import SCALE, STEPS, gpu_check
 from maedfer_lab.bench.measuring import SIDES, Bench, Check, aims_of, make_row, median
-from maedfer_lab.config import EncoderKind, TargetConfig
+from maedfer_lab.config import EncoderKind, TargetConfig, tiny
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.figures import draw
 from maedfer_lab.method.models import build_autoencoder, model_mask
+from maedfer_lab.training.pretrain import PretrainTask
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -198,3 +199,12 @@ def test_a_device_is_compared_with_the_cpu():
     told, status = gpu_check("cpu", smoke=True)
     assert status == 0, told
     assert "lgi: gradients, float32" in told and "a run killed by SIGKILL and resumed" in told
+
+
+def test_a_loss_in_fp16_overflows_in_some_of_the_checked_steps():
+    task = PretrainTask(tiny())
+    frames = torch.stack([task.stream[place] for place in range(4)])
+    task.loss(task.model, task.prepare(frames, 0, range(4)))["loss"].backward()
+    largest = max(float(p.grad.abs().max()) for p in task.model.parameters() if p.grad is not None)
+    halvings = math.log2(SCALE * largest / torch.finfo(torch.float16).max)
+    assert 3 < halvings < STEPS - 3
