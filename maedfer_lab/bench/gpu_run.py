@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import tyro
@@ -69,15 +70,12 @@ def _run(log: Path, arguments: list[str], most_s: float, stop: int, wanted: int 
     with log.open("w") as file:
         command = [sys.executable, "-m", *arguments]
         process = subprocess.Popen(command, stdout=file, stderr=file)
-        try:
-            status = process.wait(most_s)
-        except subprocess.TimeoutExpired:
-            process.send_signal(stop)
-            try:
-                status = process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                status = process.wait()
+        for seconds, number in ((most_s, stop), (STOP_S, signal.SIGKILL)):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
+            process.send_signal(number)
+        status = process.wait()
     told = "ended" if status == wanted else f"NO end, status {status}"
     told += ", NOT all of it" * ("FAILED" in log.read_text(errors="replace"))
     return f"{log.stem}: {told}, {time.monotonic() - began:.0f} s"
