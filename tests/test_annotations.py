@@ -567,8 +567,8 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
     [
         (["path,label,is_test", "a.mp4,x,0", "b.mp4,y,1"], "column is_test of mine.csv"),
         (["path,label,start,end", "a.mp4,x,-3,1e3", "b.mp4,y,1,2"], "column start, end of mine"),
-        (["path,label", "a.mp4,surprise", "b.mp4,suprise"], "spelled almost alike"),
-        (["path,label", "a.mp4,happy", "b.mp4,unknown"], "'unknown' is trained like any class"),
+        (["path,label", "a.mp4,surprise", "b.mp4,suprise"], "almost the same name"),
+        (["path,label", "a.mp4,happy", "b.mp4,unknown"], "'unknown' is trained as a class"),
         (["path,label,who", "a.mp4,x,ann_1", "b.mp4,y,ann_2", "c.mp4,x,bob_1", "d.mp4,y,bob_2"],
          "'ann_1' and 'ann_2' count as two people"),
         (["path,label,who", "a.mp4,x,01", "b.mp4,y,01_f", "c.mp4,x,02", "d.mp4,y,02_m"],

@@ -411,7 +411,7 @@ def _report(
         reasons[why].append(name)
     ignored = tuple(group(why, names) for why, names in reasons.items())
     if outside := weights.outside:
-        beside = "beside the model in a larger module"
+        beside = "outside of the model, in a larger module"
         ignored += (Group(beside, tuple(outside), sum(outside.values())),)
     why = "not in the file"
     if weights.part == "classifier":

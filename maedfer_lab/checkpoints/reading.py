@@ -105,7 +105,7 @@ def read_file(path: Path) -> FileContent:
         what = "is not a file" if path.exists() else "does not exist"
         raise FileNotFoundError(
             f"{path} {what}; give a checkpoint such as checkpoint.pth, a run's folder, or "
-            f"{' or '.join(NAMES)}; what lies on the net is to be downloaded first"
+            f"{' or '.join(NAMES)}; download files from the web first"
         )
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -170,7 +170,7 @@ def _check_zip(path: Path, num_bytes: int) -> None:
     if not any(name.endswith("/data.pkl") for name in names):
         raise ValueError(
             f"{path} is a zip file but no PyTorch checkpoint (no data.pkl; it holds "
-            f"{', '.join(names[:3]) or 'nothing'}); unpack it, if the checkpoint lies in it"
+            f"{', '.join(names[:3]) or 'nothing'}); unpack it if it contains the checkpoint"
         )
     declared = sum(member.file_size for member in members)
     if declared > num_bytes or any(m.compress_type != zipfile.ZIP_STORED for m in members):
@@ -414,7 +414,7 @@ def open_weights(source: Path | str) -> Weights:
     path, unread = locate(source), ""
     if path.is_dir():
         path, *others = _files_in(path)
-        unread = "".join(f"; {other.name} beside it was not read" for other in others)
+        unread = "".join(f"; {other.name} in the same folder was not read" for other in others)
     if path.suffix == ".safetensors" and path.is_file():
         _check_digest(path)
     beside = path.with_name(CONFIG_FILE)
@@ -456,11 +456,11 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _read_shards(index: Path) -> FileContent:
-    """The tensors of all files that an index names, which lie beside it."""
+    """The tensors of all files that an index names, in its folder."""
     with reading(index):
         names = sorted(set(load(index)["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
-            raise ValueError(f"weight_map names {names[:SHOWN]}, which are no files beside it")
+            raise ValueError(f"weight_map names {names[:SHOWN]}, which are not files in its folder")
         parts = [read_file(index.with_name(name)) for name in names]
         content = {key: x for part in parts for key, x in part.content.items()}
     return FileContent(

@@ -253,7 +253,7 @@ def _of_classes(table: Annotations) -> Iterator[Finding]:
         return [table.classes[i] for i, number in enumerate(table.counts(clips)) if not number]
 
     if len(table.classes) < 2:
-        told = f"one class ({', '.join(table.classes)}) and nothing to tell apart"
+        told = f"one class ({', '.join(table.classes)}) and nothing to classify"
         yield Finding("error", "classes", told)
     if not table.num_folds:
         yield Finding("warning", "folds", "no clip is tested, so no score can be computed")

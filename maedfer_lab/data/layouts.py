@@ -235,7 +235,9 @@ def _listed_people(
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
     manifest, *others = manifests
     if others:
-        found.problem("people", manifest, f"lies there beside {others[0].name}; keep one of them")
+        found.problem(
+            "people", manifest, f"is a second list besides {others[0].name}; keep one of them"
+        )
     finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv", found)
     before = len(found.problems)
     rows, roles = read_rows(manifest, found, need=("path", "subject"))
@@ -579,18 +581,16 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
             what = f"{' and '.join(map(repr, spelled))} are spellings of one class; choose one"
             found.problem("spelling", where, what)
     for text, part, _ in named_together(texts, plain_word):
-        what = f"{text!r} names several classes, of which {part!r} stands elsewhere too: choose "
+        what = f"{text!r} names several classes, of which {part!r} also occurs alone: choose "
         found.problem("two labels", where, what + "one for each clip, or leave it out")
     if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
-        told = (
-            f"suspicious: {odd[0]!r} is trained like any class; leave its clips out if it is none"
-        )
+        told = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
         found.notes.append(told)
     letters = [text for text in texts if len(text) > 4 and text.isalpha()]
     for a, b in combinations(letters, 2) if len(letters) < 100 else ():
         alike = b.startswith(a) or SequenceMatcher(None, a, b).ratio() > 0.85
         if alike and plain_word(a) != plain_word(b):
-            found.notes.append(f"suspicious: the classes {a!r} and {b!r} are spelled almost alike")
+            found.notes.append(f"suspicious: the classes {a!r} and {b!r} have almost the same name")
 
 
 def read_unlabelled(tree: Tree) -> Reading:

@@ -469,7 +469,7 @@ def labelled_data(
     table = labelled_table(config) if table is None else table
     if len(table.classes) < 2:
         raise ValueError(
-            f"{table.root} has one class ({', '.join(table.classes)}) and nothing to tell apart; "
+            f"{table.root} has one class ({', '.join(table.classes)}) and nothing to classify; "
             "give clips of two classes or more"
         )
     table.warn()
