@@ -34,13 +34,13 @@ def checkpoint(
     file: a .pth, .pt, .bin or .safetensors file, a run's folder, one of save_pretrained (ours or
         that of transformers), or demo, demo-expressions: the shipped weights.
     num_classes: load a pre-trained encoder as a classifier with this many classes.
-    frames: of a clip, if the file does not say, or to override it.
-    size_px: of a clip, likewise.
-    region: local region in tokens (t h w), likewise.
-    num_heads: of the encoder's attention, likewise (by default heads of 64 channels).
-    decoder_heads: of the decoder's attention, likewise.
-    tokens: input of a classifier's head: representative tokens, tokens, or all; likewise.
-    pooling: of these tokens, likewise.
+    frames: frames of a clip; this and the next six add to the file's settings or override them.
+    size_px: side of a clip in pixels.
+    region: local region in tokens (t h w).
+    num_heads: heads of the encoder's attention (by default of 64 channels each).
+    decoder_heads: heads of the decoder's attention.
+    tokens: input of a classifier's head: rep (representative tokens), tokens, or all.
+    pooling: pooling of these tokens.
     to_official: write the model here in the official layout (.pth).
     to_folder: write the model into this folder: model.safetensors, config.json, a model card.
     """

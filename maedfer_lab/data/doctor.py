@@ -149,7 +149,7 @@ def doctor(
     lists: folder of the annotation lists, or a CSV, if they are not below root.
     layout: meaning of the folder levels if ambiguous, e.g. class/person/clip.
     quick: open a sample of 400 clips instead of all, and decode only the first frame of an MP4.
-    seed: of the sample.
+    seed: random seed of the sample.
     out: also write the report there, as .html with a picture of one clip per class.
     progress: show a progress bar.
     """

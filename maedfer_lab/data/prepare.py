@@ -135,7 +135,7 @@ def prepare_command(
     framing: face crops a square around the face, one for each video; whole stretches the picture to
         a square, as the official fine-tuning does. By default whole for dfew, ferv39k and mafw,
         which ship cropped faces, face for the rest.
-    quality: of the JPEGs, 1 to 100.
+    quality: JPEG quality, 1 to 100.
     store: jpeg, or raw: uncompressed pixels, ten times the disk space and faster to read.
     workers: processes; by default one for each core; 0 uses only this one.
     part: e.g. 3/16 for the third of sixteen machines; --join combines what they wrote.

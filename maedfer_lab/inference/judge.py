@@ -106,7 +106,7 @@ def judge(
     mask_ratios: shares of hidden tokens; 0.9 by default. The nearest share is used that hides
         equally many cubes of every region.
     held_out: use only the people that a pre-training with this share and seed holds out.
-    seed: of that split.
+    seed: random seed of that split.
     stride: frames of the video per frame of a clip; by default as in the model's training.
     picture: a PNG with the first clips, at the last of mask_ratios.
     """

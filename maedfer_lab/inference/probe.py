@@ -109,9 +109,9 @@ def probe(
     face: largest, longest, left, right, or the number of a face track.
     framing: wide, voxceleb2, official, or whole for videos that are face crops already.
     stride: frames of the video per frame of a clip; by default as in the model's training.
-    permutations: of the labels, within people who show several classes and between people who
-        show one, each with all probes refitted. 100 can give p = 0.01 at best.
-    seed: of the permutations.
+    permutations: number of label permutations, within people who show several classes and between
+        people who show one; all probes are refitted. 100 can give p = 0.01 at best.
+    seed: random seed of the permutations.
     """
     if permutations < 1:
         raise ValueError(f"permutations={permutations} must be at least 1; use 100")

@@ -215,9 +215,9 @@ def estimate_command(
 
     config: a preset (base, demo, tiny), or the config.json of a run.
     size: width, depth and heads, instead of the configuration's; base is the paper's model.
-    steps: timed for each batch size.
+    steps: number of timed steps for each batch size.
     seconds: larger batch sizes are tried if they would finish in this time.
-    batch_size: instead of the configuration's.
+    batch_size: global batch size, instead of the configuration's.
     checkpointing: activation checkpointing.
     """
     if config in PRESETS:

@@ -309,14 +309,14 @@ def finetune_command(
     mode: finetune; scratch (random initialisation); linear (fc_norm and head on a frozen encoder).
     preset: base is the published recipe, demo takes minutes on a CPU.
     size: width, depth and heads with random initialisation, instead of the preset's.
-    epochs: instead of the preset's.
+    epochs: number of epochs, instead of the preset's.
     batch_size: global batch size (all processes), instead of the preset's.
     accumulate: number of parts for gradient accumulation, to save memory.
     holdout: share of the training clips held out for validation; by default the test fold is used.
     framing: whole stretches the picture to a square, face crops around the face. By default face
         for folder and csv, whole for the rest.
     skip_broken: check every clip before the start and leave out unreadable ones.
-    seed: of weights and clips.
+    seed: random seed of weights and clips.
     workers: processes that read clips.
     tensorboard: also write the log for TensorBoard.
     compile: auto is graph on one GPU, block on several, no on a CPU, as in pre-training.

@@ -316,7 +316,7 @@ def pretrain_command(
     stop_after: stop after this many steps of the schedule.
     batch_size: global batch size (all processes), instead of the preset's.
     accumulate: number of parts for gradient accumulation, to save memory.
-    seed: of weights, masks and clips.
+    seed: random seed of weights, masks and clips.
     on_broken: skip replaces and lists unreadable clips, stop ends the run at the first.
     workers: processes that prepare clips.
     tensorboard: also write the log for TensorBoard.
