@@ -338,10 +338,10 @@ def trace_back(
         raise ValueError(f"residual={residual} must lie in [0, 1); rollout uses 0.5")
     for layer in sorted(maps.layers if layers is None else layers, reverse=True):
         for stage in reversed(maps.stages):
-            matrix = maps.matrix(stage, layer)
-            stays = matrix.isnan().all(1).float()  # tokens that do not attend keep what they have
-            read = rows @ matrix.nan_to_num() + rows * stays
-            rows = residual * rows + (1 - residual) * read
+            whole, where = torch.eye(rows.shape[1]), maps.where(stage)
+            whole[where[0].flatten()] = 0  # the others keep what they have
+            whole[where] = maps.weights(stage, layer)
+            rows = residual * rows + (1 - residual) * rows @ whole
     return rows
 
 
