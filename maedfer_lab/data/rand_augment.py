@@ -135,7 +135,7 @@ def apply_operations(
             tables = OWN[name](part, argument)
             part = _cut(part, have, want)
         elif name == "Color":
-            part = _blend_frames(part, _grey_picture, argument)
+            part = _blend_frames(part, lambda frame: cv2.merge([_grey(frame)] * 3), argument)
         elif name == "Sharpness":
             smooth = partial(_smooth, have=have, whole=whole)
             part = _cut(_blend_frames(part, smooth, argument), have, want)
@@ -212,10 +212,6 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     sums = cv2.transform(frame.astype(np.float32), GREY)
     sums *= np.float32(2.0**-16)
     return np.floor(sums, out=sums)
-
-
-def _grey_picture(frame: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(_grey(frame), cv2.COLOR_GRAY2RGB)
 
 
 def _smooth(frame: np.ndarray, have: Box, whole: Box) -> np.ndarray:

@@ -111,11 +111,6 @@ class Estimate:
         """Size of a checkpoint."""
         return BYTES * self.parameters
 
-    @property
-    def disk_bytes(self) -> int:
-        """Peak size of the run's folder."""
-        return (STATES * BYTES + 4) * self.parameters
-
     def hours(self, row: Measured) -> float:
         """Hours of the whole run in parts of the row's batch size."""
         optim = self.config.optim
@@ -144,9 +139,10 @@ class Estimate:
             f"Times are those of {'all processes' if many else 'this one device'}, without "
             f"evaluation and without waiting for data. Memory: {self.method}"
             f"{'; batch and memory are per process' * many}.\n"
-            f"Disk: {_size(self.disk_bytes)} at most during the run ({STATES} checkpoints of "
-            f"{_size(self.checkpoint_bytes)}), {_size(4 * self.parameters)} after; "
-            f"{_size(self.free_bytes)} free in {output_folder()}."
+            f"Disk: {_size((STATES * BYTES + 4) * self.parameters)} at most during the run "
+            f"({STATES} checkpoints of {_size(self.checkpoint_bytes)}), "
+            f"{_size(4 * self.parameters)} after; {_size(self.free_bytes)} free in "
+            f"{output_folder()}."
         )
 
 
