@@ -1,7 +1,7 @@
 """Damaged files of every kind that the library reads; run as a program, it reads them.
 
 `python hostile.py SEED FIRST LAST` makes inputs FIRST to LAST - 1, each a function of SEED and its
-number, and prints a line before each and one for each fault. The tests watch it for hangs.
+number, and prints a line before each and one for each fault. The system ends it at a hang.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+CPU_S, WALL_S, START_S = 10, 60, 180  # what one input may take, and all before the first
 MOST_BYTES = 1.5 * 2**30  # resident, more than before the first input
 MOST_ADDRESSES = 12 * 2**30  # beyond what the libraries map: a wild allocation fails at once
 NUMBERS = (b"0", b"-1", b"1e400", b"-0.0", b"99999999999999999999", b"2147483648", b"NaN",
@@ -279,13 +281,13 @@ def main(seed: int, first: int, last: int) -> None:
     """Read inputs `first` to `last` - 1; a line for each on stdout."""
     with tempfile.TemporaryDirectory(prefix="hostile-") as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        signal.setitimer(signal.ITIMER_REAL, START_S)
         found = samples(Path(name))
         shares = np.array([sample.share for sample in found])
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MOST_ADDRESSES, hard))
-        print("ready", flush=True)
         for number in range(first, last):
             rng = np.random.default_rng([seed, number])
             sample = found[int(rng.choice(len(found), p=shares / shares.sum()))]
@@ -301,9 +303,12 @@ def main(seed: int, first: int, last: int) -> None:
                 damaged = re.sub(planted[1], planted[2], before, count=1, flags=re.DOTALL)
                 assert damaged != before, planted
             sample.file.write_bytes(damaged)
+            signal.setitimer(signal.ITIMER_REAL, WALL_S)  # no handler: the signal ends the process
+            signal.setitimer(signal.ITIMER_PROF, CPU_S)
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 fault = fault_of(sample, told)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             for path in sample.file.parent.iterdir():
                 if path.is_file() and path not in others:
@@ -315,7 +320,7 @@ def main(seed: int, first: int, last: int) -> None:
             if fault:
                 print(json.dumps({"number": number, "file": str(place), "fault": fault}),
                       flush=True)  # fmt: skip
-        print("end", flush=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

@@ -323,13 +323,15 @@ def exact_parameters(paper: Paper) -> Iterator[Check]:
         for row in paper.table("evaluations").rows if row["parameters"].value is not None
     ]  # fmt: skip
     for i, count in enumerate(sorted({epoch.parameters for epoch in paper.pretrain_log})):
-        printed.append((f"pretraining/log{i or ''}", exact(count, "", *LOG), "pretrain", 7))
+        printed.append(
+            (f"pretraining/log{i or ''}", exact(count, "parameters", *LOG), "pretrain", 7)
+        )
     for name, cell, task, classes in printed:
         parts = parameters(ModelConfig(), task, num_classes=classes)
         what = f"classifier of {classes} classes" if task == "classify" else "encoder and decoder"
         yield Check(
-            f"{name}/parameters/formula", exact(cell.number, "parameters", *cell.sources),
-            f"LGI-Former, {what}: number of parameters", sum(parts.values()), in_parts(parts), 0,
+            f"{name}/parameters/formula", cell, f"LGI-Former, {what}: number of parameters",
+            sum(parts.values()), in_parts(parts), 0,
         )  # fmt: skip
 
 
@@ -420,8 +422,7 @@ def sizes(paper: Paper) -> Iterator[Check]:
         parts = [paper.splits(dataset, part) for part in ("train", "test")]
         of_folds = [[sum(part[fold]) for part in parts] for fold in parts[1]]
         yield Check(
-            f"datasets/{slug(dataset)}/clips/from-splits",
-            exact(cell.number, "clips", *cell.sources), f"{dataset}: number of clips",
+            f"datasets/{slug(dataset)}/clips/from-splits", cell, f"{dataset}: number of clips",
             next((sum(n) for n in of_folds if sum(n) != cell.number), cell.number),
             " = ".join(f"{train:,} + {test:,}" for train, test in of_folds), 0,
         )  # fmt: skip
@@ -431,8 +432,7 @@ def sizes(paper: Paper) -> Iterator[Check]:
             if row[part].value is not None:
                 clips = paper.splits(dataset, part)[fold]
                 yield Check(
-                    f"{slug(dataset, fold)}/log/{part}-clips/from-splits",
-                    exact(row[part].number, "clips", *row[part].sources),
+                    f"{slug(dataset, fold)}/log/{part}-clips/from-splits", row[part],
                     f"{dataset}: clips in the {part} part of fold {fold}", sum(clips),
                     " + ".join(map(str, clips)), 0,
                 )  # fmt: skip
