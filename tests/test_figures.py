@@ -90,7 +90,7 @@ def test_a_class_has_its_colour_in_every_video(tmp_path):
     picture = files.pack_picture(np.zeros((4, 4, 3), np.uint8))
     data = {"title": "x.mp4", "model": "model: x", "classes": list("abcdefg"), "pieces": [0, 0],
             "footer": figures.footer({"x": 5}), "seconds": [0.0, 1.0],
-            "crops": [{"second": 0.0, "picture": picture}]}  # fmt: skip
+            "scale": "score", "crops": [{"second": 0.0, "picture": picture}]}  # fmt: skip
     colours = []
     for values in (np.arange(7.0), np.arange(7.0)[::-1]):
         figure = figures.draw_timeline(data | {"probabilities": [(values / 21).tolist()] * 2})

@@ -19,7 +19,7 @@ from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data import writing
-from maedfer_lab.data.faces import FaceBox
+from maedfer_lab.data.faces import FaceBox, NoFaceError
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations, split_people
@@ -98,6 +98,26 @@ def test_overlapping_windows_read_every_frame_once_from_front_to_back(
     assert [window for part, _ in parts for window in part] == windows
     torch.testing.assert_close(torch.cat([clips for _, clips in parts]), expected, rtol=0, atol=0)
     assert asked == sorted(set(asked))
+
+
+def test_what_limits_a_reading_is_said_with_it(autoencoder, tmp_path):
+    """Two people, a small, tilted or single picture, a clip too short, one without colours."""
+    short = write_video(tmp_path / "short.mp4", slow_frames(5))
+    (still,) = Path(write_images(tmp_path / "one", moving_frames(1)[:, :24, :24])).iterdir()
+
+    def two(frame):
+        return [box for left in (0, 30) for box in [FaceBox(left, 10.0, 20.0, 25.0, 1.0, 35.0)]]
+
+    said = embed([short], autoencoder, levels=("clip",), detect=two, progress=False).remarks
+    for told in ("2 faces", "tilted by about 35 degrees", "repeat its last frame"):
+        assert any(told in one for one in said), said
+    out = reconstruct(still, tmp_path / "a.png", checkpoint=autoencoder, detect=everywhere,
+                      progress=False)  # fmt: skip
+    assert all(told in out.remark for told in ("enlarged to 32", "a single picture"))
+    assert "grey" not in out.remark and "25 frames a second assumed" in str(out)
+    path = write_images(tmp_path / "grey", moving_frames(20)[..., :1].repeat(3, -1))
+    assert "grey" in reconstruct(path, checkpoint=autoencoder, detect=everywhere).remark
+    assert "They are dark (mean 9 of 255)" in str(NoFaceError("a", [0], [np.full((4, 4, 3), 9)]))
 
 
 @pytest.mark.parametrize("hop", [1, 7, None, 40])
@@ -375,6 +395,7 @@ def test_a_folder_is_judged_by_masks_that_depend_on_a_clips_content_alone(
     for kind in ("appearance", "motion"):
         (ours,) = alone.by_person[0.875]["model"][kind]
         assert ours == pytest.approx(done.by_person[0.875]["model"][kind][3], rel=1e-4)
+    assert "no face was found in 5 of these videos" in str(done)
     assert done.losses.keys() == {0.875, 0.75} and (tmp_path / "judged.png").exists()
     assert "mask ratio 0.77" in str(done) and "6 of 8 places" in str(done)
     assert main(["judge", str(video_folder), "--checkpoint", str(autoencoder), "--held-out", ".4",

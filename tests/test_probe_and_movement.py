@@ -90,6 +90,7 @@ def test_movement_is_written_as_picture_table_and_tiers(tmp_path):
         ("x.mp4", {"framing": "whole", "out": tmp_path / "n.png"}, "finds no face"),
         ("x.mp4", {"out": tmp_path / "m.csv"}, "must end in .png"),
         (tmp_path / "wall", {"out": tmp_path / "m.png"}, "no face was found"),
+        (tmp_path / "a face", {"detect": detect, "stride": 40}, "frames 40 apart.* or stride=1"),
     ):
         with pytest.raises(ValueError, match=told):
             movement(video, progress=False, **more)
@@ -201,13 +202,15 @@ def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
     assert found.scores["fer"]["uar"][0] == 1.0, "it is shown the face's box"
     found = probe([tmp_path / "clips"], framing="whole", **options)
     assert {row["fer"] for row in found.videos} == {"sad"}, "and here the whole, mostly dark"
+    with pytest.raises(ValueError, match=r"'sad' has 0;.*3 videos could not be used: .*no face"):
+        probe([tmp_path / "clips"], detect=lambda x: box(x) if x.max() > 200 else [], **options)
     monkeypatch.setitem(sys.modules, "fer.fer", None)
     assert "fer" not in probe([tmp_path / "clips"], framing="whole", **options).scores
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
     assert isinstance(of_expressions(tmp_path / "clips"), str)  # no face is found
     for folder, said in (
         (None, "Set MAEDFER_DATA"),
-        (tmp_path / "clips" / "sad", "'p0'"),
+        (tmp_path / "clips" / "sad", "p0"),
     ):
         assert said in str(of_expressions(folder))
     with pytest.raises(ValueError, match="labels=None needs a folder with a sub-folder per class"):

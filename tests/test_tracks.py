@@ -56,7 +56,7 @@ def find_squares(frame):
         down, across = np.nonzero((frame == colour).all(2))
         if len(down) > SIZE * SIZE / 3:
             box = (across.min(), down.min(), np.ptp(across) + 1, np.ptp(down) + 1, 1)
-            boxes.append(FaceBox._make(map(float, box)))
+            boxes.append(FaceBox(*map(float, box)))
     return boxes
 
 

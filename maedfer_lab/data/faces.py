@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ class FaceBox(NamedTuple):
     width: float
     height: float
     confidence: float
+    tilt: float = 0.0  # degrees between the line through the eyes and the horizontal
 
 
 class Square(NamedTuple):
@@ -84,12 +85,17 @@ def face_square(video: VideoReader) -> Box:
     One for the whole video (median of three frames); `track_faces` follows moving faces.
     A prepared clip is already that square, and returned whole.
     """
+    return find_square(video) or centre_square(video.height, video.width)
+
+
+def find_square(video: VideoReader) -> Box | None:
+    """`face_square`, or None where no face is found."""
     if video.is_framed:
         return Box(0, 0, video.height, video.width)
     looks = np.linspace(0, len(video) - 1, LOOKS + 2)[1:-1].round().astype(int)
     found = [faces[0][:4] for frame in video.read(looks) if (faces := detect_faces(frame))]
     if not found:
-        return centre_square(video.height, video.width)
+        return None
     top, left, side = frame_square(np.median(found, axis=0), video.height, video.width)
     return Box(round(top), round(left), round(side), round(side))
 
@@ -100,7 +106,11 @@ def detect_faces(frame: UInt8[np.ndarray, "H W 3"]) -> list[FaceBox]:
     with _DETECTING:
         found = _mtcnn().detect_faces(small)
     faces = [
-        FaceBox(*(np.array(face["box"]) / scale).tolist(), confidence=float(face["confidence"]))
+        FaceBox(
+            *(np.array(face["box"]) / scale).tolist(),
+            confidence=float(face["confidence"]),
+            tilt=_tilt(face["keypoints"]),
+        )
         for face in found
         if face["confidence"] >= CONFIDENT and min(face["box"][2:]) > 0
     ]
@@ -110,6 +120,11 @@ def detect_faces(frame: UInt8[np.ndarray, "H W 3"]) -> list[FaceBox]:
         if all(_overlap(face, other) / (face.width * face.height) < SAME_FACE for other in kept):
             kept.append(face)
     return kept
+
+
+def _tilt(points: Mapping[str, Any]) -> float:
+    across, down = np.subtract(points["right_eye"], points["left_eye"])
+    return float(np.degrees(np.arctan2(down, across)))
 
 
 def _shrunk(frame: np.ndarray, longer_px: int) -> tuple[np.ndarray, float]:
@@ -183,6 +198,7 @@ SMOOTH_S = 0.25  # standard deviation of the Gaussian that smooths a track
 REACH = 1.0  # maximal distance from the expected position, in its own size
 GROWTH = 1.6  # factor by which its size may differ
 CROSSING = 0.25  # overlap above which two faces cannot be distinguished
+DARK = 40  # mean grey level below which a lack of light is named
 SHOWN_PX = 320  # longer side of the pictures in which no face was found
 
 Ending = Literal["end of the video", "face lost", "scene cut", "another face crosses"]
@@ -194,10 +210,12 @@ class NoFaceError(ValueError):
 
     def __init__(self, name: str, looked: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
         shown = [*looked[:8], *(["...", looked[-1]] if len(looked) > 8 else [])]
+        level = np.mean([picture.mean() for picture in pictures]) if len(pictures) else DARK
+        dark = f". They are dark (mean {level:.0f} of 255): brighten them" if level < DARK else ""
         super().__init__(
             f"{name}: no face was found in the {len(looked)} frame(s) searched "
-            f"({', '.join(map(str, shown))}); faces must be photographed (not drawn), from the "
-            "front or half to the side, and at least about a tenth of the picture high"
+            f"({', '.join(map(str, shown))}); faces must be photographed (not drawn), upright, "
+            "from the front or half to the side, at least about a tenth of the picture high" + dark
         )
         self.looked, self.pictures = tuple(looked), tuple(pictures)
 
@@ -207,7 +225,7 @@ class FaceTrack:
     """One face, followed without a long gap.
 
     looks: numbers of the frames in which it was found, ascending. boxes: (left, top, width, height)
-    there, in pixels. ending: why it ends, at frame `stop`.
+    there, in pixels; tilts, in degrees. ending: why it ends, at frame `stop`.
     """
 
     looks: list[int] = field(default_factory=list)
@@ -215,6 +233,7 @@ class FaceTrack:
     ending: Ending = "end of the video"
     first: int = 0
     stop: int = 0
+    tilts: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Count the frames it spans."""
@@ -224,6 +243,11 @@ class FaceTrack:
     def size_px(self) -> float:
         """Median height of the face in pixels."""
         return float(np.median([box[3] for box in self.boxes]))
+
+    @property
+    def tilt(self) -> float:
+        """Median tilt of the head in degrees; 0 if the detector does not say."""
+        return float(np.median(self.tilts or 0))
 
     @property
     def left_px(self) -> float:
@@ -392,6 +416,7 @@ def _link(active: list[FaceTrack], faces: list[FaceBox], look: int, end) -> None
             active.append(track := FaceTrack())
         track.looks.append(look)
         track.boxes.append(face[:4])
+        track.tilts.append(face.tilt)
 
 
 def _gap(a: FaceBox, b: FaceBox) -> float:
@@ -421,7 +446,7 @@ class FaceVideo(VideoReader):
         self, tracks: FaceTracks, track: FaceTrack, size_px: int, framing: Square = FRAMINGS["wide"]
     ) -> None:
         video = tracks.video
-        self.video, self.first = video, track.first
+        self.video, self.track, self.first = video, track, track.first
         self.path, self.fps = video.path, tracks.fps
         self.height = self.width = size_px
         self._length = len(track)

@@ -67,7 +67,7 @@ def draw_timeline(figure: Figure, data: dict[str, Any]) -> str:
     if data.get("sure"):
         axis.axhspan(0, data["sure"], color=GREY, alpha=0.15, lw=0, zorder=0)
         axis.text(start, data["sure"], " not sure below", va="bottom", fontsize=8)
-    axis.set(ylim=(0, 1), xlabel="seconds (middle of each window)", ylabel="probability")
+    axis.set(ylim=(0, 1), xlabel="seconds (middle of each window)", ylabel=data["scale"])
     handles, names = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
     others = len(data["classes"]) - len(named)

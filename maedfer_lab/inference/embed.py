@@ -22,6 +22,7 @@ from maedfer_lab.inference.faces import open_faces, over_videos, result_path, st
 from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.models import Classifier
 
+SHOWN = 5  # remarks on videos
 Level = Literal["clip", "rep", "regions", "token"]
 HOLD = (
     "A pre-trained model's features encode identity more than expression. What they encode of "
@@ -46,6 +47,7 @@ class Embeddings:
     end_s: list[float]
     path: Path | None = None
     refused: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shapes = ", ".join(
@@ -58,7 +60,8 @@ class Embeddings:
     def about(self) -> str:
         """The model, and what its features encode."""
         hold = "" if isinstance(self.known.model, Classifier) else f"\n{HOLD}"
-        return f"{self.known}{hold}"
+        more = [f"and {len(self.remarks) - SHOWN} more remarks"] * (len(self.remarks) > SHOWN)
+        return "\n".join([f"{self.known}{hold}", *self.remarks[:SHOWN], *more])
 
 
 def embed(
@@ -101,6 +104,7 @@ def embed(
     given = {str(Path(video).expanduser()): str(video) for video in videos}
     rows: dict[str, list[np.ndarray]] = {level: [] for level in levels}
     found: list[tuple[str, float, float]] = []
+    remarks: list[str] = []
 
     def one(path: Path, name: str) -> None:
         config = known.model.config
@@ -109,6 +113,7 @@ def embed(
         windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
         done = [(part, encode(known.model, clips, levels))
                 for part, clips in faces.clips(windows, progress=progress)]  # fmt: skip
+        remarks.extend(f"{path.name}: {told}" for told in faces.remarks(windows))
         for part, values in done:  # all of a video, or nothing
             found.extend((given[str(path)], round(w.start_s, 4), round(w.end_s, 4)) for w in part)
             for level, value in values.items():
@@ -119,7 +124,7 @@ def embed(
         raise ValueError("; ".join(refused))
     arrays: dict[str, Any] = {level: np.stack(values) for level, values in rows.items()}
     video, start_s, end_s = map(list, zip(*found, strict=True))
-    result = Embeddings(known, arrays, video, start_s, end_s, out, refused)  # type: ignore
+    result = Embeddings(known, arrays, video, start_s, end_s, out, refused, tuple(remarks))  # type: ignore
     if out is not None:
         source = provenance(profile="none", seed=0, device="cpu", data=sorted(set(video)))
         about, file = json.dumps({"model": result.about, **source}), io.BytesIO()

@@ -27,6 +27,8 @@ from maedfer_lab.data.transforms import centre_square, to_tensor
 from maedfer_lab.data.video import VideoError, find_images
 
 T = TypeVar("T")
+TILTED = 20  # degrees
+TOLD = 5  # refused videos of which an error tells
 CROPS = 8  # face crops above a timeline
 SQUARE_COLOURS = ("#0072b2", "#e69f00", "#cc79a7")  # told apart by all eyes
 
@@ -57,11 +59,37 @@ class Faces:
     def __str__(self) -> str:
         seen = sum(map(len, self.videos))
         share = seen / len(self.tracks.video)
+        assumed = "" if self.tracks.video.fps else " assumed"
         parts = f" in {len(self.videos)} pieces" if len(self.videos) > 1 else ""
         return (
             f"{self.path.name}: a face in {seen} of {len(self.tracks.video)} frames "
-            f"({share:.0%}){parts}, {self.tracks.fps:.4g} frames a second"
+            f"({share:.0%}){parts}, {self.tracks.fps:.4g} frames a second{assumed}"
         )
+
+    def remarks(self, windows: Sequence[Window] = ()) -> tuple[str, ...]:
+        """What limits any reading of this face, and of these windows of it; a sentence each."""
+        video, crops, told = self.tracks.video, self.videos[0], list[str]()
+        own = [crop.track for crop in self.videos]
+        others = [track for track in self.tracks.tracks if not any(track is mine for mine in own)
+                  and any(track.first < x.stop and x.first < track.stop for x in own)]  # fmt: skip
+        if others:
+            told.append(f"{len(others) + 1} faces are there, of which this is one: choose with "
+                        "face: largest, longest, left, right, or a number")  # fmt: skip
+        side = float(np.median(crops.squares[:, 2]))
+        if side < crops.height:
+            told.append(f"its crop of {side:.0f} pixels is enlarged to {crops.height}: detail is "
+                        "missing")  # fmt: skip
+        tilt = max((crop.track.tilt for crop in self.videos), key=abs)
+        if abs(tilt) > TILTED:
+            told.append(f"the head is tilted by about {abs(tilt):.0f} degrees; models and regions "
+                        "are for upright faces")  # fmt: skip
+        if len(video) == 1:
+            told.append("a single picture: a clip repeats it, and nothing moves")
+        short = sum(len({*w.frames.tolist()}) < len(w.frames) for w in windows)
+        if short and len(video) > 1:
+            told.append(f"{short} of {len(windows)} clip(s) are longer than the face is seen, and "
+                        "repeat its last frame")  # fmt: skip
+        return tuple(told)
 
     def windows(self, config: ModelConfig, stride: int, hop: int | None = None) -> list[Window]:
         """Cover every stretch with clips of `config.frames` frames, `stride` apart.
@@ -200,7 +228,8 @@ def over_videos(
             said = str(error) or type(error).__name__
             refused.append(said if path.name in said else f"{path.name}: {said}")
     if not results:
-        raise ValueError("; ".join(refused))
+        more = [f"and {len(refused) - TOLD} more videos"] * (len(refused) > TOLD)
+        raise ValueError("; ".join([*refused[:TOLD], *more]))
     return results, tuple(refused)
 
 

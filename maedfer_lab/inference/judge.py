@@ -12,9 +12,11 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from maedfer_lab.checkpoints.reading import facts_of
+from maedfer_lab.data.faces import find_square
 from maedfer_lab.data.folder import check_videos, folder_table
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import split_people
+from maedfer_lab.data.transforms import centre_square
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
@@ -125,12 +127,16 @@ def judge(
     videos = [path for path in videos if path not in trained]
     if not videos:
         raise ValueError(f"{known.name} was trained on all videos of {root}; give another folder")
-    config, shown = model.config, []
+    config, shown, faceless = model.config, [], list[str]()
     step = known.stride if stride is None else stride
     window = Window(config.frames, config.size_px, step, "face")
     rows: dict[float, list[dict[str, Losses]]] = {ratio: [] for ratio in ratios}
     for path in tqdm(videos, "judge", unit="video", leave=False):
-        clip, own = window.middle(open_video(path)), int.from_bytes(_content(path)[:6], "big")
+        reader, own = open_video(path), int.from_bytes(_content(path)[:6], "big")
+        if (square := find_square(reader)) is None:
+            faceless.append(path.name)
+        window.boxes[path] = square or centre_square(reader.height, reader.width)
+        clip = window.middle(reader)
         for ratio in ratios:
             held = HeldOut(model, clip.expand(MASKS, *clip.shape), ratio, own)
             rows[ratio].append({"model": held.losses(), **held.baselines()})
@@ -147,6 +153,9 @@ def judge(
                                  for kind in AGAINST} for guess in found[0]}
                  for ratio, found in rows.items()}  # fmt: skip
     notes = tuple(dict.fromkeys(note for _, note in chosen if note))
+    if faceless:
+        notes += (f"no face was found in {len(faceless)} of these videos, such as {faceless[0]}: "
+                  "the middle square of the picture counts in its place",)  # fmt: skip
     return Judgement(known, videos, people, by_person, sorted(trained), notes)
 
 

@@ -176,6 +176,13 @@ def movement(
     step = of_faces.steps_for(known.stride, faces.fps, stride)
     # Clips of one tubelet, a stride apart: every frame is compared with the next.
     windows = faces.windows(replace(known.model.config, frames=2), step, hop=step)
+    windows = [window for window in windows if window.frames[1] > window.frames[0]]
+    if not windows:
+        longest = max(map(len, faces.videos))
+        raise ValueError(
+            f"{faces.path.name}: movement is between frames {step} apart, and the face is seen in "
+            f"{longest} in a row; give a longer video{', or stride=1' * (1 < longest <= step)}"
+        )
     rectangles = [
         {name: [round(x * size_px) for x in shares] for name, shares in region_shares(one).items()}
         for one in faces.videos
@@ -194,7 +201,7 @@ def movement(
             row["head"] = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
             rows.append({"video": faces.path.name, "piece": window.face,
                          **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
-    about = (
+    about = "".join(f"{told[:1].upper()}{told[1:]}. " for told in faces.remarks()) + (
         "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) between frames "
         f"{step} apart ({step / faces.fps:.2f} s), in fixed rectangles of the tracked square; the "
         "nose, which hardly moves by itself, shows residual head motion. "

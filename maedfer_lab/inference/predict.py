@@ -49,7 +49,9 @@ class Prediction:
         return self.probabilities.mean(0)
 
     def __str__(self) -> str:
-        written = "".join(f"\n  {path}" for path in self.files)
+        written = "".join(
+            f"\n  {line}" for line in (*self.faces.remarks(self.windows), *self.files)
+        )
         said = f"mean of {len(self.windows)} windows: {self.known.answer(self.mean)}"
         return f"{self.faces}\n  {said}{written}"
 
@@ -80,6 +82,7 @@ class Prediction:
             "pieces": [w.face for w in self.windows],
             "seconds": [round(second, 3) for second in middles],
             "probabilities": self.probabilities.round(5).tolist(),
+            "scale": "probability" if self.known.calibration else "score (not calibrated)",
             "crops": [{"second": second, "picture": pack_picture(x)} for second, _, x in crops],
         }  # fmt: skip
 
@@ -123,7 +126,8 @@ def save_prediction(result: Prediction, out: Path, name: str, video: bool = True
     """Write NAME.csv, NAME.png (timeline) and NAME.mp4 (annotated video) to a folder."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.csv", out / f"{name}.png"]
-    of_faces.write_rows(files[0], result.rows(), str(result.known), result.faces.path.name)
+    about = "\n".join([str(result.known), *result.faces.remarks(result.windows)])
+    of_faces.write_rows(files[0], result.rows(), about, result.faces.path.name)
     draw_timeline(result.timeline(), files[1])
     if video:
         files.append(out / f"{name}.mp4")

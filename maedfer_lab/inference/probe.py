@@ -136,7 +136,7 @@ def probe(
     with bar:
         done, refused = over_videos([*of_path], Path() if out is None else out.parent, one)
     clips = [clip for clip, _ in done]
-    _check_people(table, clips)
+    _check_people(table, clips, refused)
     people, truth = table.people(clips), np.array([clip.label for clip in clips])
     names, number = np.array(people), len(table.classes)
     others, how = permuted(truth, people, permutations, seed)
@@ -219,16 +219,18 @@ def _labelled(
     return table, clips, tuple(notes)
 
 
-def _check_people(table: Annotations, clips: Sequence[Clip]) -> None:
+def _check_people(table: Annotations, clips: Sequence[Clip], refused: Sequence[str] = ()) -> None:
     shown: dict[str, set[str]] = {name: set() for name in table.classes}
     for clip, person in zip(clips, table.people(clips), strict=True):
         shown[table.classes[clip.label]].add(person)
-    few = [f"{name!r} has {len(p)} ({', '.join(p)})" for name, p in shown.items() if len(p) < 2]
+    few = [f"{name!r} has {len(p)}" + f" ({', '.join(p)})" * bool(p)
+           for name, p in shown.items() if len(p) < 2]  # fmt: skip
     if few or len(shown) < 2:
+        gone = f" ({len(refused)} videos could not be used: {refused[0]})" if refused else ""
         told = ", ".join(few) or f"only {', '.join(shown)} is there"
         raise ValueError(
             "labels must name two classes or more with at least two people each, since the probe "
-            f"leaves one person out: {told}; add people, or leave such rows out"
+            f"leaves one person out: {told}; add people, or leave such rows out{gone}"
         )
 
 
@@ -247,12 +249,15 @@ def _fer(
 
     square: the crops' framing around faces; None if the videos are face crops.
     """
+    known = {plain_word(name): name for name in FER_NAMES}
+    names = [known.get(plain_word(name)) for name in classes]
+    if None in names:
+        return None
     try:
         from fer.fer import FER  # type: ignore
     except ImportError:
         return None
-    known, reader = {plain_word(name): name for name in FER_NAMES}, FER()
-    names = [known.get(plain_word(name)) for name in classes]
+    reader = FER()
     side, lift = (1.0, 0.0) if square is None else (1 / square.side, square.lift)
     corner = ((1 - side) / 2, (1 - side) / 2 + lift * side)
     face = [round(FER_PX * part) for part in (*corner, side, side)]
@@ -264,7 +269,7 @@ def _fer(
         said = [reader.detect_emotions(frame, [face])[0]["emotions"] for frame in frames]
         return np.array(np.argmax([sum(one[name] for one in said) for name in names]))
 
-    return None if None in names else guess
+    return guess
 
 
 def hog(grey: Float[np.ndarray, "f H W"]) -> Float[np.ndarray, "f h w 36"]:

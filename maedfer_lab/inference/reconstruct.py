@@ -22,6 +22,7 @@ from maedfer_lab.method.reconstruction import (
     reconstruction_rows,
 )
 
+GREY_CLIP = 0.02  # mean difference between the colours of a pixel, of 1
 RATIO = 0.9  # the paper's, in training
 STRIP = (0.5, 0.75, RATIO)  # shown in a picture by default
 PICTURES = (".png", ".svg", ".pdf")
@@ -118,11 +119,15 @@ def reconstruct(
     window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
     result = fill(ratio)
-    done = FaceReconstruction(known, faces, clip, result, out, remark)
+    remarks = [remark] if remark else []
+    remarks += faces.remarks([window])
+    if float((clip.amax(0) - clip.amin(0)).mean()) < GREY_CLIP:
+        remarks.append("the clip is grey: any colour that is put back is the model's own")
+    done = FaceReconstruction(known, faces, clip, result, out, "\n".join(remarks))
     if out is None:
         return done
     where = f"{faces.path.name}, {window.start_s:.1f} to {window.end_s:.1f} s"
-    note = f"{where}; {known.name}, {ratio:.0%} hidden."
+    note = f"{where}; {known.name}, {ratio:.0%} hidden, of {model.config.frames} frames."
     if out.suffix.lower() in MOVING:
         from maedfer_lab.viewers import ReconstructionViewer
 
@@ -139,8 +144,11 @@ def reconstruct(
         shares = dict.fromkeys(hidden_share(model, share)[0] for share in STRIP)
         middle = model.config.frames // 4 * 2
         shown, labels = [(fill(x), middle) for x in shares], [f"{x:.0%} hidden" for x in shares]
-        note = f"{where}, frame {middle}; {known.name}. The paper trains with {RATIO:.0%}."
+        note = f"{where}, frame {middle} of {model.config.frames}; {known.name}."
+        note += f" The paper trains with {RATIO:.0%}."
     text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
-    text += f"At {ratio:.0%} hidden: {loss_line(result)}. {known.footer}."
+    text += f"At {ratio:.0%} hidden: {loss_line(result)}. "
+    text += "".join(f"{one[:1].upper()}{one[1:]}. " for one in remarks)
+    text += f"Motion: orange brighter, violet darker. {known.footer}."
     draw_rows(reconstruction_rows(shown), labels, text, out)
     return done
