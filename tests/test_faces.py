@@ -58,16 +58,13 @@ def test_clips_are_the_same_bytes_in_any_order_process_and_number_of_threads():
     assert before == repr(np.random.get_state()), "global randomness stays"  # noqa: NPY002
 
 
-def test_people_of_the_splits_are_different_and_have_several_clips():
+def test_people_differ_between_splits_and_labels_are_balanced_whoever_is_shown():
     both = [SyntheticFaces(280, split=split) for split in ("train", "test")]
     people = [Counter(faces.identity_of(index) for index in range(280)) for faces in both]
     assert not set(people[0]) & set(people[1])
     assert all(set(count.values()) == {7} for count in people)
     skins = [tuple(both[0].person(who).skin) for split in people for who in split]
     assert len(set(skins)) == len(skins), "no invented person occurs twice"
-
-
-def test_classes_and_directions_are_balanced_whoever_is_shown():
     faces = SyntheticFaces(1400)
     labels = [faces.labels(index) for index in range(1400)]
     assert set(Counter(labels).values()) == {100}

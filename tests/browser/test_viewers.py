@@ -167,21 +167,6 @@ def test_a_new_ratio_brings_a_new_picture_and_the_old_one_stays_until_then(
     assert viewer.root.locator("input[name=ratio]").evaluate("e => e === document.activeElement")
 
 
-@everywhere
-def test_of_many_changes_the_last_one_is_shown(host: str, opened: Open) -> None:
-    viewer = opened(host, "05").viewer("reconstruction")
-    seed = viewer.root.locator("input[name=seed]")
-    serial = int(viewer.data("serial") or 0)
-    for number in range(11, 31):
-        seed.evaluate(
-            "(e, n) => { e.value = n; e.dispatchEvent(new Event('change', {bubbles: true})); }",
-            number,
-        )
-    assert wait_until(viewer.page, lambda: int(viewer.data("serial") or 0) > serial)
-    viewer.settle()
-    assert wait_until(viewer.page, lambda: seed.input_value() == "30")
-
-
 # The milliseconds from each event's own time stamp until the canvas holds other pixels.
 LISTEN = """(root, [hash, type]) => {
     const pixels = new Function('canvas', `return (${hash})(canvas)`);
