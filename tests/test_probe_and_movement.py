@@ -191,6 +191,7 @@ def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
             bright = float(frame[y : y + height, x : x + width].mean()) / 255
             return [{"emotions": {name: 0.0 for name in FER_NAMES} | {"happy": bright, "sad": 0.5}}]
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "fer", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "fer.fer", SimpleNamespace(FER=Fer))
     options = {"checkpoint": checkpoint, "stride": 1, "permutations": 1, "progress": False}
@@ -204,6 +205,7 @@ def test_folders_of_classes_are_labels_and_fer_is_asked_where_it_is_installed(
     assert {row["fer"] for row in found.videos} == {"sad"}, "and here the whole, mostly dark"
     with pytest.raises(ValueError, match=r"'sad' has 0;.*3 videos could not be used: .*no face"):
         probe([tmp_path / "clips"], detect=lambda x: box(x) if x.max() > 200 else [], **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"], "nothing asked for, or written"
     monkeypatch.setitem(sys.modules, "fer.fer", None)
     assert "fer" not in probe([tmp_path / "clips"], framing="whole", **options).scores
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))

@@ -119,7 +119,7 @@ def embed(
             for level, value in values.items():
                 rows[level].extend(value.numpy())
 
-    refused = over_videos(videos, Path() if out is None else out.parent, one)[1]
+    refused = over_videos(videos, out and out.parent, one)[1]
     if refused and out is None:
         raise ValueError("; ".join(refused))
     arrays: dict[str, Any] = {level: np.stack(values) for level, values in rows.items()}

@@ -209,12 +209,12 @@ def face_clip(
 
 
 def over_videos(
-    videos: Sequence[Path | str], folder: Path, work: Callable[[Path, str], T]
+    videos: Sequence[Path | str], folder: Path | None, work: Callable[[Path, str], T]
 ) -> tuple[list[T], tuple[str, ...]]:
     """Call `work(path, name)` on every video; return results, and one sentence per refused video.
 
-    name: of its files in `folder`, where frames without a detected face are saved. Raises
-    ValueError if every video is refused.
+    name: of its files in `folder`, where frames without a detected face are saved; None: nowhere.
+    Raises ValueError if every video is refused.
     """
     results: list[T] = []
     refused: list[str] = []
@@ -223,7 +223,7 @@ def over_videos(
         try:
             results.append(work(path, name))
         except NoFaceError as error:
-            refused.append(str(keep_pictures(error, folder, name)))
+            refused.append(str(keep_pictures(error, folder, name) if folder else error))
         except (ValueError, OSError, EOFError, RuntimeError, MemoryError) as error:
             said = str(error) or type(error).__name__
             refused.append(said if path.name in said else f"{path.name}: {said}")

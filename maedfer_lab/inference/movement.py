@@ -170,7 +170,7 @@ def movement(
     known = known_model(checkpoint)
     size_px, tubelet = known.model.config.size_px, (2, *known.model.config.tubelet[1:])
     (faces,), _ = of_faces.over_videos(
-        [video], files[0].parent if files else Path(), lambda path, _: of_faces.open_faces(
+        [video], out and out.parent, lambda path, _: of_faces.open_faces(
             path, size_px, face=face, framing=framing, detect=detect, progress=progress)
     )  # fmt: skip
     step = of_faces.steps_for(known.stride, faces.fps, stride)

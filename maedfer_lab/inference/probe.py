@@ -134,7 +134,7 @@ def probe(
         return of_path[path], {"model": vector, **_controls(crops), **ready}
 
     with bar:
-        done, refused = over_videos([*of_path], Path() if out is None else out.parent, one)
+        done, refused = over_videos([*of_path], out and out.parent, one)
     clips = [clip for clip, _ in done]
     _check_people(table, clips, refused)
     people, truth = table.people(clips), np.array([clip.label for clip in clips])
