@@ -308,6 +308,8 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("pilot main", "happy sad", "p1_1.mp4 p2_1.mp4"), "person/class/clip", "happy sad", 2),
         (("ann_test ann_train bob", "happy sad", "1.mp4"), "person/class/clip", "happy sad", 2),
         (("v1 v2", "happy sad", "ann bob", "1.mp4"), None, "happy sad", 2),
+        (("happy/happy sad/sad", "ann bob cy", "1.mp4"), None, "happy sad", 3),
+        (("sad/sad_ann happy/ann-happy happy/bob sad/bob", "1.mp4"), None, "happy sad", 2),
         (("happy sad", "006_1_2.mp4 006_1_3.mp4 007_2_1.mp4"), None, "happy sad", 2),
         (("happy sad", "S01 S02", "s7_1.mp4 s7_2.mp4"), None, "happy sad", 2),
         (("carl joy", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
@@ -346,7 +348,7 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("0 1 2", "ann bob cy", "1.mp4"), None, "two readings are possible"),
         (("happy happy_flip", "1.mp4 2.mp4"), None, "'happy_flip' are spellings of one class"),
         (("480p 1080p", "happy sad", "1.mp4"), None, "the same clip as"),
-        (("happy sad todo/happy", "1.mp4 2.mp4"), None, "happy: a class, and folders in 'todo"),
+        (("happy sad todo/happy", "1.mp4 2.mp4"), None, "happy: a class, and a folder in 'todo"),
         (("happy sad", "ann bob ann&bob", "1.mp4"), None, "'ann&bob' is several people"),
     ],
 )  # fmt: skip
@@ -521,7 +523,8 @@ def test_a_split_of_people_does_not_hang_on_the_order_of_clips():
 @pytest.mark.parametrize(
     "copy",
     ["{}/{}_flip", "{}/{}_aug2", "{}/{} (1)", "{}/{} - Copy", "{}/{}_rot-15", "{}/flip_{}",
-     "{}/Copy of {}", "{}/{}.hflip_2", "{}/{}_bright1.2", "{}/aug/{}_aug1", "flipped/{}/{}"],
+     "{}/Copy of {}", "{}/{}.hflip_2", "{}/{} (edited)",
+     "{}/{}_HorizontalFlip", "{}/{}_bright1.2", "{}/aug/{}_aug1", "flipped/{}/{}"],
 )  # fmt: skip
 def test_altered_copies_stay_with_their_original(copy, tmp_path):
     """Nothing tells the people: a clip and its mirrored copy were put on two sides."""
@@ -568,6 +571,11 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
         (["path,label,is_test", "a.mp4,x,0", "b.mp4,y,1"], "column is_test of mine.csv"),
         (["path,label,start,end", "a.mp4,x,-3,1e3", "b.mp4,y,1,2"], "column start, end of mine"),
         (["path,label", "a.mp4,surprise", "b.mp4,suprise"], "almost the same name"),
+        (["path,label", "a.mp4,ann_happy", "b.mp4,bob_happy"], "two classes of one expression"),
+        (["path,label", "ann_sad.mp4,happy", "b.mp4,sad"], "1 files are called as another class"),
+        (["path,label,who", "a.mp4,x,cy_left", "b.mp4,y,cy_right", "c.mp4,x,di_left",
+          "d.mp4,y,di_right"], "'cy_left' and 'cy_right' count as two people"),
+        (["path,label", *(f"S00{i}/1.mp4,{i % 2}" for i in range(4))], "each of 4 people"),
         (["path,label", "a.mp4,happy", "b.mp4,unknown"], "'unknown' is trained as a class"),
         (["path,label,who", "a.mp4,x,ann_1", "b.mp4,y,ann_2", "c.mp4,x,bob_1", "d.mp4,y,bob_2"],
          "'ann_1' and 'ann_2' count as two people"),
@@ -577,11 +585,22 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
     ],
 )  # fmt: skip
 def test_what_may_be_wrong_is_told(lines, words, tmp_path):
-    videos(tmp_path, *(f"{name}.mp4" for name in "abcd"))
+    names = ("a", "b", "c", "d", "ann_sad", *(f"S00{i}/1" for i in range(4)))
+    videos(tmp_path, *(f"{name}.mp4" for name in names))
     if "sep" in lines[0]:
         write_lines(tmp_path / "MANIFEST.csv", ["file,identity", "a.mp4,x"])
     table = read_annotations("csv", write_lines(tmp_path / "mine.csv", lines))
     assert words in " ".join(table.doubts)
+
+
+def test_lists_that_count_from_different_numbers_are_told(tmp_path):
+    videos(tmp_path, *(f"{i}.mp4" for i in range(8)))
+    write_lines(tmp_path / "train.txt", [f"{i}.mp4 {i % 2}" for i in range(4)])
+    write_lines(tmp_path / "test.txt", [f"{i}.mp4 {1 + i % 2}" for i in range(4, 8)])
+    assert (
+        "(1 to 2 in test.txt, 0 to 1 in train.txt)"
+        in find_annotations("csv", tmp_path)[0].doubts[0]
+    )
 
 
 def test_a_linked_folder_goes_by_its_own_name(tmp_path):

@@ -163,6 +163,16 @@ def test_what_makes_a_split_doubtful_is_told_before_training_and_one_class_is_re
             labelled_data(replace(LABELLED, data=data, dataset=dataset))
         words = " ".join(str(warning.message) for warning in told)
         assert "in 6 of 6 clips" in words and "column is_test of mine.csv is not used" in words
+    with pytest.warns(UserWarning, match="unknown people in 6 of 6"):
+        pretraining_data(replace(SHORT, data=root))
+    told = tmp_path / "out/MANIFEST.csv"
+    names = [table.name(clip) for clip in table.clips]
+    text = told.read_text()
+    for name, who in zip(names, "Ann ann bob cy di ed".split(), strict=True):
+        text = text.replace(f",{name},{name},", f",{who},{name},")
+    told.write_text(text)
+    doubts = " ".join(open_shards(tmp_path / "out", verify=True).doubts)
+    assert "'Ann' and 'ann' of MANIFEST.csv may be one" in doubts and "unknown" not in doubts
     (root / "mine.csv").write_text("\n".join(["path,label", *rows[:3]]))
     with pytest.raises(ValueError, match=r"has one class \(calm\)"):
         labelled_data(replace(LABELLED, data=root / "mine.csv", dataset="csv"))

@@ -40,7 +40,7 @@ _WORD = {word: words[0] for words in WORDS["same"] for word in words}
 _ALTERED = rf"(?:{WORDS['altered copy']})(?:[ _.-]*\d+(?:\.\d+)?(?:px|deg)?)?"
 _COPY = re.compile(
     rf"^(?:{WORDS['altered copy']})$|^(?:{_ALTERED}[ _.-]+(?:(?:of|von|de|di) )?)+"
-    rf"|(?:[ _.-]+{_ALTERED}|[ _-]*\(\d+\))+$"
+    rf"|(?:[ _.([-]+{_ALTERED}[)\]]?|[ _-]*\(\d+\))+$"
 )
 
 

@@ -493,10 +493,13 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
     labels = [label or "" for label in told["class"]]
     found.classes = tuple(sorted(set(labels)))
     _check_classes(labels, tree.root, found)
-    within = {part.casefold(): parts[depth - 1] for parts in rows for part in parts[depth:]}
-    if not layout and (twice := [name for name in found.classes if name.casefold() in within]):
-        what = f"a class, and folders in {within[twice[0].casefold()]!r} are called so: move them "
-        found.problem("file names", twice[0], what + "together, or away, or type --layout")
+    inside = {(parts[depth - 1], part) for parts in rows for part in parts[depth:]}
+    twice = sorted((a, b) for a, b in inside if a != b and b in found.classes)
+    if twice and not layout:
+        what = (
+            f"a class, and a folder in {twice[0][0]!r} has this name: move them together or away, "
+        )
+        found.problem("file names", twice[0][1], what + "or type --layout")
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in told:
         who = told["person"]
@@ -586,6 +589,13 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
     if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
         told = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
         found.notes.append(told)
+    holding: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        for part in {part for part in re.findall(r"[^\W\d_]+", text) if is_expression(part)}:
+            holding[plain_word(part)].append(text)
+    if several := [some for some in holding.values() if len(some) > 1]:
+        pair = " and ".join(map(repr, several[0][:2]))
+        found.notes.append(f"suspicious: {pair} count as two classes of one expression")
     letters = [text for text in texts if len(text) > 4 and text.isalpha()]
     for a, b in combinations(letters, 2) if len(letters) < 100 else ():
         alike = b.startswith(a) or SequenceMatcher(None, a, b).ratio() > 0.85
@@ -809,6 +819,14 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         found.classes = class_names(texts, found)
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for file, row in pairs:
+        if re.fullmatch(r"\d{1,9}", row.label):
+            numbers[file.path.name].add(int(row.label))
+    spans = {(min(some), max(some)): name for name, some in numbers.items()}
+    if len(spans) > len({b - a for a, b in spans}):
+        told = ", ".join(f"{a} to {b} in {name}" for (a, b), name in spans.items())
+        found.notes.append(f"suspicious: lists may count labels from different numbers ({told})")
     done: dict[tuple[str, ...], tuple[Path, int] | None] = {}
     first: dict[Path, tuple[int, Row]] = {}
     seen: dict[tuple[Path, ListFile], Row] = {}

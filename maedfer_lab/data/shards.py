@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from maedfer_lab.data.labels import OTHERS
-from maedfer_lab.data.layouts import MOST_FOLDS
+from maedfer_lab.data.layouts import MOST_FOLDS, same_persons
 from maedfer_lab.data.shard_format import (
     AGAIN,
     Index,
@@ -170,6 +170,12 @@ def _table(folder: str, index: Index) -> ShardedAnnotations:
     notes = [f"{skipped:,} clips were skipped, see {SKIPPED}"] * bool(skipped)
     notes += about.get("notes", [])  # older sets have none
     clips = Clips(index, root, np.arange(len(index), dtype=np.int32))
+    if about["dataset"] in ("folder", "csv"):  # people may be mended in MANIFEST.csv
+        people = np.setdiff1d(index["person"], index["name"])
+        spelled: dict[tuple[str, ...], str] = {}
+        for name, key in same_persons(map(index.word, people[people > 0].tolist())).items():
+            if (one := spelled.setdefault(key, name)) != name:
+                notes.append(f"suspicious: {one!r} and {name!r} of MANIFEST.csv may be one person")
     if about["dataset"] in OTHERS:
         notes += unknown_people(int(np.isin(clips.people, index["name"]).sum()), len(clips))
     return ShardedAnnotations(about["dataset"], tuple(about["classes"]), clips, root, tuple(notes))

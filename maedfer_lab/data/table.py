@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +19,14 @@ import numpy as np
 
 from maedfer_lab import text as text_of
 from maedfer_lab.config import data_folder
-from maedfer_lab.data.labels import DATASETS, OTHERS, dataset_name, published_labels
+from maedfer_lab.data.labels import (
+    DATASETS,
+    OTHERS,
+    dataset_name,
+    is_expression,
+    plain_word,
+    published_labels,
+)
 from maedfer_lab.data.layouts import (
     Tree,
     manifests_in,
@@ -483,8 +490,29 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("subject overlap", tree.root, what)
     found.problems += filter(None, map(table.copy_problem, copies))
+    found.notes += _contradictions(table, found) if dataset in OTHERS else ()
     found.notes += unknown_people(unknown, len(table))
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+
+
+def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
+    """Notes on files that are called as another class, and on people who may be clips."""
+    words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
+    odd = []
+    for clip in table.clips:
+        parts = map(plain_word, re.findall(r"[^\W\d_]+", clip.path.stem))
+        said = {words[part] for part in parts if part in words}
+        odd += [clip] * (bool(said) and clip.label not in said)
+    if odd:
+        told = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
+        yield told + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
+    names = {None, "", *map(table.name, table.clips)}
+    number = Counter(clip.subject for clip in table.clips if clip.subject not in names)
+    if not found.people_told and len(number) > 3 and max(number.values()) == 1:
+        told = (
+            f"suspicious: each of {len(number):,} people taken from names has one clip, so these "
+        )
+        yield told + "may be names of clips; MANIFEST.csv (columns file, identity) can name people"
 
 
 def unknown_people(unknown: int, clips: int) -> list[str]:
@@ -532,7 +560,12 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     """One name for people who are spelled in two ways; two people in one name are a problem."""
     first: dict[tuple[str, ...], str] = {}
     where = {clip.subject or "": clip for clip in reversed(clips)}
-    keys = same_persons(dict.fromkeys(clip.subject for clip in clips if clip.subject))
+    classes = {person_words(name) for name in found.classes if not name.isdecimal()}
+    keys = {
+        name: tuple(word for word in key if (word,) not in classes) or key
+        for name, key in same_persons(set(where) - {""}).items()
+    }
+    keys = {name: keys[name] for name in dict.fromkeys(c.subject for c in clips if c.subject)}
     other = {name: first.setdefault(key, name) for name, key in keys.items()}
     if pairs := [f"{one!r} and {name!r}" for name, one in other.items() if one != name]:
         told = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
@@ -540,13 +573,13 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, (*most, last) in keys.items():
         key = tuple(most)
-        if key and (key in first or (last.isdecimal() and (key[1:] or may_be_name(key[0])))):
+        is_take = last.isdecimal() or not may_be_name(last)
+        if key and (key in first or (is_take and (key[1:] or may_be_name(key[0])))):
             takes[key].append(name)
     alike = [[first[key], *some] if key in first else some for key, some in takes.items()]
     if len(alike := [some for some in alike if len(some) > 1]) > 1:
-        told = (
-            f"suspicious: {' and '.join(map(repr, alike[0][:2]))} count as two people, and others "
-        )
+        pair = " and ".join(map(repr, alike[0][:2]))
+        told = f"suspicious: {pair} count as two people, and others "
         found.notes.append(told + "of this kind; if the last word tells no person, leave it out")
     for name, part, elsewhere in named_together(keys, person_words):
         what = f"{name!r} is several people, of whom {part!r} is seen in {where[elsewhere].source} "

@@ -43,7 +43,14 @@ from maedfer_lab.data.readers import content_digest, open_video
 from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.stills import StillClip, Stills
-from maedfer_lab.data.table import Annotations, Clip, explain_change, read_annotations, split_people
+from maedfer_lab.data.table import (
+    Annotations,
+    Clip,
+    explain_change,
+    read_annotations,
+    split_people,
+    unknown_people,
+)
 from maedfer_lab.data.transforms import (
     Box,
     augment_clip,
@@ -316,6 +323,7 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
         return RunData(table.middle(), _drawn_stream(config, table), unseen, text)
     model, data = config.model, config.data
     assert data is not None
+    table.warn()
     kept, held = split_people(table.people(), config.held_out, config.seed)
     numbers = streamed = np.asarray(kept)
     opened, stride, skipped, how = table, config.stride, [], "decoded when needed"
@@ -435,7 +443,8 @@ def listed_videos(path: Path) -> Annotations:
         Clip(place, 0, 0, None, path.name, person)
         for place, person in zip(places, people, strict=True)
     )
-    return Annotations("voxceleb2", ("unlabelled",), clips, path.parent)
+    notes = unknown_people(people.count(None), len(clips))
+    return Annotations("voxceleb2", ("unlabelled",), clips, path.parent, tuple(notes))
 
 
 def example_clips(
