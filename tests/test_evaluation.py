@@ -181,7 +181,7 @@ def test_faces_are_looked_for_once(labelled, model, monkeypatch, tmp_path):
     config = FinetuneConfig(model=tiny().model, dataset="folder", data=labelled, framing="face",
                             holdout=0.3)  # fmt: skip
     task = FinetuneTask(config, model, labelled_data(config), Run(tmp_path))
-    told = [task.judge() for _ in range(3)]
+    told = [task.validate() for _ in range(3)]
     assert len(looked) == len(set(looked)) == np.sum(task.last)
     assert told[0] == told[1] == told[2]
 

@@ -110,7 +110,7 @@ def ledger(rows: Rows) -> list[Entry]:
     few = sorted({row["labels"] for row in rows if row["variant"] == REFERENCE and "labels" in row})
     found: list[Entry] = []
 
-    def judge(
+    def add(
         id: str, claim: str, ours: Row, others: Row, counts: Sequence[int], bound: float = 0.0
     ) -> None:
         gaps = [difference(scores(rows, **ours, labels=n), scores(rows, **others, labels=n))
@@ -130,19 +130,19 @@ def ledger(rows: Rows) -> list[Entry]:
         ("a4", "four times the pre-training", "expression", few[1:3], LONG),
     ):
         which, of = " and ".join(map(str, counts)), {**PRE_TRAINED, "label": label}
-        judge(id, f"{what} beats training from scratch ({label}, {which} labels)",
-              {**of, "variant": variant}, {**of, "start": "from scratch"}, counts)  # fmt: skip
+        add(id, f"{what} beats training from scratch ({label}, {which} labels)",
+            {**of, "variant": variant}, {**of, "start": "from scratch"}, counts)  # fmt: skip
     for id, what, counts, variant in (
         ("a3", "pre-trained features", few[-1:], REFERENCE),
         ("a5", "features of four times the pre-training", few[-2:-1], LONG),
     ):
-        judge(id, f"{what} beat random ones (linear probe, {', '.join(map(str, counts))} labels)",
-              {**PROBED, "start": "pre-trained", "variant": variant},
-              {**PROBED, "start": "random, frozen", "variant": REFERENCE}, counts)  # fmt: skip
+        add(id, f"{what} beat random ones (linear probe, {', '.join(map(str, counts))} labels)",
+            {**PROBED, "start": "pre-trained", "variant": variant},
+            {**PROBED, "start": "random, frozen", "variant": REFERENCE}, counts)  # fmt: skip
     for id, claim, label, variant, other, bound in COMPARED:
         of = {**PRE_TRAINED, "label": label}
-        judge(id, claim, {**of, "variant": variant}, {**of, "variant": other},
-              [common_labels(rows, label)], bound)  # fmt: skip
+        add(id, claim, {**of, "variant": variant}, {**of, "variant": other},
+            [common_labels(rows, label)], bound)  # fmt: skip
     for id, variant, when in (("b1", REFERENCE, ""), ("b3", LONG, " in four times the steps")):
         motion = scores(rows, "motion", variant=variant, how="pre-training")
         if motion:

@@ -267,7 +267,7 @@ class RandomTask(Task):
         labels = torch.zeros(len(frames), dtype=torch.long, device=frames.device)
         return {"loss": functional.cross_entropy(network(to_floats(frames)).float(), labels)}
 
-    def judge(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Nothing to evaluate."""
         return {}
 

@@ -237,7 +237,7 @@ class FinetuneTask(Task):
         clips, labels = batch
         return {"loss": functional.cross_entropy(network(clips).float(), labels)}
 
-    def judge(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Scores on the validation clips; the best weights so far are saved in the folder."""
         confusion = self._confusion(self.model, self.data.validation)
         self.last = confusion.tolist()

@@ -37,7 +37,7 @@ from maedfer_lab.training.stream import read_batches
 
 READ_EVERY = 10  # steps between reads of the loss: each one waits for the device
 DATA_BOUND = 0.3  # share of waiting for clips that is reported
-JUDGED_AFTER = 20  # steps before that is reported
+REPORT_AFTER = 20  # steps before that is reported
 
 
 class Task(ABC):
@@ -79,7 +79,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def judge(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Validate `model`; merged into the log row. Called by all processes, every eval_every."""
 
     def replaced(self, clips: Sequence[tuple[str, str]]) -> None:  # noqa: B027
@@ -182,9 +182,9 @@ def train(
             pending.append(stepper.step(step, batches, stepper.shares))
             done = step + 1
             is_last = done == optim.last_step
-            judge = is_last or (config.eval_every and done % config.eval_every == 0)
+            validate = is_last or (config.eval_every and done % config.eval_every == 0)
             keep = is_last or done % config.save_every == 0
-            look = judge or keep or done % READ_EVERY == 0
+            look = validate or keep or done % READ_EVERY == 0
             stopped = False  # processes agree on it only when they read the loss anyway
             if look or stepper.is_alone:
                 stopped = stepper.agree(stop.is_set()) and not is_last
@@ -198,12 +198,12 @@ def train(
             fresh: list[LogRow] = []
             if look:
                 whole = len(unlogged) // config.log_every * config.log_every
-                whole = len(unlogged) if judge else whole
+                whole = len(unlogged) if validate else whole
                 fresh, unlogged = _means(unlogged[:whole], config.log_every), unlogged[whole:]
-            if judge:
+            if validate:
                 with progress.pause(), devices.uncompiled(task.model):
                     stepper.swap()
-                    fresh[-1] |= task.judge()
+                    fresh[-1] |= task.validate()
                     stepper.swap()
             log += fresh
             if writer is not None:
@@ -591,7 +591,7 @@ class Progress:
         self._steps += 1
         if self._steps == 1:
             self._waited, self._since = 0.0, time.monotonic()
-        if self._steps > JUDGED_AFTER and self.waited > DATA_BOUND and not self._told:
+        if self._steps > REPORT_AFTER and self.waited > DATA_BOUND and not self._told:
             self._told = True
             took = (time.monotonic() - self._since) / (self._steps - 1)
             told = "" if self.pure_s is None else f" ({took:.3g} s a step, {self.pure_s:.3g} alone)"

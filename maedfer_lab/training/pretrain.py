@@ -211,7 +211,7 @@ class PretrainTask(Task):
         loss: Loss = network(clips, TokenSplit(*indices)).loss
         return {"loss": loss.total, "appearance": loss.appearance, "motion": loss.motion}
 
-    def judge(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Losses on the held-out clips."""
         losses = self.held_out.losses(self.config.precision)
         return {f"held_out_{kind}": value for kind, value in losses.items()}
