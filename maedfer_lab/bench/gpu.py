@@ -225,7 +225,7 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
 def feed(bench: Bench, store: Store) -> None:
     """Clips a second that workers bring from shards to the device, and nothing else is done."""
     workers = 1 if bench.smoke else reading_workers()
-    shards = draw_shards(bench.folder / store, 4 if bench.smoke else 12, store)
+    shards = draw_shards(bench.folder, 4 if bench.smoke else 12, store)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
     config = replace(bench.recipe(), data=shards, framing=framing)
     stream = pretraining_data(config).stream
@@ -254,12 +254,13 @@ def reading_workers() -> int:
 def draw_shards(folder: Path, clips: int, store: Store, frames: int = 64) -> Path:
     """Drawn faces of 224 px under VoxCeleb2's names, prepared as its shards."""
     for number in range(clips):
-        place = folder / "videos" / f"id{number:05d}" / "drawn"
-        place.mkdir(parents=True)
-        write_video(place / "00001.mp4", drawn_frames(number, frames), 25.0)
+        file = folder / "videos" / f"id{number:05d}" / "drawn" / "00001.mp4"
+        if not file.exists():
+            file.parent.mkdir(parents=True)
+            write_video(file, drawn_frames(number, frames), 25.0)
     table = read_annotations("voxceleb2", folder / "videos")
-    prepare(table, folder / "shards", framing="whole", margin=1.4, store=store, progress=False)
-    return folder / "shards"
+    prepare(table, folder / store, framing="whole", margin=1.4, store=store, progress=False)
+    return folder / store
 
 
 def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:

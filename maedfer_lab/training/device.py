@@ -61,7 +61,8 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def compile_blocks(model: nn.Module) -> None:
     """Compile each block, and targets with their loss; those of one kind and size share it."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
+    config = torch._dynamo.config
+    config.cache_size_limit = max(config.cache_size_limit, KINDS)  # later recompile_limit
     for part in _compiled_parts(model):
         part.compile(dynamic=False)
 

@@ -22,8 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from mmap import mmap
+from multiprocessing import reduction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 import torch
@@ -612,28 +615,59 @@ class _Reporting(Dataset):
 
 
 class _Slots:
-    """Stacks the frames of a batch in shared memory that its worker uses again and again.
+    """Stacks the frames of a batch in memory that its worker shares and uses again and again.
 
     Pages of new memory are cleared, mapped and given back, which on a virtual machine takes longer
     than all the rest: 196 MB, the paper's batch, 0.4 s to fill and 0.3 s to take over, against 0.05
-    and 0.1 s. A batch lasts until the worker's third one after it is asked for.
+    and 0.1 s. A batch lasts until the worker's third one after it is asked for. It is no part of
+    /dev/shm, which is small in containers.
     """
+
+    opened: ClassVar[WeakValueDictionary[int, _Slots]] = WeakValueDictionary()
 
     def __init__(self, frames: Tensor, size: int, workers: int) -> None:
         """size: most clips of a batch; `frames` is one of them."""
-        shape = workers * SLOTS, size, *frames.shape
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * frames.element_size())
-        self.memory = torch.empty(0, dtype=frames.dtype).set_(storage).view(shape)  # type: ignore
-        self.turn = 0
+        self.shape, self.dtype = (workers * SLOTS, size, *frames.shape), frames.dtype
+        self.turn, self.key, self.file = 0, id(self), os.memfd_create("batches")
+        finalize(self, os.close, self.file)
+        os.ftruncate(self.file, math.prod(self.shape) * frames.element_size())
+        self._map()
+        self.opened[self.key] = self
+
+    def _map(self) -> None:
+        self.memory = torch.frombuffer(mmap(self.file, 0), dtype=self.dtype).view(self.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "memory": None, "file": reduction.DupFd(self.file)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, file=state["file"].detach())
+        self._map()
+        os.close(self.file)
 
     def __call__(self, items: Sequence[Tensor | tuple[Any, ...]]) -> Any:
         """As `default_collate` of frames, or of tuples that begin with them."""
         info, self.turn = get_worker_info(), (self.turn + 1) % SLOTS
         assert info is not None
         frames, *others = zip(*(x if isinstance(x, tuple) else (x,) for x in items), strict=True)
-        slot = self.memory[info.id * SLOTS + self.turn][: len(frames)]
-        torch.stack(frames, out=slot)
+        place = info.id * SLOTS + self.turn, len(frames)
+        torch.stack(frames, out=self.memory[place[0], : place[1]])
+        slot = _Slot(self.key, *place)
         return [slot, *(default_collate([*other]) for other in others)] if others else slot
+
+
+class _Slot:
+    """What a worker hands over of a batch; once it is here, the frames."""
+
+    def __init__(self, *place: int) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[int, ...]]:
+        return _taken, self.place
+
+
+def _taken(key: int, number: int, count: int) -> Tensor:
+    return _Slots.opened[key].memory[number, :count]
 
 
 def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
@@ -669,7 +703,7 @@ def read_batches(
     check_workers(workers)
     told = _Reporting(dataset, workers)
     options: dict[str, Any] = {}
-    if workers and pin_memory:  # so each batch is copied before the next is asked for
+    if workers and pin_memory and hasattr(os, "memfd_create"):  # each batch is soon copied
         first = next(batches := iter(batches), [])
         batches = chain([first] if first else [], batches)
         for item in map(told.__getitem__, first[:1]):
