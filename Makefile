@@ -25,12 +25,12 @@ help:
 	@echo "make reproduce   run the numbered notebooks: figures in figures/, runs in runs/"
 	@echo "                 two at a time where there are two cores, a core each"
 	@echo "                 (MAEDFER_PROFILE=smoke, quick, study or full; MAEDFER_DATA=DIR for your own videos)"
-	@echo "make study       the study of notebooks 08 and 10 from nothing: hours; see docs/study.md"
+	@echo "make study       rerun the study of notebooks 08 and 10: hours; see docs/study.md"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make app         a page: drop a video, choose a face, look at it with the viewers, save"
+	@echo "make app         serve a local page: drop a video, choose a face, explore it, save"
 	@echo "make page        write page/index.html: the model in a browser, one file, no server"
-	@echo "make figures     draw figures/*.png again from figures/*.json"
-	@echo "make bench       measure models, data, evaluation and waits on this machine"
+	@echo "make figures     redraw figures/*.png from figures/*.json"
+	@echo "make bench       benchmark models, data, evaluation and waiting times on this machine"
 	@echo "make test        run all tests"
 	@echo "make lint        check style and types"
 	@echo "The first use of any of them makes .venv: about 3 minutes, 6 GB. Python: make PYTHON=python3.12 ..."
@@ -67,11 +67,11 @@ page: $(STAMP)
 	@$(PY) -m maedfer_lab explain --out page/index.html
 
 figures: $(STAMP)
-	@echo "Draws every figure again from its numbers: seconds; figures/*.json to figures/*.png."
+	@echo "Redraws every figure from its numbers: seconds; figures/*.json to figures/*.png."
 	@$(PY) -m maedfer_lab figures
 
 bench: $(STAMP)
-	@echo "Measures beside a floor and beside plain code; let nothing else run. Results: figures/bench.json, figures/bench.png."
+	@echo "Measures against a floor and plain code; let nothing else run. Results: figures/bench.json, figures/bench.png."
 	@$(PY) -m maedfer_lab bench --json figures/bench.json
 
 lint: $(STAMP)
@@ -86,7 +86,7 @@ $(STAMP): pyproject.toml $(if $(READY),,always) | $(if $(READY),,python-usable)
 	@$(if $(READY),,$(PYTHON) -m venv --clear .venv)
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv \
 	    && $(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode -e '.[$(EXTRAS)]' \
-	    || { echo "uv did not manage; the same with pip, which takes longer."; \
+	    || { echo "uv failed; trying pip, which takes longer."; \
 	         $(PY) -m pip install --prefer-binary -e '.[$(EXTRAS)]'; }
 	@echo "$(CURDIR)" > $@
 
