@@ -15,6 +15,7 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 from PIL import Image, ImageDraw
 
+from maedfer_lab.checkpoints.official import to_official
 from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.cli import main
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
@@ -98,6 +99,13 @@ def test_overlapping_windows_read_every_frame_once_from_front_to_back(
     assert [window for part, _ in parts for window in part] == windows
     torch.testing.assert_close(torch.cat([clips for _, clips in parts]), expected, rtol=0, atol=0)
     assert asked == sorted(set(asked))
+
+
+def test_what_a_file_does_not_tell_of_its_model_is_said(tmp_path):
+    model = build_classifier(replace(tiny("vit").model, size_px=16, num_heads=1), 3)
+    torch.save({"model": to_official(model), "args": {"input_size": 16}}, tmp_path / "a.pth")
+    said = str(known_model(tmp_path / "a.pth"))
+    assert "frames: as published; num_heads: as models" in said and "size_px" not in said
 
 
 def test_what_limits_a_reading_is_said_with_it(autoencoder, tmp_path):

@@ -46,6 +46,7 @@ OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may 
 # built.
 MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
+TO_KEEP = "maedfer checkpoint FILE --frames ... --to-folder DIR writes a folder that states them"
 LEGACY = ("legacy_visible_order is on: the official decoder adds positions in another order than "
           "that of its tokens, and these weights were trained with that")  # fmt: skip
 EPSILON = ("LayerNorms have VideoMAE's epsilon, 1e-6, with which such weights were trained; "
@@ -294,7 +295,8 @@ def _check_regions(name: str, config: ModelConfig, grid: Grid, num_regions: int)
         raise ValueError(
             f"{name} has {num_regions} region tokens; {config.frames} frames of {config.size_px} "
             f"px are a grid of {grid.shape} tokens, and region={region} {cut}. Give frames=, "
-            f"size_px=, or region=, one of {', '.join(map(str, shapes)) or 'none on that grid'}"
+            f"size_px=, or region=, one of {', '.join(map(str, shapes)) or 'none on that grid'}; "
+            f"{TO_KEEP}"
         )
 
 
@@ -344,7 +346,8 @@ def _check_fit(weights: Weights, config: ModelConfig) -> None:
         raise ValueError(
             f"{weights.name} does not fit: {len(differences)} entries differ from the model that "
             f"it seems to be:\n  {shown}\nGive sizes that are missing (frames, size_px, region, "
-            "num_heads), or load_checkpoint(recognise(state_dict)) with the model's entries alone"
+            f"num_heads; {TO_KEEP}), or load_checkpoint(recognise(state_dict)) with the model's "
+            "entries alone"
         )
 
 

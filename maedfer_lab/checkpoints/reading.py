@@ -74,6 +74,7 @@ OWN = re.compile(r"encoder\.(embed\.|rep_tokens$|blocks\.\d+\.(local|inter|inter
 # Content found in place of the weights after a failed download.
 POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/(?:.*size (\d{1,20}))?", re.S)
 WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml|script)", re.I)
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z", b"Rar!")  # gzip, bzip2, xz, 7-Zip, RAR
 ONE_OF_THEM = "load_checkpoint(recognise(state_dict)) takes one of them"
 SAVE = "torch.save(model.state_dict(), 'weights.pth'), where that model runs, writes its weights"
 
@@ -110,19 +111,6 @@ def read_file(path: Path) -> FileContent:
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(1024)
-    if not start:
-        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
-    if pointer := POINTER.match(start):
-        held = f" of {int(pointer[1]):,} bytes" if pointer[1] else ""
-        raise ValueError(
-            f"{path} is a Git LFS pointer, not the file{held} itself; fetch that with "
-            "`git lfs pull`, or download it from the repository's page"
-        )
-    if WEB_PAGE.match(start):
-        raise ValueError(
-            f"{path} is a saved web page (HTML), not weights: a login, an error or a confirmation "
-            "came in their place; download it again in a browser"
-        )
     if start.startswith(b"PK\x03\x04"):
         _check_zip(path, num_bytes)
         content, form = _load_pickle(path, mmap=True), "PyTorch zip"
@@ -134,8 +122,6 @@ def read_file(path: Path) -> FileContent:
             content = load_file(path)
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise _damaged(path, error) from error
-    elif refused := _refused_types(path):
-        raise ValueError(f"{path} is a pickle, but no PyTorch checkpoint; {_refusal(refused[0])}")
     else:
         raise ValueError(f"{path} is {_other_kind(path, start)}")
     _check_tensors(path, content, num_bytes)
@@ -144,17 +130,23 @@ def read_file(path: Path) -> FileContent:
 
 def _other_kind(path: Path, start: bytes) -> str:
     """What a file is that is neither PyTorch's nor safetensors', and what to do."""
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z", b"Rar!")) or _is_tar(path):
+    if not start:
+        return "empty (0 bytes); copy or download it again"
+    if pointer := POINTER.match(start):
+        held = f" of {int(pointer[1]):,} bytes" if pointer[1] else ""
+        return (f"a Git LFS pointer, not the file{held} itself; fetch that with `git lfs pull`, or "
+                "download it from the repository's page")  # fmt: skip
+    if WEB_PAGE.match(start):
+        return ("a saved web page (HTML), not weights: a login, an error or a confirmation came in "
+                "their place; download it again in a browser")  # fmt: skip
+    if start.startswith(PACKED) or _is_tar(path):
         return "a packed archive; unpack it, and give the file inside"
     with suppress(UnicodeDecodeError):
         if (text := start[:60].decode()).replace("\n", " ").isprintable():
-            return (
-                f"a text, not weights ({text!r}); download it again, or give the file it is about"
-            )
-    return (
-        f"neither a PyTorch nor a safetensors file (it begins with {start[:8]!r}); give a .pth, "
-        f".pt, .bin or .safetensors file; {SAVE}"
-    )
+            return f"a text, not weights ({text!r}); download it again, or give the file it names"
+    if refused := _refused_types(path):
+        return f"a pickle, but no PyTorch checkpoint; {_refusal(refused[0])}"
+    return f"neither a PyTorch nor a safetensors file (it begins with {start[:8]!r}); {SAVE}"
 
 
 def _check_zip(path: Path, num_bytes: int) -> None:

@@ -120,12 +120,14 @@ def known_model(
                 f"labels={labels!r} has {len(classes)} classes, the model {num}; use a data set of "
                 f"{', '.join(DATASETS)} with as many, or leave labels out"
             )
+    settings = dict(loaded.report.rows)["settings"].split("; ")
+    assumed = "".join(f"; {one}" for one in settings if ": as " in one)  # by default, not told
     card = source / "card.json"
     with reading(card if card.exists() else source):
         known = KnownModel(
             model, source, str(facts.get("name", source.name)),
             int(facts.get("stride", OFFICIAL_STRIDE)), tuple(map(str, classes)) if num else (),
-            str(facts.get("training") or "the file does not say how it was trained"),
+            str(facts.get("training") or f"the file does not say how it was trained{assumed}"),
             bool(facts.get("synthetic", False)),
             choose_framing(facts.get("framing", "wide"), *get_args(Framing)),
             Calibration(**facts["calibration"]) if "calibration" in facts else None,
