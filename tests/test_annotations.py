@@ -444,6 +444,8 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
         (["path,label,who", "a.mp4,0,Ann", "b.mp4,1,bob & ann"], "people", "line 3: 'bob & ann'"),
         (["path;label;who", "a.mp4;0;x|y", "b.mp4;1;y|z"], "people", "of whom 'y' is seen"),
         (["path;label", "a.mp4;sad", "b.mp4;Sad, afraid"], "two labels", "names several"),
+        (["path;label", "a.mp4;sad:.9|glad:.1", "b.mp4;sad:.4|glad:.6"], "two labels", "'sad'"),
+        (["path,label,who", "a.mp4,0,ann", 'b.mp4,1,"bob', 'ann"'], "people", "'ann' is"),
         (["path,label", "a.mp4,1e0", "b.mp4,2e0"], "label range", "has decimals or a power"),
         (["path,label", "a.mp4,happy", "b.mp4,happy (2)"], "spelling", "spellings of one class"),
         (["path,label,emotion,z", "a.mp4,0,x,1", "b.mp4,1,x,2"], "format", "may both be the label"),
@@ -581,6 +583,8 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
          "'ann_1' and 'ann_2' count as two people"),
         (["path,label,who", "a.mp4,x,01", "b.mp4,y,01_f", "c.mp4,x,02", "d.mp4,y,02_m"],
          "'01' and '01_f' count as two people"),
+        (["path,label,who", "a.mp4,x,m", "b.mp4,y,f"], "are these people"),
+        (["path,label,who", *(f"{name}.mp4,x,1{name}" for name in "abcd")], "each of 4 people has"),
         (["sep=;", "path;label;who", "a.mp4;x;1", "b.mp4;y;2"], "MANIFEST.csv is not read"),
     ],
 )  # fmt: skip

@@ -172,7 +172,7 @@ def test_what_makes_a_split_doubtful_is_told_before_training_and_one_class_is_re
         text = text.replace(f",{name},{name},", f",{who},{name},")
     told.write_text(text)
     doubts = " ".join(open_shards(tmp_path / "out", verify=True).doubts)
-    assert "'Ann' and 'ann' of MANIFEST.csv may be one" in doubts and "unknown" not in doubts
+    assert "'Ann' and 'ann' of MANIFEST.csv may show one" in doubts and "unknown" not in doubts
     (root / "mine.csv").write_text("\n".join(["path,label", *rows[:3]]))
     with pytest.raises(ValueError, match=r"has one class \(calm\)"):
         labelled_data(replace(LABELLED, data=root / "mine.csv", dataset="csv"))

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def plain_word(text: str) -> str:
     return _WORD.get(word, word)
 
 
+@lru_cache(10_000)
 def original(text: str) -> str:
     """A name without case and what tells an altered copy or another file of this name: a_flip."""
     return _COPY.sub("", unicodedata.normalize("NFC", text).strip().casefold())

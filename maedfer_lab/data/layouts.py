@@ -49,7 +49,8 @@ _ODD_NUMBER = re.compile(r"(?i)\d{1,15}(?:[.,]0+|(?:[.,]\d+)?e\+?\d\d?)")  # by 
 _SESSION = re.compile(WORDS["another session"])
 _PERSON_WORD = re.compile(rf"{WORDS['person']}|sub|id|user|p")
 # What stands between two names; only the first kind never stands within one ("Meyer, Anna").
-_AND = re.compile(r"\s*[;|&+]\s*|\s+(?:and|und|et|y|with|vs)\s+")
+_AND = re.compile(r"\s*[;|&+\n\uff1b\u3001]\s*|\s+(?:and|und|et|y|with|vs)\s+")
+_WEIGHT = re.compile(r"\s*[:=(]\s*[\d.]+%?\)?$")  # happy:0.9
 _PARTS = re.compile(rf"{_AND.pattern}|\s*[,/\\]\s*")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
 _SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
@@ -295,13 +296,18 @@ def named_together(texts: Iterable[str], key: Callable[[str], Any]) -> list[tupl
 
     As "anna; bert", "anna" and "anna". key: what is equal for spellings of one.
     """
+
+    def parted(text: str, mark: re.Pattern[str]) -> list[str]:
+        parts = (_WEIGHT.sub("", part).strip(" []'\"") for part in mark.split(text))
+        return [part for part in parts if part]
+
     stands: dict[Any, list[str]] = defaultdict(list)
     for text in (texts := list(texts)):
-        for one in {key(part) for part in _AND.split(text) if part}:
+        for one in {key(part) for part in parted(text, _AND)}:
             stands[one].append(text)
     found = []
     for text in texts:
-        parts = [part for part in (p.strip(" []'\"") for p in _PARTS.split(text)) if part]
+        parts = parted(text, _PARTS)
         there = ((p, o) for p in parts for o in stands.get(key(p), [])[:2] if o != text)
         if len(parts) > 1 and not _ODD_NUMBER.fullmatch(text) and (one := next(there, None)):
             found.append((text, *one))

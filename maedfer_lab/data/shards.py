@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from maedfer_lab.data.labels import OTHERS
-from maedfer_lab.data.layouts import MOST_FOLDS, same_persons
+from maedfer_lab.data.layouts import MOST_FOLDS, named_together, person_words, same_persons
 from maedfer_lab.data.shard_format import (
     AGAIN,
     Index,
@@ -172,10 +172,11 @@ def _table(folder: str, index: Index) -> ShardedAnnotations:
     clips = Clips(index, root, np.arange(len(index), dtype=np.int32))
     if about["dataset"] in ("folder", "csv"):  # people may be mended in MANIFEST.csv
         people = np.setdiff1d(index["person"], index["name"])
-        spelled: dict[tuple[str, ...], str] = {}
-        for name, key in same_persons(map(index.word, people[people > 0].tolist())).items():
-            if (one := spelled.setdefault(key, name)) != name:
-                notes.append(f"suspicious: {one!r} and {name!r} of MANIFEST.csv may be one person")
+        names, spelled = [index.word(number) for number in people[people > 0].tolist()], {}
+        pairs = [(spelled.setdefault(key, name), name) for name, key in same_persons(names).items()]
+        pairs += [pair[::2] for pair in named_together(names, person_words)]
+        for one, name in (pair for pair in pairs if pair[0] != pair[1]):
+            notes.append(f"suspicious: {one!r} and {name!r} of MANIFEST.csv may show one person")
     if about["dataset"] in OTHERS:
         notes += unknown_people(int(np.isin(clips.people, index["name"]).sum()), len(clips))
     return ShardedAnnotations(about["dataset"], tuple(about["classes"]), clips, root, tuple(notes))

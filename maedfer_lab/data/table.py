@@ -490,12 +490,12 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("subject overlap", tree.root, what)
     found.problems += filter(None, map(table.copy_problem, copies))
-    found.notes += _contradictions(table, found) if dataset in OTHERS else ()
+    found.notes += _contradictions(table) if dataset in OTHERS else ()
     found.notes += unknown_people(unknown, len(table))
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
 
 
-def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
+def _contradictions(table: Annotations) -> Iterator[str]:
     """Notes on files that are called as another class, and on people who may be clips."""
     words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
     odd = []
@@ -506,13 +506,16 @@ def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
     if odd:
         told = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
         yield told + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
-    names = {None, "", *map(table.name, table.clips)}
-    number = Counter(clip.subject for clip in table.clips if clip.subject not in names)
-    if not found.people_told and len(number) > 3 and max(number.values()) == 1:
-        told = (
-            f"suspicious: each of {len(number):,} people taken from names has one clip, so these "
-        )
-        yield told + "may be names of clips; MANIFEST.csv (columns file, identity) can name people"
+    names = {"", *map(table.name, table.clips)}
+    number = Counter(who for clip in table.clips if (who := clip.subject or "") not in names)
+    if len(number) > 3 and max(number.values()) == 1:
+        told = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
+        yield told + "clips; MANIFEST.csv (columns file, identity) can name people"
+    if number and not any(may_be_name(who) or re.search(r"\d", who) for who in number):
+        yield f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people?"
+    if len(table) > 9 and len(table) < 2 * len(table.classes):
+        told = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
+        yield told + "are these classes?"
 
 
 def unknown_people(unknown: int, clips: int) -> list[str]:
