@@ -144,7 +144,8 @@ def judge(
             mask = model_mask(model, [*ratios][-1], 1, torch.Generator().manual_seed(own))[0]
             shown.append((reconstruct_clip(model, clip, mask), config.frames // 4 * 2))
     if picture is not None:
-        text = f"{known.name}, {[*ratios][-1]:.0%} hidden, frame {shown[0][1]}. {known.training}."
+        text = f"{[*ratios][-1]:.0%} hidden, frame {shown[0][1] + 1} of {config.frames}. "
+        text += f"{known.name}: {known.training}. {known.footer}."
         columns = [path.stem[:12] for path in videos[:SHOWN]]
         draw_rows(reconstruction_rows(shown), columns, text, picture)
     of_person, number = np.unique(people, return_inverse=True)[1], len(set(people))

@@ -139,12 +139,12 @@ def reconstruct(
     frames = range(0, model.config.frames, 2)
     last = min(5, len(frames)) - 1  # at most five even frames, spread over the clip
     chosen = [frames[round(i * (len(frames) - 1) / max(1, last))] for i in range(last + 1)]
-    shown, labels = [(result, frame) for frame in chosen], [f"frame {frame}" for frame in chosen]
+    shown, labels = [(result, frame) for frame in chosen], [f"frame {i + 1}" for i in chosen]
     if mask_ratio is None:
         shares = dict.fromkeys(hidden_share(model, share)[0] for share in STRIP)
         middle = model.config.frames // 4 * 2
         shown, labels = [(fill(x), middle) for x in shares], [f"{x:.0%} hidden" for x in shares]
-        note = f"{where}, frame {middle} of {model.config.frames}; {known.name}."
+        note = f"{where}, frame {middle + 1} of {model.config.frames}; {known.name}."
         note += f" The paper trains with {RATIO:.0%}."
     text = f"{note} {known.training[:1].upper()}{known.training[1:]}. "
     text += f"At {ratio:.0%} hidden: {loss_line(result)}. "
