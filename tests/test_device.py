@@ -194,11 +194,15 @@ from maedfer_lab.method.attention import Attention
 task = task_of()
 clips, masked = to_floats(batch_of(task)[0]), batch_of(task)[2]
 predicted = torch.rand(2, masked.shape[1], 1536)
-Attention.few, x = 11, torch.rand(3, 11, 96)
-for part, *given in (task.model.compare, predicted, clips, masked), (Attention(96, 4), x):
+attention, x = Attention(96, 4), torch.rand(3, 11, 96)
+attention.few = 11
+for part, *given in (task.model.compare, predicted, clips, masked), (attention, x):
     whole = torch.compile(part, backend="aot_eager", fullgraph=True, dynamic=False)
     for ours, theirs in zip(whole(*given), part(*given), strict=True):
         torch.testing.assert_close(getattr(ours, "total", ours), getattr(theirs, "total", theirs))
+attention.few = 0
+whole(x)
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # what is set is compiled
 """
 
 

@@ -57,7 +57,7 @@ __main__: cli
 # Lines of Python that a package may have: today's. They are to shrink, and must not grow.
 BUDGETS = {
     "attention": 578,
-    "bench": 2125,
+    "bench": 2119,
     "checkpoints": 2466,
     "config": 1107,
     "cost": 1276,

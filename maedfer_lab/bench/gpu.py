@@ -30,7 +30,6 @@ from maedfer_lab.method import models
 from maedfer_lab.method.attention import Attention
 from maedfer_lab.training.device import (
     Compile,
-    choose_compile,
     compile_blocks,
     moved,
     one_ahead,
@@ -56,7 +55,7 @@ def steps_and_feed(bench: Bench) -> None:
     graph: tuple[Compile, ...] = ("graph",) if is_cuda else ()
     pieces = [  # what matters most comes first
         *(partial(pretraining, num=usual, way=way) for way in (*graph, "no")),
-        partial(sums, num=usual),
+        partial(pretraining, num=usual, way=(*graph, "no")[0], few=FEW),
         *(partial(evaluation, num=tested, way=way) for way in (*block, "no")),
         *(partial(finetuning, num=2 * tuned, way=way) for way in (*graph, "no")),
         *(partial(feed, store=store) for store in get_args(Store)),
@@ -89,13 +88,17 @@ def _title(work: str, num: int, way: str) -> str:
     return f"LGI-B {work}, {num} clips, {HOW.get(way, way)}"
 
 
-def pretraining(bench: Bench, num: int, way: Compile, more: str = "") -> None:
-    """A whole step of the recipe, without its reading."""
+def pretraining(bench: Bench, num: int, way: Compile, few: int = 0) -> None:
+    """A whole step of the recipe, without its reading; few: as in `Attention`, where compiled."""
     recipe = replace(bench.recipe(), precision=bench.precisions[-1])
     recipe = replace(recipe, optim=replace(recipe.optim, batch_size=num, accumulate=1))
     forward = macs_of(recipe.model, "pretrain", recipe.mask_ratio[0])
-    title = _title("pre-training step", num, way) + more
-    steps(bench, title, RandomTask(recipe), num, way, 3 * forward)
+    title = _title("pre-training step", num, way) + ", regions as sums" * bool(few)
+    task = RandomTask(recipe)
+    for module in task.model.modules():
+        if isinstance(module, Attention):
+            module.few = few
+    steps(bench, title, task, num, way, 3 * forward)
 
 
 def finetuning(bench: Bench, num: int, way: Compile) -> None:
@@ -184,15 +187,6 @@ def captured(work: Work, device: torch.device) -> Work:
         torch.cuda.synchronize(device)
 
     return run
-
-
-def sums(bench: Bench, num: int) -> None:
-    """The step with the attention of regions as sums where it is compiled, not in tiles."""
-    Attention.few = FEW
-    try:
-        pretraining(bench, num, choose_compile("auto", bench.device, True), ", regions as sums")
-    finally:
-        Attention.few = 0
 
 
 def largest(bench: Bench, usual: int) -> None:

@@ -31,11 +31,11 @@ class Attention(nn.Module):
     """
 
     product = staticmethod(F.linear)  # `fast` has another kernel for it
-    few = 0  # keys up to which products are compiled as sums, as fused kernels use tiles of 64
 
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.few = 0  # keys up to which it compiles to sums; fused kernels use tiles of 64
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
