@@ -534,7 +534,7 @@ def test_altered_copies_stay_with_their_original(copy, tmp_path):
     names = [(f"{top}{c}/{k}.mp4", f"{copy.format(c, k)}.mp4") for c in ("happy", "sad")
              for k in "abcdef"]  # fmt: skip
     table = read_annotations("folder", videos(tmp_path, *chain(*names)))
-    folds = {table.name(clip): clip.fold for clip in table.clips}
+    folds = {table.name(clip): clip.fold for clip in table.clips if clip.subject}
     assert len(folds) == 24 and all(folds[old] == folds[new] for old, new in names)
     assert "12 clips are altered copies" in " ".join(table.notes)
     assert "in 24 of 24 clips" in table.doubts[0]

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2466,
     "config": 1107,
     "cost": 1276,
-    "data": 6330,
+    "data": 6332,
     "drawn": 951,
     "figures": 1614,
     "inference": 1835,

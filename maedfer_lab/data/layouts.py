@@ -205,7 +205,7 @@ def people_of_copies(names: Sequence[str], who: Sequence[str | None]) -> list[st
                 if of is None and len(copies[folder]) > 1:
                     of = copies[folder][name]
             if of is not None and of != i:
-                found[i] = who[of] or names[of]
+                found[i] = found[of] = who[of] or names[of]
     return found
 
 

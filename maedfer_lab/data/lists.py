@@ -273,7 +273,7 @@ def _differing(
     columns: list[str], roles: dict[str, str], need: tuple[str, ...], rows: list[list[str]]
 ) -> str:
     """Two columns that may both be the label, person or split, and part the rows differently."""
-    for role in roles.keys() - {"path"} - ({"label"} - set(need)):
+    for role in sorted(roles.keys() - {"path"} - ({"label"} - set(need))):
         mine = columns.index(roles[role])
         for i, column in enumerate(columns):
             if i == mine or _plain(column) not in _COLUMNS[role]:

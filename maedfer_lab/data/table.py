@@ -595,7 +595,9 @@ def _with_copies(clips: list[Clip], tree: Tree, found: Reading) -> list[Clip]:
     """The clips, altered copies of one whose person is not told kept with it."""
     names, who = [tree.name(clip.path) for clip in clips], [clip.subject for clip in clips]
     told = people_of_copies(names, who)
-    if copies := [name for name, old, new in zip(names, who, told, strict=True) if old != new]:
+    if copies := [
+        name for name, old, new in zip(names, who, told, strict=True) if new not in (old, name)
+    ]:
         found.notes.append(
             f"{len(copies):,} clips are altered copies, by their names ({copies[0]}), and stay on "
             "the side of their originals; MANIFEST.csv (columns file, identity) says otherwise"
