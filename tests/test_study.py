@@ -116,5 +116,9 @@ def test_the_regions_head_keeps_where():
         read = classifier.read_tokens(clip)
         assert classifier(clip).shape == (2, 7)
         assert classifier.features(clip).shape == (2, read.shape[1] * config.width)
+    lgi = build_classifier(config, 7, "tokens", "regions")
+    encoded = lgi.encoder(clip)  # region after region
+    own = encoded.tokens.unflatten(1, (lgi.encoder.num_regions, -1)).mean(2)
+    torch.testing.assert_close(lgi.choose_tokens(encoded), own)
     with pytest.raises(ValueError, match="'rep' or 'tokens'"):
         build_classifier(config, 7, "all", pooling="regions")

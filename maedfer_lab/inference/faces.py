@@ -223,7 +223,8 @@ def over_videos(
         try:
             results.append(work(path, name))
         except NoFaceError as error:
-            refused.append(str(keep_pictures(error, folder, name) if folder else error))
+            picture = folder and folder / f"{name}_no_face.png"
+            refused.append(keep_pictures(error, picture) if picture else str(error))
         except (ValueError, OSError, EOFError, RuntimeError, MemoryError) as error:
             said = str(error) or type(error).__name__
             refused.append(said if path.name in said else f"{path.name}: {said}")
@@ -243,15 +244,13 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def keep_pictures(error: NoFaceError, folder: Path, name: str) -> NoFaceError:
-    """Write the frames in which no face was found to `folder`; the new error says where."""
-    path, height = folder / f"{name}_no_face.png", max(map(len, error.pictures))
+def keep_pictures(error: NoFaceError, path: Path) -> str:
+    """Write the frames in which no face was found to `path`; the error's sentence with it."""
+    height = max(map(len, error.pictures))
     sheet = [np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=255)
              for x in error.pictures]  # fmt: skip
     files.write_aside(path, files.png_bytes(np.hstack(sheet)))
-    shown = NoFaceError("", error.looked, error.pictures)
-    shown.args = (f"{error}; some of these frames: {path}",)
-    return shown
+    return f"{error}; some of these frames: {path}"
 
 
 def result_path(out: Path | str | None, *suffixes: str) -> Path | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from maedfer_lab.config import Framing
-from maedfer_lab.data.faces import Detector, NoFaceError, detect_faces
+from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.figures import draw_rows
-from maedfer_lab.inference.faces import Faces, keep_pictures, open_faces, result_path, steps_for
+from maedfer_lab.inference.faces import Faces, open_faces, over_videos, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
@@ -109,13 +109,9 @@ def reconstruct(
         mask = model_mask(model, share, 1, torch.Generator().manual_seed(mask_seed))[0]
         return reconstruct_clip(model, clip, mask, statistics, token_order)
 
-    try:
-        faces = open_faces(video, model.config.size_px, face=face, framing=framing,
-                           detect=detect, progress=progress)  # fmt: skip
-    except NoFaceError as error:
-        if out is None:
-            raise
-        raise keep_pictures(error, out.parent, out.stem) from error
+    (faces,), _ = over_videos([video], out and out.parent, lambda path, _: open_faces(
+        path, model.config.size_px, face=face, framing=framing, detect=detect, progress=progress
+    ))  # fmt: skip
     window = faces.middle(model.config, steps_for(known.stride, faces.fps, stride), at_s)
     clip = faces.clip(window)
     result = fill(ratio)

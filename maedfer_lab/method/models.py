@@ -314,7 +314,11 @@ class Classifier(nn.Module):
         """Those of an encoder's output."""
         if encoded.rep_tokens is None or self.tokens == "tokens":
             tokens = encoded.tokens
-            return tokens[:, self.regions].mean(2) if self.pooling == "regions" else tokens
+            if self.pooling != "regions":
+                return tokens
+            if encoded.rep_tokens is not None:  # an LGI-Former's lie region after region
+                tokens = tokens[:, encoded.index[0].argsort()]
+            return tokens[:, self.regions].mean(2)
         if self.tokens == "rep":
             return encoded.rep_tokens
         return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
