@@ -116,8 +116,9 @@ class Exported(nn.Module):
         if isinstance(model, Classifier):
             rep, tokens = _encode(model.encoder, clip, model.encoder.all_tokens.int(), model.tokens)
             if model.pooling == "regions" and model.tokens == "tokens":
-                place = model.encoder.all_tokens.argsort()[model.regions]
-                own = tokens.index_select(1, place.flatten())
+                own = tokens
+                if rep is None:  # an LGI-Former's lie region after region
+                    own = tokens.index_select(1, model.regions.flatten())
                 tokens = own.unflatten(1, model.regions.shape).mean(2)
             read = [x for x, name in ((rep, "rep"), (tokens, "tokens")) if x is not None
                     and model.tokens in (name, "all")]  # fmt: skip
