@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from maedfer_lab import cli
-from maedfer_lab.bench import model
+from maedfer_lab.bench import gpu, gpu_run, model
+from maedfer_lab.bench import gpu_check as gpu_check_module
 from maedfer_lab.bench.bench import bench_command
 from maedfer_lab.bench.floor import Products, products_of, replay
 from maedfer_lab.bench.gpu_check import SCALE, STEPS, gpu_check
 from maedfer_lab.bench.measuring import SIDES, Bench, Check, aims_of, make_row, median
 from maedfer_lab.config import EncoderKind, TargetConfig, tiny
 from maedfer_lab.cost.formula import macs
+from maedfer_lab.cost.plan import FEED
 from maedfer_lab.figures import draw
 from maedfer_lab.method.models import build_autoencoder, model_mask
 from maedfer_lab.training.pretrain import PretrainTask
@@ -190,8 +193,36 @@ def test_the_section_for_a_gpu_runs_where_there_is_none():
                  "fine-tuning step, 2 clips, issued"):  # fmt: skip
         assert f"LGI-B {name}" in names
     assert "LGI-B pre-training step, 2 clips, issued: issued by the host" in names
-    assert any(name.startswith("feed of batches of 4, 1 workers") for name in names)
+    assert any(map(FEED.fullmatch, names))  # as `maedfer plan` reads it
     assert all(median(row) > 0 for row in report.rows)
+
+
+def test_what_was_measured_before_a_stop_is_reported(monkeypatch):
+    """As `gpu_run` stops it when its time is up."""
+
+    def stop(*pieces, **sizes):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "evaluation", stop)
+    report = bench_command(smoke=True, threads=1, only=("gpu",), device="cpu")
+    assert len(report.rows) == 4 and report.notes[-1].startswith("gpu: stopped at")
+
+
+def test_a_part_of_a_gpu_run_ends_in_time_and_an_error_is_a_failed_check(tmp_path):
+    part, sleep = ["timeit", "-n", "1", "-r", "1"], "import time; time.sleep(60)"
+    log = tmp_path / "log.txt"
+    assert "log: ended, NOT all" in gpu_run._run(
+        log, [*part, "print('FAILED')"], 60, signal.SIGTERM
+    )
+    told = gpu_run._run(log, [*part, sleep], 0.5, signal.SIGTERM)
+    assert f"NO end, status {-signal.SIGTERM}" in told
+
+    def checks():
+        yield Check("first", 0.0)
+        raise RuntimeError("no compiler")
+
+    first, failed = gpu_check_module._tried(checks())
+    assert first.is_passed and not failed.is_passed and "no compiler" in failed.name
 
 
 def test_a_device_is_compared_with_the_cpu():

@@ -162,7 +162,8 @@ def test_what_a_gpu_measured_takes_the_place_of_assumptions(tmp_path):
     step = "LGI-B pre-training step, 160 clips, "
     rows = {f"{step}issued": 1 / 1000, f"{step}captured": 1 / 2000, f"{step}written plainly": 1e-4,
             f"{step}captured: issued by the host": 0.002,
-            "feed of batches of 160, 14 workers, shards": 1 / 2800}  # fmt: skip
+            "feed of batches of 160, 14 workers, raw shards": 1 / 9000,
+            "feed of batches of 160, 14 workers, jpeg shards": 1 / 2800}  # fmt: skip
     source = {"device": "NVIDIA H200", "profile": "bench", "commit": "abc",
               "versions": {"torch": "2.11"}}  # fmt: skip
     content = {"provenance": source, "rows": [

@@ -148,7 +148,7 @@ def checked(inputs: Inputs) -> Inputs:
 
 
 STEP = re.compile(r"LGI-B pre-training step, 160 clips, (issued|compiled|captured)")
-FEED = re.compile(r"feed of batches of \d+, (\d+) workers, shards")
+FEED = re.compile(r"feed of batches of \d+, (\d+) workers, jpeg shards")
 
 
 def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> Inputs:
