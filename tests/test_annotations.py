@@ -584,6 +584,8 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
         (["path,label,who", "a.mp4,x,01", "b.mp4,y,01_f", "c.mp4,x,02", "d.mp4,y,02_m"],
          "'01' and '01_f' count as two people"),
         (["path,label,who", "a.mp4,x,m", "b.mp4,y,f"], "are these people"),
+        (["path,label,who", "a.mp4,x,Di Gray", "b.mp4,y,Di Fast", "c.mp4,x,Sunday1",
+          "d.mp4,y,Sunday2"], "each of 4 people has"),
         (["path,label,who", *(f"{name}.mp4,x,1{name}" for name in "abcd")], "each of 4 people has"),
         (["sep=;", "path;label;who", "a.mp4;x;1", "b.mp4;y;2"], "MANIFEST.csv is not read"),
     ],

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2468,
     "config": 1107,
     "cost": 1276,
-    "data": 6332,
+    "data": 6333,
     "drawn": 951,
     "figures": 1614,
     "inference": 1830,

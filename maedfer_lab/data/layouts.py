@@ -270,18 +270,19 @@ def same_persons(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     "Actor 1" is "actor_01", "Zoë" is "zoe"; 7, 7.0 and, where 7 is there, S07 are one person.
     """
     keys = {name: person_words(name) for name in names}
-    numbers = {key for key in keys.values() if len(key) == 1 and key[0].isdecimal()}
-    return {
-        name: key[1:] if key[1:] in numbers and _PERSON_WORD.fullmatch(key[0]) else key
-        for name, key in keys.items()
-    }
+    known = set(keys.values())
+    for name, key in keys.items():
+        number, base = key[1:], person_words(original(name))
+        if len(number) == 1 and number[0].isdecimal() and _PERSON_WORD.fullmatch(key[0]):
+            base = number
+        keys[name] = base if base in known else key
+    return keys
 
 
 def person_words(name: str) -> tuple[str, ...]:
     """Words and numbers of a person's name, however they are spelled: `same_persons`."""
     text = name.strip().casefold()
-    text = original(_SESSION.sub("", text) or text) or text
-    text = unicodedata.normalize("NFKD", text)
+    text = unicodedata.normalize("NFKD", _SESSION.sub("", text) or text)
     if _ODD_NUMBER.fullmatch(text):
         text = f"{float(text.replace(',', '.')):.0f}"
     text = re.sub("[\u0300-\u036f\u200b-\u200d\ufeff]", "", text)  # accents, and what has no width
