@@ -39,7 +39,7 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
     grid = figure.subplots(1 + len(rows), len(steps), squeeze=False)
     for axis, picture, i in zip(grid[0], pictures, steps, strict=True):
         style.draw_picture(axis, picture)
-        axis.set_title(f"frame {data['frames'][i]}", fontsize=9.5)
+        axis.set_title(f"frame {data['frames'][i] + 1}", fontsize=9.5)
     for axes, label in zip(grid, ["clip", *(row["label"] for row in rows)], strict=True):
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
     for axes, row in zip(grid[1:], rows, strict=True):
