@@ -250,6 +250,7 @@ def test_every_file_is_used() -> None:
         ("config cost.formula files metrics paper.ledger cli", "torch tyro sklearn scipy"),
         ("method cli paper.ledger", "matplotlib IPython ipykernel ipywidgets jupyter_client"),
         ("figures", "torch"),
+        ("training.finetune training.pretrain", "setuptools matplotlib IPython"),
     ],
 )
 def test_importing_is_light(modules: str, unwanted: str) -> None:

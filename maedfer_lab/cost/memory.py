@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import timer
 
 Work = Callable[[], object]
 
@@ -84,11 +83,11 @@ def one_thread() -> Iterator[None]:
 
 def alternate(
     works: Mapping[str, Work], seconds: float, least: int, most: int,
-    clock: Callable[[], float] = timer,
+    clock: Callable[[], float],
 ) -> dict[str, list[float]]:  # fmt: skip
     """Time works in turn, A B C A B C ..., so that what else slows the machine slows all alike.
 
-    Until `seconds` are spent, within `least` and `most` rounds.
+    Until `seconds` are spent, within `least` and `most` rounds; clock: in seconds.
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
     start = time.perf_counter()
