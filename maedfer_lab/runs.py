@@ -47,7 +47,7 @@ DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 
 # Settings added after the first runs: at these values a run keeps its name.
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
-         "optimiser": "adamw", "warp": 0.0, "blend": 0.0, "on_broken": "skip",
+         "optimiser": "adamw", "warp": 0.0, "grey": 0.0, "blend": 0.0, "on_broken": "skip",
          "mix_group": None, "function": "", "extension": "", "pooling": "mean", "zoom": 1.0,
          "drawn_label": "expression", "ema": 0.0}  # fmt: skip
 

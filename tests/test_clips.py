@@ -125,6 +125,9 @@ def test_colours_change_as_torchvision_changes_those_of_each_frame():
     found = jitter_colours(torch.stack([clip, clip]), 0.5, [rng(1), rng(2)])
     torch.testing.assert_close(found[0], expected, rtol=0, atol=2e-6)
     assert not torch.equal(*found) and torch.equal(jitter_colours(clip[None], 0.0, []), clip[None])
+    grey = jitter_colours(clip[None], 0.5, [rng(1)], grey=1.0)
+    torch.testing.assert_close(grey, grey.mean(1, keepdim=True).expand_as(grey))
+    assert grey.std() > 0.1 and not torch.equal(grey, clip[None])
     with pytest.raises(ValueError, match="strength=2"):
         jitter_colours(clip[None], 2.0, [rng(1)])
 

@@ -103,8 +103,8 @@ class PretrainConfig:
     held_out: share of the folder's people that is held out.
     min_crop: smallest scale of the multi-scale crop.
     mirror, tilt, warp, jitter: mirror half of the clips, rotate them by up to `tilt` degrees, warp
-        them by up to that share of their side, jitter colours by that strength. blend: share of the
-        clips that are mixed with another one of the batch. (None of the five is in the reference.)
+        them by up to that share of their side, jitter colours by that strength. grey: share of the
+        clips that lose their colour; blend: that are mixed with another. (None is in the paper.)
     synthetic: share of a folder's clips that is replaced by synthetic faces.
     stills, stills_share: zip files of portraits (`data.stills`), and the share of a folder's clips
         that is replaced by portraits with simulated camera motion.
@@ -135,6 +135,7 @@ class PretrainConfig:
     tilt: float = 0.0
     warp: float = 0.0
     jitter: float = 0.0
+    grey: float = 0.0
     blend: float = 0.0
     synthetic: float = 0.0
     stills: tuple[Path, ...] = ()
@@ -160,7 +161,8 @@ class PretrainConfig:
             self, num_clips=10**7, difficulty="[0, 1]; try 0.3",
             synthetic="[0, 1]; try 0.2", stills_share="[0, 1]; try 0.5", blend="[0, 1]; try 0.5",
             tilt="[0, 45]; degrees, try 10.0", warp="[0, 0.1]; or pictures fold; try 0.05",
-            seed=f"[0, {MOST_SEED}]", min_crop="[0.01, 1]", held_out="[0, 1]", jitter="[0, 10]",
+            seed=f"[0, {MOST_SEED}]", min_crop="[0.01, 1]", jitter="[0, 10]",
+            **dict.fromkeys(("held_out", "grey"), "[0, 1]; try 0.2"),
         )  # fmt: skip
 
 

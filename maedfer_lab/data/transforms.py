@@ -219,22 +219,28 @@ def mirror(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]
 
 
 def jitter_colours(
-    clips: Float[Tensor, "b 3 T H W"], strength: float, rngs: Sequence[np.random.Generator]
-) -> Float[Tensor, "b 3 T H W"]:
+    clips: Float[Tensor, "b 3 T H W"], strength: float, rngs: Sequence[np.random.Generator],
+    grey: float = 0.0,
+) -> Float[Tensor, "b 3 T H W"]:  # fmt: skip
     """Change brightness, contrast, saturation and white balance, the same for all frames.
 
     ``strength`` in [0, 1]: factors within 1 +- strength, of each colour within 1 +- strength / 3.
-    ``rngs``: one for each clip. For sets of a few people; not in the reference.
+    ``grey``: share of the clips that lose their colour. ``rngs``: one for each clip.
+    For sets of a few people; not in the reference.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength} must lie in [0, 1]; 0 changes nothing, try 0.4")
-    if strength == 0:
+    if strength == grey == 0:
         return clips
     draws = torch.from_numpy(np.stack([rng.uniform(-1, 1, 6) for rng in rngs])).float()
     draws = draws.to(clips.device, non_blocking=True)
     factors = 1 + strength * draws[:, :3, None, None, None, None]
     brightness, contrast, saturation = factors.unbind(1)
     balance = 1 + strength / 3 * draws[:, 3:, None, None, None]
+    if grey:
+        lost = torch.tensor([rng.random() < grey for rng in rngs], device=clips.device)
+        lost = lost.view(-1, 1, 1, 1, 1)
+        saturation, balance = saturation.masked_fill(lost, 0), balance.masked_fill(lost, 1)
     clips = (clips * brightness).clamp_(0, 1)
     middle = _grey(clips).mean((-2, -1), keepdim=True)
     clips = clips.mul_(contrast).add_((1 - contrast) * middle).clamp_(0, 1)

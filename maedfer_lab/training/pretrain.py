@@ -197,11 +197,11 @@ class PretrainTask(Task):
     ) -> tuple[Tensor, ...]:
         """Colour jitter and blended clips, if configured; then floats."""
         config, (frames, *indices) = self.config, batch
-        if not (config.jitter or config.blend):
+        if not (config.jitter or config.grey or config.blend):
             return batch
         items = [step * config.optim.batch_size + place for place in places]
         rngs = [np.random.default_rng([config.seed, item, JITTER]) for item in items]
-        clips = jitter_colours(to_floats(frames), config.jitter, rngs)
+        clips = jitter_colours(to_floats(frames), config.jitter, rngs, config.grey)
         return blend_clips(clips, config.blend, rngs), *indices
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
