@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2468,
     "config": 1109,
     "cost": 1276,
-    "data": 6339,
+    "data": 6362,
     "drawn": 951,
     "figures": 1614,
     "inference": 1830,

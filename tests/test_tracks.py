@@ -162,6 +162,28 @@ def test_without_a_face_the_error_names_frames_and_shows_three():
     assert caught.value.looked[-1] == 49 and len(caught.value.pictures) == 3
 
 
+@pytest.mark.parametrize(
+    ("turns", "seen", "way"),
+    [(1, 0.97, "to the right"), (2, 0.97, "upside down"), (3, None, "to the left"), (0, 1.0, "")],
+)
+def test_a_turned_face_is_refused_with_the_way_to_turn_it(turns, seen, way):
+    class Turned(Drawn):
+        def _read(self, indices):
+            return np.rot90(super()._read(indices), turns, axes=(1, 2))
+
+    def surest_upright(frame):  # the ramp behind the face rises to the right
+        rise = frame[0, -1, 0] > frame[0, 0, 0] and frame[0, 0, 0] == frame[-1, 0, 0]
+        faces = find_squares(frame) if rise or seen else []
+        return [face._replace(confidence=1.0 if rise else seen) for face in faces]
+
+    video = Turned(line(60, 60, num=30))
+    if not way:
+        assert len(track_faces(video, surest_upright, progress=False).tracks) == 1
+        return
+    with pytest.raises(NoFaceError, match=f"turned .*{way}: turn the video"):
+        track_faces(video, surest_upright, progress=False)
+
+
 def test_large_frames_pass_in_small_pieces():
     video = Drawn([(200, 200)] * 12, height=2160, width=3840)
     tracks = track_faces(video, find_squares, look_every_s=0.04, progress=False)
