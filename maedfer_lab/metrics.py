@@ -226,9 +226,9 @@ def permuted(
         row[:] = np.where(single[of], own[of], row)
         for group in groups:
             row[group] = rng.permutation(row[group])
-    told = [f"permuted within each of the {len(groups)} people who show several classes"]
-    told += [f"exchanged between the {single.sum()} people who show one class"]
-    return found, " and ".join(told[not groups : 2 - (single.sum() < 2)])
+    parts = [f"permuted within each of the {len(groups)} people who show several classes"]
+    parts += [f"exchanged between the {single.sum()} people who show one class"]
+    return found, " and ".join(parts[not groups : 2 - (single.sum() < 2)])
 
 
 def nearest_classes(

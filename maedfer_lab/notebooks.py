@@ -137,14 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = [chosen.minutes.get(name[:2], 0) for name in known]
         minutes = max(sum(expected) / at_once, *expected, 1)
         time_ = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
-        told = {
+        summaries = {
             "jobs": str(at_once),
             "plan": f"Runs {len(known)} notebooks at the {chosen.name} profile: about {time_}, "
                     f"less when runs are there already; {places}.",
             "end": f"All done: {places}, executed notebooks in {copies}.",
         }  # fmt: skip
-        if what in told:
-            _say(told[what])
+        if what in summaries:
+            _say(summaries[what])
             return 0
         if what not in known:
             raise ValueError(f"no notebook is called {what!r}; there are {', '.join(known)}")

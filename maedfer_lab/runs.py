@@ -161,7 +161,7 @@ class Run:
         return (self.folder / "result.json").exists()
 
     @property
-    def told(self) -> str:
+    def remark(self) -> str:
         """When a finished run ended, for the remark on loading it."""
         ended = date.fromtimestamp((self.folder / "result.json").stat().st_mtime)
         return f"finished run of {ended} loaded: {self.folder}"

@@ -259,7 +259,7 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def fault_of(sample: Sample, told: list[Any]) -> str | None:
+def fault_of(sample: Sample, warned: list[Any]) -> str | None:
     """Read a damaged file; what is wrong about the answer, or None."""
     try:
         result = sample.read()
@@ -272,7 +272,7 @@ def fault_of(sample: Sample, told: list[Any]) -> str | None:
         raise
     except BaseException:
         return traceback.format_exc(limit=-4)
-    if sample.promised and not told and not equal(result, sample.result):
+    if sample.promised and not warned and not equal(result, sample.result):
         return "another result, in silence"
     return None
 
@@ -305,9 +305,9 @@ def main(seed: int, first: int, last: int) -> None:
             sample.file.write_bytes(damaged)
             signal.setitimer(signal.ITIMER_REAL, WALL_S)  # no handler: the signal ends the process
             signal.setitimer(signal.ITIMER_PROF, CPU_S)
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                fault = fault_of(sample, told)
+                fault = fault_of(sample, warned)
             signal.setitimer(signal.ITIMER_PROF, 0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             for path in sample.file.parent.iterdir():

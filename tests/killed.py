@@ -122,8 +122,8 @@ def results(folder: Path) -> dict[str, Any]:
     for path in (path for path in folder.rglob("*") if path.is_file()):
         content: Any = path.read_bytes()
         if path.name in ("result.json", "index.json"):
-            told = json.loads(content)
-            content = {key: value for key, value in told.items() if key not in DROPPED}
+            kept = json.loads(content)
+            content = {key: value for key, value in kept.items() if key not in DROPPED}
         found[str(path.relative_to(folder))] = content
     return found
 
@@ -180,8 +180,8 @@ def starve(root: Path, cases: list[str]) -> None:
         status, said = in_fork(root / "said", run_starved, case, arguments(verb, root))
         shards = [json.loads(p.read_text()) for p in (root / verb).glob("shard-*.json")]
         skipped = sum(len(one["skipped"]) for one in shards)
-        told = {"verb": verb, "case": case, "status": status, "said": said, "skipped": skipped}
-        print(json.dumps(told | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
+        answer = {"verb": verb, "case": case, "status": status, "said": said, "skipped": skipped}
+        print(json.dumps(answer | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
         shutil.rmtree(root / verb, ignore_errors=True)
 
 

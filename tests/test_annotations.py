@@ -98,8 +98,8 @@ def test_published_tables_are_in_the_official_order():
     assert dfew.classes == ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
     assert dfew.clips_per_class == (2445, 1894, 2669, 2173, 1469, 145, 902)
     assert mafw.classes[7:] == ("contempt", "anxiety", "helplessness", "disappointment")
-    told = {"Angry": 3, "anger": 3, "6": 6, "7": None, "glad": None}
-    assert {text: label_number(text, dfew.classes) for text in told} == told
+    numbers = {"Angry": 3, "anger": 3, "6": 6, "7": None, "glad": None}
+    assert {text: label_number(text, dfew.classes) for text in numbers} == numbers
     assert label_number("7", dfew.classes, dfew.first_label) == 6
     spelled = ("DFEW", "FERV39k", "CREMA-D", "eNTERFACE05", "VoxCeleb2", "csv")
     assert " ".join(map(dataset_name, spelled)) == "dfew ferv39k cremad enterface voxceleb2 csv"
@@ -161,8 +161,8 @@ def test_paths_with_spaces_quotes_and_backslashes_are_understood(tmp_path):
 def test_bad_rows_are_named_with_file_and_line(line, kind, message, dfew):
     edit_line(dfew / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv", 3, line)
     _, problems = find_annotations("dfew", dfew)
-    told = "\n".join(str(problem) for problem in problems if problem.kind == kind)
-    assert re.search(message, told), problems
+    printed = "\n".join(str(problem) for problem in problems if problem.kind == kind)
+    assert re.search(message, printed), problems
     with pytest.raises(ValueError, match="the annotations of dfew have"):
         read_annotations("dfew", dfew)
 
@@ -193,12 +193,12 @@ def test_a_clip_in_two_places_is_not_guessed(dfew):
     for name in ("00001", "00002"):
         shutil.copytree(clips / name, clips / "part_2" / name)
     _, problems = find_annotations("dfew", dfew)
-    told = sorted(p.what for p in problems if p.kind == "two places")
-    assert len(told) == 2 and f"may be {clips}/00001 or {clips}/part_2/00001" in told[0]
+    places = sorted(p.what for p in problems if p.kind == "two places")
+    assert len(places) == 2 and f"may be {clips}/00001 or {clips}/part_2/00001" in places[0]
 
 
 @pytest.mark.parametrize(
-    ("dataset", "files", "told"),
+    ("dataset", "files", "expected"),
     [
         ("ravdess", ["Actor_05/01-01-08-02-01-01-05.mp4", "Actor_05/01-02-06-02-01-01-05.mp4"],
          ("surprised", 2, "5", "left out: songs (1)")),
@@ -208,12 +208,12 @@ def test_a_clip_in_two_places_is_not_guessed(dfew):
     ],
 )  # fmt: skip
 def test_a_recording_with_sound_stands_in_folders_count_and_the_rest_is_told(
-    dataset, files, told, tmp_path
+    dataset, files, expected, tmp_path
 ):
     table, problems = find_annotations(dataset, videos(tmp_path, *files))
     (clip,) = table.clips
     label = table.classes[clip.label]
-    assert not problems and (label, clip.fold, clip.subject, "".join(table.notes)) == told
+    assert not problems and (label, clip.fold, clip.subject, "".join(table.notes)) == expected
     if dataset == "voxceleb2":
         with pytest.raises(ValueError, match="tests no clip"):
             table.split(1)
@@ -674,9 +674,9 @@ def test_a_summary_says_what_changed(tmp_path):
     assert explain_change(before, json.loads(json.dumps(before))) == ()
     (tmp_path / "happy/1.mp4").write_bytes(b"longer than it was")
     (tmp_path / "happy/2.mp4").rename(tmp_path / "sad/4.mp4")
-    told = " ".join(explain_change(before, read_annotations("folder", tmp_path).summary()))
-    assert "1 clip new, first: sad/4.mp4" in told and "1 clip gone" in told
-    assert "another bytes of 1 clip, first: happy/1.mp4 1 -> 18" in told
+    changes = " ".join(explain_change(before, read_annotations("folder", tmp_path).summary()))
+    assert "1 clip new, first: sad/4.mp4" in changes and "1 clip gone" in changes
+    assert "another bytes of 1 clip, first: happy/1.mp4 1 -> 18" in changes
 
 
 names = st.text(st.sampled_from("abB ü0129,;'\"#-_"), min_size=1, max_size=8).filter(
@@ -705,18 +705,18 @@ def test_any_names_and_people_are_read_from_a_csv(found, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "told"),
+    ("content", "kind", "words"),
     [(b"path,label\na.mp4,h\0appy", "encoding", "line 2 is not text"),
      (b'path,label\na.mp4,"' + b"x" * 200_000, "label", ""),
      (b" " * 2**21 + b"path,label", "format", "line 1 2,097,162 letters are no row"),
      (b"a,b\n" * (2**21 + 1), "format", "lines are no list")],
 )  # fmt: skip
-def test_lists_out_of_all_reason_are_told_at_once(content, kind, told, tmp_path):
+def test_lists_out_of_all_reason_are_told_at_once(content, kind, words, tmp_path):
     """They ended in csv's own error, or in minutes and gigabytes of rows."""
     videos(tmp_path, "a.mp4")
     (tmp_path / "annotations.csv").write_bytes(content)
     problems = find_annotations("csv", tmp_path)[1]
-    assert told in str(problems[0]) or kind in {one.kind for one in problems}
+    assert words in str(problems[0]) or kind in {one.kind for one in problems}
 
 
 def test_what_is_no_file_is_never_read(tmp_path):
@@ -727,7 +727,7 @@ def test_what_is_no_file_is_never_read(tmp_path):
         for read in (files.load, files.read_bytes, files.file_sha256, content_digest):
             with pytest.raises(ValueError, match=f"{name}.* is no file"):
                 read(tmp_path / name)
-    for text, told in (("[" * 10**5, "RecursionError"), ("[]", "no object"), ("", "JSONDecode")):
+    for text, message in (("[" * 10**5, "RecursionError"), ("[]", "no object"), ("", "JSONDecode")):
         (tmp_path / "odd.json").write_text(text)
-        with pytest.raises(files.DamagedError, match=rf"odd\.json is damaged .*{told}"):
+        with pytest.raises(files.DamagedError, match=rf"odd\.json is damaged .*{message}"):
             files.load(tmp_path / "odd.json")

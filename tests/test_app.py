@@ -43,14 +43,14 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
     ) as process:  # fmt: skip
         try:
             assert process.stdout
-            told = ""
-            while "http://" not in told:
+            printed = ""
+            while "http://" not in printed:
                 line = process.stdout.readline()
-                assert line, told
-                told += line
-            assert "this machine only" in told and "Ctrl-C" in told
+                assert line, printed
+                printed += line
+            assert "this machine only" in printed and "Ctrl-C" in printed
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            address = told[told.index("http://") :].strip()
+            address = printed[printed.index("http://") :].strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\w{20,}", address)
 
             (private,) = temporary.iterdir()

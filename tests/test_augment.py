@@ -223,8 +223,8 @@ def pillows(frames, name, argument):
     return np.stack([np.asarray(change(Image.fromarray(f), *arguments, **options)) for f in frames])
 
 
-def note(name, told, *arguments, **_):
-    return [*told, (name, float(*arguments))]
+def note(name, noted, *arguments, **_):
+    return [*noted, (name, float(*arguments))]
 
 
 def recorded(description, key):

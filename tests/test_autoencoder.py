@@ -107,7 +107,7 @@ def test_the_same_seed_builds_the_same_model_and_leaves_the_global_state():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda c: c[0], "batch axis"),
         (lambda c: c[:, :, :4], "does not fit"),
@@ -120,14 +120,14 @@ def test_the_same_seed_builds_the_same_model_and_leaves_the_global_state():
         (lambda c: c.double(), r"float64 does not fit.*clip\.to\(torch\.float32\)"),
     ],
 )
-def test_unfit_clips_are_refused(spoil, told):
-    with pytest.raises(ValueError, match=told):
+def test_unfit_clips_are_refused(spoil, message):
+    with pytest.raises(ValueError, match=message):
         # Not through the model: the shape checks of the tests would speak first.
         check_clip(spoil(clips(tiny().model)), tiny().model, torch.float32)
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: build_autoencoder(ModelConfig(region=(3, 5, 10), depth=1)),
          r"region=\(3, 5, 10\).*\(2, 5, 10\)"),
@@ -146,6 +146,6 @@ def test_unfit_clips_are_refused(spoil, told):
         (lambda: replace(tiny(), difficulty=9.0), "difficulty"),
     ],
 )  # fmt: skip
-def test_unfit_settings_are_refused(build, told):
-    with pytest.raises(ValueError, match=told):
+def test_unfit_settings_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
         build()

@@ -214,8 +214,8 @@ def test_a_part_of_a_gpu_run_ends_in_time_and_an_error_is_a_failed_check(tmp_pat
     assert "log: ended, NOT all" in gpu_run._run(
         log, [*part, "print('FAILED')"], 60, signal.SIGTERM
     )
-    told = gpu_run._run(log, [*part, sleep], 0.5, signal.SIGTERM)
-    assert f"NO end, status {-signal.SIGTERM}" in told
+    outcome = gpu_run._run(log, [*part, sleep], 0.5, signal.SIGTERM)
+    assert f"NO end, status {-signal.SIGTERM}" in outcome
 
     def checks():
         yield Check("first", 0.0)
@@ -227,9 +227,9 @@ def test_a_part_of_a_gpu_run_ends_in_time_and_an_error_is_a_failed_check(tmp_pat
 
 def test_a_device_is_compared_with_the_cpu():
     """Here the CPU with itself; also what is run in processes, killed and resumed."""
-    told, status = gpu_check("cpu", smoke=True)
-    assert status == 0, told
-    assert "lgi: gradients, float32" in told and "a run killed by SIGKILL and resumed" in told
+    printed, status = gpu_check("cpu", smoke=True)
+    assert status == 0, printed
+    assert "lgi: gradients, float32" in printed and "a run killed by SIGKILL and resumed" in printed
 
 
 def test_a_loss_in_fp16_overflows_in_some_of_the_checked_steps():

@@ -106,8 +106,8 @@ def test_a_spoiled_folder_is_caught_by_name(name, finding, spoil, words, sets, t
     report = check(name, root)
     assert report.exit_status == 1
     found = [f for f in of(report, finding) if f.level == "error"]
-    told = "\n".join([f.message + "\n" + "\n".join(f.where) for f in found])
-    assert words in told, f"{told}\n\n{report}"
+    printed = "\n".join([f.message + "\n" + "\n".join(f.where) for f in found])
+    assert words in printed, f"{printed}\n\n{report}"
     assert report.exit_status == 1
 
 
@@ -118,8 +118,8 @@ def test_from_a_folder_to_a_score(name, sets, tmp_path, capsys):
                             data=sets[name], framing="whole")  # fmt: skip
     run = finetune(config, output=tmp_path)
     assert cli.main(["evaluate", str(run.folder), "--out", str(tmp_path)]) == 0
-    told, labels = capsys.readouterr().out, published_labels(name)
-    assert labels and "UAR" in told and "WAR" in told and labels.classes[-1] in told
+    printed, labels = capsys.readouterr().out, published_labels(name)
+    assert labels and "UAR" in printed and "WAR" in printed and labels.classes[-1] in printed
     (path,) = tmp_path.glob("*.json")
     confusion = json.loads(path.read_text())["confusion"]
     assert len(confusion) == len(labels.classes)
@@ -182,7 +182,7 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
     assert labels
     right = labels.clips_per_class
 
-    def told(counts: tuple[int, ...], turns: tuple[int, ...] = (1, 2, 3, 4, 5)) -> list[Finding]:
+    def dealt(counts: tuple[int, ...], turns: tuple[int, ...] = (1, 2, 3, 4, 5)) -> list[Finding]:
         """Of clips of one class after the other, dealt to the folds in turn."""
         clips = (Clip(tmp_path, c, turns[i % 5]) for c, n in enumerate(counts) for i in range(n))
         table = Annotations("dfew", labels.classes, tuple(clips), tmp_path)
@@ -195,9 +195,9 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
         ((right[0] + 1, *right[1:]), "error", "counts"),
         (tuple(n // 10 + 1 for n in right), "warning", "counts"),
     ):
-        assert told(counts)[0][:2] == (level, name)
-    assert told(right)[1][:2] == ("note", "folds")
-    (fold,) = [finding for finding in told(right, (5, 4, 3, 2, 1)) if finding.level == "error"]
+        assert dealt(counts)[0][:2] == (level, name)
+    assert dealt(right)[1][:2] == ("note", "folds")
+    (fold,) = [finding for finding in dealt(right, (5, 4, 3, 2, 1)) if finding.level == "error"]
     assert fold.check == "folds"
     assert any(place.startswith("fold 1 test: 489, 378, 5") for place in fold.where)
 

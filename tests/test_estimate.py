@@ -17,24 +17,24 @@ BIG = replace(tiny(), optim=replace(tiny().optim, batch_size=48, steps=3600))
 
 
 @pytest.fixture(scope="module")
-def told():
+def found():
     return estimate(BIG, steps=2, seconds=60)
 
 
-def test_batches_hours_and_memory_that_grows_with_the_batch(told):
-    assert told.parameters == sum(p.numel() for p in build_autoencoder(BIG.model).parameters())
-    assert [row.batch_size for row in told.rows] == [1, 2, 4, 8, 16, 32, 48]
-    for row in told.rows:
+def test_batches_hours_and_memory_that_grows_with_the_batch(found):
+    assert found.parameters == sum(p.numel() for p in build_autoencoder(BIG.model).parameters())
+    assert [row.batch_size for row in found.rows] == [1, 2, 4, 8, 16, 32, 48]
+    for row in found.rows:
         assert row.steps == 2 and row.fastest_s <= row.step_s <= row.slowest_s
-        assert told.hours(row) == pytest.approx(48 / row.batch_size * row.step_s)
-    memory = [row.memory_bytes for row in told.rows]
-    assert memory == sorted(memory) and memory[0] > 12 * told.parameters
-    per_clip = [(row.memory_bytes - memory[0]) / (row.batch_size - 1) for row in told.rows[1:]]
+        assert found.hours(row) == pytest.approx(48 / row.batch_size * row.step_s)
+    memory = [row.memory_bytes for row in found.rows]
+    assert memory == sorted(memory) and memory[0] > 12 * found.parameters
+    per_clip = [(row.memory_bytes - memory[0]) / (row.batch_size - 1) for row in found.rows[1:]]
     assert max(per_clip) < 1.6 * min(per_clip)
-    assert _projected(told.rows[:4], 48).memory_bytes == pytest.approx(memory[-1], rel=0.3)
+    assert _projected(found.rows[:4], 48).memory_bytes == pytest.approx(memory[-1], rel=0.3)
 
 
-def test_a_checkpoint_is_as_large_as_told(told, tmp_path):
+def test_a_checkpoint_is_as_large_as_told(found, tmp_path):
     model = build_autoencoder(BIG.model)
     optimiser = make_optimiser(model, BIG.optim)
     for parameter in model.parameters():
@@ -42,13 +42,13 @@ def test_a_checkpoint_is_as_large_as_told(told, tmp_path):
     optimiser.step()
     path = tmp_path / "state.pt"
     torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict()}, path)
-    assert path.stat().st_size == pytest.approx(told.checkpoint_bytes, rel=0.35)  # names, offsets
+    assert path.stat().st_size == pytest.approx(found.checkpoint_bytes, rel=0.35)  # names, offsets
 
 
 def test_what_is_not_reached_is_projected_and_said():
-    told = estimate(BIG, steps=1, seconds=1e-6)
-    assert [row.batch_size for row in told.rows] == [1, 2, 48]
-    assert told.rows[-1].steps == 0 and "projected" in str(told).splitlines()[4]
+    found = estimate(BIG, steps=1, seconds=1e-6)
+    assert [row.batch_size for row in found.rows] == [1, 2, 48]
+    assert found.rows[-1].steps == 0 and "projected" in str(found).splitlines()[4]
 
 
 def test_configurations_of_runs_are_read(tmp_path):

@@ -181,9 +181,9 @@ def test_faces_are_looked_for_once(labelled, model, monkeypatch, tmp_path):
     config = FinetuneConfig(model=tiny().model, dataset="folder", data=labelled, framing="face",
                             holdout=0.3)  # fmt: skip
     task = FinetuneTask(config, model, labelled_data(config), Run(tmp_path))
-    told = [task.validate() for _ in range(3)]
+    scores = [task.validate() for _ in range(3)]
     assert len(looked) == len(set(looked)) == np.sum(task.last)
-    assert told[0] == told[1] == told[2]
+    assert scores[0] == scores[1] == scores[2]
 
 
 TWO = """
@@ -205,8 +205,8 @@ def test_two_processes_give_the_same_files(labelled, model, tmp_path):
     one = evaluate(model, annotations, annotations.clips, **OPTIONS, batch_size=5)
     save_evaluation(one, tmp_path, {}, method="own", name="two")
     for suffix in (".csv", ".json"):
-        told = {(tmp_path / place / f"two{suffix}").read_text() for place in (".", "0", "1")}
-        assert len(told) == 1
+        texts = {(tmp_path / place / f"two{suffix}").read_text() for place in (".", "0", "1")}
+        assert len(texts) == 1
 
 
 def test_broken_clips_are_named_and_left_out_only_if_told(labelled, model, tmp_path):
@@ -238,9 +238,9 @@ def test_files_hold_everything_and_read_back(found, tmp_path):
     for name in ("dataset", "fold", "classes", "paths", "folds", "subjects", "skipped"):
         assert getattr(again, name) == getattr(found, name)
     assert np.array_equal(again.probabilities, found.probabilities)
-    told = json.loads(paths[1].read_text())
-    assert told["uar"] == found.scores["uar"] and told["epoch"] == "last"
-    assert told["provenance"] == {"commit": "abc"}
+    content = json.loads(paths[1].read_text())
+    assert content["uar"] == found.scores["uar"] and content["epoch"] == "last"
+    assert content["provenance"] == {"commit": "abc"}
     save = partial(save_evaluation, replace(found, run=("a", "1")), tmp_path / "b", method="own")
     first, same, other = (save({"data": folder})[0] for folder in ("Lab", "Lab", "Wild"))
     assert first == same != other, "clips of one name in another folder"
@@ -298,9 +298,9 @@ def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
     assert verb(tmp_path, folder) == 0
-    told = capsys.readouterr().out
-    assert "UAR" in told and "calm" in told and "written" in told
-    assert "best epoch" in told and "test fold" in told
+    printed = capsys.readouterr().out
+    assert "UAR" in printed and "calm" in printed and "written" in printed
+    assert "best epoch" in printed and "test fold" in printed
     saved = saved_in(tmp_path)
     assert saved["kind"] == "evaluation" and saved["method"] == "own recipe"
     assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
@@ -331,9 +331,9 @@ def test_a_checkpoint_needs_a_data_set_and_a_head(labelled, tmp_path, capsys, mo
 def changed(run, folder: Path, **result: Any) -> Path:
     """A copy of a run that tells other things of itself, without checksums."""
     shutil.copytree(run.folder, folder)
-    told = json.loads((folder / "result.json").read_text())
-    del told["sha256"]
-    (folder / "result.json").write_text(json.dumps(told | result))
+    kept = json.loads((folder / "result.json").read_text())
+    del kept["sha256"]
+    (folder / "result.json").write_text(json.dumps(kept | result))
     return folder
 
 
@@ -353,8 +353,8 @@ def test_other_names_are_refused_or_mapped_by_a_file(run, tmp_path, capsys):
     assert verb(tmp_path, run.folder, "--fold", "2") == 2
     assert "fold=2 is not in this table" in capsys.readouterr().err
     assert verb(tmp_path, folder) == 2
-    told = capsys.readouterr().err
-    assert all(name in told for name in ("relaxed", "angry", "calm", "wild", "--map"))
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in ("relaxed", "angry", "calm", "wild", "--map"))
     for name, text, status, message in (
         ("m.csv", "relaxed,calm\n", 2, "has no line for 'angry'"),
         ("m.csv", "relaxed,calm\nangry,cross\n", 2, "maps to the unknown 'cross'"),
@@ -395,8 +395,8 @@ def test_ordinary_mistakes_are_one_sentence(run, tmp_path, capsys):
     start = pretrain(tiny(), output=tmp_path)
     capsys.readouterr()
     assert verb(tmp_path, start.folder) == 2
-    told = capsys.readouterr().err
-    assert "is a pre-training run" in told and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "is a pre-training run" in printed and printed.count("\n") == 1
     folder = changed(run, tmp_path / "other-fold")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"fold": 2}))
@@ -414,9 +414,9 @@ def test_what_changed_since_the_training_is_said(run, labelled, tmp_path, capsys
     folder = changed(run, tmp_path / "before")
     (folder / "data.json").write_text(json.dumps(kept))
     assert verb(tmp_path, folder) == 0
-    told = capsys.readouterr().out
-    assert "since the training: another fold of" in told
-    assert "1 of the tested people were trained on" in told
+    printed = capsys.readouterr().out
+    assert "since the training: another fold of" in printed
+    assert "1 of the tested people were trained on" in printed
     rows = [f"{table.name(c)},{table.classes[c.label]},{int(c.fold != 1)}" for c in table.clips]
     (labelled / "mine.csv").write_text("\n".join(["path,label,fold", *rows]))
     assert verb(tmp_path, run.folder, "--dataset", "csv", "--root", labelled / "mine.csv") == 0

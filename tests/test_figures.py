@@ -33,8 +33,8 @@ def source(monkeypatch, tmp_path):
 
 def test_figures_are_the_same_bytes_when_drawn_again_and_need_no_torch(source, tmp_path):
     figures.publish("04_pretrain", NUMBERS, source)
-    told = json.loads((tmp_path / "figures" / "04_pretrain.json").read_text())["provenance"]
-    assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(told)
+    origin = json.loads((tmp_path / "figures" / "04_pretrain.json").read_text())["provenance"]
+    assert {"profile", "data", "seed", "device", "commit", "versions"} <= set(origin)
     formats = ("png", "svg", "pdf")
     figures.draw_figures(("04_pretrain",), formats=formats)
     paths = [tmp_path / "figures" / f"04_pretrain.{kind}" for kind in formats]
@@ -81,8 +81,8 @@ def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch
         head = subprocess.run(git, capture_output=True, text=True, check=True).stdout
         assert len(here.rstrip("+")) == 10 and head.startswith(here.rstrip("+"))
     monkeypatch.setattr(files, "LIBRARIES", ("numpy", "no-such-library"))
-    told = files.provenance(profile="none", seed=0, device="cpu")
-    assert told["versions"]["no-such-library"] == "not installed"
+    source = files.provenance(profile="none", seed=0, device="cpu")
+    assert source["versions"]["no-such-library"] == "not installed"
 
 
 def test_a_class_has_its_colour_in_every_video(tmp_path):

@@ -60,13 +60,13 @@ def test_finetuning_lowers_its_loss_and_a_finished_run_loads(easy, monkeypatch):
 
 def test_finetuning_starts_from_the_pretrained_encoder(tmp_path):
     config = replace(SHORT, init=PRETRAIN)
-    met, told = loop.starting_model(config, 7, tmp_path, "none")
+    met, origin = loop.starting_model(config, 7, tmp_path, "none")
     before = pretrain(PRETRAIN, output=tmp_path)
     fresh = build_classifier(PRETRAIN.model, 7).encoder.state_dict()
     for name, value in before.model.encoder.state_dict().items():
         assert torch.equal(met.encoder.state_dict()[name], value)
     assert any(not torch.equal(met.encoder.state_dict()[name], x) for name, x in fresh.items())
-    assert told is not None and told["held_out"] == before.result["held_out"]
+    assert origin is not None and origin["held_out"] == before.result["held_out"]
 
 
 def test_a_linear_probe_leaves_the_encoder_bit_equal(tmp_path):
@@ -90,10 +90,10 @@ def test_a_checkpoint_is_the_start_and_another_in_its_place_is_refused(tmp_path,
         return start.encoder.state_dict()
 
     start, config = put(3), replace(SHORT, checkpoint=place)
-    model, told = loop.starting_model(config, 7, tmp_path, "none")
+    model, origin = loop.starting_model(config, 7, tmp_path, "none")
     for name, value in start.items():
         assert torch.equal(model.encoder.state_dict()[name], value)
-    assert told is not None and place.name in told["checkpoint"]
+    assert origin is not None and place.name in origin["checkpoint"]
     with pytest.raises(ValueError, match="scratch"):
         replace(config, mode="scratch")
     first = finetune(config, output=tmp_path)

@@ -27,7 +27,7 @@ from maedfer_lab.method.models import build_autoencoder, build_classifier
 WITHIN = 1e-3
 # fvcore (multiply-adds and LayerNorm) and PyTorch's counter (two per multiply-add), in 10^9, run
 # on the official code: fvcore 0.1.5, torch 2.13, MAE-DFER repository at its release.
-OFFICIAL: dict[tuple[EncoderKind, formula.Task], tuple[float, float, int]] = {
+OFFICIAL: dict[tuple[EncoderKind, formula.ModelTask], tuple[float, float, int]] = {
     ("lgi", "classify"): (49.751922688, 99.304610816, 84_878_343),
     ("vit", "classify"): (80.761660416, 161.375857152, 86_232_583),
     ("lgi", "pretrain"): (14.051948544, 28.053864448, 92_760_192),

@@ -117,11 +117,11 @@ def test_what_limits_a_reading_is_said_with_it(autoencoder, tmp_path):
         return [box for left in (0, 30) for box in [FaceBox(left, 10.0, 20.0, 25.0, 1.0, 35.0)]]
 
     said = embed([short], autoencoder, levels=("clip",), detect=two, progress=False).remarks
-    for told in ("2 faces", "tilted by about 35 degrees", "repeat its last frame"):
-        assert any(told in one for one in said), said
+    for words in ("2 faces", "tilted by about 35 degrees", "repeat its last frame"):
+        assert any(words in one for one in said), said
     out = reconstruct(still, tmp_path / "a.png", checkpoint=autoencoder, detect=everywhere,
                       progress=False)  # fmt: skip
-    assert all(told in out.remark for told in ("enlarged to 32", "a single picture"))
+    assert all(words in out.remark for words in ("enlarged to 32", "a single picture"))
     assert "grey" not in out.remark and "25 frames a second assumed" in str(out)
     path = write_images(tmp_path / "grey", moving_frames(20)[..., :1].repeat(3, -1))
     assert "grey" in reconstruct(path, checkpoint=autoencoder, detect=everywhere).remark
@@ -282,8 +282,8 @@ def test_videos_that_fail_do_not_hide_the_others(verb, classifier, tmp_path, cap
     videos = (grey(tmp_path / "a.mp4"), tmp_path / "b.mp4", clip, tmp_path / "folder")
     status = main([verb, *map(str, videos), "--checkpoint", str(classifier), "--out", str(where)])
     refused = [x for x in capsys.readouterr().err.splitlines() if x.startswith(f"maedfer {verb}: ")]
-    told = ("a_no_face.png", "b.mp4: there is no such file", "folder: it is an empty folder")
-    assert status == 2 and all(part in x for part, x in zip(told, refused, strict=True)), refused
+    words = ("a_no_face.png", "b.mp4: there is no such file", "folder: it is an empty folder")
+    assert status == 2 and all(part in x for part, x in zip(words, refused, strict=True)), refused
     assert (out / "a_no_face.png").exists() and (out / written).exists()
 
 
@@ -380,8 +380,8 @@ def test_an_uploaded_video_is_kept_for_the_session_only(tmp_path, monkeypatch):
     assert send("a/..", b"x").name == "video" and not path.exists(), "the one before is gone"
     kept = send("\u9854" * 200 + ".mp4", b"x")
     assert kept.is_file()  # a name of 600 bytes is too long for a file
-    for told, bad in (("wrong order", {"offset": 2, "size": 4}), ("at most", {"size": 2**30})):
-        assert send("b.mp4", b"xy", **bad) == kept and told in str(upload.progress["text"])
+    for words, bad in (("wrong order", {"offset": 2, "size": 4}), ("at most", {"size": 2**30})):
+        assert send("b.mp4", b"xy", **bad) == kept and words in str(upload.progress["text"])
     upload._receive(upload, {"path": " ~/other.mp4 "}, [])
     assert upload.path == Path.home() / "other.mp4"
     upload._folder.cleanup()

@@ -22,7 +22,7 @@ from maedfer_lab import runs
 from maedfer_lab.config import OptimConfig, PretrainConfig, tiny
 from maedfer_lab.runs import Run
 from maedfer_lab.training import loop, optim
-from maedfer_lab.training.loop import Task, groups, own_share, train
+from maedfer_lab.training.loop import TrainingTask, groups, own_share, train
 from maedfer_lab.training.pretrain import pretrain
 
 TESTS = Path(__file__).parent
@@ -78,7 +78,7 @@ class Numbers(Dataset):
         return f"number {index}"
 
 
-class Toy(Task):
+class Toy(TrainingTask):
     """A linear map learns the mean of four numbers, with dropout that must be repeated exactly."""
 
     def __init__(self, config, wait_s=0.0, dropout=0.0, spoil=None):
@@ -275,10 +275,10 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
     train(whole, Run(tmp_path / "whole"))
     full_for(monkeypatch, "next.pt", 2)
     run = Run(tmp_path / "full")
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as warned:
         train(task, run)
-    assert [str(w.message).split(" could")[0] for w in told] == ["step 5", "step 10"]
-    message = str(told[0].message)
+    assert [str(w.message).split(" could")[0] for w in warned] == ["step 5", "step 10"]
+    message = str(warned[0].message)
     assert "No space left" in message and "bytes" in message and str(run.folder) in message
     assert torch.equal(toy_weights(task), toy_weights(whole))
 

@@ -57,16 +57,16 @@ def test_known_numbers_of_misplaced_tokens():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "told"), [(0.93, "0.92 or 0.94"), (0.99, "0.98"), (0.0, "between"), (1.5, "0.9")]
+    ("ratio", "message"), [(0.93, "0.92 or 0.94"), (0.99, "0.98"), (0.0, "between"), (1.5, "0.9")]
 )
-def test_ratios_that_cannot_be_equal_are_refused_with_ones_that_can(ratio, told):
+def test_ratios_that_cannot_be_equal_are_refused_with_ones_that_can(ratio, message):
     with pytest.raises(ValueError, match="mask_ratio=") as error:
         masking.region_tube_mask(PAPER, (2, 5, 10), ratio)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("mask", "told"),
+    ("mask", "message"),
     [
         (torch.arange(800)[None] >= 80, "region_tube_mask"),
         (torch.zeros(1, 800).bool(), "at least 1 and not all"),
@@ -75,8 +75,8 @@ def test_ratios_that_cannot_be_equal_are_refused_with_ones_that_can(ratio, told)
         (torch.zeros(1, 800), r"mask has dtype.*mask\.bool\(\)"),
     ],
 )
-def test_masks_that_are_unequal_or_of_numbers_are_refused(mask, told):
+def test_masks_that_are_unequal_or_of_numbers_are_refused(mask, message):
     # beneath the shape checks of the tests, which would speak first
     split = getattr(masking.split_tokens, "__wrapped__", masking.split_tokens)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         split(mask, PAPER, (2, 5, 10))

@@ -150,12 +150,12 @@ def test_reproduce_says_what_it_does_and_where_the_results_are(
     assert (tmp_path / "output/runs/notebooks/smoke/01_good.ipynb").is_file()
 
     write_notebook(Path("01_good.ipynb"), "1 / 0")
-    for what, profile, status, told in (
+    for what, profile, status, words in (
         ("02_other", "smoke", 2, "01_good"),
         ("01_good", "smoke", 1, "ZeroDivisionError"),
         ("plan", "fast", 2, "smoke, quick, study, full"),
     ):
         monkeypatch.setenv("MAEDFER_PROFILE", profile)
-        assert main([what]) == status and told in capsys.readouterr().err
+        assert main([what]) == status and words in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="holds no notebook"):
         find_notebooks(tmp_path)

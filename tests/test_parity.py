@@ -150,7 +150,7 @@ def with_kwargs(**kwargs):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "part"),
     [
         (lambda a: a.pop("sd::blocks.1.mlp.fc2.bias"), "blocks.1.mlp.fc2.bias: not in the file"),
         (
@@ -172,14 +172,14 @@ def with_kwargs(**kwargs):
         (lambda a: a.update({"sd::norm2": np.zeros(3, "i4")}), "norm2 has dtype int32"),
     ],
 )
-def test_what_cannot_be_built_is_named_and_the_others_go_on(fresh, tmp_path, capsys, change, told):
+def test_what_cannot_be_built_is_named_and_the_others_go_on(fresh, tmp_path, capsys, change, part):
     folder = altered(fresh / "ft_region.npz", tmp_path / "a", change)
     (folder / "text.npz").write_text("not an archive")
     (folder / "whole.npz").write_bytes((fresh / "ft_joint.npz").read_bytes())
     assert status(folder) == 1
     lines = capsys.readouterr().out.splitlines()
     refused = [line for line in lines if "cannot be built" in line]
-    assert any(told in line for line in refused) and any("text.npz" in line for line in refused)
+    assert any(part in line for line in refused) and any("text.npz" in line for line in refused)
     assert any(line.startswith("whole") and " ok" in line for line in lines)
 
 

@@ -145,8 +145,8 @@ def test_reading_is_measured_with_a_worker(people, monkeypatch):
 
 def test_the_verb_prints_a_table_with_origins(capsys):
     assert cli.main(["plan", "--gpus", "2", "64", "--utilisation", "0.4", "--card", "L40S"]) == 0
-    told = capsys.readouterr().out
-    assert "192*" in told and "given" in told and "L40S" in told and "launching.md" in told
+    text = capsys.readouterr().out
+    assert "192*" in text and "given" in text and "L40S" in text and "launching.md" in text
     for wrong, word in (
         (["--gpus", "0"], "gpus=(0,)"),
         (["--utilisation", "1.2"], "utilisation=1.2 must be a share"),

@@ -214,8 +214,8 @@ def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):
     assert report.clips == len(open_shards(out)) == 4 and "4 clips were" in str(open_shards(out))
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {row["clip"]: row["reason"] for row in csv.DictReader(file)}
-    told = {"empty.mp4": "0 bytes", "sound.mp4": "sound but no picture", "cut.mp4": "cut off"}
-    for name, text in {**told, "images": "frame 2 (10.jpg) is broken"}.items():
+    expected = {"empty.mp4": "0 bytes", "sound.mp4": "sound but no picture", "cut.mp4": "cut off"}
+    for name, text in {**expected, "images": "frame 2 (10.jpg) is broken"}.items():
         assert text in reasons[f"broken/{name}"] and f"broken/{name}" in str(report)
     unsorted = next(c for c in open_shards(out).clips if c.path.name == "unsorted")
     whole = crop_and_resize(moving_frames(12), Box(0, 0, 48, 64), 32, 32)

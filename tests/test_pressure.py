@@ -158,11 +158,11 @@ def killed_py(folder: Path, *args: object, before: tuple[str, ...] = ()) -> str:
 def starved(folder: Path, *cases: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """How each verb ended under each limit; always in an answer."""
     lines = killed_py(folder, *cases, before=before).splitlines()
-    told = [json.loads(line) for line in lines if line.startswith('{"verb"')]
-    for one in told:
+    answers = [json.loads(line) for line in lines if line.startswith('{"verb"')]
+    for one in answers:
         assert one["status"] in (0, 2), one
         assert not one["status"] or f"maedfer {one['verb']}: " in one["said"], one
-    return told
+    return answers
 
 
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after torch came")
@@ -179,9 +179,9 @@ def test_whatever_is_killed_at_any_moment_ends_with_the_same_bytes(first, last, 
 
 @forks
 def test_little_memory_few_files_and_killed_workers_end_in_an_answer(tmp_path):
-    told = starved(tmp_path, "files-1", "memory-0", "memory-1", "killed-1", "killed-3")
-    assert len(told) == 15
-    for one in told:
+    answers = starved(tmp_path, "files-1", "memory-0", "memory-1", "killed-1", "killed-3")
+    assert len(answers) == 15
+    for one in answers:
         assert not one["skipped"] and "cannot write" not in one["said"], one  # all could be read
         if one["case"].startswith("memory"):  # C libraries crash where they cannot allocate
             assert one["status"] == 2 and "ulimit -v unlimited" in one["said"], one

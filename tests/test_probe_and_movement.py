@@ -86,13 +86,13 @@ def test_movement_is_written_as_picture_table_and_tiers(tmp_path):
              for note in tiers["mouth"].iter("ALIGNABLE_ANNOTATION")]  # fmt: skip
     assert notes == [pytest.approx((a, b), abs=1e-3) for a, b, _ in found.intervals("mouth")]
     write_images(tmp_path / "wall", np.full((1, 64, 64, 3), 120, np.uint8))
-    for video, more, told in (
+    for video, more, message in (
         ("x.mp4", {"framing": "whole", "out": tmp_path / "n.png"}, "finds no face"),
         ("x.mp4", {"out": tmp_path / "m.csv"}, "must end in .png"),
         (tmp_path / "wall", {"out": tmp_path / "m.png"}, "no face was found"),
         (tmp_path / "a face", {"detect": detect, "stride": 40}, "frames 40 apart.* or stride=1"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             movement(video, progress=False, **more)
     assert (tmp_path / "wall_no_face.png").is_file()
 
@@ -227,9 +227,9 @@ def test_the_probes_verb_and_what_it_refuses(faces, checkpoint, tmp_path, capsys
     assert main([*command, "--labels", str(file), *more]) == 0
     said = capsys.readouterr().out
     assert "16 videos of 4 people" in said and "8 clips below root are in no list" in said
-    told = json.loads(out.read_text())
-    assert {"model", "HOG", "raw pixels"} == set(told["scores"]) and "commit" in told["provenance"]
-    assert len(told["videos"]) == 16 and {"person", "label", "HOG"} < told["videos"][0].keys()
+    kept = json.loads(out.read_text())
+    assert {"model", "HOG", "raw pixels"} == set(kept["scores"]) and "commit" in kept["provenance"]
+    assert len(kept["videos"]) == 16 and {"person", "label", "HOG"} < kept["videos"][0].keys()
     for of, people, message in (
         (lambda i, j: f"only p{i}", 3, "'only p0' has 1 .p0."),
         (lambda i, j: "same", 3, "two classes or more .* only same is there"),

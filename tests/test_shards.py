@@ -69,8 +69,8 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, mo
     opened = open_shards(prepared)
     assert isinstance(opened.clips, Clips) and len(opened) == 9
     for old, new in zip(table.clips, opened.clips, strict=True):
-        told = [(c.label, c.fold, c.source, c.subject) for c in (new, old)]
-        assert told[0] == told[1] and opened.name(new) == table.name(old)
+        facts = [(c.label, c.fold, c.source, c.subject) for c in (new, old)]
+        assert facts[0] == facts[1] and opened.name(new) == table.name(old)
     assert opened.people() == table.people()
     assert opened.counts() == table.counts() and opened.num_folds == table.num_folds
     for ours, theirs in zip(opened.split(2), table.split(2), strict=True):
@@ -85,8 +85,8 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, mo
     with pytest.raises(ValueError, match="holds no clip of this name"):
         open_video(opened.clips[4].path.parent / "another.mp4")
     monkeypatch.setattr("maedfer_lab.data.shards.TOLD", 3)  # very many clips, without asking each
-    told = opened.summary()
-    assert told["clips"] == 9 and told["digest"] == open_shards(prepared).summary()["digest"]
+    facts = opened.summary()
+    assert facts["clips"] == 9 and facts["digest"] == open_shards(prepared).summary()["digest"]
 
 
 def test_mended_people_count(copied):

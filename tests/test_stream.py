@@ -158,19 +158,19 @@ def test_what_makes_a_split_doubtful_is_told_before_training_and_one_class_is_re
     opened = open_shards(tmp_path / "out")
     assert opened.doubts == table.doubts and len(table.doubts) == 2
     for data, dataset in ((root / "mine.csv", "csv"), (tmp_path / "out", "shards")):
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             labelled_data(replace(LABELLED, data=data, dataset=dataset))
-        words = " ".join(str(warning.message) for warning in told)
+        words = " ".join(str(warning.message) for warning in warned)
         assert "in 6 of 6 clips" in words and "column is_test of mine.csv is not used" in words
     with pytest.warns(UserWarning, match="unknown people in 6 of 6"):
         pretraining_data(replace(SHORT, data=root))
-    told = tmp_path / "out/MANIFEST.csv"
+    manifest = tmp_path / "out/MANIFEST.csv"
     names = [table.name(clip) for clip in table.clips]
-    text = told.read_text()
+    text = manifest.read_text()
     for name, who in zip(names, "Ann ann bob cy di ed".split(), strict=True):
         text = text.replace(f",{name},{name},", f",{who},{name},")
-    told.write_text(text)
+    manifest.write_text(text)
     doubts = " ".join(open_shards(tmp_path / "out", verify=True).doubts)
     assert "'Ann' and 'ann' of MANIFEST.csv may show one" in doubts and "unknown" not in doubts
     (root / "mine.csv").write_text("\n".join(["path,label", *rows[:3]]))
@@ -331,13 +331,13 @@ def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
         content = bytearray(whole)
         content[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(content)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             state = Run(tmp_path).load_state()
         assert state is not None
         if state["step"] == 10:
             noticed += 1
-            assert "cannot be read" in str(told[0].message)
+            assert "cannot be read" in str(warned[0].message)
         else:  # a byte between the parts, which nothing reads
             assert all(map(torch.equal, state["model"].values(), good["model"].values()))
             assert state["log"] == good["log"]

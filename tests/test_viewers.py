@@ -208,7 +208,7 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
     large = build_autoencoder(replace(CONFIG, size_px=64), tiny().target)
     viewer = ReconstructionViewer({"small": autoencoder(), "large": large}, clip_of())
     old, controls = viewer.sprite, viewer.controls
-    for serial, (name, value, told) in enumerate(
+    for serial, (name, value, words) in enumerate(
         [
             ("model", "large", "does not fit this model"),
             ("model", HOSTILE, "is not known"),
@@ -220,7 +220,7 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
             ("save", "exe", "is not known"),
         ],
     ):
-        ask(viewer, name, value, serial, refused=told)
+        ask(viewer, name, value, serial, refused=words)
     assert viewer.sprite == old and viewer.controls == controls
     ask(viewer, "seed", 5, 20)
     for message in (None, "x", {}, {"name": "seed"}, {"name": 1, "value": 2, "x": 3}):
@@ -229,7 +229,7 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
 
 
 @pytest.mark.parametrize(
-    ("models", "clip", "options", "told"),
+    ("models", "clip", "options", "message"),
     [
         (None, clip_of(replace(CONFIG, size_px=64)), {}, "does not fit this model"),
         (None, clip_of(replace(CONFIG, frames=1)), {}, "does not fit this model"),
@@ -244,8 +244,8 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
           for ratio in (0, 1, -0.5, float("nan"), "0.9", True)),
     ],
 )  # fmt: skip
-def test_bad_arguments_are_refused(models, clip, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused(models, clip, options, message):
+    with pytest.raises(ValueError, match=message):
         ReconstructionViewer(autoencoder() if models is None else models, clip, **options)
 
 
@@ -264,10 +264,10 @@ def test_the_readout_tells_motion_statistics_order_and_baselines():
     said = " ".join(cube.view.sentences)
     assert "Statistics: true" in said and "Published token order" in said
     guesses = dict.fromkeys(("interpolation", "nearest", "mean", "zero"), 1.0)
-    for model, told in ((0.5, "beats all baselines; 50% lower"), (1.0, "no better than"),
+    for model, words in ((0.5, "beats all baselines; 50% lower"), (1.0, "no better than"),
                         (2.0, "100% higher loss than")):  # fmt: skip
         losses = {k: {"appearance": v, "motion": v} for k, v in {**guesses, "model": model}.items()}
-        assert told in describe_losses(losses, True)[0]
+        assert words in describe_losses(losses, True)[0]
 
 
 def test_a_sweep_shows_more_and_more_hidden():

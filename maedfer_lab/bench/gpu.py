@@ -66,19 +66,19 @@ def steps_and_feed(bench: Bench) -> None:
         partial(largest, usual=usual),
     ]
     for piece in pieces:
-        told = " ".join(map(str, (piece.func.__name__, *piece.keywords.values())))
+        title = " ".join(map(str, (piece.func.__name__, *piece.keywords.values())))
         if time.monotonic() - began > LONG_S and not bench.smoke:
-            bench.notes.append(f"gpu: {told} was left out: no time")
+            bench.notes.append(f"gpu: {title} was left out: no time")
             continue
         try:
             piece(bench)
         except KeyboardInterrupt:
-            bench.notes.append(f"gpu: stopped at {told}")
+            bench.notes.append(f"gpu: stopped at {title}")
             break
         except RuntimeError as error:  # no memory, nothing that compiles: the others still count
             if not is_cuda:
                 raise
-            bench.notes.append(f"gpu: {told} FAILED: {error}")
+            bench.notes.append(f"gpu: {title} FAILED: {error}")
         gc.collect()
         if is_cuda:
             torch.cuda.empty_cache()

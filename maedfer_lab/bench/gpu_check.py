@@ -240,6 +240,6 @@ def uses(device: torch.device) -> Iterator[Check]:
 
 
 if __name__ == "__main__":
-    told, status = tyro.cli(gpu_check)
-    print(told)
+    text, status = tyro.cli(gpu_check)
+    print(text)
     sys.exit(status)

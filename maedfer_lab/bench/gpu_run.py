@@ -59,8 +59,8 @@ def gpu_run(
         left = ALL_S * slow - training_s - (time.monotonic() - began)
         lines.append(_run(out / "bench.txt", bench, left, signal.SIGINT))  # tells what it has
         lines.append(_run(out / "pretrain.txt", train, training_s, signal.SIGTERM, 130))
-    told = BAR.findall((out / "pretrain.txt").read_text(errors="replace"))
-    lines.append(f"the loop, from {store} shards: {told[-1] if told else 'NO step was told'}")
+    shown = BAR.findall((out / "pretrain.txt").read_text(errors="replace"))
+    lines.append(f"the loop, from {store} shards: {shown[-1] if shown else 'NO step was told'}")
     return "\n".join(lines), int(any("NO" in line for line in lines))
 
 
@@ -76,12 +76,12 @@ def _run(log: Path, arguments: list[str], most_s: float, stop: int, wanted: int 
                 break
             process.send_signal(number)
         status = process.wait()
-    told = "ended" if status == wanted else f"NO end, status {status}"
-    told += ", NOT all of it" * ("FAILED" in log.read_text(errors="replace"))
-    return f"{log.stem}: {told}, {time.monotonic() - began:.0f} s"
+    outcome = "ended" if status == wanted else f"NO end, status {status}"
+    outcome += ", NOT all of it" * ("FAILED" in log.read_text(errors="replace"))
+    return f"{log.stem}: {outcome}, {time.monotonic() - began:.0f} s"
 
 
 if __name__ == "__main__":
-    told, status = tyro.cli(gpu_run)
-    print(told)
+    text, status = tyro.cli(gpu_run)
+    print(text)
     sys.exit(status)

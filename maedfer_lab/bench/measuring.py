@@ -20,7 +20,7 @@ from maedfer_lab.config import EncoderKind, ModelConfig, Precision, PretrainConf
 from maedfer_lab.cost.memory import Work, alternate, peak_bytes
 from maedfer_lab.training.optim import has_bf16
 
-Row = dict[str, Any]
+BenchRow = dict[str, Any]
 Section = Literal["model", "data", "evaluation", "waiting", "gpu"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 SIDES = ("floor", "ours", "plain")
@@ -32,7 +32,7 @@ NUM_CLASSES = 7
 def make_row(
     section: Section, name: str, rounds: Mapping[str, Sequence[float]], item: str = "clip",
     memory: Mapping[str, int] | None = None, utilisation: float | None = None,
-) -> Row:  # fmt: skip
+) -> BenchRow:  # fmt: skip
     """One piece of our work, its floor and plain code, as stored in the JSON file.
 
     rounds: by side, seconds of one item in each round. floor: the minimum that any code needs;
@@ -45,7 +45,7 @@ def make_row(
         "median": statistics.median(rounds[side]),
         "quartiles": np.percentile(rounds[side], [25, 75]).tolist(), "rounds": list(rounds[side]),
     } for side in SIDES}  # fmt: skip
-    row: Row = {"section": section, "name": name, "item": item, **sides}
+    row: BenchRow = {"section": section, "name": name, "item": item, **sides}
     over, speedup = (median(row, side) / median(row, other)
                      for side, other in (("ours", "floor"), ("plain", "ours")))  # fmt: skip
     return {**row, "over_floor": None if math.isnan(over) else over,
@@ -53,12 +53,12 @@ def make_row(
             "utilisation": utilisation}  # fmt: skip
 
 
-def median(row: Row, side: str = "ours") -> float:
+def median(row: BenchRow, side: str = "ours") -> float:
     """Median seconds of one item; nan where that side was not measured."""
     return row[side]["median"] if row[side] else math.nan
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     """A row as it is printed; see HEADS."""
     floor, ours, plain = (_duration(median(row, side)) for side in SIDES)
     low, high = map(_duration, row["ours"]["quartiles"])
@@ -151,7 +151,7 @@ TARGETS: tuple[tuple[str, Literal["at most", "at least", "below"], float, str,
 )  # fmt: skip
 
 
-def aims_of(rows: Sequence[Row]) -> list[Aim]:
+def aims_of(rows: Sequence[BenchRow]) -> list[Aim]:
     """The aims whose rows were measured."""
     named = {row["name"]: row for row in rows}
 
@@ -171,7 +171,7 @@ def aims_of(rows: Sequence[Row]) -> list[Aim]:
 class BenchReport:
     """A whole benchmark; printed as a table."""
 
-    rows: Sequence[Row]
+    rows: Sequence[BenchRow]
     checks: Sequence[Check]
     aims: Sequence[Aim]
     notes: Sequence[str]
@@ -222,7 +222,7 @@ class Bench:
     seed: int = 0
     smoke: bool = False
     batch: int | None = None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BenchRow] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -15,7 +15,7 @@ from maedfer_lab.bench.floor import Operators, products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.checkpoints.official import arguments_of, to_official
 from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
-from maedfer_lab.cost.formula import Task, macs
+from maedfer_lab.cost.formula import ModelTask, macs
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method import models
 from maedfer_lab.method.targets import normalise_pixels
@@ -175,7 +175,7 @@ def _infer(model: Callable[[Tensor], Tensor], clips: Tensor, precision: Precisio
         model(clips)
 
 
-def macs_of(config: ModelConfig, task: Task, mask_ratio: float = 0.9) -> int:
+def macs_of(config: ModelConfig, task: ModelTask, mask_ratio: float = 0.9) -> int:
     """Multiply-adds of a clip's forward pass, of seven classes."""
     return sum(macs(config, task, num_classes=NUM_CLASSES, mask_ratio=mask_ratio).values())
 

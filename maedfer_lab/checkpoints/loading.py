@@ -159,7 +159,7 @@ def load_checkpoint(
 class Settled:
     """A model to be built; without classes it is an autoencoder.
 
-    told: the origin of each setting that parameters do not imply.
+    origins: of each setting that parameters do not imply.
     """
 
     config: ModelConfig
@@ -167,7 +167,7 @@ class Settled:
     num_classes: int = 0
     tokens: Tokens = "rep"
     pooling: Pooling = "mean"
-    told: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
 
     def build(self) -> Model:
         """The model, initialised as by PyTorch."""
@@ -179,23 +179,23 @@ class Settled:
 def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Settled:
     """The model for these weights; ValueError if `given` contradicts them."""
     given = {name: value for name, value in given.items() if value is not None}
-    told: dict[str, str] = {}
+    origins: dict[str, str] = {}
 
     def pick(name: str, default: Any, why: str = "as published") -> Any:
-        said = weights.told if weights.config is None else vars(weights.config) | weights.told
+        said = (vars(weights.config) if weights.config else {}) | weights.settings
         if name in given:
-            told[name] = "given"
+            origins[name] = "given"
             if said.get(name, given[name]) != given[name]:
-                told[name] = f"given ({weights.told_by} says {said[name]})"
+                origins[name] = f"given ({weights.source} says {said[name]})"
             return given[name]
-        told[name] = weights.told_by if name in weights.told else why
-        return weights.told.get(name, default)
+        origins[name] = weights.source if name in weights.settings else why
+        return weights.settings.get(name, default)
 
     rep = next((x for n, x in weights.state.items()
                 if n.endswith(("rep_tokens", "lg_region_tokens"))), None)  # fmt: skip
     has_decoder = weights.part == "autoencoder"
     if weights.config is not None:
-        told["model"], config = weights.told_by, weights.config
+        origins["model"], config = weights.source, weights.config
         config = replace(config, **{n: pick(n, None) for n in OF_MODEL if n in given})
     else:
         size_px = VIDEOMAE["size_px"][1] if weights.hugging_face else PUBLISHED.size_px
@@ -213,12 +213,12 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
     if config.has_regions and rep is not None:
         _check_regions(weights.name, config, grid, _rows(rep))
     own_classes, own_pooling = _file_head(weights)
-    target = weights.told.get("target", TargetConfig(motion=config.has_regions))
+    target = weights.settings.get("target", TargetConfig(motion=config.has_regions))
     if is_autoencoder:
         if weights.config is None and config.has_regions:
-            told["legacy_visible_order"] = "official pre-training has it"
+            origins["legacy_visible_order"] = "official pre-training has it"
             config = replace(config, legacy_visible_order=True)
-        return Settled(config, pick("target", target), told=told)
+        return Settled(config, pick("target", target), origins=origins)
     classes = given.get("num_classes", own_classes)
     if not classes:
         raise ValueError(
@@ -230,7 +230,7 @@ def _settle(weights: Weights, given: dict[str, Any], is_autoencoder: bool) -> Se
     how = "names of the parameters" if weights.part == "classifier" else "as published"
     pooling = pick("pooling", own_pooling, how)
     config = replace(config, legacy_visible_order=False)
-    return Settled(config, target, classes, tokens, pooling, told)
+    return Settled(config, target, classes, tokens, pooling, origins)
 
 
 def _file_head(weights: Weights) -> tuple[int, Pooling]:
@@ -252,7 +252,7 @@ def _region(
 ) -> Shape3:
     """The given region, or the one that fits the number of representative tokens."""
     if not config.has_regions:
-        return weights.told.get("region", config.region)
+        return weights.settings.get("region", config.region)
     if rep is None:  # missing parameters are reported later
         region = pick("region", grid.shape, "not used")
         return region if region in region_shapes(grid) else grid.shape
@@ -450,7 +450,7 @@ def _report(
             what = ("target", f"appearance and motion in groups of {t.motion_group} frames, in "
                     f"{t.units} units, motion weight {t.motion_weight:g}")  # fmt: skip
     sources = defaultdict[str, list[str]](list)
-    for setting, source in settled.told.items():
+    for setting, source in settled.origins.items():
         sources[source].append(setting)
     beside = f"; besides the weights: {', '.join(weights.beside)}" if weights.beside else ""
     rows += [

@@ -241,11 +241,11 @@ def read_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"model_type={short(config.get('model_type'))} must be 'videomae'")
     if (act := config.get("hidden_act", "gelu")) != "gelu":
         raise ValueError(f"hidden_act={short(act)} must be 'gelu', the only one that is built here")
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         ours: integer(config.get(name, default)) for ours, (name, default) in VIDEOMAE.items()
     }
     units = "cube" if config.get("norm_pix_loss", True) else "pixel"
-    return told | {"target": TargetConfig(units=units, motion=False)}
+    return settings | {"target": TargetConfig(units=units, motion=False)}
 
 
 # --- arguments --------------------------------------------------------------------------------
@@ -287,23 +287,23 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
 
     arguments: of the official scripts (input_size, num_frames, ...) or constructors.
     """
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     try:
         for ours, names in ARGUMENTS.items():
             value = next((arguments[n] for n in names if arguments.get(n) is not None), None)
             if value is not None:
-                told[ours] = integer(value)
+                settings[ours] = integer(value)
         if (region := arguments.get("lg_region_size")) is not None:
             if len(region) != 3:
                 raise ValueError(f"lg_region_size={short(region)} must be three numbers, as 2 5 10")
-            told["region"] = tuple(map(integer, region))
+            settings["region"] = tuple(map(integer, region))
         tokens = arguments.get("lg_classify_token_type")
         if isinstance(tokens, str) and tokens in CLASSIFIED:
-            told["tokens"] = CLASSIFIED[tokens]
+            settings["tokens"] = CLASSIFIED[tokens]
         if "use_frame_diff_as_target" in arguments:
             group = integer(arguments.get("frame_diff_group_size") or 2)
             weight = arguments.get("target_diff_weight")
-            told["target"] = TargetConfig(
+            settings["target"] = TargetConfig(
                 units="cube" if arguments.get("normlize_target", True) else "pixel",
                 motion=bool(arguments["use_frame_diff_as_target"]),
                 motion_group=group,  # without a weight all frames of a group count equally
@@ -311,7 +311,7 @@ def read_arguments(arguments: Mapping[str, Any], name: str = "args") -> dict[str
             )
     except (TypeError, ValueError, OverflowError, KeyError) as error:
         raise ValueError(f"{name}: its args do not read as official ones: {error}") from error
-    return told
+    return settings
 
 
 def arguments_of(model: Model) -> dict[str, Any]:

@@ -98,9 +98,9 @@ class ParityReport:
         """How many comparisons of how many archives, how many of them failed, the worst."""
         compared = [row for row in self.rows if row.relative is not None]
         num = Counter(row.verdict for row in self.rows)
-        told = [f"{num['differs']} differ" if self.exit_status else "all within tolerance"]
-        told += [f"{num[v]} {v}" for v in ("cannot be built", "not compared") if num[v]]
-        text = f"{len(self.seconds)} archives, {len(compared)} comparisons: {', '.join(told)}"
+        counts = [f"{num['differs']} differ" if self.exit_status else "all within tolerance"]
+        counts += [f"{num[v]} {v}" for v in ("cannot be built", "not compared") if num[v]]
+        text = f"{len(self.seconds)} archives, {len(compared)} comparisons: {', '.join(counts)}"
         if compared:  # tells how much room there is, or which one failed most
             worst = max(compared, key=lambda row: row.badness)
             text += (f"; nearest to its tolerance: {worst.archive} {worst.what}, "

@@ -377,7 +377,7 @@ class Weights:
     """Weights from a file, with all metadata in the file.
 
     state: parameters under plain names, ours (`is_own`) or the official ones.
-    told: clip, region, heads and the like under our names, if the file says; told_by: its source.
+    settings: clip, region, heads and so on under our names, as `source` (a part of the file) says.
     config: the model's, if we wrote the file. file: format, size and prefixes, as text.
     beside: other content of the file. epoch: when it was written, if the file says so.
     outside: numbers of values of the other entries of a larger module, by name.
@@ -387,8 +387,8 @@ class Weights:
     state: dict[str, Tensor]
     is_own: bool
     part: Part
-    told: dict[str, Any] = field(default_factory=dict)
-    told_by: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
     config: ModelConfig | None = None
     file: str = ""
     beside: tuple[str, ...] = ()
@@ -415,10 +415,10 @@ def open_weights(source: Path | str) -> Weights:
     weights = dataclasses.replace(weights, file=weights.file + unread)
     if weights.hugging_face and beside.is_file():
         try:
-            told = read_hugging_face(load(beside))
+            settings = read_hugging_face(load(beside))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{beside} is not that of a VideoMAE: {error}") from error
-        return dataclasses.replace(weights, told=told, told_by=beside.name)
+        return dataclasses.replace(weights, settings=settings, source=beside.name)
     if not weights.is_own:
         return weights
     if not beside.is_file():
@@ -426,8 +426,8 @@ def open_weights(source: Path | str) -> Weights:
             f"{path} holds a model of maedfer_lab, which needs {CONFIG_FILE} (clip, regions), "
             f"missing in {path.parent}; save_pretrained(model, folder) writes both"
         )
-    config, told = _read_config(load(beside), str(beside))
-    return dataclasses.replace(weights, config=config, told=told, told_by=beside.name)
+    config, settings = _read_config(load(beside), str(beside))
+    return dataclasses.replace(weights, config=config, settings=settings, source=beside.name)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -527,19 +527,19 @@ def recognise(content: Any, name: str = "the state dict", form: str = "in memory
     file = [form, " and ".join({str(x.dtype).removeprefix("torch."): 0 for x in state.values()})]
     file += [f"weights under {wrapper!r}"] * bool(wrapper)
     file += [f"prefix {' and '.join(map(repr, prefixes))}"] * bool(prefixes)
-    told, config = {}, None
+    settings, config = {}, None
     if isinstance(arguments := around.get("args"), argparse.Namespace):
         arguments = vars(arguments)
     if isinstance(arguments, Mapping):
         if PACKAGE in arguments:  # what `save_official` adds: more than official names can say
-            config, told = _read_config(arguments[PACKAGE], name)
+            config, settings = _read_config(arguments[PACKAGE], name)
         else:
-            told = read_arguments(arguments, name)
+            settings = read_arguments(arguments, name)
     epoch = next((around[key] for key in ("epoch", "step") if key in around), None)
     beside = tuple(f"{key} (weights as well, not used)" if _is_state(x) else key
                    for key, x in around.items())  # fmt: skip
     return Weights(
-        name, state, any(OWN.match(n) for n in state), part, told, "the file's args", config,
+        name, state, any(OWN.match(n) for n in state), part, settings, "the file's args", config,
         ", ".join(file), beside, None if epoch is None else short(epoch).strip("'"),
         hugging_face, outside,
     )  # fmt: skip
@@ -610,12 +610,12 @@ def _strip(
 def _read_config(values: Any, name: str) -> tuple[ModelConfig, dict[str, Any]]:
     """A model's configuration and other settings in it: by a run or by `saving`."""
     try:
-        told = {key: values[key] for key in CHOICES if key in values}
-        for key, value in told.items():
+        settings = {key: values[key] for key in CHOICES if key in values}
+        for key, value in settings.items():
             choose(key, value, CHOICES[key])
         if values.get("target") is not None:
-            told["target"] = TargetConfig(**_plain(values["target"], TargetConfig))
-        return ModelConfig(**_plain(values["model"], ModelConfig)), told
+            settings["target"] = TargetConfig(**_plain(values["target"], TargetConfig))
+        return ModelConfig(**_plain(values["model"], ModelConfig)), settings
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{name}: no configuration of {PACKAGE}, which has the fields of ModelConfig under "

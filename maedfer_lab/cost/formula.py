@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from maedfer_lab.config import BUILT_IN, ModelConfig, Shape3, choose
 
-Task = Literal["classify", "pretrain"]
+ModelTask = Literal["classify", "pretrain"]
 COLOURS = 3
 
 
@@ -41,7 +41,7 @@ class Work(NamedTuple):
         return self.linear + self.attention
 
 
-def macs(config: ModelConfig, task: Task = "classify", **options: Any) -> dict[str, int]:
+def macs(config: ModelConfig, task: ModelTask = "classify", **options: Any) -> dict[str, int]:
     """Multiply-adds of one clip's forward pass by module and stage; their sum is the total.
 
     49.65e9 in sum for the paper's classifier as published. options: those of `work`.
@@ -62,7 +62,7 @@ def add(parts: dict[str, Work], more: dict[str, Work], times: int = 1) -> None:
 
 
 def work(
-    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7,
+    config: ModelConfig, task: ModelTask = "classify", *, num_classes: int = 7,
     mask_ratio: float = 0.9, as_published: bool = False,
 ) -> dict[str, Work]:  # fmt: skip
     """Cost of one clip's forward pass by module and stage.
@@ -139,7 +139,7 @@ def _feed_forward(width: int, ratio: float, tokens: int) -> Work:
 
 
 def parameters(
-    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7
+    config: ModelConfig, task: ModelTask = "classify", *, num_classes: int = 7
 ) -> dict[str, int]:
     """Number of parameters by module and stage; their sum is the model's.
 
@@ -184,7 +184,7 @@ def _block_parameters(width: int, mlp_ratio: float, qkv_bias: bool) -> tuple[int
 
 
 def _check(config: ModelConfig, task: str) -> None:
-    choose("task", task, get_args(Task))
+    choose("task", task, get_args(ModelTask))
     if config.encoder not in BUILT_IN["encoder"]:
         raise ValueError(
             f"encoder={config.encoder!r} has no closed formula; count it with "

@@ -179,8 +179,8 @@ SWEEPS = {  # by profile
 
 def load_or_measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
     """`measure`, cached in runs/ for this sweep and device."""
-    told = json.dumps([asdict(sweep), str(device), torch.__version__], sort_keys=True)
-    name = f"complexity-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    described = json.dumps([asdict(sweep), str(device), torch.__version__], sort_keys=True)
+    name = f"complexity-{hashlib.sha256(described.encode()).hexdigest()[:10]}"
     path = output_folder() / "runs" / name / "result.json"
     if not path.exists():
         write_aside(path, json.dumps(measure(sweep, device), indent=1).encode())

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from maedfer_lab import text
 from maedfer_lab.config import ModelConfig, Shape3, Size, TargetConfig, base, profile, sized
-from maedfer_lab.cost.formula import Task, Work, add, macs, macs_of, parameters, token_grid
+from maedfer_lab.cost.formula import ModelTask, Work, add, macs, macs_of, parameters, token_grid
 from maedfer_lab.files import provenance, write_aside
 from maedfer_lab.method import models
 from maedfer_lab.method.grid import Grid, patchify, region_shapes, take
@@ -99,8 +99,8 @@ class PublishedClassifier(nn.Module):
 
 
 def model_for_counting(
-    config: ModelConfig, task: Task = "classify", *, num_classes: int = 7, mask_ratio: float = 0.9,
-    as_published: bool = False, target: TargetConfig | None = None,
+    config: ModelConfig, task: ModelTask = "classify", *, num_classes: int = 7,
+    mask_ratio: float = 0.9, as_published: bool = False, target: TargetConfig | None = None,
 ) -> tuple[nn.Module, torch.Tensor]:  # fmt: skip
     """A model on the meta device and a clip for it; arguments as in `formula.work`."""
     clip = torch.empty(1, 3, config.frames, config.size_px, config.size_px, device="meta")
@@ -189,7 +189,7 @@ class Count:
     """
 
     name: str
-    task: Task
+    task: ModelTask
     config: ModelConfig
     as_published: bool
     parameters: int
@@ -223,7 +223,7 @@ class Count:
 
 
 def count(
-    name: str, config: ModelConfig, task: Task = "classify", *, as_published: bool = True,
+    name: str, config: ModelConfig, task: ModelTask = "classify", *, as_published: bool = True,
     by_one_block: bool = False,
 ) -> Count:  # fmt: skip
     """Count a model three ways; 7 classes, 90 % masking.
@@ -263,7 +263,7 @@ def count_models(size: Size = "base") -> list[Count]:
         f"LGI-{letter} without stage 3": replace(lgi, interact="none"),
         f"LGI-{letter} without 2 and 3": replace(lgi, inter=False, interact="none"),
     }  # fmt: skip
-    plans: list[tuple[str, ModelConfig, Task, bool]] = [
+    plans: list[tuple[str, ModelConfig, ModelTask, bool]] = [
         *((name, config, "classify", True) for name, config in named.items()),
         (f"LGI-{letter}, ours", lgi, "classify", False),
         *((f"{name}-{letter}{ours}", config, "pretrain", not ours)

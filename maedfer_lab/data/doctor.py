@@ -221,8 +221,8 @@ def _of_table(table: Annotations, problems: Sequence[Problem]) -> Iterator[Findi
 def counts_findings(table: Annotations, labels: Labels) -> Iterator[Finding]:
     """Compare clips per class and fold with the published ones."""
     found, published = table.counts(), labels.clips_per_class
-    clips, told = _many(sum(found), "clip"), zip(table.classes, found, published, strict=True)
-    differing = tuple(f"{name}: {n:,} clips, published {p:,}" for name, n, p in told if n != p)
+    clips, triples = _many(sum(found), "clip"), zip(table.classes, found, published, strict=True)
+    differing = tuple(f"{name}: {n:,} clips, published {p:,}" for name, n, p in triples if n != p)
     if not differing:
         yield Finding("note", "counts", "clips per class are the published ones")
     elif sorted(found) == sorted(published):
@@ -253,8 +253,8 @@ def _of_classes(table: Annotations) -> Iterator[Finding]:
         return [table.classes[i] for i, number in enumerate(table.counts(clips)) if not number]
 
     if len(table.classes) < 2:
-        told = f"one class ({', '.join(table.classes)}) and nothing to classify"
-        yield Finding("error", "classes", told)
+        text = f"one class ({', '.join(table.classes)}) and nothing to classify"
+        yield Finding("error", "classes", text)
     if not table.num_folds:
         yield Finding("warning", "folds", "no clip is tested, so no score can be computed")
     if empty := lacking():
@@ -300,13 +300,13 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
             yield Finding(level, check, f"{_many(len(where), 'clip')} {what}", where)
     for remark in dict.fromkeys(remark for look in seen.values() for remark in look.remarks):
         where = tuple(table.name(clip) for clip, look in seen.items() if remark in look.remarks)
-        told = f"{len(where):,} {remark}"
+        text = f"{len(where):,} {remark}"
         if remark not in ORDERS:
-            yield Finding("note", "reading", told, where)
+            yield Finding("note", "reading", text, where)
             continue
         if remark == UNSORTED and table.dataset in TEXT_ORDER:
-            told = f"{_many(len(where), 'clip')}, read so here as well"
-        yield Finding("warning", "frame order", f"{ORDERS[remark]}: {told}", where)
+            text = f"{_many(len(where), 'clip')}, read so here as well"
+        yield Finding("warning", "frame order", f"{ORDERS[remark]}: {text}", where)
 
 
 # ---- A picture of one clip per class -----------------------------------------------------------
@@ -330,11 +330,11 @@ def contact_sheet(table: Annotations, clips: Sequence[Clip]) -> tuple[Image.Imag
     rows, lines = [], []
     for label, name in enumerate(table.classes):
         frames = np.full((len(SHOWN), CLIP_PX, CLIP_PX, 3), 128, np.uint8)
-        told = "no clip that can be read"
+        caption = "no clip that can be read"
         for clip in [clip for clip in clips if clip.label == label][:5]:
             with contextlib.suppress(VideoError, OSError):
-                frames, told = view_of(table, clip), table.name(clip)
+                frames, caption = view_of(table, clip), table.name(clip)
                 break
         rows.append(np.concatenate(frames, axis=1))
-        lines.append(f"{label}  {name}: {told}")
+        lines.append(f"{label}  {name}: {caption}")
     return Image.fromarray(np.concatenate(rows)), "\n".join(lines)

@@ -238,10 +238,10 @@ def _read_map(file: Path) -> dict[str, str]:
     with reading(file):
         text = read_bytes(file.expanduser()).decode("utf-8-sig")
         if file.suffix.lower() == ".json":  # as pairs: a class that is named twice is seen
-            told = json.loads(text, object_pairs_hook=lambda pairs: {"pairs": pairs})
-            if not isinstance(told, dict):
+            content = json.loads(text, object_pairs_hook=lambda pairs: {"pairs": pairs})
+            if not isinstance(content, dict):
                 raise ValueError("it must hold one object, such as {'happy': 'happiness'}")
-            rows = [[ours, "" if theirs is None else theirs] for ours, theirs in told["pairs"]]
+            rows = [[ours, "" if theirs is None else theirs] for ours, theirs in content["pairs"]]
         else:
             rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
         odd = [row for row in rows if len(row) != 2 or not all(isinstance(x, str) for x in row)]

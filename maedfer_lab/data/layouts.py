@@ -28,8 +28,8 @@ from maedfer_lab.data.labels import (
 from maedfer_lab.data.lists import (
     Clip,
     ListFile,
+    ListRow,
     Reading,
-    Row,
     fold_of,
     read_rows,
     side_of,
@@ -131,9 +131,9 @@ def scan(root: Path) -> Tree:
             videos[place] = len(images)
         for suffix, others in kinds.items():
             ignored[f"files {suffix or 'without a suffix'}"] += others
-    told = (f"{len(p):,} {what} are not read, such as {p[0]}" for what, p in ignored.items())
+    notes = (f"{len(p):,} {what} are not read, such as {p[0]}" for what, p in ignored.items())
     in_order = {path: videos[path] for path in sorted(videos, key=natural_key)}
-    return Tree(root, in_order, tuple(sorted(lists, key=natural_key)), tuple(told))
+    return Tree(root, in_order, tuple(sorted(lists, key=natural_key)), tuple(notes))
 
 
 # ---- Who is seen -------------------------------------------------------------------------------
@@ -149,20 +149,20 @@ def people_of(
     """
     if manifests := manifests_in(root):
         return _listed_people(names, root, manifests, found)
-    told: list[str | None] = [None] * len(names)
+    people: list[str | None] = [None] * len(names)
     for must_fit, pattern in _PEOPLE:
-        matches = [pattern.search(name) for name in names] if not all(told) else []
+        matches = [pattern.search(name) for name in names] if not all(people) else []
         for i, match in enumerate(matches if all(matches) or not must_fit else []):
-            if match and told[i] is None:
+            if match and people[i] is None:
                 who = match.groupdict()
-                told[i] = who["t"] if "t" in who else str(int(who["n"]))
+                people[i] = who["t"] if "t" in who else str(int(who["n"]))
     levels = [name.split("/")[:-1] for name in names]
-    for level in range(max(map(len, levels), default=0) if folders and not any(told) else 0):
+    for level in range(max(map(len, levels), default=0) if folders and not any(people) else 0):
         here = [parts[level] if level < len(parts) else None for parts in levels]
         words = sorted({folder for folder in here if folder})
         if len(words) > 1 and not _most(words, _is_no_person):
             return here
-    return told
+    return people
 
 
 def manifests_in(folder: Path) -> list[Path]:
@@ -212,9 +212,9 @@ def people_of_copies(names: Sequence[str], who: Sequence[str | None]) -> list[st
 def told_by_names(who: Sequence[str | None]) -> list[str]:
     """A note on people who are known only from names."""
     names = list(dict.fromkeys(filter(None, who)))
-    told = f"{len(names):,} people are taken from names of files or folders, e.g. "
-    told += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) overrides them"
-    return [told] * bool(names)
+    note = f"{len(names):,} people are taken from names of files or folders, e.g. "
+    note += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) overrides them"
+    return [note] * bool(names)
 
 
 def _is_no_person(word: str) -> bool:
@@ -447,9 +447,9 @@ def _class_level(
         return first  # a class that only one folder above has would be shown by one person
     readings = []
     for a, b in ((first, second), (second, first)):
-        told = {**dict(enumerate(kinds[: second + 1])), a: "class", b: "person"}
+        meaning = {**dict(enumerate(kinds[: second + 1])), a: "class", b: "person"}
         counts = f"{len(words[a])} classes: {', '.join(words[a][:3])}...; {len(words[b])} people"
-        readings.append(f"--layout {'/'.join(told.values())}/clip ({counts})")
+        readings.append(f"--layout {'/'.join(meaning.values())}/clip ({counts})")
     raise ValueError(f"two readings are possible, choose one: {' or '.join(readings)}")
 
 
@@ -493,11 +493,11 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         found.problem("file names", name, what)
         del names[name]
     rows = [name.split("/")[:-1] for name in names]
-    told = {
+    levels = {
         kind: [parts[level] if len(parts) > level else None for parts in rows]
         for level, kind in reversed([*enumerate(kinds)])  # of two persons the upper one
     }
-    labels = [label or "" for label in told["class"]]
+    labels = [label or "" for label in levels["class"]]
     found.classes = tuple(sorted(set(labels)))
     _check_classes(labels, tree.root, found)
     inside = {(parts[depth - 1], part) for parts in rows for part in parts[depth:]}
@@ -508,15 +508,15 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         )
         found.problem("file names", twice[0][1], what + "or type --layout")
     who = people_of(list(names), tree.root, found)
-    if not found.people_told and "person" in told:
-        who = told["person"]
+    if not found.people_told and "person" in levels:
+        who = levels["person"]
         if not layout:
             _compare_with_names(who, names, tree, "/".join(kinds))
     elif not found.people_told:
-        if layout or who in (told["class"], told.get("split")):
+        if layout or who in (levels["class"], levels.get("split")):
             who = [None] * len(who)  # a class or a split is no person
         found.notes += told_by_names(who)
-    folds = _folder_folds(told["split"], list(names.values()), found) if "split" in told else {}
+    folds = _folder_folds(levels["split"], list(names.values()), found) if "split" in levels else {}
     first: dict[tuple[str, ...], str] = {}
     for (name, path), parts, label, person in zip(names.items(), rows, labels, who, strict=True):
         number, source = found.classes.index(label), f"folder {'/'.join(parts[:depth])}"
@@ -529,9 +529,9 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
     others = [name for name in map(tree.name, tree.lists) if name.lower() != "manifest.csv"]
     if others:
         others.sort(key=lambda name: "manifest" not in name.lower())
-        told = f"{len(others):,} lists are not read, such as {others[0]}; dataset csv reads one"
+        note = f"{len(others):,} lists are not read, such as {others[0]}; dataset csv reads one"
         lost = "manifest" in others[0].lower()  # elsewhere than right below root
-        found.notes.append("suspicious: " * lost + told)
+        found.notes.append("suspicious: " * lost + note)
     if kinds != ("class",):
         counts = f"{len(found.classes)} classes, {len(set(who) - {None}):,} people"
         how = "as asked" if layout else "--layout asks for another reading"
@@ -594,8 +594,8 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
         what = f"{text!r} names several classes, of which {part!r} also occurs alone: choose "
         found.problem("two labels", where, what + "one for each clip, or leave it out")
     if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
-        told = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
-        found.notes.append(told)
+        note = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
+        found.notes.append(note)
     holding: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         for part in {part for part in re.findall(r"[^\W\d_]+", text) if is_expression(part)}:
@@ -642,8 +642,8 @@ def read_named(tree: Tree, labels: Labels) -> Reading:
     first: dict[tuple[str, int], Path] = {}
     for path, frames in tree.videos.items():
         name, stem = tree.name(path), path.stem if frames is None else path.name
-        told, kind = named(name, labels), ""
-        if labels.name == "ravdess" and told and not stem.startswith("02-01-"):
+        label_and_subject, kind = named(name, labels), ""
+        if labels.name == "ravdess" and label_and_subject and not stem.startswith("02-01-"):
             kind = "songs" if stem[3:5] == "02" else "files of sound only"
             if stem.startswith("01-") and kind != "songs":
                 kind = "copies with sound" if stem[3:] in silent else ""
@@ -651,16 +651,16 @@ def read_named(tree: Tree, labels: Labels) -> Reading:
             kind = "subject 6, who is in no official list"
         if kind:
             skipped[kind] += 1
-        elif told is None:
+        elif label_and_subject is None:
             example = _NAMED[labels.name][0]
             what = f"the name says no class and person, as {example} does"
             found.problem("file names", name, what)
-        elif told[1] not in labels.test_fold:
+        elif label_and_subject[1] not in labels.test_fold:
             known = f"{min(labels.test_fold)} to {max(labels.test_fold)}"
-            what = f"subject {told[1]} is in no published fold (known: {known})"
+            what = f"subject {label_and_subject[1]} is in no published fold (known: {known})"
             found.problem("subjects", name, what)
         else:
-            label, subject = told
+            label, subject = label_and_subject
             if (there := first.setdefault((stem, subject), path)) != path:
                 found.problem("duplicates", name, f"the same clip as {tree.name(there)}; {_KEEP}")
             fold, source = labels.test_fold[subject], f"{labels.title} names"
@@ -689,8 +689,8 @@ def _path_label(name: str, labels: Labels) -> int | None:
     """The label in a clip's own path, in the data sets whose paths have one."""
     if labels.name == "ferv39k":
         return label_number(PurePosixPath(name).parent.name, labels.classes)
-    told = named(name, labels) if labels.test_fold else None
-    return told[0] if told else None
+    label_and_subject = named(name, labels) if labels.test_fold else None
+    return label_and_subject[0] if label_and_subject else None
 
 
 # ---- Lists -------------------------------------------------------------------------------------
@@ -811,7 +811,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     """
     found = Reading(labels.classes if labels else ())
     finder = Finder(tree, labels.name if labels else "csv", found)
-    pairs: list[tuple[ListFile, Row]] = []
+    pairs: list[tuple[ListFile, ListRow]] = []
     native = set()  # the authors' own lists
     for file in files:
         name = file.path.relative_to(base).as_posix()
@@ -832,11 +832,11 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
             numbers[file.path.name].add(int(row.label))
     spans = {(min(some), max(some)): name for name, some in numbers.items()}
     if len(spans) > len({b - a for a, b in spans}):
-        told = ", ".join(f"{a} to {b} in {name}" for (a, b), name in spans.items())
-        found.notes.append(f"suspicious: lists may count labels from different numbers ({told})")
+        ranges = ", ".join(f"{a} to {b} in {name}" for (a, b), name in spans.items())
+        found.notes.append(f"suspicious: lists may count labels from different numbers ({ranges})")
     done: dict[tuple[str, ...], tuple[Path, int] | None] = {}
-    first: dict[Path, tuple[int, Row]] = {}
-    seen: dict[tuple[Path, ListFile], Row] = {}
+    first: dict[Path, tuple[int, ListRow]] = {}
+    seen: dict[tuple[Path, ListFile], ListRow] = {}
     sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
     for file, row in pairs:
         if (key := (row.path, row.label, "" if labels else str(file.path))) not in done:
@@ -873,7 +873,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     return found
 
 
-def _checked(rows: list[Row], column: str | None, name: str, found: Reading) -> list[Row]:
+def _checked(rows: list[ListRow], column: str | None, name: str, found: Reading) -> list[ListRow]:
     """Check that a table's column holds splits or folds, and note how it is used."""
     texts = {row.split for row in rows}
     if column is None:
@@ -881,8 +881,8 @@ def _checked(rows: list[Row], column: str | None, name: str, found: Reading) -> 
         found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
     elif all(re.fullmatch(r"\d*", text) for text in texts):
         never = sum(re.fullmatch(r"0*", row.split) is not None for row in rows)
-        told = f"each fold of column {column} is tested in turn"
-        found.notes.append(told + f"; {never:,} clips of fold 0 are never tested" * bool(never))
+        note = f"each fold of column {column} is tested in turn"
+        found.notes.append(note + f"; {never:,} clips of fold 0 are never tested" * bool(never))
     elif odd := sorted(text for text in texts if not side_of(text)):
         what = f"column {column} holds {odd[0]!r}: use train, val and test, or folds from 1"
         found.problem("format", name, what)
@@ -890,7 +890,7 @@ def _checked(rows: list[Row], column: str | None, name: str, found: Reading) -> 
     return rows
 
 
-def _meaning(row: Row, finder: Finder, found: Reading, start: int) -> tuple[Path, int] | None:
+def _meaning(row: ListRow, finder: Finder, found: Reading, start: int) -> tuple[Path, int] | None:
     """Clip and label of a row, whose labels count from `start`; problems are noted."""
     path = finder.find(row.path, row.where.rpartition(" line ")[0])
     label = label_number(row.label, found.classes, start)

@@ -31,8 +31,8 @@ _SIDES = {
 }
 # Columns that may change what a row means, and what is to be done.
 _WEIGHTY = {
-    re.compile(pattern): told
-    for pattern, told in {
+    re.compile(pattern): meaning
+    for pattern, meaning in {
         "(?:is|for)?(?:train|val|valid|test)(?:set|ing)?": "if it tells the split, call it split, "
         "with train, val and test in it",
         "(?:start|end|begin|stop|onset|offset)(?:time|frame|sec(?:onds)?|s|ms|no)?": "a row means "
@@ -91,7 +91,7 @@ class Reading:
         self.problems.append(Problem(kind, str(where), what))
 
 
-class Row(NamedTuple):
+class ListRow(NamedTuple):
     """One line of a list, not yet interpreted. where: file and line."""
 
     where: str
@@ -171,17 +171,17 @@ def read_rows(
     name: str | None = None,
     knows: Callable[[str], bool] = lambda text: False,
     need: tuple[str, ...] = ("path", "label"),
-) -> tuple[list[Row], dict[str, str]]:
+) -> tuple[list[ListRow], dict[str, str]]:
     """Rows of a list in any of the known formats, and the columns of its header by their roles.
 
     UTF-8 or UTF-16 with any line ends. With a header whose columns are known, or lines "path label"
     without one: they are split where `knows` finds most clips, else at the last space or comma.
     Lines that cannot be read become problems in `found`.
     """
-    rows: list[Row] = []
+    rows: list[ListRow] = []
     name, data = name or path.name, read_bytes(path)
 
-    def wrong(line: int, what: str, kind: str = "format") -> tuple[list[Row], dict[str, str]]:
+    def wrong(line: int, what: str, kind: str = "format") -> tuple[list[ListRow], dict[str, str]]:
         found.problem(kind, f"{name} line {line}", what)
         return [], {}
 
@@ -213,17 +213,17 @@ def read_rows(
         return wrong(start, "is JSON; write it as CSV with columns such as path and label")
     mark, columns, roles = max(
         (_header(first, mark) for mark in ",;\t| "),
-        key=lambda told: len(told[2].keys() & set(need)),
+        key=lambda reading: len(reading[2].keys() & set(need)),
     )
     if not (lacks := [role for role in need if role not in roles]):
         if twice := [column for column in roles.values() if columns.count(column) > 1]:
             return wrong(start, f"the header names {twice[0]!r} twice; leave one of these columns")
         if unused := [column for column in columns if column and column not in roles.values()]:
             found.notes.append(f"columns of {name} that are not used: {', '.join(unused)}")
-        for pattern, told in _WEIGHTY.items():
+        for pattern, meaning in _WEIGHTY.items():
             if some := [column for column in unused if pattern.fullmatch(_plain(column))]:
                 found.notes.append(
-                    f"suspicious: column {', '.join(some)} of {name} is not used: {told}"
+                    f"suspicious: column {', '.join(some)} of {name} is not used: {meaning}"
                 )
         text = io.StringIO("\n".join(lines[start:]), newline="")
         reader = csv.reader(text, delimiter=mark, strict=True)
@@ -244,8 +244,8 @@ def read_rows(
                 wrong(number, f"{len(values)} values, but the header names {len(columns)} columns")
                 continue
             cells = dict(zip(columns, values, strict=True))
-            told = {role: _known(cells[column], role) for role, column in roles.items()}
-            rows.append(Row(f"{name} line {number}", **told))
+            parts = {role: _known(cells[column], role) for role, column in roles.items()}
+            rows.append(ListRow(f"{name} line {number}", **parts))
         return (rows, roles) if table else wrong(start, "no row follows this header")
     cells = re.split(r"[,;\t|]", first)
     words = all(re.fullmatch(r"\s*[\"']?[^\W\d][\w .()-]*[\"']?\s*", cell) for cell in cells)
@@ -259,7 +259,7 @@ def read_rows(
         listed, _, label = lines[i].strip().rpartition(mark)
         if listed:
             where = f"{name} line {i + 1}"
-            rows.append(Row(where, listed.strip().strip('",'), label.strip().strip('"')))
+            rows.append(ListRow(where, listed.strip().strip('",'), label.strip().strip('"')))
         else:
             wrong(i + 1, f"{lines[i].strip()[:60]!r} is not a path, a space and a label")
     return rows, {}

@@ -273,8 +273,8 @@ def _plan(annotations: Annotations, settings: dict[str, object]) -> str:
 
 
 def _about(annotations: Annotations, clip: Clip) -> dict[str, Any]:
-    told = {key: getattr(clip, key) for key in ("label", "fold", "subject", "source")}
-    return {"name": annotations.name(clip).lstrip("/"), **told}
+    facts = {key: getattr(clip, key) for key in ("label", "fold", "subject", "source")}
+    return {"name": annotations.name(clip).lstrip("/"), **facts}
 
 
 def _own(part: str | None, shards: int) -> range:
@@ -365,9 +365,9 @@ def _conclude(
         for c in read_shard(file).clips
     )  # fmt: skip
     how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    for name, told in ((MANIFEST, chain([HEADS], rows)), (SKIPPED, [SKIPPED_HEADS, *skipped])):
+    for name, lines in ((MANIFEST, chain([HEADS], rows)), (SKIPPED, [SKIPPED_HEADS, *skipped])):
         with aside(out / name) as part, part.open("w", **how) as file:
-            file.writelines(map(csv_line, told))
+            file.writelines(map(csv_line, lines))
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,

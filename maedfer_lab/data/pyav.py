@@ -212,25 +212,25 @@ class PyAVReader(VideoReader):
         odd[OBLONG] = stream.sample_aspect_ratio not in (None, 0, 1)
         odd[PALE] = stream.codec_context.color_trc in HDR
         self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
-        told = []
+        sentences = []
         if self._bad:
             places = sorted(self._bad)
             named = ", ".join(map(str, places[:8])) + ", ..." * (len(places) > 8)
-            told.append(
+            sentences.append(
                 f"{len(places)} of {self._length} frames are damaged and cannot be read ({named})"
             )
         if self._left_out:
-            told.append(f"{self._left_out} damaged frames at its beginning are left out")
+            sentences.append(f"{self._left_out} damaged frames at its beginning are left out")
         if early := self._ends_early(end_s):
-            told.append(f"{early}; these are used (was it cut off?)")
-        self.damage = "; ".join(told) or None
+            sentences.append(f"{early}; these are used (was it cut off?)")
+        self.damage = "; ".join(sentences) or None
 
     def _ends_early(self, last_s: float) -> str | None:
         """Say how the frames, the last shown at `last_s`, fall short of what the file promises."""
         container, stream, slack = self._container, self._stream, 0.0
-        told = stream.metadata.get("DURATION")  # of the pictures alone, in Matroska and WebM
-        if told and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", told):
-            hours, minutes, seconds = told.split(":")
+        tag = stream.metadata.get("DURATION")  # of the pictures alone, in Matroska and WebM
+        if tag and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", tag):
+            hours, minutes, seconds = tag.split(":")
             promised = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
         elif container.format.name == "avi":
             promised = float(stream.frames * stream.time_base)

@@ -226,8 +226,8 @@ def sweep(folder: Path) -> dict[str, str]:
             continue
         name, machine, process = found.groups()
         try:
-            told = path.stat()  # empty and of nobody: a look whether the folder can be written
-            writes = time.time() - told.st_mtime < STALE_S and bool(process or told.st_size)
+            status = path.stat()  # empty and of nobody: a look whether the folder can be written
+            writes = time.time() - status.st_mtime < STALE_S and bool(process or status.st_size)
             if os.name == "posix" and machine == socket.gethostname():
                 writes = os.kill(int(process), 0) is None
         except (ProcessLookupError, FileNotFoundError):
@@ -419,10 +419,10 @@ def pack_index(
         for clips in (shard.clips for shard in shards):
             lengths.append(len(clips))
             found = {name: [clip[name] for clip in clips] for name in (*NUMBERS, "name", "source")}
-            told = [people.get(name, name) for name in found["name"]]
+            subjects = [people.get(name, name) for name in found["name"]]
             found["person"] = [
                 clip["subject"] or "" if person == clip["name"] else person
-                for clip, person in zip(clips, told, strict=True)
+                for clip, person in zip(clips, subjects, strict=True)
             ]
             found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in found["name"]]
             for name in ("name", "source", "person"):
@@ -462,7 +462,7 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
 
 
 def _find_index(folder: str, verify: bool) -> Index:
-    listed, told = _read_listed(folder), Path(folder, MANIFEST)
+    listed, manifest = _read_listed(folder), Path(folder, MANIFEST)
     digests = "".join(one["sha256"] for one in listed["shards"])
     about = {
         **{name: listed[name] for name in ("dataset", "classes", "skipped")},
@@ -470,7 +470,7 @@ def _find_index(folder: str, verify: bool) -> Index:
         **({"store": "raw"} if listed.get("store") == "raw" else {}),  # older sets tell nothing
         "bytes": [one["bytes"] for one in listed["shards"]],
         "shards": hashlib.sha256(digests.encode()).hexdigest(),
-        "people": zlib.crc32(told.read_bytes()) if told.is_file() else None,
+        "people": zlib.crc32(manifest.read_bytes()) if manifest.is_file() else None,
     }
     copy = output_folder() / "cache" / f"shards-{about['shards'][:16]}.safetensors"
     files = [copy] if is_url(folder) else [Path(folder, COLUMNS), copy]
@@ -597,8 +597,8 @@ class ShardReader(VideoReader):
         # Before the table stands what the tar says of the clip: another set's may be as large.
         back = min(start, BEFORE + 4 * len(name) + 4 * len(index.text("source", row)))
         (table,) = self._spans([start - back], [back + TABLE_HEAD + 8 * frames])
-        told, table = table[:back], table[back:]
-        if text_bytes(json.dumps({"name": name}, ensure_ascii=False)[:-1]) not in told:
+        header, table = table[:back], table[back:]
+        if text_bytes(json.dumps({"name": name}, ensure_ascii=False)[:-1]) not in header:
             raise VideoError(path, f"{self._file} holds another clip there: a shard of another set")
         # By hand: `np.load` takes longer to parse its head than to read it.
         head = f"'<u4', 'fortran_order': False, 'shape': ({frames}, 2)".encode()

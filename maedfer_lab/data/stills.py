@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
-from maedfer_lab.data.lists import Clip, Reading, Row, read_rows, side_of
+from maedfer_lab.data.lists import Clip, ListRow, Reading, read_rows, side_of
 from maedfer_lab.data.readers import PICTURES
 from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
@@ -82,7 +82,7 @@ def _archive(file: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(file)
 
 
-def listed(archive: Path) -> list[Row]:
+def listed(archive: Path) -> list[ListRow]:
     """The rows of the list beside a zip of stills that training may use."""
     beside, found = archive.with_suffix(".csv"), Reading()
     if archive.suffix != ".zip" or not archive.is_file() or not beside.is_file():

@@ -188,8 +188,8 @@ class Annotations:
 
     def equal(self, copies: Iterable[Clip]) -> str:
         """Copies of one file, as text."""
-        told = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in copies)
-        return " = ".join(told)
+        described = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in copies)
+        return " = ".join(described)
 
     def summary(self) -> dict[str, Any]:
         """This table, small enough to be stored as JSON in every run: see `explain_change`.
@@ -248,12 +248,12 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
     before, after = ({row[0]: row[1:] for row in one["each"]} for one in (old, new))
     every = before and after
     keys = ("stream", "classes", *(() if every else ("clips", "per_class", "per_fold")))
-    told = [f"{key} was {old[key]} and is {new[key]}" for key in keys if old[key] != new[key]]
+    changes = [f"{key} was {old[key]} and is {new[key]}" for key in keys if old[key] != new[key]]
     if old.get("stills") != new.get("stills"):
-        told.append("the files of stills differ")
+        changes.append("the files of stills differ")
     if not every:  # too many to keep each
         fields = [name for name in new["digests"] if old["digests"][name] != new["digests"][name]]
-        return (*told, *[f"the {', '.join(fields)} of the clips differ"] * bool(fields))
+        return (*changes, *[f"the {', '.join(fields)} of the clips differ"] * bool(fields))
     changed = {
         "{} new": [name for name in after if name not in before],
         "{} gone": [name for name in before if name not in after],
@@ -267,8 +267,8 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
     for what, clips in changed.items():
         if clips:
             number = f"{len(clips):,} clip{'s' * (len(clips) > 1)}"
-            told.append(f"{what.format(number)}, first: {clips[0]}")
-    return tuple(told)
+            changes.append(f"{what.format(number)}, first: {clips[0]}")
+    return tuple(changes)
 
 
 def _sha256(what: object) -> str:
@@ -465,8 +465,8 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
     if unnamed and (dataset == "csv" or (known and known.test_fold)):
         clips = _with_people(clips, tree, found, is_known=known is not None)
     elif dataset == "csv" and (manifests := manifests_in(tree.root)):
-        told = f"suspicious: {manifests[0].name} is not read, since a list tells who is seen: "
-        found.notes.append(told + "remove one of the two")
+        note = f"suspicious: {manifests[0].name} is not read, since a list tells who is seen: "
+        found.notes.append(note + "remove one of the two")
     clips = _spelled_alike(clips, found)
     unknown = sum(not clip.subject for clip in clips) if dataset in OTHERS else 0
     clips = _with_copies(clips, tree, found) if unknown else clips
@@ -475,11 +475,11 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
     table = _joined(table, [c for c in copies if len({clip.fold for clip in c}) == 1], found)
     if found.splits and clips:
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 labels = [table.classes[clip.label] for clip in table.clips]
                 tested = set(split_people(table.people(), _SHARE, 0, labels)[1])
-            found.notes += [str(warning.message) for warning in told]
+            found.notes += [str(warning.message) for warning in caught]
             clips = (replace(clip, fold=int(i in tested)) for i, clip in enumerate(table.clips))
             table = replace(table, clips=tuple(clips))
         except ValueError as error:
@@ -504,40 +504,40 @@ def _contradictions(table: Annotations) -> Iterator[str]:
         said = {words[part] for part in parts if part in words}
         odd += [clip] * (bool(said) and clip.label not in said)
     if odd:
-        told = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
-        yield told + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
+        note = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
+        yield note + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
     names = {"", *map(table.name, table.clips)}
     number = Counter(who for clip in table.clips if (who := clip.subject or "") not in names)
     if len(number) > 3 and max(number.values()) == 1:
-        told = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
-        yield told + "clips; MANIFEST.csv (columns file, identity) can name people"
+        note = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
+        yield note + "clips; MANIFEST.csv (columns file, identity) can name people"
     if number and not any(may_be_name(who) or re.search(r"\d", who) for who in number):
         yield f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people?"
     if len(table) > 9 and len(table) < 2 * len(table.classes):
-        told = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
-        yield told + "are these classes?"
+        note = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
+        yield note + "are these classes?"
 
 
 def unknown_people(unknown: int, clips: int) -> list[str]:
     """A note on clips of unknown people, if there are any."""
-    told = f"unknown people in {unknown:,} of {clips:,} clips: each counts as a separate person; "
-    return [told + "MANIFEST.csv (columns file, identity) can name them"] * bool(unknown)
+    note = f"unknown people in {unknown:,} of {clips:,} clips: each counts as a separate person; "
+    return [note + "MANIFEST.csv (columns file, identity) can name them"] * bool(unknown)
 
 
 def _joined(table: Annotations, copies: list[list[Clip]], found: Reading) -> Annotations:
     """One name for all people who share an identical file: no split separates them."""
     one: dict[str, str] = {}  # person -> the one they count as
-    named, told = {clip.subject for clip in table.clips}, []
+    named, shown = {clip.subject for clip in table.clips}, []
     for group in copies:
         people = list(dict.fromkeys(one.get(who, who) for who in table.people(group)))
         first = next((who for who in people if who in named), f"copy of {people[0]}")
         one |= {who: first for who in (*people, *(w for w, now in one.items() if now in people))}
         if first in named and len(people) > 1:
-            told.append(" = ".join(table.name(clip) for clip in group[:3]))
-    if told:
+            shown.append(" = ".join(table.name(clip) for clip in group[:3]))
+    if shown:
         found.notes.append(
-            f"suspicious: {len(told):,} files occur under several people, who are kept on one side "
-            f"as one person: {'; '.join(told[:5])}" + "; ..." * (len(told) > 5)
+            f"suspicious: {len(shown):,} files occur under several people, who are kept on one "
+            f"side as one person: {'; '.join(shown[:5])}" + "; ..." * (len(shown) > 5)
         )
     people = zip(table.clips, table.people(), strict=True)
     clips = (replace(clip, subject=one.get(who, clip.subject)) for clip, who in people)
@@ -571,8 +571,8 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     keys = {name: keys[name] for name in dict.fromkeys(c.subject for c in clips if c.subject)}
     other = {name: first.setdefault(key, name) for name, key in keys.items()}
     if pairs := [f"{one!r} and {name!r}" for name, one in other.items() if one != name]:
-        told = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
-        found.notes.append(told)
+        note = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
+        found.notes.append(note)
     takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, (*most, last) in keys.items():
         key = tuple(most)
@@ -582,8 +582,8 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     alike = [[first[key], *some] if key in first else some for key, some in takes.items()]
     if len(alike := [some for some in alike if len(some) > 1]) > 1:
         pair = " and ".join(map(repr, alike[0][:2]))
-        told = f"suspicious: {pair} count as two people, and others "
-        found.notes.append(told + "of this kind; if the last word tells no person, leave it out")
+        note = f"suspicious: {pair} count as two people, and others "
+        found.notes.append(note + "of this kind; if the last word tells no person, leave it out")
     for name, part, elsewhere in named_together(keys, person_words):
         what = f"{name!r} is several people, of whom {part!r} is seen in {where[elsewhere].source} "
         what += "too, so that no split can part them; give all their clips one name, or leave these"
@@ -594,12 +594,12 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
 def _with_copies(clips: list[Clip], tree: Tree, found: Reading) -> list[Clip]:
     """The clips, altered copies of one whose person is not told kept with it."""
     names, who = [tree.name(clip.path) for clip in clips], [clip.subject for clip in clips]
-    told = people_of_copies(names, who)
+    people = people_of_copies(names, who)
     if copies := [
-        name for name, old, new in zip(names, who, told, strict=True) if new not in (old, name)
+        name for name, old, new in zip(names, who, people, strict=True) if new not in (old, name)
     ]:
         found.notes.append(
             f"{len(copies):,} clips are altered copies, by their names ({copies[0]}), and stay on "
             "the side of their originals; MANIFEST.csv (columns file, identity) says otherwise"
         )
-    return [replace(clip, subject=person) for clip, person in zip(clips, told, strict=True)]
+    return [replace(clip, subject=person) for clip, person in zip(clips, people, strict=True)]

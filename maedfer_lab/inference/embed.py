@@ -113,7 +113,7 @@ def embed(
         windows = faces.windows(config, steps_for(known.stride, faces.fps, stride), hop)
         done = [(part, encode(known.model, clips, levels))
                 for part, clips in faces.clips(windows, progress=progress)]  # fmt: skip
-        remarks.extend(f"{path.name}: {told}" for told in faces.remarks(windows))
+        remarks.extend(f"{path.name}: {remark}" for remark in faces.remarks(windows))
         for part, values in done:  # all of a video, or nothing
             found.extend((given[str(path)], round(w.start_s, 4), round(w.end_s, 4)) for w in part)
             for level, value in values.items():

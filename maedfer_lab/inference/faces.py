@@ -68,28 +68,28 @@ class Faces:
 
     def remarks(self, windows: Sequence[Window] = ()) -> tuple[str, ...]:
         """What limits any reading of this face, and of these windows of it; a sentence each."""
-        video, crops, told = self.tracks.video, self.videos[0], list[str]()
+        video, crops, notes = self.tracks.video, self.videos[0], list[str]()
         own = [crop.track for crop in self.videos]
         others = [track for track in self.tracks.tracks if not any(track is mine for mine in own)
                   and any(track.first < x.stop and x.first < track.stop for x in own)]  # fmt: skip
         if others:
-            told.append(f"{len(others) + 1} faces are there, of which this is one: choose with "
+            notes.append(f"{len(others) + 1} faces are there, of which this is one: choose with "
                         "face: largest, longest, left, right, or a number")  # fmt: skip
         side = float(np.median(crops.squares[:, 2]))
         if side < crops.height:
-            told.append(f"its crop of {side:.0f} pixels is enlarged to {crops.height}: detail is "
+            notes.append(f"its crop of {side:.0f} pixels is enlarged to {crops.height}: detail is "
                         "missing")  # fmt: skip
         tilt = max((crop.track.tilt for crop in self.videos), key=abs)
         if abs(tilt) > TILTED:
-            told.append(f"the head is tilted by about {abs(tilt):.0f} degrees; models and regions "
+            notes.append(f"the head is tilted by about {abs(tilt):.0f} degrees; models and regions "
                         "are for upright faces")  # fmt: skip
         if len(video) == 1:
-            told.append("a single picture: a clip repeats it, and nothing moves")
+            notes.append("a single picture: a clip repeats it, and nothing moves")
         short = sum(len({*w.frames.tolist()}) < len(w.frames) for w in windows)
         if short and len(video) > 1:
-            told.append(f"{short} of {len(windows)} clip(s) are longer than the face is seen, and "
+            notes.append(f"{short} of {len(windows)} clip(s) are longer than the face is seen, and "
                         "repeat its last frame")  # fmt: skip
-        return tuple(told)
+        return tuple(notes)
 
     def windows(self, config: ModelConfig, stride: int, hop: int | None = None) -> list[Window]:
         """Cover every stretch with clips of `config.frames` frames, `stride` apart.

@@ -178,13 +178,13 @@ def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: 
 
     A card lists digests of files (`trained_files`), a run's data.json the clips of its table.
     """
-    told = facts_of(known.source)
-    digests = set(told.get("trained_files", ()))
+    facts = facts_of(known.source)
+    digests = set(facts.get("trained_files", ()))
     found = {path for path in videos if digests and _content(path).hex()[:16] in digests}
-    config = told.get("config", {"data": None})
-    if config["data"] is None or not (told["folder"] / "data.json").exists():
+    config = facts.get("config", {"data": None})
+    if config["data"] is None or not (facts["folder"] / "data.json").exists():
         return found
-    run = Run(told["folder"])
+    run = Run(facts["folder"])
     with run.reading("data.json"):
         rows = run.read("data.json")["each"]
         shown, share = [row[3] or row[0] for row in rows], config["held_out"]

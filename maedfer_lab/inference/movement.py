@@ -201,7 +201,7 @@ def movement(
             row["head"] = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
             rows.append({"video": faces.path.name, "piece": window.face,
                          **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
-    about = "".join(f"{told[:1].upper()}{told[1:]}. " for told in faces.remarks()) + (
+    about = "".join(f"{remark[:1].upper()}{remark[1:]}. " for remark in faces.remarks()) + (
         "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) between frames "
         f"{step} apart ({step / faces.fps:.2f} s), in fixed rectangles of the tracked square; the "
         "nose, which hardly moves by itself, shows residual head motion. "

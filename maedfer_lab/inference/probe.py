@@ -171,9 +171,9 @@ def probe(
     if out is not None:
         names = ("reading", "framing", "scores", "p", "test", "notes", "refused", "videos")
         source = provenance(profile="none", seed=seed, device="cpu", data=str(table.root))
-        told = {"provenance": source, "model": str(known)}
-        told |= {name: getattr(result, name) for name in names}
-        write_aside(out, text_bytes(json.dumps(told, indent=1)))
+        content = {"provenance": source, "model": str(known)}
+        content |= {name: getattr(result, name) for name in names}
+        write_aside(out, text_bytes(json.dumps(content, indent=1)))
     return result
 
 
@@ -227,10 +227,10 @@ def _check_people(table: Annotations, clips: Sequence[Clip], refused: Sequence[s
            for name, p in shown.items() if len(p) < 2]  # fmt: skip
     if few or len(shown) < 2:
         gone = f" ({len(refused)} videos could not be used: {refused[0]})" if refused else ""
-        told = ", ".join(few) or f"only {', '.join(shown)} is there"
+        counts = ", ".join(few) or f"only {', '.join(shown)} is there"
         raise ValueError(
             "labels must name two classes or more with at least two people each, since the probe "
-            f"leaves one person out: {told}; add people, or leave such rows out{gone}"
+            f"leaves one person out: {counts}; add people, or leave such rows out{gone}"
         )
 
 

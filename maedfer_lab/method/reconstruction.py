@@ -159,8 +159,8 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
     def row(label: str, name: str, kind: str = "") -> dict[str, Any]:
         frames = (getattr(r, name)[frame // 2 if kind else frame] for r, frame in items)
         pixels = (GREY + MOTION_GAIN / 2 * x if kind else x for x in frames)
-        told = {"label": label, "pictures": [pack_picture(_bytes(x)) for x in pixels]}
-        return told | ({"kind": kind} if kind else {})
+        described = {"label": label, "pictures": [pack_picture(_bytes(x)) for x in pixels]}
+        return described | ({"kind": kind} if kind else {})
 
     return [
         row("original", "original"),

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from maedfer_lab.config import ModelConfig, OptimConfig, PretrainConfig, learning_rate, preset
-from maedfer_lab.cost.formula import Task, macs, parameters
+from maedfer_lab.cost.formula import ModelTask, macs, parameters
 from maedfer_lab.metrics import f1, recalls, scores
 from maedfer_lab.paper.tables import Cell, Matrix, Paper, Splits, class_clips
 
@@ -317,7 +317,7 @@ def table_costs(paper: Paper) -> Iterator[Check]:
 
 def exact_parameters(paper: Paper) -> Iterator[Check]:
     """The number of parameters that the logs print to the last digit."""
-    printed: list[tuple[str, Cell, Task, int]] = [
+    printed: list[tuple[str, Cell, ModelTask, int]] = [
         (f"{slug(row['dataset'].text, row['fold'].text)}/log", row["parameters"], "classify",
          len(paper.labels[row["dataset"].text]))
         for row in paper.table("evaluations").rows if row["parameters"].value is not None

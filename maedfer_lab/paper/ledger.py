@@ -70,10 +70,10 @@ def read_results(folder: Path | None, paper: Paper) -> list[Result]:
     for path in sorted(folder.glob("*.json")):
         with reading(path):
             raw = loads(read_bytes(path))
-            told = raw if isinstance(raw, dict) and raw.get("kind") == "evaluation" else {}
+            one = raw if isinstance(raw, dict) and raw.get("kind") == "evaluation" else {}
             # of somebody's own data or recipe there is no claim
-            is_ours = told.get("dataset") in paper.labels and told.get("method") != "own recipe"
-            result = _result(path, told, paper) if is_ours else None
+            is_ours = one.get("dataset") in paper.labels and one.get("method") != "own recipe"
+            result = _result(path, one, paper) if is_ours else None
         if result is not None:
             name = (result.method, result.dataset, result.fold)
             if name in found:

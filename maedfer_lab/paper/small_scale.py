@@ -18,13 +18,13 @@ import numpy as np
 from maedfer_lab.config.study import LONG, LONG_ALONE, REFERENCE
 from maedfer_lab.files import provenance
 
-Row = dict[str, Any]
-Rows = Sequence[Row]
+StudyRow = dict[str, Any]
+Rows = Sequence[StudyRow]
 # 97.5 % quantiles of Student's t distribution for 1 to 9 degrees of freedom.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOT_WORSE = -0.05  # UAR
-PRE_TRAINED: Row = {"how": "fine-tuned", "start": "pre-trained", "variant": REFERENCE}
-PROBED: Row = {"how": "linear probe", "label": "expression"}
+PRE_TRAINED: StudyRow = {"how": "fine-tuned", "start": "pre-trained", "variant": REFERENCE}
+PROBED: StudyRow = {"how": "linear probe", "label": "expression"}
 COMPARED = (  # id, claim, label, variant, the one that it is compared with, bound
     ("b2", "appearance and motion beat appearance alone (direction)", "direction",
      REFERENCE, "appearance only, lambda 1", 0.0),
@@ -89,7 +89,7 @@ def committed() -> dict[str, Any]:
     return json.loads(files("maedfer_lab.paper.data").joinpath("study.json").read_text())
 
 
-def matching(rows: Rows, what: str, **wanted: Any) -> list[Row]:
+def matching(rows: Rows, what: str, **wanted: Any) -> list[StudyRow]:
     """The rows that have `what` and in which everything in `wanted` holds."""
     return [row for row in rows if what in row and wanted.items() <= row.items()]
 
@@ -111,12 +111,12 @@ def ledger(rows: Rows) -> list[Entry]:
     found: list[Entry] = []
 
     def add(
-        id: str, claim: str, ours: Row, others: Row, counts: Sequence[int], bound: float = 0.0
-    ) -> None:
+        id: str, claim: str, ours: StudyRow, others: StudyRow, counts: Sequence[int],
+        bound: float = 0.0,
+    ) -> None:  # fmt: skip
         gaps = [difference(scores(rows, **ours, labels=n), scores(rows, **others, labels=n))
                 for n in counts]  # fmt: skip
-        known = [gap for gap in gaps if gap is not None]
-        if known and len(known) == len(gaps):
+        if (known := [gap for gap in gaps if gap is not None]) and len(known) == len(gaps):
             is_shown = all(gap.ends[0] > bound for gap in known)
             is_reversed = all(gap.ends[1] < bound for gap in known)
             verdict = "shown" if is_shown else "reversed" if is_reversed else "not shown"
@@ -161,12 +161,12 @@ def write_ledger(entries: Sequence[Entry]) -> str:
     return "\n".join([head, *lines])
 
 
-def start_of(row: Row) -> str:
+def start_of(row: StudyRow) -> str:
     """The start of a score, such as "pre-trained, 4 x length"."""
     return f"{row['start']}, {LONG}" if row["variant"] == LONG else row["start"]
 
 
-def curves(rows: Rows) -> list[Row]:
+def curves(rows: Rows) -> list[StudyRow]:
     """UAR against labels, a curve per label, way and start; points carry their intervals."""
     found: dict[tuple[str, ...], dict[int, list[float]]] = {}
     for row in rows:
@@ -208,7 +208,7 @@ def gap_figure(rows: Rows, classes: Sequence[str], own: Rows = ()) -> dict[str, 
     }  # fmt: skip
 
 
-SCORES: dict[str, Row] = {
+SCORES: dict[str, StudyRow] = {
     "expression": {"how": "fine-tuned", "start": "pre-trained", "label": "expression"},
     "direction": {"how": "fine-tuned", "start": "pre-trained", "label": "direction"},
     "appearance": {"how": "pre-training"},
@@ -224,7 +224,7 @@ def common_labels(rows: Rows, label: str) -> int:
     return max(set.intersection(*counts.values()), default=0) if counts else 0
 
 
-def compare_variants(rows: Rows) -> list[Row]:
+def compare_variants(rows: Rows) -> list[StudyRow]:
     """A row per variant: each score's interval, and its paired difference from the reference's.
 
     Variants are fine-tuned with fewer numbers of labels than the reference; the common one counts.
@@ -232,7 +232,7 @@ def compare_variants(rows: Rows) -> list[Row]:
     common = {label: common_labels(rows, label) for label in ("expression", "direction")}
     found = []
     for name in dict.fromkeys(row["variant"] for row in rows):
-        row: Row = {"variant": name, "labels": common["expression"],
+        row: StudyRow = {"variant": name, "labels": common["expression"],
                     "direction labels": common["direction"]}  # fmt: skip
         for score, wanted in SCORES.items():
             if score in common:
@@ -277,7 +277,7 @@ def write_variants(table: Rows) -> str:
     return "\n".join(lines)
 
 
-def describe(difference: Row | None, scale: float = 100.0) -> str:
+def describe(difference: StudyRow | None, scale: float = 100.0) -> str:
     """A paired difference in words, such as "+3.1 [0.2, 6.0]: higher"."""
     if difference is None:
         return ""

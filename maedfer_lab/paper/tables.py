@@ -52,7 +52,7 @@ class Cell:
         return 0.5 * 10**-self.decimals
 
 
-Row = dict[str, Cell]
+TableRow = dict[str, Cell]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Table:
     title: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     dataset: str | None = None
 
-    def key_of(self, row: Row) -> tuple[str, ...]:
+    def key_of(self, row: TableRow) -> tuple[str, ...]:
         """What tells a row apart, such as ("DFEW", "1")."""
         return tuple(row[name].text for name in self.key)
 
-    def row(self, *key: str) -> Row:
+    def row(self, *key: str) -> TableRow:
         """The row with these values in the key columns."""
         rows = {self.key_of(row): row for row in self.rows}
         if key not in rows:

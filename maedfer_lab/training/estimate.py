@@ -58,7 +58,7 @@ from maedfer_lab.method.models import (
 from maedfer_lab.runs import Run
 from maedfer_lab.text import table
 from maedfer_lab.training.device import synchronize
-from maedfer_lab.training.loop import Stepper, Task, own_share
+from maedfer_lab.training.loop import Stepper, TrainingTask, own_share
 from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
@@ -237,7 +237,7 @@ def estimate_command(
     return estimate(chosen, steps=steps, seconds=seconds, checkpointing=checkpointing)
 
 
-class RandomTask(Task):
+class RandomTask(TrainingTask):
     """A training without data: the same steps on random clips."""
 
     def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:

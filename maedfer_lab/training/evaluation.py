@@ -387,8 +387,8 @@ def _free_path(found: Evaluation, path: Path, data: str | None) -> Path:
         if not here.exists() and not here.with_suffix(".csv").exists():
             return here
         with suppress(OSError, ValueError, KeyError):  # another file, or incomplete: keep it
-            other, told = read_evaluation(here), json.loads(here.read_bytes())["provenance"]
-            if (other.run, other.paths, other.fold, told.get("data")) == (
+            other, source = read_evaluation(here), json.loads(here.read_bytes())["provenance"]
+            if (other.run, other.paths, other.fold, source.get("data")) == (
                 found.run, found.paths, found.fold, data
             ):  # fmt: skip
                 return here
@@ -398,23 +398,23 @@ def _free_path(found: Evaluation, path: Path, data: str | None) -> Path:
 def read_evaluation(path: Path) -> Evaluation:
     """Read what `save_evaluation` wrote, from either file's path."""
     path, table = path.with_suffix(".json"), path.with_suffix(".csv")
-    told = load(path)
+    content = load(path)
     with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         with reading(table):
             rows = list(csv.DictReader(file))
     with reading(path, f"put copies of it and of {table.name} back"):
-        classes = tuple(told["classes"])
+        classes = tuple(content["classes"])
         found = Evaluation(
-            dataset=told["set"],
-            fold=told["fold"],
+            dataset=content["set"],
+            fold=content["fold"],
             classes=classes,
             paths=tuple(row["path"] for row in rows),
             labels=np.array([classes.index(row["label"]) for row in rows]),
             probabilities=np.array([[float(row[f"p {name}"]) for name in classes] for row in rows]),
             folds=tuple(int(row["fold"]) for row in rows),
             subjects=tuple(row["subject"] or None for row in rows),
-            skipped=tuple((path, reason) for path, reason in told["skipped"]),
-            run=tuple(told.get("run", ())),
+            skipped=tuple((path, reason) for path, reason in content["skipped"]),
+            run=tuple(content.get("run", ())),
         )
         str(found)
     return found
@@ -485,10 +485,10 @@ def evaluate_runs(
             report.said.append(str(found))
             continue
         source = source.expanduser()
-        model, told, note = _open(source)
+        model, facts, note = _open(source)
         best, place, listed, tested = None, root, lists, 1
-        if "config" in told:
-            run = Run(told["folder"])
+        if "config" in facts:
+            run = Run(facts["folder"])
             config = run.config(finetune_config)
             if config.data is None and root is None:
                 raise ValueError(
@@ -499,9 +499,9 @@ def evaluate_runs(
             kind, place, tested = dataset or config.dataset, root or config.data, config.fold
             listed = lists or (config.lists if dataset is None else None)
             trained = {"stride": config.stride, "framing": config.framing}
-            if BEST in told["sha256"] or (run.folder / BEST).exists():
+            if BEST in facts["sha256"] or (run.folder / BEST).exists():
                 best = copy.deepcopy(model)
-                run.load_weights(best, BEST, told["sha256"].get(BEST))
+                run.load_weights(best, BEST, facts["sha256"].get(BEST))
                 note = ON_TEST * (config.holdout is None)
         elif dataset is None:
             raise ValueError(
@@ -516,13 +516,13 @@ def evaluate_runs(
             table = read_annotations(kind, place, listed)
         tested = fold[number] if fold else 1 if table.num_folds == 1 else tested
         clips = table.split(tested)[1]
-        is_own = config is not None and str(told["data"]).partition(",")[0] == table.dataset
+        is_own = config is not None and str(facts["data"]).partition(",")[0] == table.dataset
         if config is not None and is_own and tested != config.fold:
             raise ValueError(
                 f"fold={tested}: {source.name} was trained on clips of this fold and is tested "
                 f"on fold {config.fold}; leave --fold out, or give the run of fold {tested}"
             )
-        names = told.get("classes") and tuple(told["classes"])
+        names = facts.get("classes") and tuple(facts["classes"])
         if labels and names is None:
             published = published_labels(labels[0]) if len(labels) == 1 else None
             names = published.classes if published else labels
@@ -576,8 +576,8 @@ def evaluate_runs(
 
 def _open(source: Path) -> tuple[Classifier, Mapping[str, Any], str]:
     """The classifier in a run's folder or a file, its facts, and a remark."""
-    told = facts_of(source)
-    if told.get("kind") == "pre-trained" and "config" in told:
+    facts = facts_of(source)
+    if facts.get("kind") == "pre-trained" and "config" in facts:
         raise ValueError(
             f"{source} is a pre-training run without classes; fine-tune it first: maedfer "
             f"finetune DATASET --checkpoint {source}"
@@ -586,10 +586,10 @@ def _open(source: Path) -> tuple[Classifier, Mapping[str, Any], str]:
     if not isinstance(loaded.model, Classifier) or loaded.report.fresh:
         raise ValueError(f"{source} is not fine-tuned, so it has no classes; fine-tune it first")
     epoch, note = loaded.report.epoch, ""
-    if "config" not in told and epoch is not None:
+    if "config" not in facts and epoch is not None:
         note = f"epoch {epoch} of the file"
         note = f"This file is a best epoch. {ON_TEST}" if epoch == "best" else note
-    return loaded.model, told, note
+    return loaded.model, facts, note
 
 
 def is_published(config: FinetuneConfig, dataset: str) -> bool:

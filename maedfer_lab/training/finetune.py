@@ -36,7 +36,7 @@ from maedfer_lab.metrics import uar, war
 from maedfer_lab.runs import BEST, WEIGHTS, LogRow, Run
 from maedfer_lab.training.device import Compile
 from maedfer_lab.training.evaluation import evaluate
-from maedfer_lab.training.loop import Task, groups, train
+from maedfer_lab.training.loop import TrainingTask, groups, train
 from maedfer_lab.training.optim import finetune_optimiser
 from maedfer_lab.training.pretrain import absolute, finish, pretrain, set_fields
 from maedfer_lab.training.stream import (
@@ -67,19 +67,19 @@ class FinetunedRun:
     The result holds UAR and WAR in [0, 1] and the confusion matrix (rows are true classes) of the
     last epoch on the test clips, one middle view of each; the same of the best epoch under
     "best"; "validation", the scores by which that was chosen; the log's losses; seconds; and the
-    pre-training. told: remarks on a run that was loaded, not trained just now.
+    pre-training. remark: on a run that was loaded, not trained just now.
     """
 
     config: FinetuneConfig
     folder: Path
     model: Classifier
     result: dict[str, Any]
-    told: str = ""
+    remark: str = ""
 
     def __str__(self) -> str:
         result, best = self.result, self.result["best"]
         clips = sum(map(sum, result["confusion"]))
-        lines = [self.told] * bool(self.told) + [
+        lines = [self.remark] * bool(self.remark) + [
             f"{result['steps']} steps in {result['seconds']:.0f} s on {result['data']}; "
             f"{self.folder}",
             f"UAR {result['uar']:.1%}, WAR {result['war']:.1%} on {clips} test clips, one view of "
@@ -152,7 +152,7 @@ def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
         name = WEIGHTS if is_last else BEST
         model = build_classifier(config.model, len(result["classes"]), pooling=config.pooling)
         run.load_weights(model, name, result.get("sha256", {}).get(name))
-        loaded = FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.told)
+        loaded = FinetunedRun(config, run.folder, speed_up(model).eval(), result, run.remark)
         str(loaded)
     return loaded
 
@@ -161,7 +161,7 @@ def starting_model(
     config: FinetuneConfig, num_classes: int, output: Path | None, profile: str
 ) -> tuple[Classifier, dict[str, Any] | None]:
     """The initialised classifier, and the provenance of its pre-training."""
-    told = None
+    origin = None
     model = build_classifier(config.model, num_classes, pooling=config.pooling, seed=config.seed)
     if config.checkpoint is not None:
         wanted = config.model
@@ -176,16 +176,16 @@ def starting_model(
                 f"model={wanted} is not the model of checkpoint {config.checkpoint}, "
                 f"{model.config}; use the latter"
             )
-        told = {"checkpoint": loaded.report.name, "report": str(loaded.report)}
+        origin = {"checkpoint": loaded.report.name, "report": str(loaded.report)}
     if config.init is not None:
         start = pretrain(config.init, output=output, profile=profile)
         model.encoder.load_state_dict(start.model.encoder.state_dict())
-        told = {name: start.result[name] for name in ("steps", "seconds", "held_out", "baselines")}
+        origin = {n: start.result[n] for n in ("steps", "seconds", "held_out", "baselines")}
     model.encoder.requires_grad_(config.mode != "linear")
-    return model, told
+    return model, origin
 
 
-class FinetuneTask(Task):
+class FinetuneTask(TrainingTask):
     """Classification as a task of the training loop; keeps the best epoch by WAR, as published."""
 
     config: FinetuneConfig

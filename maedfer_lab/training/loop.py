@@ -40,7 +40,7 @@ DATA_BOUND = 0.3  # share of waiting for clips that is reported
 REPORT_AFTER = 20  # steps before that is reported
 
 
-class Task(ABC):
+class TrainingTask(ABC):
     """What the loop needs from a training.
 
     config: its name, recipe, seed, precision, intervals of validation, checkpoints and log, and the
@@ -110,7 +110,7 @@ class TrainedLog:
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     run: Run,
     *,
     on_log: Callable[[list[LogRow]], None] | None = None,
@@ -248,7 +248,7 @@ def _means(rows: list[LogRow], every: int) -> list[LogRow]:
     ]
 
 
-def _check_finite(task: Task, rows: list[LogRow], run: Run) -> None:
+def _check_finite(task: TrainingTask, rows: list[LogRow], run: Run) -> None:
     """Raise at the first loss that is not finite, with the clips of its batch."""
     if row := next((row for row in rows if not math.isfinite(row["loss"])), None):
         size, step = task.config.optim.batch_size, int(row["step"])
@@ -267,7 +267,7 @@ class Stepper:
     """One step of the optimisation at a time, on this process's share of the batch."""
 
     def __init__(
-        self, task: Task, compile: Compile | bool = "no", checkpointing: bool = False,
+        self, task: TrainingTask, compile: Compile | bool = "no", checkpointing: bool = False,
         shard: bool = False,
     ) -> None:  # fmt: skip
         self.task, optim = task, task.config.optim
@@ -540,14 +540,14 @@ class Progress:
     """
 
     def __init__(
-        self, bar: tqdm, task: Task, seconds: float, workers: int, pure_s: float | None
+        self, bar: tqdm, task: TrainingTask, seconds: float, workers: int, pure_s: float | None
     ) -> None:
         self.bar, self.workers, self.pure_s = bar, workers, pure_s
         self.batch_size = task.config.optim.batch_size
         self.began = time.monotonic() - seconds
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
         # If clips are drawn once and cached, the wait soon ends by itself.
-        self._told = getattr(task.stream, "is_drawn", False)
+        self._is_reported = getattr(task.stream, "is_drawn", False)
 
     @property
     def seconds(self) -> float:
@@ -591,13 +591,13 @@ class Progress:
         self._steps += 1
         if self._steps == 1:
             self._waited, self._since = 0.0, time.monotonic()
-        if self._steps > REPORT_AFTER and self.waited > DATA_BOUND and not self._told:
-            self._told = True
+        if self._steps > REPORT_AFTER and self.waited > DATA_BOUND and not self._is_reported:
+            self._is_reported = True
             took = (time.monotonic() - self._since) / (self._steps - 1)
-            told = "" if self.pure_s is None else f" ({took:.3g} s a step, {self.pure_s:.3g} alone)"
+            pace = "" if self.pure_s is None else f" ({took:.3g} s a step, {self.pure_s:.3g} alone)"
             self.write(
                 f"Data-bound: {100 * self.waited:.0f} % of the time was spent waiting for clips"
-                f"{told}. Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer "
+                f"{pace}. Use workers={max(2 * self.workers, 2)}, or prepare the clips (maedfer "
                 "prepare)"
             )
 

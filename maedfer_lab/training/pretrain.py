@@ -37,7 +37,7 @@ from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.device import Compile
 from maedfer_lab.training.held_out import HeldOut
-from maedfer_lab.training.loop import Task, TrainedLog, train
+from maedfer_lab.training.loop import TrainedLog, TrainingTask, train
 from maedfer_lab.training.optim import device_name, make_optimiser
 from maedfer_lab.training.stream import (
     JITTER,
@@ -60,7 +60,7 @@ OnLog = Callable[[list[LogRow], dict[str, Any]], None]
 class PretrainedRun:
     """A finished run: its model on the CPU in evaluation mode, its log and its result.
 
-    told: remarks on a run that was loaded, not trained just now.
+    remark: on a run that was loaded, not trained just now.
     """
 
     config: PretrainConfig
@@ -68,11 +68,11 @@ class PretrainedRun:
     model: MaskedAutoencoder
     log: list[LogRow]
     result: dict[str, Any]
-    told: str = ""
+    remark: str = ""
 
     def __str__(self) -> str:
         result = self.result
-        lines = [self.told] * bool(self.told) + [
+        lines = [self.remark] * bool(self.remark) + [
             f"{result['steps']} steps in {result['seconds'] / 60:.1f} min; {self.folder}"
         ]
         for kind in ("appearance", "motion"):
@@ -162,7 +162,7 @@ def finish(
     return result
 
 
-class PretrainTask(Task):
+class PretrainTask(TrainingTask):
     """Masked autoencoding as a task of the training loop."""
 
     config: PretrainConfig
@@ -248,7 +248,7 @@ def load_run(folder: Path) -> PretrainedRun:
     with run.reading("result.json"):
         run.load_weights(model, WEIGHTS, result.get("sha256", {}).get(WEIGHTS))
         model = speed_up(model).eval()
-        loaded = PretrainedRun(config, run.folder, model, result["log"], result, run.told)
+        loaded = PretrainedRun(config, run.folder, model, result["log"], result, run.remark)
         str(loaded)
     return loaded
 

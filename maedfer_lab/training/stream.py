@@ -438,8 +438,8 @@ def listed_videos(path: Path) -> Annotations:
         raise FileNotFoundError(f"{path}, line 1: there is no {places[0]}; give absolute paths, or "
                                 "paths relative to the list's folder")  # fmt: skip
     found = Reading()
-    told = [place.as_posix() for place in places]
-    people = people_of_copies(told, people_of(told, path.parent, found, folders=False))
+    texts = [place.as_posix() for place in places]
+    people = people_of_copies(texts, people_of(texts, path.parent, found, folders=False))
     if found.problems:
         raise ValueError(str(found.problems[0]))
     clips = tuple(
@@ -554,8 +554,8 @@ def open_table(
     if stills:
         files = [place for zipped in stills for place in (zipped, zipped.with_suffix(".csv"))]
         summary["stills"] = {file.name: content_digest(file).hex() for file in files}
-        told = json.dumps([summary["digest"], summary["stills"]])
-        summary["digest"] = hashlib.sha256(told.encode()).hexdigest()
+        digests = json.dumps([summary["digest"], summary["stills"]])
+        summary["digest"] = hashlib.sha256(digests.encode()).hexdigest()
     run.check_data(summary, explain_change)
     return None if run.is_finished else table
 
@@ -609,9 +609,9 @@ class _Reporting(Dataset):
         except (ValueError, OSError) as error:
             return error  # as a value: without torch's traceback in its text
         replaced = getattr(self.dataset, "replaced", [])
-        told = tuple(replaced)
+        names = tuple(replaced)
         replaced.clear()
-        return item, told
+        return item, names
 
 
 class _Slots:
@@ -674,7 +674,7 @@ def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
     """A batch of the items and what was replaced in it, or the error of one of them."""
     if failed := next((item for item in items if isinstance(item, Exception)), None):
         return failed
-    return collate([item for item, _ in items]), [one for _, told in items for one in told]
+    return collate([item for item, _ in items]), [one for _, names in items for one in names]
 
 
 def read_batches(
@@ -701,19 +701,19 @@ def read_batches(
     ValueError and OSError as raised in reading an item.
     """
     check_workers(workers)
-    told = _Reporting(dataset, workers)
+    reporting = _Reporting(dataset, workers)
     options: dict[str, Any] = {}
     if workers and pin_memory and hasattr(os, "memfd_create"):  # each batch is soon copied
         first = next(batches := iter(batches), [])
         batches = chain([first] if first else [], batches)
-        for item in map(told.__getitem__, first[:1]):
+        for item in map(reporting.__getitem__, first[:1]):
             if not isinstance(item, Exception):
                 frames = item[0][0] if isinstance(item[0], tuple) else item[0]
                 collate = _Slots(frames, len(first), workers)
     if workers:
         options = {"multiprocessing_context": _context(), "worker_init_fn": _begin}
     loader = DataLoader(
-        told,
+        reporting,
         batch_sampler=batches,  # type: ignore
         num_workers=workers,
         collate_fn=partial(_collate, collate),
@@ -732,7 +732,7 @@ def read_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise ChildProcessError(_obituary(str(error), told.notes.tolist(), name)) from error
+        raise ChildProcessError(_obituary(str(error), reporting.notes.tolist(), name)) from error
 
 
 def _obituary(reason: str, notes: list[list[int]], name: Callable[[int], str]) -> str:

@@ -46,7 +46,7 @@ from maedfer_lab.training.pretrain import PretrainedRun, pretrain
 from maedfer_lab.training.stream import labelled_table
 from maedfer_lab.weights import shipped
 
-Row = dict[str, Any]
+StudyRow = dict[str, Any]
 GRID_WIDTHS = 6  # positions="grid" gives each of three axes a sine and a cosine
 PRETRAINED, SCRATCH, CONV = "pre-trained", "from scratch", "small conv net"
 FINETUNED, LINEAR, ATTENTIVE, KNN = "fine-tuned", "linear probe", "attentive probe", "kNN"
@@ -176,7 +176,7 @@ def run_piece(
     own: Mapping[str, PretrainConfig] | None = None,
     output: Path | None = None,
     profile: str = "none",
-) -> list[Row]:
+) -> list[StudyRow]:
     """The rows of a piece: loaded if it has been run before.
 
     A row has `variant`, `seed`, and either a pre-training ("pre-training": held-out losses in
@@ -239,7 +239,7 @@ def _starts(
     return starts
 
 
-def _pretraining_row(run: PretrainedRun) -> Row:
+def _pretraining_row(run: PretrainedRun) -> StudyRow:
     result, config = run.result, run.config
     best = {
         kind: loss  # 0: it is not predicted
@@ -263,14 +263,14 @@ def _pretraining_row(run: PretrainedRun) -> Row:
     }
 
 
-def _score(run: FinetunedRun, start: str, config: FinetuneConfig) -> Row:
+def _score(run: FinetunedRun, start: str, config: FinetuneConfig) -> StudyRow:
     found = run.result
     return {"how": FINETUNED, "start": start, "label": config.drawn_label,
             "labels": config.num_clips, "uar": found["uar"], "confusion": found["confusion"],
             "seconds": round(found["seconds"], 1)}  # fmt: skip
 
 
-def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> list[Row]:
+def _probes(config: FinetuneConfig, run: PretrainedRun, is_reference: bool) -> list[StudyRow]:
     """Scores of frozen features; for the reference also a random encoder's, and of pixels."""
     table = labelled_table(config).middle()  # type: ignore (drawn faces)
     train, test = table.split(config.fold)
@@ -373,7 +373,7 @@ def run_study(
     output: Path | None = None,
     profile: str = "none",
     jobs: int = 1,
-) -> list[Row]:
+) -> list[StudyRow]:
     """All rows of the study; pieces that have been run before are loaded.
 
     own: further variants by name, e.g. `config.pretrain` with a registered encoder or target;
@@ -392,7 +392,7 @@ def run_study(
 
 def own_points(
     config: StudyConfig, *, output: Path | None = None, profile: str = "none"
-) -> list[Row]:
+) -> list[StudyRow]:
     """Repeat points of the committed study: from its shipped pre-training (`LONG`) and scratch."""
     rows, seed = [], config.seeds[0]
     for label, counts in (("expression", config.labels), ("direction", config.direction)):

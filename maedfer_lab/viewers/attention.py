@@ -158,7 +158,7 @@ class AttentionViewer(Player[AttentionSettings]):
             own = overlay.pop("row", 0)
             draw = partial(scene.painted, frames, weights[own].reshape(self.grid.shape), tubelet)
             more = {"overlay": len(overlays)} | ({} if now.overview else {"scale": scale})
-            rows.append(scene.Row(overlay["label"], frames, draw if own >= 0 else None, more))
+            rows.append(scene.Strip(overlay["label"], frames, draw if own >= 0 else None, more))
             overlays.append({**overlay, "offset": sum(map(len, table))})
             table.append(weights.tobytes())
         regions = None
@@ -168,7 +168,7 @@ class AttentionViewer(Player[AttentionSettings]):
             regions = [[i, j, k] for i in t for j in y for k in x]
         return scene.View(
             title=f"Attention on {scene.plain(now.clip)}",
-            rows=tuple(rows if now.overview else [scene.Row("clip", frames), *rows]),
+            rows=tuple(rows if now.overview else [scene.Strip("clip", frames), *rows]),
             sentences=self._sentences(now),
             footer=scene.footer_of(self.encoders),
             more={

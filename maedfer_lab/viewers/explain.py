@@ -105,7 +105,7 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
                      for name in ("pnet", "rnet"))  # fmt: skip
     parts = {"code": code, "wasm": wasm, "model": planes, "claims": claims,
              "places": places, "faces": faces}  # fmt: skip
-    told = {
+    texts = {
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         "frames": str(config.frames),
         "training": facts["training"],
@@ -116,7 +116,7 @@ def explain(out: Path = Path("page.html"), *, runtime: Path | None = None) -> st
         "licence": "maedfer_lab, its weights and its drawn people: MIT licence. No footage of "
         "anybody is part of this page.",
     }
-    page = _page(content, parts, told)
+    page = _page(content, parts, texts)
     write_aside(out, page)
     return f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser, no network is needed"
 
@@ -163,9 +163,9 @@ def _fetch(folder: Path) -> Path:
     done = subprocess.run(order, capture_output=True, text=True, timeout=600)
     path = folder / f"{name}-{version}.tgz"
     if done.returncode or not path.is_file():
-        told = done.stderr.strip().rpartition("\n")[2]
+        reason = done.stderr.strip().rpartition("\n")[2]
         raise OSError(
-            f"npm could not fetch {name} {version} ({told}). Without a network: elsewhere "
+            f"npm could not fetch {name} {version} ({reason}). Without a network: elsewhere "
             f"`npm pack {name}@{version}`, then `maedfer explain --runtime {path.name}`"
         )
     return path
@@ -182,7 +182,7 @@ def _drawn_clip(number: int, config: ModelConfig) -> dict[str, str]:
     return {"name": clip.expression, "sprite": _text(file.getvalue())}
 
 
-def _page(content: dict[str, Any], parts: dict[str, bytes], told: dict[str, str]) -> bytes:
+def _page(content: dict[str, Any], parts: dict[str, bytes], texts: dict[str, str]) -> bytes:
     """The page: texts, styles, scripts and, compressed, the heavy parts in one file."""
     own = STATIC / "explain"
     player = (STATIC / "player.js").read_text("utf-8") + "\nglobalThis.maedferPlayer = render;\n"
@@ -190,7 +190,7 @@ def _page(content: dict[str, Any], parts: dict[str, bytes], told: dict[str, str]
     digests = [hashlib.sha256(script.encode()).digest() for script in (player, code)]
     style = (STATIC / "player.css").read_text("utf-8") + (own / "page.css").read_text("utf-8")
     values = {
-        **{name: html.escape(text) for name, text in told.items()},
+        **{name: html.escape(text) for name, text in texts.items()},
         "csp": POLICY.format(" ".join(f"'sha256-{_text(digest)}'" for digest in digests)),
         "style": style,
         "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),

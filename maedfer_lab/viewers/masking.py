@@ -79,18 +79,18 @@ class MaskingViewer(Player[MaskingSettings]):
             "region-equal tube": region_tube_mask(grid, region, now.ratio, generator=seed)[0],
         }
         original = scene.frames_of(self.clips[now.clip])
-        rows = [scene.Row("original", original)]
+        rows = [scene.Strip("original", original)]
         numbers: list[tuple[str, ...]] = [
             ("mask", "visible in a region", "in a wrong region", "at a wrong position")
         ]
         for name, mask in self.masks.items():
             pictures = scene.hatched(original, mask.view(grid.shape).numpy(), self.config.tubelet)
             more = {"hidden": scene.digits(mask), **scene.HATCHED}
-            rows.append(scene.Row(name, pictures, more=more))
+            rows.append(scene.Strip(name, pictures, more=more))
             few, many, *faults = published_faults(mask, grid, region)
             visible = int((~mask).sum())
-            told = (f"{wrong} of {visible} ({wrong / visible:.0%})" for wrong in faults)
-            numbers.append((name, f"{few}" if few == many else f"{few} to {many}", *told))
+            shares = (f"{wrong} of {visible} ({wrong / visible:.0%})" for wrong in faults)
+            numbers.append((name, f"{few}" if few == many else f"{few} to {many}", *shares))
         return scene.View(
             title=f"Masks of {now.ratio:.4g} on {scene.plain(now.clip)}",
             rows=tuple(rows),

@@ -191,7 +191,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
                      if not now.beside or row.label in COMPARED]  # fmt: skip
             sentences += [letter + word for word in self._words(now, name, mask, result)]
         if now.beside:
-            rows = [scene.Row("original", scene.as_bytes(found[0].original)), *rows]
+            rows = [scene.Strip("original", scene.as_bytes(found[0].original)), *rows]
         columns = [
             (letter + kind, kind, result.losses)
             for (letter, (name, _)), result in zip(sides.items(), found, strict=True)
@@ -280,17 +280,17 @@ def region_of(model: MaskedAutoencoder) -> Shape3 | None:
 
 def reconstruction_tiles(
     result: ClipReconstruction, mask: Bool[Tensor, " n"], tubelet: Shape3
-) -> tuple[scene.Row, ...]:
+) -> tuple[scene.Strip, ...]:
     """The seven pictures of a reconstruction (five without motion), coloured."""
     cubes = mask.view(result.error.shape).numpy()
     is_hidden = scene.per_pixel(cubes, tubelet)[..., None]
 
-    def row(label: str, pictures: np.ndarray, alone: bool = False, **scale: Any) -> scene.Row:
+    def row(label: str, pictures: np.ndarray, alone: bool = False, **scale: Any) -> scene.Strip:
         more: dict[str, Any] = {"scale": scale} if scale else {}
         if alone:
             more["note"] = "white: visible, not predicted"
             pictures = np.where(is_hidden, pictures, scene.LEFT_OUT).astype(np.uint8)
-        return scene.Row(label, pictures, more=more)
+        return scene.Strip(label, pictures, more=more)
 
     original, whole = scene.as_bytes(result.original), scene.as_bytes(result.reconstruction)
     heat = colour_table("viridis")[((result.error / ERROR_TOP).clip(0, 1) * 255).astype(int)]
@@ -300,7 +300,7 @@ def reconstruction_tiles(
     has_motion = len(original) % 2 == 0
     return (
         row("original", original),
-        scene.Row("masked input", scene.hatched(original, cubes, tubelet), more=scene.HATCHED),
+        scene.Strip("masked input", scene.hatched(original, cubes, tubelet), more=scene.HATCHED),
         row("reconstruction", whole, True),
         row("with visible cubes", whole),
         *([row("motion target", motion_pictures(result.motion), **change),

@@ -31,7 +31,7 @@ Clips = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Row:
+class Strip:
     """One picture over time.
 
     pictures: uint8 (T, H, W, 3), as sent to the browser.
@@ -62,7 +62,7 @@ class View:
     """
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[Strip, ...]
     sentences: tuple[str, ...]
     footer: str
     more: Mapping[str, Any]

@@ -64,13 +64,13 @@ class VideoUpload(anywidget.AnyWidget):
         except (ValueError, OSError, LookupError, TypeError) as error:
             self.progress = self._said(as_sentence(error))
 
-    def _take(self, told: str, size: int, offset: int, piece: bytes) -> None:
+    def _take(self, given_name: str, size: int, offset: int, piece: bytes) -> None:
         if not 0 < size <= MAX_UPLOAD_BYTES:
             raise ValueError(
                 f"the file of {size:,} bytes must have 1 to at most {MAX_UPLOAD_BYTES:,}; cut it"
             )
         # A browser may send any text as a name: the last part, of harmless characters.
-        name = re.split(r"[/\\]", str(told))[-1]
+        name = re.split(r"[/\\]", str(given_name))[-1]
         name = re.sub(r"[^\w .-]", "_", name, flags=re.ASCII).lstrip(". ")[-100:] or "video"
         if offset == 0:
             if self._part is not None:  # begun and never ended
@@ -83,7 +83,7 @@ class VideoUpload(anywidget.AnyWidget):
         with self._part.open("ab") as file:
             file.write(piece)
         text = f"{plain(name)}: {received / 2**20:.1f} of {size / 2**20:.1f} MiB"
-        self.progress = self._said(text, str(told), size, received)
+        self.progress = self._said(text, str(given_name), size, received)
         if received == size:
             before, self.file, self._part = self.file, self._part, None
             if before is not None and Path(self._folder.name) in before.parents:

@@ -131,7 +131,7 @@ class Viewer:
         assert label
         self.page.mouse.click(label["x"] + 5, label["y"] + label["height"] + 7)
 
-    def told(self) -> str:
+    def readout(self) -> str:
         """The readout's words."""
         return self.root.locator(".maedfer-readout").inner_text()
 

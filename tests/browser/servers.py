@@ -130,8 +130,8 @@ class Workplace:
 
 def num_kernels(process: int) -> int:
     """Kernels that a server has started and that still run."""
-    told = subprocess.run(["ps", "--ppid", str(process), "-o", "args="], capture_output=True)
-    return told.stdout.count(b"ipykernel")
+    listed = subprocess.run(["ps", "--ppid", str(process), "-o", "args="], capture_output=True)
+    return listed.stdout.count(b"ipykernel")
 
 
 def notebook_name(number: str) -> str:

@@ -155,9 +155,9 @@ def test_cost_is_the_closed_formula(watched: Watched) -> None:
 
 def test_hiding_and_showing(watched: Watched) -> None:
     page = watched.page
-    told = {name: after(watched, page.locator(f"#do-{name}").click) for name in
+    texts = {name: after(watched, page.locator(f"#do-{name}").click) for name in
             ("eyes", "mouth", "90", "50")}  # fmt: skip
-    assert len(set(told.values())) == 4 and all("Appearance: " in text for text in told.values())
+    assert len({*texts.values()}) == 4 and all("Appearance: " in text for text in texts.values())
     viewer = watched.viewer("page")
     assert viewer.data("visible") == "400"
     after(watched, lambda: viewer.click_first_cube())
@@ -167,18 +167,18 @@ def test_hiding_and_showing(watched: Watched) -> None:
     page.locator("#ratio").focus()
     after(watched, lambda: page.keyboard.press("ArrowRight"))
     assert viewer.data("visible") == "384" and "52 %" in page.locator("#ratio-told").inner_text()
-    assert after(watched, lambda: page.keyboard.press("ArrowLeft")) == told["50"]
-    assert after(watched, page.locator("#people label").nth(2).click) != told["50"]
+    assert after(watched, lambda: page.keyboard.press("ArrowLeft")) == texts["50"]
+    assert after(watched, page.locator("#people label").nth(2).click) != texts["50"]
 
 
 def test_a_cube_is_followed_through_the_model(watched: Watched) -> None:
     how = watched.page.locator("#how")
     at = how.locator('[data-n="at"]')
-    before, told = how.get_attribute("data-token"), at.inner_text()
+    before, place = how.get_attribute("data-token"), at.inner_text()
     watched.page.locator("#how-hide").focus()
     for _ in range(3):
         watched.page.keyboard.press("ArrowDown")
-    assert how.get_attribute("data-token") != before and at.inner_text() != told
+    assert how.get_attribute("data-token") != before and at.inner_text() != place
     watched.page.locator("#how-block").select_option(index=3)
     watched.page.locator("#how-head").select_option(index=2)
     loss = float(how.locator('[data-n="total"]').inner_text())

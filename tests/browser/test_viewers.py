@@ -79,11 +79,12 @@ def plays_well(viewer: Viewer) -> bool:
 @everywhere
 def test_a_click_on_a_cube_changes_what_is_visible(host: str, opened: Open) -> None:
     viewer = opened(host, "05").viewer("reconstruction")
-    before, told = viewer.data("visible"), viewer.told()
+    before, readout = viewer.data("visible"), viewer.readout()
     viewer.click_first_cube()
     assert wait_until(viewer.page, lambda: viewer.data("visible") != before)
     viewer.settle()
-    assert viewer.told() != told and f"Visible: {viewer.data('visible')} of" in viewer.told()
+    after = viewer.readout()
+    assert after != readout and f"Visible: {viewer.data('visible')} of" in after
     viewer.click_first_cube()
     assert wait_until(viewer.page, lambda: viewer.data("visible") == before)
     viewer.settle()
