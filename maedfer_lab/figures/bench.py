@@ -13,14 +13,14 @@ from maedfer_lab.figures.style import GREY, INTERPOLATION, MODEL, together
 SIDES = {
     "floor": ("floor", "#d4d4d4", ""),
     "ours": ("ours", MODEL, ""),
-    "plain": ("written plainly", INTERPOLATION, "///"),
+    "plain": ("plain implementation", INTERPOLATION, "///"),
 }
 SECTIONS = {  # title, what the bars measure, that in a second
-    "model": ("models: time as a multiple of the matrix products' own",
+    "model": ("models: time relative to the matrix products alone",
               "time / time of the products alone (floor)", 1.0),
-    "data": ("clips for training: one core's time for each", "milliseconds", 1e3),
+    "data": ("clips for training: time per clip on one core", "milliseconds", 1e3),
     "evaluation": ("test set: time per video", "seconds", 1.0),
-    "waiting": ("what people wait for", "seconds", 1.0),
+    "waiting": ("latency: imports, first cell, viewers, checkpoints", "seconds", 1.0),
     "gpu": ("on a GPU: time per clip", "milliseconds", 1e3),
 }  # fmt: skip
 BAR = 0.27  # of the room of a row
@@ -52,10 +52,10 @@ def draw_bench(figure: Figure, data: dict[str, Any]) -> str:
     every = [axis for part in parts for axis in part.axes]
     style.outside_legend(figure, every, loc="outside upper center", ncols=4)
     source = data["provenance"]
-    smoke = " Smoke mode: tiny models, the times say nothing." * (source["profile"] == "smoke")
+    smoke = " Smoke mode: tiny models, meaningless times." * (source["profile"] == "smoke")
     return (
-        f"Medians of rounds in which floor, ours and plain take turns; thin lines: quartiles. "
-        "Times at the bars. Plain: written as in the official code, floor: what cannot be saved. "
+        f"Medians of interleaved rounds of floor, ours and plain, as times at the bars; thin "
+        "lines: quartiles. Plain: as in the official code; floor: lower bound of any code. "
         f"{source['machine']}; {source['device']}; PyTorch "
         f"{source['versions']['torch']}; {together('commit', source['commit'])}; "
         f"{together('seed', source['seed'])}.{smoke}"

@@ -59,11 +59,10 @@ def draw_attention(figure: Figure, data: dict[str, Any]) -> str:
         axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2))
     return (
         f"{data['model']}, layer {data['layer']} of 0 to {data['depth'] - 1}, mean of the heads, "
-        f"on {data['clip']}: where the marked cube looks, as a share of its attention. Stages 2 "
-        "and 3 paint a region's cubes with the share of its representative token, so that they "
-        "tell no cube of a region from another. Bare picture: out of this stage's reach. Square "
-        "root colour scale, one for each row; the face shades the colours. Where a cube looks is "
-        "not what an output depends on."
+        f"on {data['clip']}: how the marked cube's attention is distributed. Stages 2 and 3 show "
+        "the weight of a region's representative token on all cubes of the region. No overlay: "
+        "the stage does not attend there. Square root colour scale, one for each row; the face "
+        "shades the colours. Attention does not tell what an output depends on."
     )
 
 
@@ -95,14 +94,14 @@ def draw_locality(figure: Figure, data: dict[str, Any]) -> str:
             if line == "-":
                 x, y = np.array(own).T
                 left.plot(x + shift, y, "o", color=colour, markersize=4, alpha=0.75)
-    left.set(xlabel="layer", ylabel="entropy / largest possible", xticks=layers, ylim=(0, 1.45))
-    left.set(yticks=np.linspace(0, 1, 6), title="how spread out attention is (1 = uniform)")
+    left.set(xlabel="layer", ylabel="entropy / maximum", xticks=layers, ylim=(0, 1.45))
+    left.set(yticks=np.linspace(0, 1, 6), title="entropy of attention (1 = uniform)")
     left.legend(loc="upper center", fontsize=8, ncols=2)
     _rollout(right, data)
     return (
         "Left: our small model on a real clip; dots are heads, lines their means. Right: two "
         f"smaller models of equal cost after the same {data['steps']} steps on synthetic faces, on "
-        "the same clip; 1 would be drawing evenly from the clip. One clip each, so no intervals."
+        "the same clip; 1 is uniform attention over the clip. One clip each, so no intervals."
     )
 
 
@@ -127,12 +126,12 @@ def draw_regions(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"Above: stage 2 of layer {data['layer']} on a real clip; rows sum to 1. Below: t-SNE of "
         f"the representative tokens of {data['num_clips']} synthetic clips, one mark for each "
-        "region: only neighbourhood means something, distances and axes do not."
+        "region: only neighbourhoods are meaningful, not distances or axes."
     )
 
 
 def _rollout(axis: Axes, data: dict[str, Any]) -> None:
-    measures = ("reach in the\npicture", "reach in time", "from outside\nthe own region")
+    measures = ("distance in\nspace", "distance in time", "attention outside\nthe own region")
     rows = sorted(data["rollout"], key=lambda row: row["model"])
     height = 0.8 / len(rows)
     colours = {"LGI-Former": COLOURS["local"], "ViT": COLOURS["inter"]}
@@ -147,7 +146,7 @@ def _rollout(axis: Axes, data: dict[str, Any]) -> None:
         axis.bar_label(drawn, fmt="%.2f", padding=2, fontsize=7.5)
     axis.set_yticks(range(len(measures)), measures)
     axis.axvline(1, color=GREY, linewidth=0.8)
-    axis.set(xlim=(0, 1.9), xlabel="in units of even attention", xticks=[0, 0.5, 1],
+    axis.set(xlim=(0, 1.9), xlabel="relative to uniform attention", xticks=[0, 0.5, 1],
              title="rollout: LGI-Former and ViT, equal cost")  # fmt: skip
     axis.invert_yaxis()
     axis.legend(loc="center right", fontsize=8)
@@ -162,8 +161,8 @@ def _neighbours(axis: Axes, name: str, places: list[Any], data: dict[str, Any]) 
         axis.scatter(*xy[j :: len(regions)].T, s=26, marker=marker, edgecolor=INK, linewidth=0.3,
                      color=colours[region["step"]], label=region["label"])  # fmt: skip
     agree = data["agreement"][name]
-    axis.set(title=f"representative tokens, {name}\nnearest is of the same clip: "
-             f"{agree['clip']:.0%}, of the same region: {agree['region']:.0%}",
+    axis.set(title=f"representative tokens, {name}\nnearest neighbour of the same clip: "
+             f"{agree['clip']:.0%}, same region: {agree['region']:.0%}",
              xticks=[], yticks=[])  # fmt: skip
     for spine in axis.spines.values():
         spine.set_visible(False)
@@ -187,7 +186,7 @@ def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
     rows = [(m["name"], m["formula"], 1e-9, f"{m['macs'] / 1e9:.1f}, {m['parameters'] / 1e6:.0f}M")
             for m in classifiers]  # fmt: skip
     _bars_by_stage(left, rows, "GMACs per clip")
-    left.set(title="a classifier's cost by stage, and its parameters", xlim=(0, 118))
+    left.set(title="cost of a classifier by stage, and its parameters", xlim=(0, 118))
     rows = []
     for m in data["models"]:
         if m["skipped"]:
@@ -196,7 +195,7 @@ def draw_flops(figure: Figure, data: dict[str, Any]) -> str:
             label = f"{name}\n{TASKS[m['task']]}"
             rows.append((label, m["skipped"], scale, f"{skipped / 1e9:.2f} G"))
     _bars_by_stage(right, rows, "% of the published model's work")
-    right.set(title="work that no output depends on", xlim=(0, 9))
+    right.set(title="unused work: no output depends on it", xlim=(0, 9))
     left, right = bottom.subplots(1, 2, width_ratios=[1, 1.35])
     _agreement(left, data["models"])
     _regions(right, data)

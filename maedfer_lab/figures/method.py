@@ -47,14 +47,14 @@ def draw_tokens(figure: Figure, data: dict[str, Any]) -> str:
     for spine in middle.spines.values():
         spine.set(visible=True, edgecolor=MARK, linewidth=2.5)
     image = right.imshow(np.array(data["similarity"]), cmap=SEQUENTIAL, vmin=-0.2, vmax=1)
-    right.set(title="cosine of positions between\nthe tokens of one frame", xlabel="token",
+    right.set(title="cosine similarity of positions\nof the tokens of one frame", xlabel="token",
               ylabel="token")  # fmt: skip
     bottom.colorbar(image, ax=right, shrink=0.75)
     return (
         f"A clip becomes {t} x {h} x {w} tokens (time x height x width). Above: its {number} local "
         f"regions of {rt} x {rh} x {rw} tokens, numbered; every second frame is shown. Below: a "
-        f"frame of time step {step}, its cubes, one of them enlarged, and how alike the fixed "
-        "positions of two tokens are. Nothing here is learned."
+        f"frame of time step {step}, its cubes, one of them enlarged, and the similarity of the "
+        "fixed positions of its tokens. Nothing here is learned."
     )
 
 
@@ -96,8 +96,8 @@ def draw_masking(figure: Figure, data: dict[str, Any]) -> str:
     return (
         f"90 % hidden; grey: hidden. Of {data['num_masks']} plain tube masks "
         f"{data['unequal_share']:.0%} leave regions with unequal numbers of visible tokens; "
-        "region-equal masks never do. One clip and one mask of each kind; what a kind of mask "
-        "does to a training is not shown."
+        "region-equal masks never do. One clip and one mask of each kind; the effect of "
+        "a mask on training is not shown."
     )
 
 
@@ -162,7 +162,7 @@ def loss_curve(
         axis.plot(steps, loss, color=MODEL, linewidth=1, label="this run")
         axis.plot(published["step"], published["loss"], "o-", color=INK, markersize=3, linewidth=1,
                   label="published log, means of epochs")  # fmt: skip
-        axis.set(title="loss beside the published one", xlabel="step", xscale="log",
+        axis.set(title="loss compared with the published one", xlabel="step", xscale="log",
                  ylabel="loss (cube units)")  # fmt: skip
         axis.legend(loc="lower left")
     for axis, kind in zip(axes[:2], ("appearance", "motion"), strict=True):
@@ -196,8 +196,8 @@ def draw_pretrain(figure: Figure, data: dict[str, Any]) -> str:
     loss_curve(figure, data["log"], data["baselines"])
     return (
         f"Pre-training of {data['name']} ({data['parameters'] / 1e6:.1f}M parameters, "
-        f"{data['minutes']:.1f} min): errors over hidden cubes, {data['hidden']:.0%} hidden. "
-        "Dashed: what can be had without a model. Not shown: whether the features serve a task "
+        f"{data['minutes']:.1f} min): losses over hidden cubes, {data['hidden']:.0%} hidden. "
+        "Dashed: baselines without a model. Not shown: whether the features help in a task "
         "(notebook 08)."
     )
 
@@ -215,7 +215,7 @@ def draw_weights(figure: Figure, data: dict[str, Any]) -> str:
         f"Training of the shipped model ({data['parameters'] / 1e6:.1f}M parameters, "
         f"{data['hours']:.1f} h on two cores), dotted: {parts}. Training: mask ratios from 50 to "
         "90 %, changed colours and proportions, turned and mirrored clips. Held out: 90 % hidden, "
-        "ten people; dashed: what can be had without a model."
+        "ten people; dashed: baselines without a model."
     )
 
 
@@ -230,8 +230,8 @@ def draw_reconstruction(figure: Figure, data: dict[str, Any]) -> str:
         style.bars(axis, names, values, "%.3f", color=[MODEL, INTERPOLATION, ZERO])
         axis.set(title=f"{kind} loss", xlim=(0, 1.18 * max(values)))
     return (
-        f"People the model has not seen, {data['hidden']:.0%} of the cubes hidden. "
-        f"{data['model']}. Raw targets: nothing is borrowed from hidden pixels. "
+        f"Held-out people, {data['hidden']:.0%} of the cubes hidden. {data['model']}. Raw targets: "
+        "no statistics of hidden pixels are used. "
         "Motion: odd minus even frame, orange brighter, violet darker, one scale for all up to the "
         "strongest 0.2 % of the pixels. Losses are mean squared errors over the hidden cubes of "
         f"{data['num_clips']} clips, in target units. Drawn people are easier than real ones; the "

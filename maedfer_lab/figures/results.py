@@ -43,7 +43,7 @@ def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
                     colour = LOOKS[point["how"], point["start"]][0]
                     axis.plot(point["labels"], 100 * point["uar"], "*", color=colour,
                               markersize=14, markeredgecolor=INK, zorder=5)  # fmt: skip
-            axis.set(title=f"{label}, {what}", ylabel="UAR on unseen people (%)")
+            axis.set(title=f"{label}, {what}", ylabel="UAR on held-out people (%)")
             axis.axhline(CHANCE[label], color=INK, linestyle=":", linewidth=1)
             if "fine-tuned" in ways:
                 axis.legend(fontsize=8, loc="best")
@@ -57,7 +57,7 @@ def draw_finetune(figure: Figure, data: dict[str, Any]) -> str:
         counts = np.array(matrix)
         shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
         picture = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-        axis.set(title=start, xlabel="taken for")
+        axis.set(title=start, xlabel="predicted class")
         axis.set_xticks(places, data["classes"], rotation=60, ha="right", fontsize=8)
         axis.set_yticks(places, data["classes"], fontsize=8)
     axes[0].set_ylabel("true class")
@@ -132,10 +132,9 @@ def draw_ablations(figure: Figure, data: dict[str, Any]) -> str:
         f"One thing changed in the pre-training of the first row ({data['reference']}), fine-tuned "
         f"with {rows[0]['labels']} labels (direction: {rows[0]['direction labels']}); three seeds "
         "(first row, 4 x length: five), each with other people. Means and 95 % intervals "
-        "(Student's t), dots: seeds; filled: the paired difference from the first row is apart "
-        "from zero. Dotted: "
-        "chance, or the baseline, the better of predicting zero and interpolating. Below: mean "
-        "held-out losses on the way."
+        "(Student's t), dots: seeds; filled: the interval of the paired difference from the first "
+        "row excludes zero. Dotted: chance, or the better baseline (zero, interpolation). Below: "
+        "mean held-out losses during training."
     )
 
 
@@ -237,8 +236,8 @@ def draw_class_recalls(figure: Figure, data: dict[str, Any]) -> str:
     style.outside_legend(figure, axes[:1], loc="outside upper center", ncols=2)
     return (
         "Recall per class as printed, with the number of clips in the test parts; the best "
-        "supervised method is that of highest UAR among rows with class columns. Height within a "
-        "band means nothing; no document prints intervals."
+        "supervised method is that of highest UAR among rows with class columns. The vertical "
+        "place within a band has no meaning; no document prints intervals."
     )
 
 
@@ -260,15 +259,15 @@ def draw_confusion(figure: Figure, data: dict[str, Any]) -> str:
         names = [f"{n} ({c})" for n, c in zip(matrix["labels"], matrix["clips"], strict=True)]
         axis.set_yticks(ticks, names, fontsize=7.5)
         axis.set_xticks(ticks, matrix["labels"], fontsize=7.5, rotation=90)
-        axis.set_xlabel("called", fontsize=8.5)
+        axis.set_xlabel("predicted class", fontsize=8.5)
         axis.set_ylabel("true class (clips)", fontsize=8.5)
         scores = f"UAR {matrix['uar']:.2%}, WAR {matrix['war']:.2%}"
         axis.set_title(f"{matrix['title']}\n{scores}", fontsize=9)
         axis.spines[:].set_visible(False)
     return (
-        "MAE-DFER's final evaluations as the authors' logs print them: of the clips of a class "
-        "(row, their number in brackets) the percentage called each class (column); below 0.5 % "
-        "no number is written. One fold of five where there are folds."
+        "MAE-DFER's final evaluations as the authors' logs print them: the percentage of a "
+        "class's clips (row, their number in brackets) predicted as each class (column), from "
+        "0.5 % on. One fold of five where there are folds."
     )
 
 
@@ -312,9 +311,9 @@ def draw_folds(figure: Figure, data: dict[str, Any]) -> str:
     axes[0].set_yticks(heights, names, fontsize=8.5)
     style.outside_legend(figure, axes[:1], loc="outside upper center", ncols=2, fontsize=8)
     return (
-        "Published checkpoints and independent fine-tunings. Bars: 95 % interval that the size of "
-        "the test set alone leaves (UAR: from the class recalls of the paper's table); what "
-        "another training run would change is not in them."
+        "Published checkpoints and independent fine-tunings. Bars: 95 % intervals from the size "
+        "of the test set alone (UAR: from the class recalls of the paper's table); they leave out "
+        "the variation between training runs."
     )
 
 
@@ -381,7 +380,7 @@ def draw_ledger(figure: Figure, data: dict[str, Any]) -> str:
     bottom.axvline(0, color=INK, linewidth=0.8)
     bottom.set(xlabel="printed minus recomputed, percentage points", title="contradicted scores")
     return (
-        "Above: how many claims are checked in which way, and what came out. Below: printed "
+        "Above: numbers of claims by kind of check and by verdict. Below: printed "
         "scores that do not follow from the printed class columns; grey: what rounding (and means "
         "over folds) would allow. "
         f"Contradictions that are not percentages: {len(data['contradicted']) - len(wrong)}."

@@ -29,7 +29,7 @@ def draw_own_face(figure: Figure, data: dict[str, Any]) -> str:
         for kind in ("appearance", "motion")
     )
     return (
-        f"A drawn person the model has not seen. {data['model']}. {said}. Motion: odd minus even "
+        f"A held-out drawn person. {data['model']}. {said}. Motion: odd minus even "
         "frame, orange brighter, violet darker, up to the strongest 0.2 % of the pixels. One "
         "person and one mask: no measure of the model."
     )
@@ -66,7 +66,7 @@ def draw_timeline(figure: Figure, data: dict[str, Any]) -> str:
             look.pop("label", None)
     if data.get("sure"):
         axis.axhspan(0, data["sure"], color=GREY, alpha=0.15, lw=0, zorder=0)
-        axis.text(start, data["sure"], " not sure below", va="bottom", fontsize=8)
+        axis.text(start, data["sure"], " uncertain below", va="bottom", fontsize=8)
     axis.set(ylim=(0, 1), xlabel="seconds (middle of each window)", ylabel=data["scale"])
     handles, names = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -92,7 +92,7 @@ def draw_movement(figure: Figure, data: dict[str, Any]) -> str:
             line = np.where(data["moving"][name], line, np.nan)
             axis.plot(seconds, line, ".-", lw=2.4, ms=4, **look)
         axis.plot([], [], lw=2.4, label=name, **look)
-    for axis, unit in ((parts, "grey levels"), (head, "sides / s")):
+    for axis, unit in ((parts, "grey levels"), (head, "box sides / s")):
         axis.set_ylim(bottom=0)
         axis.set_ylabel(unit)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
