@@ -188,7 +188,7 @@ def bench_command(
         with tempfile.TemporaryDirectory(prefix="maedfer-bench-") as folder:
             bench = Bench(place, Path(folder), seed, smoke, batch)
             pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name]]
-            keep_freed_memory()  # as trainings and `evaluate` do; all ways gain from it
+            keep_freed_memory()  # as trainings and `evaluate` do; also for floor and plain
             for piece in tqdm(pieces, "bench", unit="piece"):
                 piece(bench)
             source = provenance(

@@ -39,7 +39,7 @@ STRIDE, SEGMENTS, CROPS = 4, 2, 2  # of a test, as published
 
 
 def drawn_frames(number: int, frames: int, seed: int = 0) -> list[np.ndarray]:
-    """A drawn face of 224 px with grain, without which pictures code in too few bytes."""
+    """A drawn face of 224 px with noise: without it files would be unrealistically small."""
     faces = SyntheticFaces(number + 1, "test", num_frames=frames, size_px=224, seed=seed)
     rng = np.random.default_rng([seed, number])
     return [(frame + rng.normal(0, 3.0, frame.shape)).round().clip(0, 255).astype(np.uint8)
@@ -178,7 +178,7 @@ def _batches(
 def _draws(
     clips: Sequence[Clip], read: Callable[[Clip, np.random.Generator], Any]
 ) -> Callable[[list[int]], list[Any]]:
-    """Read clips that come again and again; every time has draws of its own."""
+    """Read clips in a cycle, with new random draws each time."""
     return lambda items: [read(clips[i % len(clips)], np.random.default_rng(i)) for i in items]
 
 

@@ -70,7 +70,7 @@ class Products(TorchDispatchMode):
         super().__init__()
         self.found: list[Product] = []
         self._weights = {_place(p): i + 1 for i, p in enumerate(model.parameters())}
-        self._kept: list[Tensor] = []  # casts of weights, so that their memory is not given anew
+        self._kept: list[Tensor] = []  # casts of weights, so that their addresses stay theirs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, and note its products."""

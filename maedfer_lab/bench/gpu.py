@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from maedfer_lab.bench.clips import drawn_frames
 from maedfer_lab.bench.floor import products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
-from maedfer_lab.bench.model import macs_of, make_pair
+from maedfer_lab.bench.model import make_pair
 from maedfer_lab.config import finetune_recipe, num_cores
+from maedfer_lab.cost.formula import total_macs
 from maedfer_lab.data.prepare import Store, prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.writing import write_video
@@ -43,7 +44,7 @@ from maedfer_lab.training.stream import pretraining_data, read_batches
 ROUNDS = 8  # of each row, after three to warm up
 LONG_S = 150.0  # after which no piece is begun: the whole is to take three minutes
 FEED_S = 8.0  # of reading
-FEW = 16  # keys, for the row of regions as sums
+FEW = 16  # `Attention.few` in the row with regions as sums
 HOW = {"no": "issued", "block": "compiled", "graph": "captured"}
 
 
@@ -89,10 +90,10 @@ def _title(work: str, num: int, way: str) -> str:
 
 
 def pretraining(bench: Bench, num: int, way: Compile, few: int = 0) -> None:
-    """A whole step of the recipe, without its reading; few: as in `Attention`, where compiled."""
+    """A step of the recipe on clips in memory. few: `Attention.few`, which compiled blocks use."""
     recipe = replace(bench.recipe(), precision=bench.precisions[-1])
     recipe = replace(recipe, optim=replace(recipe.optim, batch_size=num, accumulate=1))
-    forward = macs_of(recipe.model, "pretrain", recipe.mask_ratio[0])
+    forward = total_macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0])
     title = _title("pre-training step", num, way) + ", regions as sums" * bool(few)
     task = RandomTask(recipe)
     for module in task.model.modules():
@@ -102,12 +103,12 @@ def pretraining(bench: Bench, num: int, way: Compile, few: int = 0) -> None:
 
 
 def finetuning(bench: Bench, num: int, way: Compile) -> None:
-    """A whole step of the published fine-tuning, without its reading and mixing."""
+    """A step of the published fine-tuning on clips in memory, without mixing."""
     recipe = finetune_recipe("dfew", num, batch_size=num)
     model = replace(bench.model(), drop_path=0.1, legacy_visible_order=False)
     recipe = replace(recipe, model=model, precision=bench.precisions[-1], mix_group=None)
     title = _title("fine-tuning step", num, way)
-    steps(bench, title, RandomTask(recipe), num, way, 3 * macs_of(model, "classify"))
+    steps(bench, title, RandomTask(recipe), num, way, 3 * total_macs(model, "classify"))
 
 
 def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs: int) -> None:
@@ -137,7 +138,7 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
 
 
 def timed(bench: Bench, title: str, step: Work, num: int, work_macs: int) -> None:
-    """Add a row: seconds of each round, and the most bytes that were held."""
+    """Add a row: seconds of each round, and peak memory."""
     is_cuda, taken = bench.device.type == "cuda", list[float]()
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -151,12 +152,12 @@ def timed(bench: Bench, title: str, step: Work, num: int, work_macs: int) -> Non
 
 
 def beside(bench: Bench, num: int) -> None:
-    """Forward and backward written plainly, and the products of ours alone."""
+    """For comparison: forward and backward in plain code, and our matrix products alone."""
     recipe, clips = bench.recipe(), bench.noise(num)
     pair = make_pair(models.build_autoencoder(recipe.model), bench.device)
     generator = torch.Generator().manual_seed(0)
     mask = models.model_mask(pair.ours, recipe.mask_ratio[0], num, generator)
-    work_macs = 3 * macs_of(recipe.model, "pretrain", recipe.mask_ratio[0])
+    work_macs = 3 * total_macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0])
 
     def pass_of(loss: Callable[[], Tensor]) -> None:
         with mixed_precision(bench.precisions[-1], bench.device):
@@ -190,7 +191,7 @@ def captured(work: Work, device: torch.device) -> Work:
 
 
 def largest(bench: Bench, usual: int) -> None:
-    """A step of the largest batch, by what the usual one took."""
+    """A step of the largest batch that should fit, judged by the usual one's memory."""
     named = {row["name"]: row for row in bench.rows}
     row = named.get(_title("pre-training step", usual, "no"))
     if row is None or not row["memory"]:
@@ -201,7 +202,7 @@ def largest(bench: Bench, usual: int) -> None:
 
 
 def evaluation(bench: Bench, num: int, way: Compile) -> None:
-    """Logits."""
+    """A forward pass of the classifier."""
     model: nn.Module = models.build_classifier(bench.model(), NUM_CLASSES).eval().to(bench.device)
     if way != "no":
         compile_blocks(model)
@@ -212,12 +213,12 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
             model(clips)
         synchronize(bench.device)
 
-    title, work_macs = _title("evaluation", num, way), macs_of(bench.model(), "classify")
+    title, work_macs = _title("evaluation", num, way), total_macs(bench.model(), "classify")
     timed(bench, title, run, num, work_macs)
 
 
 def feed(bench: Bench, store: Store) -> None:
-    """Clips a second that workers bring from shards to the device, and nothing else is done."""
+    """Clips per second that workers read from shards onto the device; nothing is trained."""
     workers = 1 if bench.smoke else reading_workers()
     shards = draw_shards(bench.folder, 4 if bench.smoke else 12, store)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
@@ -258,7 +259,7 @@ def draw_shards(folder: Path, clips: int, store: Store, frames: int = 64) -> Pat
 
 
 def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:
-    """What the device ran in one step: launches, copies, and the kernels that took longest."""
+    """A profile of one step on the device: launches, copies, and the slowest kernels."""
     if device.type != "cuda":
         return "(no device of its own to profile)"
     from torch.autograd import DeviceType  # type: ignore (not in its stubs)

@@ -31,7 +31,7 @@ from maedfer_lab.runs import WEIGHTS
 from maedfer_lab.training.device import CapturedStep, Losses, compile_blocks, moved
 from maedfer_lab.training.optim import device_name, has_bf16, mixed_precision
 
-EXACT, HALF = 1e-5, 0.03  # of the largest value: float32, and bf16 beside float32
+EXACT, HALF = 1e-5, 0.03  # bounds in float32, and of bf16 to float32; of the largest value
 STEPS, KILLED_AT = 16, 9  # of the run that is killed
 SCALE = 2.0**28  # of a loss in fp16: of 16 steps about 7 overflow, each halves it
 
@@ -88,7 +88,7 @@ def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, i
 
 
 def _tried(checks: Iterator[Check]) -> Iterator[Check]:
-    """The checks, the last of which fails with the error that ended them."""
+    """The checks; an error that ends them becomes a last check, which fails."""
     try:
         yield from checks
     except Exception as error:
@@ -132,7 +132,7 @@ def equal_passes(device: torch.device, smoke: bool) -> Iterator[Check]:
         if device.type == "cuda":
             compile_blocks(model)
             captured = CapturedStep(step, model)
-            captured((clips.flip(0), *batch[1:]))  # to be recorded on another batch than is judged
+            captured((clips.flip(0), *batch[1:]))  # recorded on another batch than is compared
             for name, way in (("compiled", step), ("captured", captured)):
                 found, *theirs = _loss_and_gradients(way, model, batch)
                 yield Check(f"{encoder}: loss, {name}", _apart([found], [ours]), EXACT)
@@ -152,7 +152,7 @@ def _loss_and_gradients(step: Callable[[Any], Losses], model: Any, batch: Any) -
 
 
 def _apart(ours: list[Tensor], wanted: list[Tensor]) -> float:
-    """Largest difference of all, of the largest value of all."""
+    """The largest difference, relative to the largest value."""
     pairs = [[x.detach().double().cpu() for x in both] for both in zip(ours, wanted, strict=True)]
     largest = max(float(b.abs().max()) for _, b in pairs)
     return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)

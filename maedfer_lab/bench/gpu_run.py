@@ -57,7 +57,7 @@ def gpu_run(
                       "--model.decoder-width", "48", "--batch-size", "4"]  # fmt: skip
         lines = [_run(out / "gpu_check.txt", check, CHECK_S * slow, signal.SIGKILL)]
         left = ALL_S * slow - training_s - (time.monotonic() - began)
-        lines.append(_run(out / "bench.txt", bench, left, signal.SIGINT))  # tells what it has
+        lines.append(_run(out / "bench.txt", bench, left, signal.SIGINT))  # reports what it has
         lines.append(_run(out / "pretrain.txt", train, training_s, signal.SIGTERM, 130))
     shown = BAR.findall((out / "pretrain.txt").read_text(errors="replace"))
     lines.append(f"the loop, from {store} shards: {shown[-1] if shown else 'NO step was told'}")
@@ -65,7 +65,7 @@ def gpu_run(
 
 
 def _run(log: Path, arguments: list[str], most_s: float, stop: int, wanted: int = 0) -> str:
-    """Run a module, with what it prints in `log`, for so long at most; `wanted`: its status."""
+    """Run a module for at most `most_s` seconds, its output in `log`. wanted: its exit status."""
     began = time.monotonic()
     with log.open("w") as file:
         command = [sys.executable, "-m", *arguments]

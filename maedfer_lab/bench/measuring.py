@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,9 +110,8 @@ class Aim(NamedTuple):
     @property
     def is_reached(self) -> bool:
         """Whether the measured value meets the bound."""
-        if self.sense == "at least":
-            return self.value >= self.bound
-        return self.value < self.bound if self.sense == "below" else self.value <= self.bound
+        compare = {"at most": operator.le, "at least": operator.ge, "below": operator.lt}
+        return compare[self.sense](self.value, self.bound)
 
     def __str__(self) -> str:
         mark = "reached" if self.is_reached else "NOT reached"

@@ -14,8 +14,8 @@ from maedfer_lab.bench import plain
 from maedfer_lab.bench.floor import Operators, products_of, replay
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.checkpoints.official import arguments_of, to_official
-from maedfer_lab.config import EncoderKind, ModelConfig, OptimConfig, Precision
-from maedfer_lab.cost.formula import ModelTask, macs
+from maedfer_lab.config import EncoderKind, OptimConfig, Precision
+from maedfer_lab.cost.formula import total_macs
 from maedfer_lab.fast import speed_up
 from maedfer_lab.method import models
 from maedfer_lab.method.targets import normalise_pixels
@@ -79,7 +79,7 @@ def forward(bench: Bench) -> None:
         check_logits(bench, pair, clips, title)
         plainly = partial(_infer, pair.logits, clips) if encoder == "lgi" else None
         ours = partial(_infer, pair.ours, clips)
-        more, its_macs = _sides(bench, f"{title} forward", macs_of(pair.ours.config, "classify"),
+        more, its_macs = _sides(bench, f"{title} forward", total_macs(pair.ours.config, "classify"),
                                 pair.ours, ours, plainly)  # fmt: skip
         works, work_macs = works | more, work_macs | its_macs
         if encoder == "lgi":
@@ -97,7 +97,7 @@ def longer(bench: Bench) -> None:
             model = models.build_classifier(bench.model(encoder, times), NUM_CLASSES)
             model, name = speed_up(model).eval(), f"{title} forward, {16 * times} frames"
             works[f"{name} ours"] = partial(_infer, model.to(bench.device), clips, "float32")
-            work_macs[name] = macs_of(model.config, "classify")
+            work_macs[name] = total_macs(model.config, "classify")
         bench.measure("model", works, work_macs=work_macs)
 
 
@@ -114,7 +114,7 @@ def backward(bench: Bench, encoder: EncoderKind) -> None:
         pair.clear()
 
     works, work_macs = _sides(
-        bench, f"{NAMES[encoder]} forward + backward", 3 * macs_of(pair.ours.config, "classify"),
+        bench, f"{NAMES[encoder]} forward + backward", 3 * total_macs(pair.ours.config, "classify"),
         pair.ours, partial(learn, pair.ours),
         partial(learn, pair.logits) if encoder == "lgi" else None,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
     bench.notes.append(f"{title}, {precision}: {issued.names.total():,} operators are issued, "
                        "unless captured")  # fmt: skip
     works, work_macs = _sides(
-        bench, title, 3 * macs_of(recipe.model, "pretrain", ratio), pair.ours, ours,
+        bench, title, 3 * total_macs(recipe.model, "pretrain", mask_ratio=ratio), pair.ours, ours,
         plainly if encoder == "lgi" else None,
     )  # fmt: skip
     bench.measure("model", works, len(clips), work_macs=work_macs)
@@ -173,11 +173,6 @@ def _sides(
 def _infer(model: Callable[[Tensor], Tensor], clips: Tensor, precision: Precision) -> None:
     with torch.no_grad(), mixed_precision(precision, clips.device):
         model(clips)
-
-
-def macs_of(config: ModelConfig, task: ModelTask, mask_ratio: float = 0.9) -> int:
-    """Multiply-adds of a clip's forward pass, of seven classes."""
-    return sum(macs(config, task, num_classes=NUM_CLASSES, mask_ratio=mask_ratio).values())
 
 
 def check_logits(bench: Bench, pair: Pair, clips: Tensor, name: str) -> None:

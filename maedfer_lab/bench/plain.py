@@ -42,9 +42,9 @@ def positions(num: int, width: int) -> Tensor:
     return torch.from_numpy(np.where(j % 2, np.cos(angle), np.sin(angle)).astype(np.float32))
 
 
-def norm(p: Parameters, name: str, x: Tensor, eps: float) -> Tensor:
+def norm(p: Parameters, name: str, x: Tensor) -> Tensor:
     """LayerNorm."""
-    return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"], eps)
+    return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"], 1e-6)
 
 
 def linear(p: Parameters, name: str, x: Tensor) -> Tensor:
@@ -74,15 +74,15 @@ def mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
     return linear(p, f"{name}.fc2", F.gelu(linear(p, f"{name}.fc1", x)))
 
 
-def joint_block(p: Parameters, name: str, x: Tensor, heads: int, eps: float) -> Tensor:
+def joint_block(p: Parameters, name: str, x: Tensor, heads: int) -> Tensor:
     """A block of a ViT."""
-    y = norm(p, f"{name}.norm1", x, eps)
+    y = norm(p, f"{name}.norm1", x)
     x = x + attend(p, f"{name}.attn", y, y, heads)
-    return x + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", x, eps))
+    return x + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", x))
 
 
 def lg_block(
-    p: Parameters, name: str, s: Tensor, x: Tensor, heads: int, eps: float, kw: Arguments
+    p: Parameters, name: str, s: Tensor, x: Tensor, heads: int, kw: Arguments
 ) -> tuple[Tensor, Tensor]:
     """A local-global block; s: (b, m, c) region tokens, x: (b, m, n, c) tokens of the regions."""
     b = len(s)
@@ -96,27 +96,27 @@ def lg_block(
 
     def within(stage: str) -> tuple[Tensor, Tensor]:
         z = join()
-        y = norm(p, f"{name}.{stage}_norm0", z, eps)
+        y = norm(p, f"{name}.{stage}_norm0", z)
         return part(z + attend(p, f"{name}.{stage}", y, y, heads))
 
     if kw.get("lg_first_attn_type", "self") == "self":
         s, x = within("first_attn")
     else:
-        query = norm(p, f"{name}.first_attn_norm0", s, eps).flatten(0, 1)[:, None]
-        context = norm(p, f"{name}.first_attn_norm1", x, eps).flatten(0, 1)
+        query = norm(p, f"{name}.first_attn_norm0", s).flatten(0, 1)[:, None]
+        context = norm(p, f"{name}.first_attn_norm1", x).flatten(0, 1)
         s = s + attend(p, f"{name}.first_attn", query, context, heads).view(s.shape)
     if not kw.get("lg_no_second"):
-        y = norm(p, f"{name}.second_attn_norm0", s, eps)
+        y = norm(p, f"{name}.second_attn_norm0", s)
         s = s + attend(p, f"{name}.second_attn", y, y, heads)
     if not kw.get("lg_no_third"):
         if kw.get("lg_third_attn_type", "cross") == "self":
             s, x = within("third_attn")
         else:
-            query = norm(p, f"{name}.third_attn_norm0", x, eps).flatten(1, 2)
-            context = norm(p, f"{name}.third_attn_norm1", s, eps)
+            query = norm(p, f"{name}.third_attn_norm0", x).flatten(1, 2)
+            context = norm(p, f"{name}.third_attn_norm1", s)
             x = x + attend(p, f"{name}.third_attn", query, context, heads).view(x.shape)
     z = join()
-    return part(z + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", z, eps)))
+    return part(z + mlp(p, f"{name}.mlp", norm(p, f"{name}.norm2", z)))
 
 
 def embed(p: Parameters, prefix: str, clip: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -128,43 +128,41 @@ def embed(p: Parameters, prefix: str, clip: Tensor) -> tuple[Tensor, tuple[int, 
 
 
 def blocks(
-    p: Parameters, prefix: str, x: Tensor, kw: Arguments, heads: int, eps: float
+    p: Parameters, prefix: str, x: Tensor, kw: Arguments, heads: int
 ) -> tuple[Tensor | None, Tensor]:
     """Through all blocks; x: (b, m, n, c) for local-global, (b, n, c) for joint attention."""
     depth = len({n.split("blocks.")[1].split(".")[0] for n in p if n.startswith(f"{prefix}blocks")})
     s = p.get(f"{prefix}lg_region_tokens")
     if s is None:
         for i in range(depth):
-            x = joint_block(p, f"{prefix}blocks.{i}", x, heads, eps)
+            x = joint_block(p, f"{prefix}blocks.{i}", x, heads)
         return None, x
     s = s.expand(len(x), -1, -1)
     for i in range(depth):
-        s, x = lg_block(p, f"{prefix}blocks.{i}", s, x, heads, eps, kw)
+        s, x = lg_block(p, f"{prefix}blocks.{i}", s, x, heads, kw)
     return s, x
 
 
-def classify(p: Parameters, clip: Tensor, kw: Arguments, eps: float = 1e-6) -> Tensor:
+def classify(p: Parameters, clip: Tensor, kw: Arguments) -> Tensor:
     """Logits (b k) of ImageNet-normalised clips (b 3 T H W)."""
     x, (t, h, w) = embed(p, "", clip)
     if kw["attn_type"] == "local_global":
         a, b, c = kw["lg_region_size"]
         cut = "b (nt t nh h nw w) c -> b (nt nh nw) (t h w) c"
         x = rearrange(x, cut, nt=t // a, nh=h // b, nw=w // c, t=a, h=b, w=c)
-    s, x = blocks(p, "", x, kw, kw["num_heads"], eps)
+    s, x = blocks(p, "", x, kw, kw["num_heads"])
     if s is not None:
         kind = kw.get("lg_classify_token_type", "org")
         both = torch.cat([s[:, :, None], x], 2).flatten(1, 2)
         x = {"region": s, "org": x.flatten(1, 2), "all": both}[kind]
     if kw.get("use_mean_pooling", True):
-        feature = norm(p, "fc_norm", x.mean(1), eps)
+        feature = norm(p, "fc_norm", x.mean(1))
     else:
-        feature = norm(p, "norm", x, eps)[:, 0]
+        feature = norm(p, "norm", x)[:, 0]
     return linear(p, "head", feature)
 
 
-def reconstruct(
-    p: Parameters, clip: Tensor, mask: Tensor, kw: Arguments, eps: float = 1e-6
-) -> tuple[Tensor, Tensor]:
+def reconstruct(p: Parameters, clip: Tensor, mask: Tensor, kw: Arguments) -> tuple[Tensor, Tensor]:
     """Encoder output (b v c) and predictions (b m p) of normalised clips; mask (b n), True hides.
 
     Visible tokens are cut into regions by rank and placed in grid order, as published.
@@ -175,15 +173,15 @@ def reconstruct(
         a, b, c = kw["lg_region_size"]
         regions = (h // b) * (w // c)  # in a frame; each takes its share of the visible, by rank
         x = rearrange(x, "b (nt t nhw hw) c -> b (nt nhw) (t hw) c", nt=t // a, t=a, nhw=regions)
-    _, x = blocks(p, "encoder.", x, kw, kw["encoder_num_heads"], eps)
-    out = norm(p, "encoder.norm", x.flatten(1, -2), eps)
+    _, x = blocks(p, "encoder.", x, kw, kw["encoder_num_heads"])
+    out = norm(p, "encoder.norm", x.flatten(1, -2))
     x = F.linear(out, p["encoder_to_decoder.weight"])
     place = positions(mask.shape[1], x.shape[-1]).to(x).expand(len(x), -1, -1)
     masked = p["mask_token"] + place[mask].view(len(x), -1, x.shape[-1])
     x = torch.cat([x + place[~mask].view(x.shape), masked], 1)
-    _, x = blocks({n: v for n, v in p.items() if "lg_" not in n}, "decoder.", x, kw,
-                  kw["decoder_num_heads"], eps)  # fmt: skip
-    x = norm(p, "decoder.norm", x[:, -masked.shape[1] :], eps)
+    joint = {n: v for n, v in p.items() if "lg_" not in n}
+    _, x = blocks(joint, "decoder.", x, kw, kw["decoder_num_heads"])
+    x = norm(p, "decoder.norm", x[:, -masked.shape[1] :])
     return out, linear(p, "decoder.head", x)
 
 

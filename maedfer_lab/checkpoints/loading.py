@@ -42,8 +42,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 PUBLISHED = ModelConfig()
 OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may be given
-# Far above any known model, far below what would fill the memory: checked before a model is
-# built.
+# Far above any known model, far below a full memory; checked before a model is built.
 MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
 TO_KEEP = "maedfer checkpoint FILE --frames ... --to-folder DIR writes a folder that states them"

@@ -36,10 +36,6 @@ OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, 
 ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
          "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
 ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
-HEADS = {
-    1280: 16,
-    1408: 16,
-}  # of VideoMAE's huge and giant models; all others have 64 channels each
 # Parameters of a block with as many rows as the model is wide, and as its FFN is.
 OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
 
@@ -155,7 +151,8 @@ def infer_model(state: State, is_pretraining: bool, **given: Any) -> ModelConfig
 
 
 def _heads(width: int) -> int:
-    return {1280: 16, 1408: 16}.get(width, max(1, width // 64))  # VideoMAE's huge and giant models
+    """Of VideoMAE's huge and giant models 16; all others have 64 channels each."""
+    return {1280: 16, 1408: 16}.get(width, max(1, width // 64))
 
 
 def _usual_rows(state: State, prefix: str, pattern: str) -> int:

@@ -49,6 +49,11 @@ def macs(config: ModelConfig, task: ModelTask = "classify", **options: Any) -> d
     return macs_of(work(config, task, **options))
 
 
+def total_macs(config: ModelConfig, task: ModelTask = "classify", **options: Any) -> int:
+    """Multiply-adds of one clip's forward pass in all: the sum of `macs`."""
+    return sum(macs(config, task, **options).values())
+
+
 def macs_of(parts: dict[str, Work]) -> dict[str, int]:
     """Multiply-adds of each part that has any."""
     return {name: part.macs for name, part in parts.items() if part.macs}

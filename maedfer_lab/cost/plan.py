@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from maedfer_lab import text
 from maedfer_lab.config import PretrainConfig, base, choose
-from maedfer_lab.cost.formula import macs, parameters
+from maedfer_lab.cost.formula import parameters, total_macs
 
 Origin = Literal["measured", "counted", "quoted", "assumed", "given"]
 CardName = Literal["A100", "H100", "H200", "L40S", "RTX4090"]
@@ -63,7 +63,7 @@ class Input(NamedTuple):
 class Card(NamedTuple):
     """A GPU's data sheet: dense bf16 TFLOP/s, GB/s of memory, GB/s to its neighbours, each way."""
 
-    tflops: float
+    peak: float
     memory: float
     link: float
     sheet: str  # whose it is, and the page that repeats it
@@ -99,8 +99,8 @@ ASSUMED = {
     "cores_per_gpu": (8, "cores", "`--workers 8`, as in docs/launching.md"),
     "storage": (2, "GB/s", "one NVMe disk, or a shared file system, for all"),
 }
-
-
+ORDER = ("peak utilisation memory link network reached overlap issue gpus_per_machine "
+         "cores_per_gpu clips_per_core mb_per_clip storage")  # fmt: skip
 Inputs = dict[str, Input]  # what a projection rests on, by name: see `usual_inputs`
 
 
@@ -113,19 +113,12 @@ def usual_inputs(card: CardName = "A100", form: Form = "shards") -> Inputs:
     """
     sheet = CARDS[choose("card", card, get_args(CardName))]
     clips_per_core, mb_per_clip = READ[choose("form", form, get_args(Form))]
-    peak, memory, link = (
-        Input(value, unit, "quoted", f"data sheet: {sheet.sheet}")
-        for value, unit in zip(sheet[:3], ("TFLOP/s", "GB/s", "GB/s"), strict=True)
-    )
-    assumed = {name: Input(value, unit, "assumed", source)
-               for name, (value, unit, source) in ASSUMED.items()}  # fmt: skip
-    return {
-        "peak": peak, "utilisation": assumed["utilisation"], "memory": memory, "link": link,
-        **{name: assumed[name] for name in ("network", "reached", "overlap")}, "issue": ISSUE,
-        **{name: assumed[name] for name in ("gpus_per_machine", "cores_per_gpu")},
-        "clips_per_core": clips_per_core, "mb_per_clip": mb_per_clip,
-        "storage": assumed["storage"],
-    }  # fmt: skip
+    found = {name: Input(value, unit, "assumed", source)
+             for name, (value, unit, source) in ASSUMED.items()}  # fmt: skip
+    found |= {"issue": ISSUE, "clips_per_core": clips_per_core, "mb_per_clip": mb_per_clip}
+    for name, unit in (("peak", "TFLOP/s"), ("memory", "GB/s"), ("link", "GB/s")):
+        found[name] = Input(getattr(sheet, name), unit, "quoted", f"data sheet: {sheet.sheet}")
+    return {name: found[name] for name in ORDER.split()}
 
 
 def replaced(inputs: Inputs, **values: float | None) -> Inputs:
@@ -166,7 +159,7 @@ def measured_inputs(inputs: Inputs, card: CardName, bench: dict[str, Any]) -> In
     if steps:
         best = min(steps, key=seconds.__getitem__)
         config = base()
-        forward = sum(macs(config.model, "pretrain", mask_ratio=config.mask_ratio[0]).values())
+        forward = total_macs(config.model, "pretrain", mask_ratio=config.mask_ratio[0])
         reached = 2 * BACKWARD * forward / seconds[best] / (1e12 * inputs["peak"].value)
         changes["utilisation"] = Input(round(reached, 3), "share", "measured", f"{where}: {best}")
         issue = seconds[f"{best}: issued by the host"]
@@ -265,7 +258,7 @@ def plan(
             "as 1 4 8 64 and 20"
         )
     model, batch = config.model, config.optim.batch_size
-    forward = [sum(macs(model, "pretrain", mask_ratio=r).values()) for r in config.mask_ratio]
+    forward = [total_macs(model, "pretrain", mask_ratio=ratio) for ratio in config.mask_ratio]
     flops, number = 2 * BACKWARD * sum(forward) / len(forward), parameters(model, "pretrain")
     found = Plan(config.name, config.optim.last_step * batch, flops, sum(number.values()), batch,
                  inputs)  # fmt: skip

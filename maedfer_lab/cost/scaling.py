@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.benchmark import timer
 
 from maedfer_lab.config import EncoderKind, ModelConfig, Shape3, base, output_folder
-from maedfer_lab.cost.formula import encoder_block, macs, num_regions, token_grid
+from maedfer_lab.cost.formula import encoder_block, num_regions, token_grid, total_macs
 from maedfer_lab.cost.memory import Work, alternate, one_thread, peak_bytes
 from maedfer_lab.cost.tables import count_with_torch, model_for_counting
 from maedfer_lab.files import read_bytes, reading, write_aside
@@ -106,7 +106,7 @@ def growth(frames: Sequence[int] = (4, 8, 16, 32, 48, 64, 96, 128)) -> list[dict
             "LGI-B, cheapest region": replace(clip, region=best["all"]),
         }
         tokens = math.prod(token_grid(clip))
-        totals = {k: sum(macs(m, as_published=True).values()) for k, m in models.items()}
+        totals = {k: total_macs(m, as_published=True) for k, m in models.items()}
         rows.append({"frames": count, "tokens": tokens, "macs": totals, "cheapest": best,
                      "theory": theoretical_share(tokens, num_regions(clip))})  # fmt: skip
     return rows

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain, pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ KINDS = 64  # of inputs to a block that may be compiled: lengths, precisions, ra
 
 Losses = Mapping[str, Tensor]
 Replay = Callable[[], object]
+Recorded = tuple[list[Tensor], Replay, Losses, list[Any]]  # inputs' memory, start, losses, grads
 
 
 def choose_compile(
@@ -68,7 +69,7 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def uncompile_blocks(model: nn.Module) -> list[tuple[nn.Module, Any]]:
-    """Let all be as it was; gives each part with what was compiled of it."""
+    """Undo `compile_blocks`; returns each part with its compiled call, to put it back."""
     kept = [(part, part._compiled_call_impl) for part in _compiled_parts(model)]
     for part, _ in kept:
         part._compiled_call_impl = None
@@ -83,7 +84,7 @@ def _compiled_parts(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """The blocks as they were, for passes of other sizes than a step's."""
+    """Run blocks uncompiled inside, for batches of other sizes than a step's."""
     kept = uncompile_blocks(model)
     try:
         yield
@@ -96,7 +97,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Let each block keep its input alone, and compute the rest again when gradients ask for it."""
+    """Each block keeps its input alone, and computes the rest again in the backward pass."""
     for block in blocks_of(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -193,15 +194,6 @@ class Halved(nn.Module):
 # --- a captured step ------------------------------------------------------------------------------
 
 
-class Captured(NamedTuple):
-    """A step of fixed sizes: its inputs' memory, how it is started, what it leaves."""
-
-    inputs: list[Tensor]
-    replay: Replay
-    losses: Losses
-    grads: list[Tensor | None]
-
-
 class CapturedStep:
     """Losses and gradients of a batch, by a graph for each set of sizes (share of hidden tokens).
 
@@ -217,7 +209,7 @@ class CapturedStep:
     ) -> None:
         self.compute, self.model, self.parameters = compute, model, [*model.parameters()]
         self.capture, self.pool = capture or self._cuda_graph, None
-        self.graphs: dict[tuple[Any, ...], Captured] = {}
+        self.graphs: dict[tuple[Any, ...], Recorded] = {}
         self.failed = False
 
     def __call__(self, batch: Sequence[Tensor]) -> Losses:
@@ -234,15 +226,15 @@ class CapturedStep:
                 losses, self.failed = self.compute(batch), True  # its own error is raised here
                 warnings.warn(f"a step was not captured, it runs eagerly: {error}", stacklevel=2)
                 return losses
-        graph = self.graphs[sizes]
-        for held, given in zip(graph.inputs, batch, strict=True):
+        inputs, replay, losses, grads = self.graphs[sizes]
+        for held, given in zip(inputs, batch, strict=True):
             held.copy_(given, non_blocking=True)
-        graph.replay()
-        for parameter, grad in zip(self.parameters, graph.grads, strict=True):
+        replay()
+        for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = grad
-        return graph.losses
+        return losses
 
-    def _record(self, batch: Sequence[Tensor]) -> Captured:
+    def _record(self, batch: Sequence[Tensor]) -> Recorded:
         inputs = [tensor.clone() for tensor in batch]
 
         def work() -> Losses:
@@ -251,7 +243,7 @@ class CapturedStep:
             return {name: loss.detach() for name, loss in self.compute(tuple(inputs)).items()}
 
         replay, losses = self.capture(work)
-        return Captured(inputs, replay, losses, [parameter.grad for parameter in self.parameters])
+        return inputs, replay, losses, [parameter.grad for parameter in self.parameters]
 
     def _cuda_graph(self, work: Callable[[], Losses]) -> tuple[Replay, Losses]:
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -321,7 +313,7 @@ def forked_random(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def rehearsed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Steps outside of training: random state and a BatchNorm's means are restored."""
+    """For steps that do not count: random state and a BatchNorm's means are restored."""
     kept = [buffer.clone() for buffer in model.buffers()]
     try:
         with forked_random(device):
@@ -338,5 +330,5 @@ def synchronize(device: torch.device) -> None:
 
 
 def is_beside(device: torch.device) -> bool:
-    """Whether steps compute beside the host, which only issues them."""
+    """Whether the device works asynchronously: the host only launches its operators."""
     return device.type != "cpu"

@@ -1,4 +1,4 @@
-"""What a training needs here, from a few measured steps; projections to other machines."""
+"""Estimate a training here (memory, hours, disk) from a few steps; project other machines."""
 
 from __future__ import annotations
 

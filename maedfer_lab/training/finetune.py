@@ -50,9 +50,7 @@ from maedfer_lab.training.stream import (
     open_table,
 )
 
-Epoch = Literal["last", "best"]
 SYNTHETIC = "synthetic"
-RECIPES = {"base": finetune_recipe, "demo": finetune_demo}
 # Fields of a model's configuration that a classifier does not use, at their defaults.
 UNUSED: dict[str, Any] = {
     name: getattr(ModelConfig, name)
@@ -143,7 +141,7 @@ def finetune(
     return FinetunedRun(config, run.folder, model.cpu().eval(), result)
 
 
-def load_finetuned(folder: Path, epoch: Epoch = "last") -> FinetunedRun:
+def load_finetuned(folder: Path, epoch: Literal["last", "best"] = "last") -> FinetunedRun:
     """Load a finished run, with the weights of its last epoch (as published) or its best one."""
     run = Run.finished(folder, "finetune", "finetune-dfew")
     result, config = run.load_result(), run.config(finetune_config)
@@ -197,7 +195,7 @@ class FinetuneTask(TrainingTask):
     ) -> None:
         self.config, self.model, self.data, self.stream = config, model, data, data.stream
         self.run, self.workers = run, 0 if data.stream.is_drawn else workers
-        # The last block's path to the other tokens ends before the representative ones (B7).
+        # What updates only the other tokens of the last block gets no gradient (B7).
         self.idle_parameters = model.tokens == "rep" and config.mode != "linear"
         self.step = 0
         self.last: list[list[int]] = []
@@ -342,7 +340,8 @@ def finetune_command(
     def planned(num_clips: int) -> FinetuneConfig:
         batch = batch_size
         for _ in range(2):  # steps of an epoch follow from the batch, which fields may set
-            plan = RECIPES[preset](kind, num_clips, epochs=epochs, batch_size=batch)
+            recipe = finetune_recipe if preset == "base" else finetune_demo
+            plan = recipe(kind, num_clips, epochs=epochs, batch_size=batch)
             plan = replace(plan, optim=replace(plan.optim, accumulate=accumulate), **changes)
             plan = set_fields(plan, fields, "maedfer finetune")
             if size is not None:  # of the encoder that fields name; they come first

@@ -231,7 +231,7 @@ def train(
                 if is_main:
                     progress.write(f"Stopped after step {done} of {optim.last_step}; {where}. "
                                    "Run the same command again to resume.")  # fmt: skip
-                stepper.accelerator.wait_for_everyone()  # an early end would have the others killed
+                stepper.accelerator.wait_for_everyone()  # else launchers would kill the others
                 raise KeyboardInterrupt
         stepper.swap()
         seconds = round(progress.seconds, 1)
@@ -304,7 +304,7 @@ class Stepper:
         self.network, self.skipped = network, 0
         is_captured = self.chosen == "graph"
         self.captured = CapturedStep(self._of_part, task.model) if is_captured else None
-        self.is_sure = compile != "auto" or self.chosen == "no"  # that what was chosen works
+        self.is_sure = compile != "auto" or self.chosen == "no"  # no fallback any more
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
         self.shares = [
@@ -438,8 +438,6 @@ class Stepper:
 
     def read(self, rows: list[LogRow]) -> list[LogRow]:
         """The rows with their losses as numbers, averaged over the processes."""
-        if not rows:
-            return []
         names = [name for name in rows[0] if name not in ("step", "lr")]
         values = torch.stack([torch.stack([row[name] for name in names]) for row in rows])  # type: ignore
         means = self.accelerator.reduce(values, "mean").tolist()  # type: ignore
@@ -576,14 +574,11 @@ class Progress:
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches, with the wait for each measured."""
-        while True:
-            before = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        before = time.monotonic()
+        for batch in batches:
             self._waited += time.monotonic() - before
             yield batch
+            before = time.monotonic()
 
     def update(self) -> None:
         """Count a step. The first is excluded from the rates: files are opened, caches fill."""

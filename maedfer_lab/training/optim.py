@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -61,12 +62,14 @@ def finetune_optimiser(model: Classifier, config: FinetuneConfig) -> torch.optim
     the reference; `rep_tokens_layer="first"` gives the latter the embedding's rate). Without
     weight decay: biases, norms and, unless `decay_rep_tokens`, the representative tokens.
     """
-    top = model.config.depth + 1
+    top, rep_layer = model.config.depth + 1, config.rep_tokens_layer
 
     def options(name: str, parameter: Tensor) -> dict[str, Any]:
-        is_rep = name == "encoder.rep_tokens"
+        # timm's `param_groups_layer_decay` counts differently and has no representative tokens.
+        is_rep, block = name == "encoder.rep_tokens", re.match(r"encoder\.blocks\.(\d+)\.", name)
         spared = parameter.ndim < 2 or (is_rep and not config.decay_rep_tokens)
-        layer = 0 if is_rep and config.rep_tokens_layer == "first" else layer_of(name, top)
+        is_first = name.startswith("encoder.embed.") or (is_rep and rep_layer == "first")
+        layer = 0 if is_first else int(block[1]) + 1 if block else top
         return {"weight_decay": 0.0 if spared else config.optim.weight_decay,
                 "lr_scale": config.layer_decay ** (top - layer)}  # fmt: skip
 
@@ -97,18 +100,6 @@ def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
     optimiser = torch.optim.AdamW(parts, lr=0.0, betas=betas, fused=True)
     optimiser.register_load_state_dict_pre_hook(keep_fused)
     return optimiser
-
-
-def layer_of(name: str, top: int) -> int:
-    """The layer of a classifier's parameter: 0 for the tubelet embedding, `top` above the blocks.
-
-    timm's `param_groups_layer_decay` counts differently and has no representative tokens.
-    """
-    if name.startswith("encoder.embed."):
-        return 0
-    if name.startswith("encoder.blocks."):
-        return int(name.split(".")[2]) + 1
-    return top
 
 
 def has_bf16(device: torch.device) -> bool:

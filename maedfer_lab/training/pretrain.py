@@ -178,7 +178,7 @@ class PretrainTask(TrainingTask):
         self.stream, clips = data.stream, held_out_clips(config, data)
         self.held_out = HeldOut(self.model, clips[0], config.mask_ratio[0])
         self.broken, self.items = dict([*data.skipped, *clips[1]]), 0
-        self.known = len(self.broken)  # before the first step, each with a warning or by choice
+        self.known = len(self.broken)  # before the first step; these do not count as too many
 
     def optimiser(self) -> torch.optim.Optimizer:
         """AdamW over all parameters."""

@@ -286,7 +286,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class CachedTable(Annotations):
-    """A table of a small set whose clips are opened as `Squares`."""
+    """The table of a small set, whose face crops are decoded once and cached (`Squares`)."""
 
     squares: Squares | None = None
 
@@ -561,7 +561,7 @@ def open_table(
 
 
 class _Check(Dataset):
-    """Reads every frame of a clip; gives the reason why it cannot be read, or an empty text."""
+    """Item i: why clip i cannot be read from front to back, or an empty text."""
 
     def __init__(self, table: Annotations) -> None:
         self.table = table
@@ -593,7 +593,7 @@ def unreadable(table: Annotations, workers: int) -> dict[int, str]:
 
 
 class _Reporting(Dataset):
-    """Items with the clips that were replaced in reading them; notes who reads which item."""
+    """Items, each with the clips it replaced; records which worker reads which item."""
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
         self.dataset = dataset

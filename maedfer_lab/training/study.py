@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ from maedfer_lab.config import (
     register_encoder,
 )
 from maedfer_lab.config.study import CORE_HOURS, LONG, LONG_ALONE, REFERENCE, study
-from maedfer_lab.cost.formula import macs, parameters, token_grid
+from maedfer_lab.cost.formula import parameters, token_grid, total_macs
 from maedfer_lab.cost.tables import count_with_torch, model_for_counting
 from maedfer_lab.data.table import Annotations, Clip
 from maedfer_lab.files import load, provenance, reading, write_aside
+from maedfer_lab.method.grid import Grid, region_shapes
 from maedfer_lab.method.models import Classifier, Encoded, Encoder, build_classifier
 from maedfer_lab.metrics import confusion_matrix, linear_probe, nearest_classes, uar
 from maedfer_lab.training.finetune import FinetunedRun, finetune
@@ -106,16 +107,12 @@ def other_regions(reference: PretrainConfig) -> list[tuple[int, int, int]]:
     All divide the grid and can hide the reference's share of their places.
     """
     t, h, w = token_grid(reference.model)
-    own = reference.model.region
+    own, ratios = reference.model.region, reference.mask_ratio
     sizes = {(length, own[1], own[2]) for length in range(1, t + 1)}
     sizes |= {(own[0], height, width) for height in (h // 2, h) for width in (w // 2, w)}
-    return sorted(s for s in sizes - {own} if _fits(s, (t, h, w), reference.mask_ratio))
-
-
-def _fits(region: tuple[int, ...], grid: tuple[int, ...], ratios: Sequence[float]) -> bool:
-    divides = all(r and g % r == 0 for r, g in zip(region, grid, strict=True))
-    hidden = [ratio * region[1] * region[2] for ratio in ratios]
-    return divides and all(abs(x - round(x)) < 1e-6 for x in hidden)
+    sizes &= {*region_shapes(Grid(t, h, w))} - {own}
+    hidden = {s: [ratio * s[1] * s[2] for ratio in ratios] for s in sizes}
+    return sorted(s for s in sizes if all(abs(x - round(x)) < 1e-6 for x in hidden[s]))
 
 
 def vit_like(model: ModelConfig, what: str) -> ModelConfig:
@@ -125,7 +122,7 @@ def vit_like(model: ModelConfig, what: str) -> ModelConfig:
     """
 
     def size(one: ModelConfig) -> int:
-        return sum((macs(one) if what == "cost" else parameters(one)).values())
+        return total_macs(one) if what == "cost" else sum(parameters(one).values())
 
     step = math.lcm(GRID_WIDTHS, model.num_heads)
     widths = range(step, 4 * model.width, step)
@@ -154,8 +151,7 @@ class ConvEncoder(Encoder):
 # ---------------------------------------------------------------------- pieces of the study
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One variant with one seed."""
 
     variant: str
@@ -360,7 +356,7 @@ def _gmacs(model: ModelConfig, start: PretrainConfig | None = None) -> float:
         target = start.target if start else None
         counted = model_for_counting(model, task, mask_ratio=ratio, target=target)
         return sum(part.macs for part in count_with_torch(*counted).values()) / 1e9
-    return sum(macs(model, task, mask_ratio=ratio).values()) / 1e9
+    return total_macs(model, task, mask_ratio=ratio) / 1e9
 
 
 # ---------------------------------------------------------------------- the whole
