@@ -49,7 +49,7 @@ def imports(bench: Bench) -> None:
                  "import maedfer_lab": ("import torch", "import maedfer_lab"),
                  "import models and training": ("import torch", models),
                  "import viewers": ("import torch", shown)}  # fmt: skip
-    # Files come from memory after the first round.
+    # The first round reads from disk, the others from the cache.
     rounds = [{name: fresh_process(*pair) for name, pair in codes.items()}
               for _ in range(1 if bench.smoke else 6)][-5:]  # fmt: skip
     for name in codes:

@@ -130,14 +130,14 @@ def training_clips(bench: Bench) -> None:
                 works[f"{title} plain"] = _batches(num, drawn, torch.stack)
         if kind == "fine-tuning":
             works |= _on_the_device(bench, labelled(bench, folders["shards"]), num)
-        with one_thread():  # the others would wait for it in loops that count as work
+        with one_thread():  # idle threads spin, and process time counts that
             bench.measure("data", works, num, most=27, clock=time.process_time)
 
 
 def _on_the_device(bench: Bench, data: RunData, num: int) -> dict[str, Work]:
     """What is left for the device, and the same work plainly: floats, erasing, mixing."""
     classes, steps, augment = len(data.table.classes), count(), Augment()
-    asked = build_classifier(tiny().model, classes)  # for its kind, never run
+    asked = build_classifier(tiny().model, classes)  # the task asks for a model; it never runs
     task = FinetuneTask(recipe(bench, "shards"), asked, data, Run(bench.folder))
     frames, labels = default_collate([data.stream[i] for i in range(num)])
     batch = frames.to(bench.device), labels.to(bench.device)
@@ -221,7 +221,7 @@ def whole_test(bench: Bench) -> None:
             changed = int((half.guesses != exact.guesses).sum())
             bench.notes.append(f"evaluation in {precision}: {changed} of {len(clips)} predictions "
                                "differ from float32")  # fmt: skip
-    # The checks have warmed up.
+    # The checks have warmed everything up.
     bench.measure("evaluation", works, len(clips), "video", warm_up=False)
     bench.notes.append(
         "evaluation: folders of JPEGs, 2 windows x 2 crops; the plain way reads every fourth frame "

@@ -94,7 +94,7 @@ class Products(TorchDispatchMode):
             q, k = args[1:3] if backward else args[:2]
             n, m, width = q.shape[-2], k.shape[-2], q.shape[-1]
             sizes = [(n, width, m), (n, m, width)]
-            if backward:  # of the weights, the values, the queries and the keys
+            if backward:  # gradients of weights, values, queries and keys
                 sizes += [(m, n, width), (m, n, width)]
             self._add(q.dtype, (math.prod(q.shape[:-2]),), *sizes)
         return out

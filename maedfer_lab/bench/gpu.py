@@ -76,7 +76,7 @@ def steps_and_feed(bench: Bench) -> None:
         except KeyboardInterrupt:
             bench.notes.append(f"gpu: stopped at {title}")
             break
-        except RuntimeError as error:  # no memory, nothing that compiles: the others still count
+        except RuntimeError as error:  # out of memory, not compiled: the others count
             if not is_cuda:
                 raise
             bench.notes.append(f"gpu: {title} FAILED: {error}")
@@ -232,7 +232,7 @@ def feed(bench: Bench, store: Store) -> None:
     for number, _ in enumerate(one_ahead(loaded, bench.device)):
         synchronize(bench.device)
         now = time.perf_counter()
-        if number > workers:  # each has brought one
+        if number > workers:  # every worker has delivered one
             taken.append((now - began) / size)
         began = now
         if sum(taken) * size > (0.1 if bench.smoke else FEED_S):

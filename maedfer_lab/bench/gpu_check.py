@@ -35,7 +35,7 @@ EXACT, HALF = 1e-5, 0.03  # bounds in float32, and of bf16 to float32; of the la
 STEPS, KILLED_AT = 16, 9  # of the run that is killed
 SCALE = 2.0**28  # of a loss in fp16: of 16 steps about 7 overflow, each halves it
 
-# Runs of their own process, in folders; they may be killed before a step.
+# Code of a process of its own: a run in each folder; it may kill itself before a step.
 RUN = f"""
 import os, signal, sys
 device, kill, exact, precision, *folders = sys.argv[1:]
@@ -78,7 +78,7 @@ def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, i
     """
     began = time.monotonic()
     place = torch.device(device or str(torch.accelerator.current_accelerator() or "cpu"))
-    with ThreadPoolExecutor(1) as beside:  # processes that do little but start
+    with ThreadPoolExecutor(1) as beside:  # they mostly wait for processes to start
         started = beside.submit(lambda: [*_tried(runs(place, smoke))])
         checks = [*_tried(equal_passes(place, smoke)), *started.result(), *_tried(uses(place))]
     lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in checks]

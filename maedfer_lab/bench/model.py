@@ -137,7 +137,7 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
         optimiser.step()
         optimiser.zero_grad()
 
-    # At rate 0 (until the loop sets one) weights stay what they are, for the same work.
+    # The rate is 0, so weights stay the same; the work is that of any rate.
     ours = partial(step, lambda: pair.ours(clips, mask).loss.total,
                    make_optimiser(pair.ours, OptimConfig()))  # fmt: skip
     plain_optimiser = torch.optim.AdamW(pair.state.values(), lr=0.0, betas=(0.9, 0.95))

@@ -381,10 +381,10 @@ def _fill(
     takes = {n for n, x in places.items() if n in values and values[n].shape == x.shape}
     if weights.part != "classifier" and isinstance(model, Classifier):
         takes = {n for n in takes if n.startswith("encoder.") or n in weights.state}
-    in_file = {id(x) for x in weights.state.values()}  # those that were joined are copies already
+    in_file = {id(x) for x in weights.state.values()}  # joined matrices are copies already
     filled = {n: values[n].to(torch.float32, copy=id(values[n]) in in_file) for n in takes}
     missing = [n for n in places if n not in takes and not _is_alias(n, settled.config)]
-    if missing:  # fc_norm and head: those of a classifier without blocks, which is quick
+    if missing:  # new fc_norm and head, from a classifier without blocks: quick
         s, config = settled, replace(settled.config, depth=0)
         start = build_classifier(config, s.num_classes, s.tokens, s.pooling, seed=seed)
         filled |= {name: start.state_dict()[name] for name in missing}

@@ -36,7 +36,7 @@ OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, 
 ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
          "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
 ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
-# Parameters of a block with as many rows as the model is wide, and as its FFN is.
+# A block's parameters with as many rows as the model's width, and as the FFN's.
 OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
 
 

@@ -45,7 +45,7 @@ from maedfer_lab.weights import NAMES, shipped
 Part = Literal["autoencoder", "classifier", "encoder"]
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before zip files
-SAFE_TORCH = (2, 10)  # in which a hole in weights-only loading was closed
+SAFE_TORCH = (2, 10)  # older ones have a hole in weights-only loading
 CHOICES = {"tokens": get_args(Tokens), "pooling": get_args(Pooling)}
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 5  # things of a kind that an error lists
@@ -190,7 +190,7 @@ def _load_pickle(path: Path, *, mmap: bool) -> Any:
         raise ValueError(f"{path} holds tuples of tuples without end: this is no checkpoint")
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: the file is read or refused
+            warnings.simplefilter("ignore")  # about pickle protocols; they do not matter here
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError as error:
         raise ValueError(f"{path} asks for more memory than there is") from error

@@ -26,7 +26,7 @@ from maedfer_lab.method.models import Comparison
 
 Compile = Literal["auto", "no", "block", "whole", "graph"]
 WARM_UP = 3  # steps before a capture: libraries choose their kernels, blocks are compiled
-KINDS = 64  # of inputs to a block that may be compiled: lengths, precisions, rates of drop path
+KINDS = 64  # compiled versions of a block at most: by length, precision, rate of drop path
 
 Losses = Mapping[str, Tensor]
 Replay = Callable[[], object]
@@ -119,7 +119,7 @@ def sharded(model: nn.Module, device: torch.device) -> nn.Module:
             f"shard=True on a CPU needs a later PyTorch than {torch.__version__}, such as 2.15; "
             "leave it out, or use GPUs"
         )
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # none is written
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # none is changed
     mesh, model = init_device_mesh(device.type, (get_world_size(),)), copy.deepcopy(model)
     for part in (*blocks_of(model), model):
         fully_shard(part, mesh=mesh)
@@ -219,7 +219,7 @@ class CapturedStep:
         sizes = tuple((tensor.shape, tensor.dtype) for tensor in batch)
         if sizes not in self.graphs:
             try:
-                # A resumed run captures at another step, and is to go on the same afterwards.
+                # A resumed run captures at another step; random state must be the same afterwards.
                 with rehearsed(self.model, batch[0].device):
                     self.graphs[sizes] = self._record(batch)
             except RuntimeError as error:
@@ -253,11 +253,11 @@ class CapturedStep:
                 work()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Of this thread alone: the one that pins the readers' batches goes on meanwhile.
+        # thread_local: the thread that pins the readers' batches uses CUDA meanwhile.
         thread = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
-        with torch.cuda.stream(here), thread:  # a capture that fails would leave its own stream
+        with torch.cuda.stream(here), thread:  # a failed capture would keep its own
             losses = work()
-        self.pool = graph.pool()  # what one graph does not keep another may use
+        self.pool = graph.pool()  # later graphs reuse what this one frees
         return graph.replay, losses
 
 

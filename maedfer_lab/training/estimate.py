@@ -289,7 +289,7 @@ def _measure(stepper: Stepper, size: int, steps: int) -> Measured:
         before = time.perf_counter()
         step()
         times.append(time.perf_counter() - before)
-    gc.collect()  # what earlier steps left in cycles would be counted, or freed meanwhile
+    gc.collect()  # garbage of earlier steps would be counted, or freed meanwhile
     parameters = sum(p.numel() for p in model.parameters())
     memory, times = BYTES * parameters + peak_bytes(step, stepper.device), times[WARM_UP:]
     return Measured(size, memory, statistics.median(times), min(times), max(times), len(times))

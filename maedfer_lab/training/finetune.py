@@ -114,7 +114,7 @@ def finetune(
         ValueError: a clip cannot be read (names it), or the run belongs to other data or labels.
     """
     run = Run.of(config, output)
-    place = config.data if data is None else None  # which may be gone
+    place = config.data if data is None else None  # whose folder may be gone
     table = open_table(run, place, lambda: data.table if data else labelled_table(config))
     if table is None:
         return load_finetuned(run.folder)
@@ -344,7 +344,7 @@ def finetune_command(
             plan = recipe(kind, num_clips, epochs=epochs, batch_size=batch)
             plan = replace(plan, optim=replace(plan.optim, accumulate=accumulate), **changes)
             plan = set_fields(plan, fields, "maedfer finetune")
-            if size is not None:  # of the encoder that fields name; they come first
+            if size is not None:  # of the encoder that fields name; set them again
                 plan = replace(plan, model=sized(plan.model, size))
                 plan = set_fields(plan, fields, "maedfer finetune")
             batch = plan.optim.batch_size

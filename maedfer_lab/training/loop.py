@@ -304,7 +304,7 @@ class Stepper:
         self.network, self.skipped = network, 0
         is_captured = self.chosen == "graph"
         self.captured = CapturedStep(self._of_part, task.model) if is_captured else None
-        self.is_sure = compile != "auto" or self.chosen == "no"  # no fallback any more
+        self.is_sure = compile != "auto" or self.chosen == "no"  # errors are raised
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate
         self.shares = [
@@ -330,7 +330,7 @@ class Stepper:
     def prepared(self, batches: Iterator[Any], start: int) -> Iterator[Any]:
         """The task's prepared batches from step `start` on, part by part."""
         for (step, places), batch in zip(self.plan(start), batches, strict=False):
-            # as the items are, not as torch makes them
+            # the loader makes lists of tuples
             batch = tuple(batch) if isinstance(batch, list) else batch
             # Threads of this process would wait for each other on cores that the readers occupy:
             # measured on two busy cores, masks of 160 clips: 0.12 s by one thread, 4 s by two.
@@ -416,14 +416,14 @@ class Stepper:
         """
         try:
             found = (self.captured or self._of_part)(batch)
-        except Exception as error:  # no compiler, no Triton, an old GPU: of a dozen kinds
+        except Exception as error:  # no compiler, no Triton, an old GPU: any error
             if self.is_sure:
                 raise
             devices.uncompile_blocks(self.task.model)
             self.optimiser.zero_grad()
             if self.captured is not None:
                 self.captured = CapturedStep(self._of_part, self.task.model)
-            found = (self.captured or self._of_part)(batch)  # an error of another kind is raised
+            found = (self.captured or self._of_part)(batch)  # other errors are raised here
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"blocks cannot be compiled here, they run as they are: {why}",
                           stacklevel=2)  # fmt: skip

@@ -42,7 +42,7 @@ def make_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
         spared = parameter.ndim < 2 or name.endswith("mask_token")
         is_matrix = muon and parameter.ndim == 2 and ".blocks." in name
         decay = {"weight_decay": 0.0 if spared else optim.weight_decay}
-        # Muon without it is AdamW
+        # groups without use_muon take AdamW's step
         return decay | {"use_muon": is_matrix, "nesterov": is_matrix} if muon else decay
 
     parts = _groups(model, options)
@@ -93,7 +93,7 @@ def _adamw(parts: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
     """AdamW whose step is one pass over the parameters (`fused`), also once a run is resumed."""
 
     def keep_fused(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        # A saved state has its own options, those of older runs from before this one was set too.
+        # A loaded state brings its own options; those of older runs lack `fused`.
         groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
         return {**state, "param_groups": groups}
 
@@ -106,7 +106,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 natively (on others it would be slower)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public question for the CPU yet; without the private one float32 is safe.
+    # torch has no public check for the CPU; if the private one is gone, float32 is safe.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device.type == "cpu" and bool(supported())
 

@@ -71,7 +71,7 @@ from maedfer_lab.runs import Run
 VOXCELEB2_PX = 224
 VOXCELEB2_BOX = Box(top=0, left=32, height=160, width=160)
 STREAM, AUGMENT, MIX, ERASE = range(4)  # independent random streams of a fine-tuning's seed
-IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of an item in pre-training, beside those of its clip
+IS_OTHER, JITTER, SUBSTITUTE = 1, 2, 3  # of a pre-training item, besides its clip's
 ATTEMPTS = 10  # clips that are tried in place of a broken one
 # Errors of a file system, not of a clip: another try may succeed, so nothing is replaced.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
@@ -607,7 +607,7 @@ class _Reporting(Dataset):
         try:
             item = self.dataset[index]
         except (ValueError, OSError) as error:
-            return error  # as a value: without torch's traceback in its text
+            return error  # returned, since torch adds a traceback to raised ones
         replaced = getattr(self.dataset, "replaced", [])
         names = tuple(replaced)
         replaced.clear()
@@ -703,7 +703,7 @@ def read_batches(
     check_workers(workers)
     reporting = _Reporting(dataset, workers)
     options: dict[str, Any] = {}
-    if workers and pin_memory and hasattr(os, "memfd_create"):  # each batch is soon copied
+    if workers and pin_memory and hasattr(os, "memfd_create"):  # through reused memory
         first = next(batches := iter(batches), [])
         batches = chain([first] if first else [], batches)
         for item in map(reporting.__getitem__, first[:1]):

@@ -238,7 +238,7 @@ def _starts(
 def _pretraining_row(run: PretrainedRun) -> StudyRow:
     result, config = run.result, run.config
     best = {
-        kind: loss  # 0: it is not predicted
+        kind: loss  # a baseline of 0: not predicted
         for kind in ("appearance", "motion")
         if (loss := min(losses[kind] for losses in result["baselines"].values()))
     }
