@@ -144,14 +144,12 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
             rest goes to `load_checkpoint` (num_classes, frames, drop_path, ...).
         """
         found = from_pretrained(pretrained_model_name_or_path, **options)
-        if not isinstance(found, cls):
-            if isinstance(found, Classifier):
-                raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
-            how = (
-                "PretrainedAutoencoder, or load_checkpoint(folder, as_='classifier', num_classes=7)"
-            )
-            raise ValueError(f"an autoencoder is no classifier; use {how}")
-        return found
+        if isinstance(found, cls):
+            return found
+        if isinstance(found, Classifier):
+            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
+        raise ValueError("an autoencoder is no classifier; use PretrainedAutoencoder, or "
+                         "load_checkpoint(folder, as_='classifier', num_classes=7)")  # fmt: skip
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, MaskedAutoencoder | Classifier)

@@ -59,7 +59,7 @@ from maedfer_lab.runs import Run
 from maedfer_lab.text import table
 from maedfer_lab.training.device import synchronize
 from maedfer_lab.training.loop import Stepper, TrainingTask, own_share
-from maedfer_lab.training.optim import amp_dtype, device_name, make_optimiser
+from maedfer_lab.training.optim import amp_dtype, device_name
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
 WARM_UP = 1  # steps before the first that counts
@@ -238,7 +238,7 @@ def estimate_command(
 
 
 class RandomTask(TrainingTask):
-    """A training without data: the same steps on random clips."""
+    """A training without data: the same steps on random clips, without layer decay."""
 
     def __init__(self, config: PretrainConfig | FinetuneConfig) -> None:
         self.config = config
@@ -246,10 +246,6 @@ class RandomTask(TrainingTask):
             self.model = build_autoencoder(config.model, config.target, seed=config.seed)
         else:
             self.model = build_classifier(config.model, CLASSES, seed=config.seed)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        """As in pre-training; layer decay changes neither memory nor time."""
-        return make_optimiser(self.model, self.config.optim)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
         """Frames, and in pre-training masks of the most expensive ratio."""

@@ -32,7 +32,12 @@ from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
 from maedfer_lab.training import device as devices
 from maedfer_lab.training.device import CapturedStep, Compile, Losses, gathered, is_beside, moved
-from maedfer_lab.training.optim import amp_dtype, mixed_precision, open_accelerator
+from maedfer_lab.training.optim import (
+    amp_dtype,
+    make_optimiser,
+    mixed_precision,
+    open_accelerator,
+)
 from maedfer_lab.training.stream import read_batches
 
 READ_EVERY = 10  # steps between reads of the loss: each one waits for the device
@@ -57,9 +62,9 @@ class TrainingTask(ABC):
     stream: Any
     idle_parameters: bool = False
 
-    @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
         """A new optimiser. Each step sets a group's learning rate: the schedule's x `lr_scale`."""
+        return make_optimiser(self.model, self.config.optim)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> Any:
         """Prepare a batch on the host before it goes to the device: a tensor or a tuple."""

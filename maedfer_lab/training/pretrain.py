@@ -38,7 +38,7 @@ from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.device import Compile
 from maedfer_lab.training.held_out import HeldOut
 from maedfer_lab.training.loop import TrainedLog, TrainingTask, train
-from maedfer_lab.training.optim import device_name, make_optimiser
+from maedfer_lab.training.optim import device_name
 from maedfer_lab.training.stream import (
     JITTER,
     ClipStream,
@@ -179,10 +179,6 @@ class PretrainTask(TrainingTask):
         self.held_out = HeldOut(self.model, clips[0], config.mask_ratio[0])
         self.broken, self.items = dict([*data.skipped, *clips[1]]), 0
         self.known = len(self.broken)  # before the first step; these do not count as too many
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        """AdamW over all parameters."""
-        return make_optimiser(self.model, self.config.optim)
 
     def prepare(self, batch: Any, step: int, places: Sequence[int]) -> tuple[Tensor, ...]:
         """Frames (b T H W 3), and which tokens the step's masks show and hide (`TokenSplit`)."""
