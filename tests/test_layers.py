@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 578,
     "bench": 2113,
-    "checkpoints": 2464,
+    "checkpoints": 2462,
     "config": 1109,
     "cost": 1273,
     "data": 6362,
@@ -67,7 +67,7 @@ BUDGETS = {
     "inference": 1830,
     "method": 1652,
     "paper": 1525,
-    "training": 4171,
+    "training": 4168,
     "viewers": 1898,
     "weights": 19,
     "files at the root": 1557,
