@@ -19,8 +19,10 @@ from making_videos import moving_frames, write_images
 from test_loop import Toy, toy_config, train
 
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_recipe, tiny
+from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.shards import open_shards
+from maedfer_lab.data.stills import StillClip
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.transforms import Box, crop_and_resize
 from maedfer_lab.method.models import build_classifier
@@ -140,6 +142,17 @@ def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, 
     config.stills[0].with_suffix(".csv").write_text("file,identity\n0.png,a\n1.png,b\n")
     with pytest.raises(ValueError, match="the files of stills differ"):
         pretrain(config, output=tmp_path / "0")
+
+
+def test_the_camera_before_a_portrait_is_as_fast_in_short_clips_as_in_long_ones():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), np.uint8)
+    picture, clip = FramesReader(Path("a.png"), pixels), Clip(Path("a.png"), 0, 0)
+    short, long = (
+        StillClip(frames, 32, tilt=8.0)(picture, clip, np.random.default_rng(4), ())
+        for frames in (4, 16)
+    )
+    np.testing.assert_allclose(short.int(), long[6:10].int(), atol=1)
+    assert (short[0].int() - short[-1].int()).abs().float().mean() > 3
 
 
 def test_people_named_in_a_list_are_known(tmp_path):

@@ -29,7 +29,8 @@ from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
 from maedfer_lab.files import reading
 
 SIDES = (0.6, 1.1)  # of the picture, in sides of the clip: our squares are wider than portraits
-MOVES = 0.12  # of the clip's side, from the first frame to the last; zoom likewise
+MOVES = 0.008  # of the clip's side, from one frame to the next at most; zoom likewise
+TURNS = 1 / 30  # of the tilt, likewise
 STILL = 0.25  # share of the clips in which nothing moves
 BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101, cv2.BORDER_CONSTANT)
 BENT = 0.3  # of the bending of videos: thousands of faces have proportions of their own
@@ -132,8 +133,10 @@ class StillClip:
             height, width, scale = *picture.shape[:2], 1.0
         shown = np.empty((self.frames, size_px, size_px, 3), np.uint8)
         middle = np.array([width - 1, height - 1]) / 2
-        for out, time in zip(shown, np.linspace(-0.5, 0.5, self.frames), strict=True):
-            zoom, turned = scale * (1 + MOVES * moves[0] * time), angle + tilt / 2 * moves[1] * time
+        for frame, out in enumerate(shown):
+            time = frame - (self.frames - 1) / 2
+            zoom = scale * (1 + MOVES * moves[0] * time)
+            turned = angle + TURNS * tilt * moves[1] * time
             turn = cv2.getRotationMatrix2D(middle.tolist(), turned, zoom)
             turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
             cv2.warpAffine(picture, turn, (size_px, size_px), out, cv2.INTER_LINEAR, border, colour)
