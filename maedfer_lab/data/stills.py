@@ -29,8 +29,7 @@ from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
 from maedfer_lab.files import reading
 
 SIDES = (0.6, 1.1)  # of the picture, in sides of the clip: our squares are wider than portraits
-MOVES = 0.008  # of the clip's side, from one frame to the next at most; zoom likewise
-TURNS = 1 / 30  # of the tilt, likewise
+MOVES = 0.12  # of the clip's side, from the first frame to the 16th at most; zoom likewise
 STILL = 0.25  # share of the clips in which nothing moves
 BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101, cv2.BORDER_CONSTANT)
 BENT = 0.3  # of the bending of videos: thousands of faces have proportions of their own
@@ -124,7 +123,7 @@ class StillClip:
         height, width = picture.shape[:2]
         scale = size_px * rng.uniform(*SIDES) / min(height, width)
         angle, place = rng.uniform(-tilt, tilt), rng.uniform(-0.08, 0.08, 2)
-        moves = rng.uniform(-1, 1, 4) * (rng.random() >= STILL)
+        moves = rng.uniform(-1, 1, 4) * (rng.random() >= STILL) / 15  # in one frame
         border = BORDERS[rng.integers(len(BORDERS))]
         colour = picture[0].mean(0).tolist()
         if scale < 1:  # an average over pixels, as of a video that is made smaller
@@ -133,10 +132,8 @@ class StillClip:
             height, width, scale = *picture.shape[:2], 1.0
         shown = np.empty((self.frames, size_px, size_px, 3), np.uint8)
         middle = np.array([width - 1, height - 1]) / 2
-        for frame, out in enumerate(shown):
-            time = frame - (self.frames - 1) / 2
-            zoom = scale * (1 + MOVES * moves[0] * time)
-            turned = angle + TURNS * tilt * moves[1] * time
+        for out, time in zip(shown, np.arange(self.frames) - (self.frames - 1) / 2, strict=True):
+            zoom, turned = scale * (1 + MOVES * moves[0] * time), angle + tilt / 2 * moves[1] * time
             turn = cv2.getRotationMatrix2D(middle.tolist(), turned, zoom)
             turn[:, 2] += (size_px - 1) / 2 - middle + size_px * (place + MOVES * moves[2:] * time)
             cv2.warpAffine(picture, turn, (size_px, size_px), out, cv2.INTER_LINEAR, border, colour)
