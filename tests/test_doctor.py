@@ -22,6 +22,7 @@ from making_datasets import (
     write_lines,
 )
 from making_videos import cut, moving_frames, spoil, turn, write_images, write_video
+from PIL import Image
 
 from maedfer_lab import cli
 from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
@@ -233,6 +234,23 @@ def test_frames_that_stand_twice_are_remarked(name, tmp_path):
     shutil.copy(folder / "1.png", folder / name)
     (found,) = of(check("folder", tmp_path), "frame order")
     assert found.level == "warning" and found.where == ("loud/take 3",)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_told"),
+    [("{0:03}", False), ("{5:03}", False), ("{0}_of_9", False), ("2024-01-05_{3}", False),
+     ("c{1}_{2}", True), ("{4:04}_face{2}", True), ("{6:03}", True)],
+)  # fmt: skip
+def test_frames_of_several_clips_or_faces_and_gaps_are_remarked(name, is_told, tmp_path):
+    """They were read as one clip, one after the other, without a word."""
+    numbers = [(i, i // 4, i % 4, i * 33 % 100 + i // 4 * 100, i // 4, 5 * i, i + 7 * (i > 4))
+               for i in range(8)]  # fmt: skip
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for frame, number in zip(moving_frames(8, 16, 16), numbers, strict=True):
+        Image.fromarray(frame).save(folder / f"{name.format(*number)}.png")
+    told = [remark for remark in glance(folder).remarks if "leap" in remark]
+    assert len(told) == is_told and len(open_video(folder)) == 8
 
 
 def test_names_that_are_no_utf8_pass_through_reports(tmp_path):

@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2462,
     "config": 1109,
     "cost": 1273,
-    "data": 6362,
+    "data": 6460,
     "drawn": 951,
     "figures": 1612,
     "inference": 1830,

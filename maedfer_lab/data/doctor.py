@@ -22,7 +22,7 @@ from maedfer_lab.config import finetune_recipe
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.labels import Labels, published_labels
 from maedfer_lab.data.lists import Clip, Problem
-from maedfer_lab.data.readers import DECIMALS, TWICE, UNSORTED, Glance, glance
+from maedfer_lab.data.readers import DECIMALS, TWICE, UNEVEN, UNSORTED, Glance, glance
 from maedfer_lab.data.table import TEXT_ORDER, Annotations, find_annotations
 from maedfer_lab.data.transforms import Box, clip_indices, crop_and_resize
 from maedfer_lab.data.video import VideoError
@@ -39,6 +39,7 @@ SQUARE = 1.15  # longer over shorter side up to which a picture counts as a face
 ORDERS = {
     UNSORTED: "the official code sorts frames as text, 10.jpg before 2.jpg",
     TWICE: "each image counts as a frame: keep one of each, with names of one kind",
+    UNEVEN: "give each clip and each face a folder of its own; where frames miss, motion leaps",
     DECIMALS: "name frames with a fixed number of decimals, 1.09 and 1.10, if 9 comes before 10",
 }
 # Level, check, message, and whether it applies to a clip under the recipe's framing.

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import combinations, zip_longest
@@ -47,11 +47,15 @@ _KINDS = {
 _PERSON = re.compile(WORDS["folder of a person"].replace("PERSON", WORDS["person"]))
 _ODD_NUMBER = re.compile(r"(?i)\d{1,15}(?:[.,]0+|(?:[.,]\d+)?e\+?\d\d?)")  # by pandas and Excel
 _SESSION = re.compile(WORDS["another session"])
-_PERSON_WORD = re.compile(rf"{WORDS['person']}|sub|id|user|p")
+_PERSON_WORD = re.compile(rf"{WORDS['person']}|patient|sub|id|user|pt|p")
+_SURE_PERSON = re.compile(rf"(?i)(?:{WORDS['person']}|sub|id|user)[ _.-]*\d+")
+_DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?")
 # What stands between two names; only the first kind never stands within one ("Meyer, Anna").
 _AND = re.compile(r"\s*[;|&+\n\uff1b\u3001]\s*|\s+(?:and|und|et|y|with|vs)\s+")
 _WEIGHT = re.compile(r"\s*[:=(]\s*[\d.]+%?\)?$")  # happy:0.9
 _PARTS = re.compile(rf"{_AND.pattern}|\s*[,/\\]\s*")
+# P1_P2: a word with a number, and after it the same word with another.
+_PAIR = re.compile(r"(?i)((?<![^\W\d_])([^\W\d_]+)[ _.-]*(\d+))[ _.&x+-]*(?=\2[ _.-]*(?!\3\b)\d)")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
 _SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
 # Who is seen, told by a path: (whether every clip has to fit, since it is short, pattern).
@@ -157,12 +161,38 @@ def people_of(
                 who = match.groupdict()
                 people[i] = who["t"] if "t" in who else str(int(who["n"]))
     levels = [name.split("/")[:-1] for name in names]
-    for level in range(max(map(len, levels), default=0) if folders and not any(people) else 0):
-        here = [parts[level] if level < len(parts) else None for parts in levels]
-        words = sorted({folder for folder in here if folder})
-        if len(words) > 1 and not _most(words, _is_no_person):
-            return here
-    return people
+    depth = max(map(len, levels), default=0) if folders and not any(people) else 0
+    likely = _levels_of_people(levels, range(depth))
+    rows = [[parts[i] if i < len(parts) else None for parts in levels] for i in likely]
+    if rows[1:]:
+        some = " or ".join(str(row[0]) for row in rows)
+        what = f"suspicious: folders such as {some} may be people, the first are taken; "
+        found.notes.append(what + "MANIFEST.csv (columns file, identity) can name them")
+    return rows[0] if rows else people
+
+
+def _levels_of_people(levels: Sequence[Sequence[str]], among: Iterable[int]) -> list[int]:
+    """Which of the levels of folders `among` is of people; several if nothing tells which.
+
+    Actor_01 before S01 before anna; bare numbers last if they are years or hold a video each. Of
+    folders inside each other the upper ones, so that nobody is parted.
+    """
+    words = {i: {parts[i] for parts in levels if len(parts) > i} for i in among}
+
+    def where(fits: Callable[[str], object], every: bool = False) -> list[int]:
+        return [i for i in may if (all(map(fits, words[i])) if every else _most(words[i], fits))]
+
+    may = [i for i, some in words.items() if len(some) > 1]
+    shown, nobody = where(_SHOWN_AS.fullmatch), where(_is_no_person)
+    like, numbers = where(_PERSON.fullmatch), where(str.isdecimal, every=True)
+    may = [i for i in may if i not in shown and (i in like or i not in nobody)]
+    may = where(_SURE_PERSON.fullmatch) or [i for i in may if i in like and i not in numbers] or may
+    for i in [*where(_DATE.fullmatch, every=True), *numbers]:
+        inside = Counter(tuple(parts[: i + 1]) for parts in levels)
+        if _DATE.fullmatch(min(words[i])) or max(inside.values()) == 1:
+            may = [level for level in may if level != i] or may
+    pairs = {i: {(parts[may[0]], parts[i]) for parts in levels if len(parts) > i} for i in may}
+    return [i for i in may if i == may[0] or len(pairs[i]) > len(words[i])]
 
 
 def manifests_in(folder: Path) -> list[Path]:
@@ -226,7 +256,17 @@ def may_be_name(word: str) -> bool:
     return len(word) > 1 and not _is_no_person(word) and not _PERSON_WORD.fullmatch(word)
 
 
-def _most(words: Sequence[str], fits: Callable[[str], object]) -> bool:
+def may_be_person(name: str) -> bool:
+    """Whether a whole name may be a person's: anna and 12, and neither male nor 2024."""
+    return not _DATE.fullmatch(name) and (may_be_name(name) or bool(re.search(r"\d", name)))
+
+
+def is_person_number(key: Sequence[str]) -> bool:
+    """Whether a person's words are a word for a person and a number: participant 1."""
+    return len(key) == 2 and key[1].isdecimal() and bool(_PERSON_WORD.fullmatch(key[0]))
+
+
+def _most(words: Collection[str], fits: Callable[[str], object]) -> bool:
     return 2 * sum(bool(fits(word)) for word in words) >= len(words)
 
 
@@ -272,9 +312,7 @@ def same_persons(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     keys = {name: person_words(name) for name in names}
     known = set(keys.values())
     for name, key in keys.items():
-        number, base = key[1:], person_words(original(name))
-        if len(number) == 1 and number[0].isdecimal() and _PERSON_WORD.fullmatch(key[0]):
-            base = number
+        base = key[1:] if is_person_number(key) else person_words(original(name))
         keys[name] = base if base in known else key
     return keys
 
@@ -299,6 +337,7 @@ def named_together(texts: Iterable[str], key: Callable[[str], Any]) -> list[tupl
     """
 
     def parted(text: str, mark: re.Pattern[str]) -> list[str]:
+        text = _PAIR.sub(r"\1;", text)
         parts = (_WEIGHT.sub("", part).strip(" []'\"") for part in mark.split(text))
         return [part for part in parts if part]
 
@@ -402,11 +441,15 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
             "labelled videos need a folder for each class, such as happy/ and sad/"
         )
     kinds[_class_level(levels, words, kinds, free)] = "class"
-    others = [i for i, kind in enumerate(kinds) if kind == "*" and len(words[i]) > 1]
-    others = [i for i in others if not _most(words[i], _SHOWN_AS.fullmatch)]
-    likely = [i for i in others if _most(words[i], _PERSON.fullmatch)]
-    likely += [i for i in others if not _most(words[i], _is_no_person)]
-    for level in likely[:1]:
+    likely = _levels_of_people(levels, [i for i, kind in enumerate(kinds) if kind == "*"])
+    if likely[1:]:
+        readings = [
+            f"--layout {'/'.join('person' if i == level else kind for i, kind in enumerate(kinds))}"
+            f"/clip ({len(words[level])} people: {', '.join(words[level][:3])}...)"
+            for level in likely
+        ]
+        raise ValueError(f"several readings are possible, choose one: {' or '.join(readings)}")
+    for level in likely:
         kinds[level] = "person"
     del kinds[max(i for i, kind in enumerate(kinds) if kind != "*") + 1 :]
     level = kinds.index("split") if "split" in kinds else 0
@@ -590,6 +633,10 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
         if len(spelled) > 1:
             what = f"{' and '.join(map(repr, spelled))} are spellings of one class; choose one"
             found.problem("spelling", where, what)
+    if texts and all(_NO_PERSON.fullmatch(text) and re.search(r"\d", text) for text in texts):
+        found.notes.append(
+            f"suspicious: classes are called {', '.join(texts[:3])}: are these classes?"
+        )
     for text, part, _ in named_together(texts, plain_word):
         what = f"{text!r} names several classes, of which {part!r} also occurs alone: choose "
         found.problem("two labels", where, what + "one for each clip, or leave it out")

@@ -33,8 +33,8 @@ _SIDES = {
 _WEIGHTY = {
     re.compile(pattern): meaning
     for pattern, meaning in {
-        "(?:is|for)?(?:train|val|valid|test)(?:set|ing)?": "if it tells the split, call it split, "
-        "with train, val and test in it",
+        "(?:is|for)?(?:train|val|valid|test)(?:set|ing)?|.*(?:split|fold).*": "if it tells the "
+        "split, call it split, with train, val and test in it, or fold, with numbers",
         "(?:start|end|begin|stop|onset|offset)(?:time|frame|sec(?:onds)?|s|ms|no)?": "a row means "
         "its whole video; if these are parts, cut them out first",
     }.items()
@@ -220,11 +220,6 @@ def read_rows(
             return wrong(start, f"the header names {twice[0]!r} twice; leave one of these columns")
         if unused := [column for column in columns if column and column not in roles.values()]:
             found.notes.append(f"columns of {name} that are not used: {', '.join(unused)}")
-        for pattern, meaning in _WEIGHTY.items():
-            if some := [column for column in unused if pattern.fullmatch(_plain(column))]:
-                found.notes.append(
-                    f"suspicious: column {', '.join(some)} of {name} is not used: {meaning}"
-                )
         text = io.StringIO("\n".join(lines[start:]), newline="")
         reader = csv.reader(text, delimiter=mark, strict=True)
         try:
@@ -234,6 +229,16 @@ def read_rows(
             return wrong(start + reader.line_num, what)
         if differing := _differing(columns, roles, need, [values for _, values in table]):
             return wrong(start, differing)
+        called = {column: _plain(column) for column in unused}
+        for column in unused if "split" not in roles else ():
+            texts = {row[columns.index(column)] for _, row in table if len(row) == len(columns)}
+            if texts and all(map(side_of, texts)):
+                called[column] = "train"  # or whatever it is called
+        for pattern, meaning in _WEIGHTY.items():
+            if some := [column for column in unused if pattern.fullmatch(called[column])]:
+                found.notes.append(
+                    f"suspicious: column {', '.join(some)} of {name} is not used: {meaning}"
+                )
         for number, values in table:
             extra = len(values) - len(columns) + 1
             if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:

@@ -14,6 +14,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
 TWICE = "clips whose frames are named in several ways or twice (all are read: copies, masks?)"
+UNEVEN = "clips whose frames' numbers leap or start anew (read one after the other)"
 DECIMALS = "clips with frames such as 1.9 and 1.10 (read as decimal numbers: 1.10 comes first)"
 
 
@@ -99,7 +101,9 @@ class ImagesReader(VideoReader):
         has_numbers = any(map(str.isdecimal, "".join(names)))
         numbers = {re.sub(r"(?<![\d.])0+(?=\d)", "", name) for name in names}
         is_twice = (has_numbers and len(shapes) > 1) or len(numbers) < len(names)
-        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted, TWICE: is_twice}
+        is_odd = is_twice or self.images != dotted
+        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted, TWICE: is_twice,
+               UNEVEN: not is_odd and _leaps(names)}  # fmt: skip
         self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
         self.height, self.width = self._frame(0).shape[:2]
 
@@ -135,6 +139,13 @@ class ImagesReader(VideoReader):
             if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
                 upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
             return np.asarray(upright.convert("RGB"))
+
+
+def _leaps(names: list[str]) -> bool:
+    """Whether the last number that differs between names does not go on in even steps."""
+    columns = list(zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=False))
+    steps = next((s for c in reversed(columns) if any(s := [b - a for a, b in pairwise(c)])), [])
+    return bool(steps) and (min(steps) < 1 or max(steps) > 1.5 * sorted(steps)[len(steps) // 2])
 
 
 class DecordReader(VideoReader):

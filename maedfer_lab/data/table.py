@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from maedfer_lab.data.labels import (
 )
 from maedfer_lab.data.layouts import (
     Tree,
+    is_person_number,
     manifests_in,
     may_be_name,
+    may_be_person,
     named_together,
     people_of,
     people_of_copies,
@@ -490,19 +493,23 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("subject overlap", tree.root, what)
     found.problems += filter(None, map(table.copy_problem, copies))
-    found.notes += _contradictions(table) if dataset in OTHERS else ()
+    found.notes += _contradictions(table, found.people_told) if dataset in OTHERS else ()
     found.notes += unknown_people(unknown, len(table))
     return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
 
 
-def _contradictions(table: Annotations) -> Iterator[str]:
-    """Notes on files that are called as another class, and on people who may be clips."""
+def _contradictions(table: Annotations, are_listed: bool) -> Iterator[str]:
+    """Notes on files called as another class, and on people who may be none."""
     words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
-    odd = []
+    odd, seen = [], defaultdict(set)  # seen: words of files -> folders taken for people
     for clip in table.clips:
-        parts = map(plain_word, re.findall(r"[^\W\d_]+", clip.path.stem))
-        said = {words[part] for part in parts if part in words}
+        who, parts = clip.subject or "", re.findall(r"[^\W\d_]+", clip.path.stem)
+        said = {words[part] for part in map(plain_word, parts) if part in words}
         odd += [clip] * (bool(said) and clip.label not in said)
+        parts = [part for part in parts if len(part) > 2 and may_be_name(part)]
+        if parts and who in table.name(clip).split("/") and not is_person_number(person_words(who)):
+            for part in parts:
+                seen[part].add(who)
     if odd:
         note = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
         yield note + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
@@ -511,7 +518,11 @@ def _contradictions(table: Annotations) -> Iterator[str]:
     if len(number) > 3 and max(number.values()) == 1:
         note = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
         yield note + "clips; MANIFEST.csv (columns file, identity) can name people"
-    if number and not any(may_be_name(who) or re.search(r"\d", who) for who in number):
+    shared = [word for word, folders in seen.items() if len(folders) > 1]
+    if not are_listed and len(shared) > max(1, len(seen) // 3):
+        note = f"suspicious: people are folders ({', '.join(sorted(number)[:2])}...), but files in "
+        yield note + f"several of them are called {shared[0]} or {shared[1]}: who is seen?"
+    if number and not any(map(may_be_person, number)):
         yield f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people?"
     if len(table) > 9 and len(table) < 2 * len(table.classes):
         note = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
@@ -573,22 +584,45 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     if pairs := [f"{one!r} and {name!r}" for name, one in other.items() if one != name]:
         note = f"suspicious: people spelled in two ways are taken for one: {', '.join(pairs[:5])}"
         found.notes.append(note)
-    takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name, (*most, last) in keys.items():
-        key = tuple(most)
-        is_take = last.isdecimal() or not may_be_name(last)
-        if key and (key in first or (is_take and (key[1:] or may_be_name(key[0])))):
-            takes[key].append(name)
-    alike = [[first[key], *some] if key in first else some for key, some in takes.items()]
-    if len(alike := [some for some in alike if len(some) > 1]) > 1:
-        pair = " and ".join(map(repr, alike[0][:2]))
-        note = f"suspicious: {pair} count as two people, and others "
-        found.notes.append(note + "of this kind; if the last word tells no person, leave it out")
+    if alike := list(dict.fromkeys(_may_be_one({one: keys[one] for one in other.values()}))):
+        note = f"suspicious: {' and '.join(map(repr, alike[0]))} count as two people"
+        note += f", and so do {len(alike) - 1:,} such pairs" * bool(alike[1:])
+        found.notes.append(f"{note}; if they are one, give them one name")
     for name, part, elsewhere in named_together(keys, person_words):
         what = f"{name!r} is several people, of whom {part!r} is seen in {where[elsewhere].source} "
         what += "too, so that no split can part them; give all their clips one name, or leave these"
         found.problem("people", where[name].source, what + " out")
     return [replace(c, subject=other.get(c.subject or "", c.subject)) for c in clips]
+
+
+def _may_be_one(keys: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    """Pairs of people who may be one, by their words (`same_persons`).
+
+    One is in the other's name (anna, Anna Meyer); only what follows a number or the last word
+    differs (P01_left, P01_right); the same number has two words for a person (P1, participant 1);
+    or, without numbers, order or one letter (Meyer Anna, Schmitd).
+    """
+    known = {key: name for name, key in reversed(keys.items())}
+    takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    near: dict[str, str] = {}
+    for name, key in keys.items():
+        parts = {key[i:j] for i, j in combinations(range(len(key) + 1), 2)} - {key}
+        yield from ((known[part], name) for part in sorted(parts & known.keys()))
+        place = next((i for i, word in enumerate(key) if word.isdecimal()), len(key)) + 1
+        if 1 < place < len(key):
+            takes[key[:place]].append(name)
+        elif is_person_number(key):
+            yield from ((one, name) for one in [near.setdefault(key[1], name)] if one != name)
+        elif key[-1].isdecimal() or not may_be_name(key[-1]):
+            if key[2:] or (key[1:] and may_be_name(key[0])):
+                takes[key[:-1]].append(name)
+        elif place > len(key) and len(text := "".join(key)) > 4:
+            ways = [text, "".join(sorted(key)), *map("".join, combinations(text, len(text) - 1))]
+            yield from ((one, name) for way in ways if (one := near.setdefault(way, name)) != name)
+    alike = [some for some in takes.values() if some[1:]]
+    # A single large group is how people are numbered.
+    if alike[1:] or (alike and len(alike[0]) <= min(9, len(keys) // 2)):
+        yield from ((some[0], other) for some in alike for other in some[1:])
 
 
 def _with_copies(clips: list[Clip], tree: Tree, found: Reading) -> list[Clip]:
