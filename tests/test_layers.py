@@ -59,7 +59,7 @@ BUDGETS = {
     "attention": 578,
     "bench": 2113,
     "checkpoints": 2462,
-    "config": 1109,
+    "config": 1111,
     "cost": 1273,
     "data": 6460,
     "drawn": 951,

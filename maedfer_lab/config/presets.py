@@ -66,12 +66,11 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """First part of the shipped model's training: nearly static faces, hours on a CPU.
 
     `demo` with more width and four frames a clip, so that four times as many clips fit into the
-    same time. Proportions and colours of faces are changed and faces mixed, because a few dozen
-    people are soon memorised: without this, the loss on held-out people stayed at 46 % below
-    interpolation while that on training people reached 61 %.
+    same time. A few dozen people are soon memorised: portraits of thousands stand for most clips,
+    and proportions and colours are changed. Without portraits, mix more of the clips (blend 0.6).
 
-    Command: `maedfer pretrain --preset faces-still --data FACES`; then preset `faces`.
-    Cost and result: the model card in maedfer_lab/weights/demo.
+    Command: `maedfer pretrain --preset faces-still --data FACES --stills PORTRAITS.zip ...`; then
+    preset `faces`. Cost and result: the model card in maedfer_lab/weights/demo.
     """
     start = demo(encoder)
     model = replace(start.model, frames=4, width=240, num_heads=5, decoder_width=144)
@@ -79,22 +78,25 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         model = replace(model, width=360, num_heads=6)
     return replace(
         start, name=f"faces-still-{encoder}", model=model, mask_ratio=(0.9, 0.9, 0.8, 0.7, 0.5),
-        optim=OptimConfig(6000, 64, 0.012, 0.001, 100, weight_decay=0.1, optimiser="muon"),
-        stride=3, min_crop=0.75, tilt=8.0, warp=0.07, jitter=0.5, blend=0.6, synthetic=0.1,
-        difficulty=0.2, max_clips=24, eval_every=500, save_every=250, log_every=50,
+        optim=OptimConfig(12000, 64, 0.012, 0.0004, 100, weight_decay=0.1, optimiser="muon"),
+        stride=3, min_crop=0.75, tilt=8.0, warp=0.07, jitter=0.5, grey=0.2, blend=0.2,
+        stills_share=0.55, synthetic=0.05, difficulty=0.2, max_clips=24, eval_every=500,
+        save_every=250, log_every=50,
     )  # fmt: skip
 
 
 def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
     """Second part of the shipped model's training: whole clips of 16 frames, after the first part.
 
-    Command: `maedfer pretrain --preset faces --data FACES --init runs/faces-still-lgi-...`.
-    Cost and result: the model card in maedfer_lab/weights/demo.
+    Command: `maedfer pretrain --preset faces --data FACES --stills PORTRAITS.zip ... --init
+    runs/faces-still-lgi-...`. Cost and result: the model card in maedfer_lab/weights/demo.
     """
     start = faces_still(encoder)
-    optim = replace(start.optim, steps=1200, batch_size=16, lr=0.016, min_lr=0.0002)
-    return replace(start, name=f"faces-{encoder}", model=replace(start.model, frames=16),
-                   optim=optim, min_crop=0.8, max_clips=6, eval_every=200)  # fmt: skip
+    optim = replace(start.optim, steps=2000, batch_size=16, min_lr=0.0002)
+    return replace(
+        start, name=f"faces-{encoder}", model=replace(start.model, frames=16), optim=optim,
+        min_crop=0.8, stills_share=0.3, max_clips=6, eval_every=200,
+    )  # fmt: skip
 
 
 def tiny(encoder: EncoderKind = "lgi") -> PretrainConfig:
