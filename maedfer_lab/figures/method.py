@@ -185,7 +185,7 @@ def loss_curve(
             axis.stairs(levels, edges, baseline=None, color=colour, linestyle="--", linewidth=1.5,
                         label=f"held-out: {label}")  # fmt: skip
         axis.set(title=f"{kind} loss", xlabel="step", ylabel="mean squared error (target units)")
-        highest = max(float(np.median(values)), *(losses[kind] for losses in baselines.values()))
+        highest = max(np.quantile(values, 0.8), *(losses[kind] for losses in baselines.values()))
         axis.set_ylim(0, 1.7 * highest)
         axis.legend(loc="upper right")
 
