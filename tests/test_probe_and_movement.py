@@ -51,6 +51,11 @@ def test_a_region_that_moves_is_found_moving(region, tmp_path):
     assert most[region] > 1.5 * max(others) and most["head"] < 0.01, most
     moved = [start + 0.04 for start, _, most in found.intervals(region) if most > 1]
     assert moved == pytest.approx([5 / 25, 10 / 25, 25 / 25, 30 / 25]), "there, back, twice"
+    tokens = {name: found.values(f"{name}_tokens") for name in (*MOVES, "nose")}
+    assert max(tokens, key=lambda name: np.nanmax(tokens[name])) == region
+    # Clips of 16 frames from every start: no pair lacks its value but the first and the last.
+    assert np.flatnonzero(np.isnan(tokens[region])).tolist() == [0, 38]
+    assert np.nanmedian(tokens[region]) < 0.1 * np.nanmax(tokens[region]), "mostly it holds still"
 
 
 def test_a_head_that_moves_is_followed_and_timed(tmp_path):
@@ -75,7 +80,8 @@ def test_movement_is_written_as_picture_table_and_tiers(tmp_path):
                      progress=False)  # fmt: skip
     assert [path.suffix for path in found.files] == [".png", ".csv", ".eaf"]
     table = pd.read_csv(tmp_path / "m.csv", comment="#")
-    assert table.mouth.to_numpy() == pytest.approx(found.values("mouth"), abs=1e-3)
+    for name in ("mouth", "mouth_tokens"):
+        assert table[name].to_numpy() == pytest.approx(found.values(name), abs=1e-3, nan_ok=True)
     root = ElementTree.fromstring((tmp_path / "m.eaf").read_bytes())
     times = {slot.get("TIME_SLOT_ID"): int(slot.get("TIME_VALUE", -1))
              for slot in root.iter("TIME_SLOT")}  # fmt: skip

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image, ImageDraw
 
-from maedfer_lab.figures.style import GREY, PALETTE, drawing, footer, picture_rows
+from maedfer_lab.figures.style import GREY, PALETTE, drawing, picture_rows
 from maedfer_lab.files import unpack_picture
 
 MARKS = "osD^v<>PXhp"
@@ -76,11 +76,13 @@ def draw_timeline(figure: Figure, data: dict[str, Any]) -> str:
     return text.replace("\n", "; ")
 
 
-@drawing("", 10, 6.4, quoted=True)
+@drawing("", 10, 7.6, quoted=True)
 def draw_movement(figure: Figure, data: dict[str, Any]) -> str:
     """A `Movement.timeline`: the movement of each part of the face over time, below its crops."""
     seconds = np.array(data["seconds"])
-    faces, parts, head = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 2.4, 1))
+    faces, parts, tokens, head = figure.subplots(
+        4, 1, sharex=True, height_ratios=(1.3, 2.4, 1.4, 1)
+    )
     _time(parts, seconds)
     colours = dict(zip(data["values"], PALETTE, strict=False))
     _crops(faces, data["crops"], 96, colours)
@@ -92,13 +94,19 @@ def draw_movement(figure: Figure, data: dict[str, Any]) -> str:
             line = np.where(data["moving"][name], line, np.nan)
             axis.plot(seconds, line, ".-", lw=2.4, ms=4, **look)
         axis.plot([], [], lw=2.4, label=name, **look)
-    for axis, unit in ((parts, "grey levels"), (head, "box sides / s")):
+    for name, value in data["tokens"].items():
+        for own in _pieces(data):
+            line = np.where(own, value, np.nan)
+            tokens.plot(seconds, line, lw=0.9, color=colours[name])
+    units = {parts: "grey levels", tokens: "tokens:\ncosine distance", head: "box sides / s"}
+    for axis, unit in units.items():
         axis.set_ylim(bottom=0)
         axis.set_ylabel(unit)
+    for axis in (parts, head):
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     head.set_xlabel("seconds")
     text = f"{_short(data['title'])}. Thick: intervals of movement. {data['about']}"
-    return f"{text} {footer({})}."
+    return f"{text} {data['footer']}."
 
 
 def _time(axis: Axes, seconds: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -12,15 +13,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from maedfer_lab.config import Framing, TargetConfig
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceVideo, detect_faces
 from maedfer_lab.figures import draw_movement
 from maedfer_lab.files import pack_picture, write_aside
 from maedfer_lab.inference import faces as of_faces
-from maedfer_lab.inference.faces import Faces
-from maedfer_lab.inference.known_model import known_model
+from maedfer_lab.inference.embed import encode
+from maedfer_lab.inference.faces import Faces, Window
+from maedfer_lab.inference.known_model import KnownModel, known_model
 from maedfer_lab.method.grid import Grid, unpatchify
 from maedfer_lab.method.targets import make_target
 
@@ -34,6 +38,7 @@ REGIONS = {
     "mouth": (-0.24, 0.66, 0.24, 0.92),
 }
 NAMES = (*REGIONS, "head")
+NO_CHANGES = {f"{name}_tokens": None for name in REGIONS}
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -43,17 +48,19 @@ class Movement:
 
     rows: video, piece (number of the stretch in which the face is seen), start_s and end_s (the
         two frames' times); brows, eyes, nose, mouth: mean absolute motion target in grey levels of
-        0 to 255; head: path of the corners of the face's box, in its larger sides per second.
+        0 to 255; head: path of the corners of the face's box, in its larger sides per second;
+        brows_tokens to mouth_tokens: `token_changes`, None where no whole clip holds the pair.
     """
 
+    known: KnownModel
     faces: Faces
     rows: list[dict[str, Any]]
     about: str
     files: tuple[Path, ...] = ()
 
     def values(self, name: str) -> Float[np.ndarray, " w"]:
-        """A column of the rows."""
-        return np.array([row[name] for row in self.rows])
+        """A column of the rows; nan where there is no value."""
+        return np.array([row[name] for row in self.rows], dtype=float)
 
     def limit(self, name: str) -> float:
         """The clip's own median + 3 median absolute deviations (MAD)."""
@@ -89,10 +96,12 @@ class Movement:
         return {
             "title": self.faces.path.name,
             "about": self.about,
+            "footer": self.known.footer,
             "pieces": [row["piece"] for row in self.rows],
             "seconds": seconds.tolist(),
             "values": {name: self.values(name).tolist() for name in NAMES},
             "moving": {name: self.is_moving(name).tolist() for name in NAMES},
+            "tokens": {name: self.values(f"{name}_tokens").tolist() for name in REGIONS},
             "crops": [{"second": second, "picture": pack_picture(picture),
                        "regions": region_shares(self.faces.videos[face])}
                       for second, face, picture in crops],
@@ -147,10 +156,11 @@ def movement(
     over a fixed rectangle of the tracked square, in grey levels of 0 to 255. It says that something
     moves, not what or why. Lighting, key frames of a codec and tracking errors count too: the nose,
     which hardly moves by itself, shows how much. Head: path of the corners of the face's box, in
-    its larger sides per second.
+    its larger sides per second. Beside it, how much the model's own tokens change in the same
+    places (`token_changes`).
 
     video: a video file or a folder of images.
-    checkpoint: the model whose stride and clip size are used; `demo` by default.
+    checkpoint: the model whose stride, clip size and tokens are used; `demo` by default.
     out: a .png with a timeline below the face's crops; also a .csv with all values and an ELAN .eaf
         with intervals where movement exceeds the clip's own median by 3 median absolute deviations
         (and that of the nose). movement.png on the command line.
@@ -183,10 +193,10 @@ def movement(
             f"{faces.path.name}: movement is between frames {step} apart, and the face is seen in "
             f"{longest} in a row; give a longer video{', or stride=1' * (1 < longest <= step)}"
         )
-    rectangles = [
-        {name: [round(x * size_px) for x in shares] for name, shares in region_shares(one).items()}
-        for one in faces.videos
-    ]
+    shares = [region_shares(one) for one in faces.videos]
+    rectangles = [{name: [round(x * size_px) for x in share] for name, share in one.items()}
+                  for one in shares]  # fmt: skip
+    changes = token_changes(faces, known, step, shares, progress)
     grid, rows = Grid.of_clip(2, size_px, size_px, tubelet), []
     for part, clips in faces.clips(windows, batch=64, progress=progress):
         target = make_target(clips, tubelet, TargetConfig(units="pixel"))
@@ -199,21 +209,71 @@ def movement(
             for name, (left, top, right, bottom) in rectangles[window.face].items():
                 row[name] = float(level[top:bottom, left:right].mean())
             row["head"] = _head(*own.boxes[window.frames]) / (end - start) if end > start else 0.0
-            rows.append({"video": faces.path.name, "piece": window.face,
-                         **{key: round(value, 4) for key, value in row.items()}})  # fmt: skip
+            row |= changes.get((window.face, int(window.frames[0])), NO_CHANGES)
+            rounded = {key: value and round(value, 4) for key, value in row.items()}
+            rows.append({"video": faces.path.name, "piece": window.face, **rounded})
     about = "".join(f"{remark[:1].upper()}{remark[1:]}. " for remark in faces.remarks()) + (
         "brows, eyes, nose, mouth: mean absolute change in grey levels (0 to 255) between frames "
         f"{step} apart ({step / faces.fps:.2f} s), in fixed rectangles of the tracked square; the "
         "nose, which hardly moves by itself, shows residual head motion. "
         "head: sides of the face's box per second. Intervals of movement: above the clip's own "
-        "median + 3 MAD, brows, eyes and mouth also above the nose. Movement, not its meaning."
+        "median + 3 MAD, brows, eyes and mouth also above the nose. Columns ending in _tokens: "
+        f"mean cosine distance (0 to 2) between the tokens of {known.name} at the same place in "
+        "consecutive tubelets, nothing hidden. Movement, not its meaning."
     )
-    result = Movement(faces, rows, about, files)
+    result = Movement(known, faces, rows, about, files)
     if files:
         draw_movement(result.timeline(), files[0])
         of_faces.write_rows(files[1], rows, about, faces.path.name)
         write_aside(files[2], result.eaf())
     return result
+
+
+def token_changes(
+    faces: Faces, known: KnownModel, step: int, shares: Sequence[dict[str, tuple[float, ...]]],
+    progress: bool = False,
+) -> dict[tuple[int, int], dict[str, float]]:  # fmt: skip
+    """How much a model's tokens change over time in each of the REGIONS; its own, no pixels.
+
+    Mean cosine distance (0 to 2) between the encoder's last tokens at the same place in consecutive
+    tubelets of a clip of which nothing is hidden. Less sensitive to light than pixels: brightness
+    that flickered by 10 % multiplied the medians of grey levels in two of our clips by 4 to 15,
+    those of token changes by 1.5 to 7. Keys: number of the face's video, last frame of
+    the earlier tubelet; the later tubelet begins `step` frames after it. Pairs at the ends of a
+    stretch of the face that no whole clip holds have none.
+
+    shares: `region_shares` of each of the face's videos; tokens count by their overlap.
+    """
+    config, windows = known.model.config, list[Window]()
+    grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
+    (count, rows, columns), frames = grid.shape, config.tubelet[0]
+    tubelet, span = frames * step, (config.frames - 1) * step
+    for face, video in enumerate(faces.videos):
+        last = len(video) - 1 - span
+        # Clips that share their end tubelets, from each pair's place in a tubelet.
+        starts = {start for first in range(0, min(tubelet, last + 1), step)
+                  for start in (*range(first, last + 1, max(count - 1, 1) * tubelet),
+                                last - (last - first) % tubelet)}  # fmt: skip
+        windows += [Window(face, start + step * np.arange(config.frames), 0, 0) for start in starts]
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for part, clips in faces.clips(windows, progress=progress):
+        tokens = encode(known.model, clips, ["token"])["token"]
+        tokens = rearrange(tokens, "b (t h w) d -> t b h w d", t=count, h=rows, w=columns)
+        change = 1 - torch.cosine_similarity(tokens[1:], tokens[:-1], dim=-1)
+        for i, window in enumerate(part):
+            for name, (left, top, right, bottom) in shares[window.face].items():
+                height, width = _overlap(top, bottom, rows), _overlap(left, right, columns)
+                means = torch.einsum("thw,h,w->t", change[:, i], height, width)
+                for frame, mean in zip(window.frames[frames - 1 :: frames], means, strict=False):
+                    of_frame = found.setdefault((window.face, int(frame)), {})
+                    of_frame[f"{name}_tokens"] = float(mean)
+    return found
+
+
+def _overlap(low: float, high: float, cells: int) -> Float[Tensor, " cells"]:
+    """Share of the interval [low, high] of [0, 1] in each of so many equal cells."""
+    edges = torch.linspace(0, 1, cells + 1).clamp(low, high)
+    return edges.diff() / max(high - low, 1e-6)
 
 
 def _head(box: Float[np.ndarray, " 4"], later: Float[np.ndarray, " 4"]) -> float:
