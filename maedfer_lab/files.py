@@ -26,6 +26,7 @@ from PIL import Image
 from maedfer_lab.config import data_folder, output_folder
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or for this file
+DIGESTED = 2**20  # bytes at either end of a large file
 LIBRARIES = ("maedfer-lab", "torch", "numpy")
 
 
@@ -41,18 +42,17 @@ def write_aside(
 
     Raises OSError, which names the file, the bytes needed and the folder.
     """
-    handle, name = _beside(path)
-    os.close(handle)
+    part = _beside(path)
     try:
         if isinstance(content, bytes):
-            Path(name).write_bytes(content)
+            part.write_bytes(content)
         else:
-            content(Path(name))
-        with Path(name).open("rb+") as file, ThreadPoolExecutor(1) as beside:
-            digest = beside.submit(file_sha256, Path(name)) if sha256 else None
+            content(part)
+        with part.open("rb+") as file, ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(file_sha256, part) if sha256 else None
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        part.chmod(0o644)
+        part.replace(path)
         return "" if digest is None else digest.result()
     except OSError as error:
         if error.errno not in FULL:
@@ -62,7 +62,7 @@ def write_aside(
         said = f"{error.strerror}: {path.name} needs {needs} in {path.parent}"
         raise OSError(error.errno, said) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def text_bytes(text: str, exact: bool = False) -> bytes:
@@ -103,24 +103,35 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def update_by_ends(digest: hashlib._Hash, files: Iterable[Path]) -> None:
+    """Add size, first and last megabyte of each file: enough to tell large ones apart."""
+    for path in files:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest.update(size.to_bytes(8, "big"))
+            for at in (0, max(0, size - DIGESTED)):
+                file.seek(at)
+                digest.update(file.read(DIGESTED))
+
+
 def check_writable(path: Path) -> None:
     """Raise, before hours of work, if `path` could not be written."""
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
-    handle, name = _beside(path)
-    os.close(handle)
-    Path(name).unlink(missing_ok=True)
+    _beside(path).unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> tuple[int, str]:
+def _beside(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise type(error)(
             f"cannot write {path} ({error.strerror}); choose a place of yours with --out or "
             "MAEDFER_OUTPUT"
         ) from error
+    os.close(handle)
+    return Path(name)
 
 
 def commit() -> str:

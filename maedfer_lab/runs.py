@@ -6,10 +6,8 @@ verified before they are used.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -29,7 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, output_folder
-from maedfer_lab.files import DamagedError, file_sha256, load, reading, write_aside
+from maedfer_lab.files import (
+    DamagedError,
+    csv_line,
+    file_sha256,
+    load,
+    reading,
+    update_by_ends,
+    write_aside,
+)
 
 try:
     import fcntl
@@ -43,7 +49,6 @@ Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the last epoch; of the best one
 LOCK = ".lock"
 STATES = ("checkpoint.pt", "checkpoint-before.pt")
-DIGESTED = 2**20  # bytes at either end of a checkpoint that a run starts from
 
 # Settings added after the first runs: at these values a run keeps its name.
 LATER = {"accumulate": 1, "stop_after": None, "log_every": 1, "framing": "face", "init": None,
@@ -187,12 +192,9 @@ class Run:
         (self.folder / "next.pt").replace(self.folder / STATES[0])
         self.save_log(state["log"])
 
-    def write(
-        self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None,
-        sha256: bool = False,
-    ) -> str:  # fmt: skip
+    def write(self, name: str, *content: Any, **options: Any) -> str:
         """`write_aside` for a file of the folder."""
-        return write_aside(self.folder / name, content, num_bytes, sha256)
+        return write_aside(self.folder / name, *content, **options)
 
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None
@@ -276,12 +278,9 @@ class Run:
 
     def save_log(self, log: list[LogRow]) -> None:
         """Write the log as log.csv, a row per step."""
-        file = io.StringIO()
         names = list(dict.fromkeys(name for row in log for name in row))
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(log)
-        self.write("log.csv", file.getvalue().encode())
+        lines = [names, *([row.get(name, "") for name in names] for row in log)]
+        self.write("log.csv", "".join(map(csv_line, lines)).encode())
 
     def save_weights(self, model: nn.Module, name: str = WEIGHTS) -> str:
         """Write a model's weights; returns their SHA-256."""
@@ -371,16 +370,10 @@ def _num_bytes(state: Any) -> int:
 
 
 def _digest(start: Path) -> str | None:
-    """Digest of a checkpoint, or of the weights in a folder: sizes, first and last megabyte."""
+    """Digest of a checkpoint, or of the weights in a folder: `update_by_ends`."""
     digest = hashlib.blake2b(digest_size=16)
     files = sorted(start.glob("*.safetensors")) if start.is_dir() else [start]
-    for path in (path for path in files if path.is_file()):
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            digest.update(size.to_bytes(8, "big"))
-            for at in (0, max(0, size - DIGESTED)):
-                file.seek(at)
-                digest.update(file.read(DIGESTED))
+    update_by_ends(digest, filter(Path.is_file, files))
     return digest.hexdigest() if files and files[0].is_file() else None
 
 

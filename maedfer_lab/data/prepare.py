@@ -17,6 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -39,7 +40,6 @@ from maedfer_lab.data.shard_format import (
     Jpegs,
     Shard,
     ShardWriter,
-    aside,
     encode_jpeg,
     open_index,
     read_shard,
@@ -50,7 +50,7 @@ from maedfer_lab.data.shards import SKIPPED
 from maedfer_lab.data.table import TEXT_ORDER, Annotations, find_annotations, open_clip
 from maedfer_lab.data.transforms import Box, crop_and_resize, keep_freed_memory
 from maedfer_lab.data.video import VideoError, is_starved
-from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes
+from maedfer_lab.files import check_writable, csv_line, provenance, text_bytes, write_aside
 
 Store = Literal["jpeg", "raw"]
 MOST_CLIPS = 256  # of a shard: at most this work is lost by a kill
@@ -299,8 +299,7 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
                     "delete one of them, with its .json"
                 )
             for path in (file, file.with_suffix(".json")) if not old else ():
-                with aside(out / path.name) as copy:
-                    shutil.copyfile(path, copy)
+                write_aside(out / path.name, partial(shutil.copyfile, path))
 
 
 def _finished(
@@ -364,10 +363,8 @@ def _conclude(
         for file in files
         for c in read_shard(file).clips
     )  # fmt: skip
-    how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     for name, lines in ((MANIFEST, chain([HEADS], rows)), (SKIPPED, [SKIPPED_HEADS, *skipped])):
-        with aside(out / name) as part, part.open("w", **how) as file:
-            file.writelines(map(csv_line, lines))
+        write_aside(out / name, text_bytes("".join(map(csv_line, lines)), exact=True))
     index = {
         "format": FORMAT,
         "dataset": annotations.dataset,
@@ -383,8 +380,7 @@ def _conclude(
         ],
         "provenance": provenance(profile="full", seed=0, device="cpu", data=annotations.dataset),
     }
-    with aside(out / INDEX) as part:
-        part.write_bytes(text_bytes(json.dumps(index, indent=1, ensure_ascii=False) + "\n"))
+    write_aside(out / INDEX, text_bytes(json.dumps(index, indent=1, ensure_ascii=False) + "\n"))
     open_index(out.as_posix())
 
 

@@ -40,7 +40,14 @@ from tqdm.auto import tqdm
 
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
-from maedfer_lab.files import file_sha256, open_bytes, read_bytes, reading, text_bytes
+from maedfer_lab.files import (
+    file_sha256,
+    open_bytes,
+    read_bytes,
+    reading,
+    text_bytes,
+    write_aside,
+)
 
 try:
     import simplejpeg
@@ -201,23 +208,6 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
 
 
-def _settle(part: Path, path: Path) -> None:
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-@contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A file to write to, put in the place of `path` when all went well: never a half file."""
-    part = _part_of(path)
-    try:
-        yield part
-        _settle(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def sweep(folder: Path) -> dict[str, str]:
     """Remove what dead processes left half written; the names living ones write, and who."""
     alive = {}
@@ -317,10 +307,11 @@ class ShardWriter:
         self._tar.close()
         self.shard.bytes = self._part.stat().st_size
         self.shard.sha256 = file_sha256(self._part)
-        _settle(self._part, self.file)
+        with self._part.open("rb+") as file:
+            os.fsync(file.fileno())
+        self._part.replace(self.file)
         text = json.dumps(asdict(self.shard), ensure_ascii=False, separators=(",", ":"))
-        with aside(self.file.with_suffix(".json")) as part:
-            part.write_bytes(text_bytes(text))
+        write_aside(self.file.with_suffix(".json"), text_bytes(text))
         return self.shard
 
 
@@ -491,9 +482,7 @@ def _find_index(folder: str, verify: bool) -> Index:
 
 
 def _keep(data: bytes, file: Path) -> Index:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with aside(file) as part:
-        part.write_bytes(data)
+    write_aside(file, data)
     return Index(file)
 
 

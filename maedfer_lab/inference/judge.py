@@ -18,6 +18,7 @@ from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import split_people
 from maedfer_lab.data.transforms import centre_square
 from maedfer_lab.figures import draw_rows
+from maedfer_lab.files import update_by_ends
 from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.inference.reconstruct import hidden_share
@@ -31,7 +32,6 @@ from maedfer_lab.training.stream import Window
 
 MASKS = 8  # of each clip: with a single one, its loss varies by a quarter
 SHOWN = 8  # clips in the picture
-DIGESTED = 2**20  # bytes at either end of a file
 AGAINST = {"appearance": "interpolation", "motion": "zero"}
 
 
@@ -163,13 +163,7 @@ def judge(
 def _content(path: Path) -> bytes:
     """A digest of a video file (size, first and last megabyte), or of a folder's images."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("rb") as content:
-            size = content.seek(0, 2)
-            digest.update(size.to_bytes(8, "big"))
-            for at in (0, max(0, size - DIGESTED)):
-                content.seek(at)
-                digest.update(content.read(DIGESTED))
+    update_by_ends(digest, sorted(path.iterdir()) if path.is_dir() else [path])
     return digest.digest()
 
 
