@@ -225,10 +225,10 @@ def load(path: Path, mend: str = "put a copy back") -> dict[str, Any]:
         return content
 
 
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """A picture (H W 3, uint8) as a PNG file."""
+def png_bytes(pixels: np.ndarray, **options: int) -> bytes:
+    """A picture (H W 3, uint8) as a PNG file; options of Pillow's, by default the smallest file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png", optimize=True)
+    Image.fromarray(pixels).save(file, "png", **(options or {"optimize": True}))
     return file.getvalue()
 
 

@@ -18,8 +18,9 @@ from maedfer_lab.data.writing import drawn_video
 from maedfer_lab.files import png_bytes
 from maedfer_lab.inference.faces import Faces, open_faces, steps_for
 from maedfer_lab.inference.known_model import known_model, need_autoencoder
+from maedfer_lab.method.reconstruction import as_bytes
 from maedfer_lab.viewers import AttentionViewer, ReconstructionViewer
-from maedfer_lab.viewers.scene import as_bytes, as_sentence, plain
+from maedfer_lab.viewers.scene import as_sentence, plain
 from maedfer_lab.viewers.upload import VideoUpload
 
 MOST_FACES = 8
@@ -42,7 +43,7 @@ class FacePage(widgets.VBox):
         self.model = need_autoencoder(self.known, "reconstruct")
         self.upload = VideoUpload()
         self.upload.label = "Drop a video here (up to 200 MiB), or"
-        self.upload.observe(lambda change: self.look_at(change["new"]), "file")
+        self.upload.observe(lambda change: self._start(lambda: change["new"]), "file")
         self._folder = tempfile.TemporaryDirectory(prefix="maedfer-drawn-")
         drawn = {f"drawn person {i + 1}": partial(
             drawn_video, Path(self._folder.name) / f"drawn_person_{i + 1}.mp4", person=i)
@@ -60,11 +61,8 @@ class FacePage(widgets.VBox):
             self.said, self.found, self.shown,
         ])  # fmt: skip
 
-    def look_at(self, path: Path) -> None:
-        """Find the faces of a video and show the largest; returns at once, work goes on."""
-        self._start(lambda: path)
-
     def _start(self, make: Callable[[], Path]) -> None:
+        """Find the faces of a video and show the largest; returns at once, work goes on."""
         self._turn += 1
         threading.Thread(target=self._work, args=(make, self._turn), daemon=True).start()
 

@@ -147,7 +147,7 @@ def hide(
 
 def frame_pictures(clip: Float[Tensor, "3 T H W"], frames: Sequence[int]) -> list[str]:
     """Frames of a clip, packed for `figures.picture_rows`."""
-    return [pack_picture(_bytes(clip[:, i].permute(1, 2, 0).numpy())) for i in frames]
+    return [pack_picture(as_bytes(clip[:, i].permute(1, 2, 0).numpy())) for i in frames]
 
 
 def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
     def row(label: str, name: str, kind: str = "") -> dict[str, Any]:
         frames = (getattr(r, name)[frame // 2 if kind else frame] for r, frame in items)
         pixels = (GREY + MOTION_GAIN / 2 * x if kind else x for x in frames)
-        described = {"label": label, "pictures": [pack_picture(_bytes(x)) for x in pixels]}
+        described = {"label": label, "pictures": [pack_picture(as_bytes(x)) for x in pixels]}
         return described | ({"kind": kind} if kind else {})
 
     return [
@@ -172,7 +172,8 @@ def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dic
     ]
 
 
-def _bytes(pixels: np.ndarray) -> np.ndarray:
+def as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1] as whole levels."""
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import html
 import io
 import json
-import re
 import shutil
 import subprocess
 import tarfile
@@ -32,11 +31,11 @@ from maedfer_lab.files import check_writable, file_sha256, library_version, writ
 from maedfer_lab.method.models import MaskedAutoencoder
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
 from maedfer_lab.paper.ledger import ledger
+from maedfer_lab.viewers.export import STATIC, fill
 from maedfer_lab.viewers.masking import PRESETS
 from maedfer_lab.viewers.scene import footer_of
 from maedfer_lab.weights import shipped
 
-STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("method", "engine", "cost", "find", "play", "how", "ledger", "main")
 RUNTIME = "onnxruntime-web", "1.30.0"  # on npm; SHA-256 of what the page takes of it
 RUNTIME_FILES = {
@@ -201,8 +200,7 @@ def _page(content: dict[str, Any], parts: dict[str, bytes], texts: dict[str, str
         "player": player,
         "code": code,
     }
-    template = (own / "page.html").read_text("utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template).encode()
+    return fill(own / "page.html", values).encode()
 
 
 def _text(data: bytes) -> str:

@@ -7,7 +7,9 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,50 +17,16 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maedfer_lab.data.writing import encode_video
-from maedfer_lab.method.reconstruction import MOTION_GAIN, ClipReconstruction
-from maedfer_lab.viewers.scene import FPS, View, as_bytes
+from maedfer_lab.files import png_bytes
+from maedfer_lab.method.reconstruction import MOTION_GAIN, ClipReconstruction, as_bytes
+from maedfer_lab.viewers.scene import FPS, View
 
 TILE_PX = 200  # a picture is enlarged by whole numbers to about this
 GAP_PX, LABEL_PX, MARGIN_PX = 12, 20, 12
 COLUMNS = 4
 SWEEP_PX = 240  # of each picture of the sweep
 KINDS = ("html", "png", "gif", "mp4")
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 8px; background: Canvas; color: CanvasText; }}
-{style}
-</style>
-</head>
-<body>
-<div id="viewer"></div>
-<script type="application/json" id="content">{content}</script>
-<script type="module">
-{code}
-const content = JSON.parse(document.getElementById("content").textContent);
-for (const name of ["sprite", "table"]) {{
-  content[name] = Uint8Array.from(atob(content[name]), (letter) => letter.charCodeAt(0));
-}}
-const model = {{
-  live: false,
-  get: (name) => content[name] ?? {{}},
-  on() {{}},
-  off() {{}},
-  send() {{}},
-}};
-render({{ model, el: document.getElementById("viewer") }});
-</script>
-</body>
-</html>
-"""
+STATIC = Path(__file__).parent / "static"
 
 
 def page(title: str, values: Mapping[str, Any], code: str, style: str) -> str:
@@ -68,15 +36,20 @@ def page(title: str, values: Mapping[str, Any], code: str, style: str) -> str:
     content = json.dumps(packed, allow_nan=False)
     for letter in "<>&\u2028\u2029":  # nothing in a name may end the script or start another
         content = content.replace(letter, f"\\u{ord(letter):04x}")
-    return PAGE.format(title=html.escape(title), content=content, code=code, style=style)
+    values = {"title": html.escape(title), "content": content, "code": code, "style": style}
+    return fill(STATIC / "player.html", values)
+
+
+def fill(template: Path, values: Mapping[str, str]) -> str:
+    """The text of a file with `values` in place of their {{names}}."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template.read_text("utf-8"))
 
 
 def encode(view: View, kind: str, frame: int = 0) -> bytes:
     """All pictures as a "png" of one frame, or a "gif" or "mp4" of all at the viewer's pace."""
-    file, fps = io.BytesIO(), view.fps or FPS
+    fps = view.fps or FPS
     if kind == "png":
-        Image.fromarray(compose(view, frame)).save(file, "png")
-        return file.getvalue()
+        return png_bytes(compose(view, frame), compress_level=6)
     frames = [compose(view, i) for i in range(view.num_frames)]
     if kind == "gif":
         return _gif([Image.fromarray(sheet) for sheet in frames], round(1000 / fps))

@@ -22,9 +22,9 @@ import traitlets
 
 from maedfer_lab.files import text_bytes, write_aside
 from maedfer_lab.viewers import export
+from maedfer_lab.viewers.export import STATIC
 from maedfer_lab.viewers.scene import View, as_sentence, plain
 
-STATIC = Path(__file__).parent / "static"
 MAX_SEED = 2**31 - 1
 MAX_UNDO = 200
 HISTORY = {"undo": "undo", "reset": "reset"}

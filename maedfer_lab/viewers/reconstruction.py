@@ -24,6 +24,7 @@ from maedfer_lab.method.reconstruction import (
     ClipReconstruction,
     Statistics,
     TokenOrder,
+    as_bytes,
     reconstruct_clip,
 )
 from maedfer_lab.viewers import scene
@@ -191,7 +192,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
                      if not now.beside or row.label in COMPARED]  # fmt: skip
             sentences += [letter + word for word in self._words(now, name, mask, result)]
         if now.beside:
-            rows = [scene.Strip("original", scene.as_bytes(found[0].original)), *rows]
+            rows = [scene.Strip("original", as_bytes(found[0].original)), *rows]
         columns = [
             (letter + kind, kind, result.losses)
             for (letter, (name, _)), result in zip(sides.items(), found, strict=True)
@@ -292,7 +293,7 @@ def reconstruction_tiles(
             pictures = np.where(is_hidden, pictures, scene.LEFT_OUT).astype(np.uint8)
         return scene.Strip(label, pictures, more=more)
 
-    original, whole = scene.as_bytes(result.original), scene.as_bytes(result.reconstruction)
+    original, whole = as_bytes(result.original), as_bytes(result.reconstruction)
     heat = colour_table("viridis")[((result.error / ERROR_TOP).clip(0, 1) * 255).astype(int)]
     ways, heats = scene.legend_colours("PuOr_r"), scene.legend_colours("viridis")
     change = {"low": "darker", "high": "brighter", "colours": ways}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.figures import colour_table, footer
+from maedfer_lab.files import png_bytes
 from maedfer_lab.method.grid import Grid, check_clip
+from maedfer_lab.method.reconstruction import as_bytes
 
 FPS = 10  # of clips with unknown frame rate
 LONGEST_NAME = 80
@@ -85,9 +85,7 @@ class View:
     def sprite(self) -> bytes:
         """All pictures in one PNG, a line each, frames side by side."""
         sheet = np.concatenate([np.concatenate([*s], axis=1) for s in self._strips.values()])
-        file = io.BytesIO()
-        Image.fromarray(sheet).save(file, "png", compress_level=1)
-        return file.getvalue()
+        return png_bytes(sheet, compress_level=1)
 
     def scene(self) -> dict[str, Any]:
         """What player.js reads."""
@@ -120,11 +118,6 @@ def geometry(config: ModelConfig, grid: Grid, with_regions: bool = True) -> dict
 def digits(mask: Bool[Tensor, " k"]) -> str:
     """A mask as player.js reads it: 1 is hidden."""
     return "".join("01"[int(hidden)] for hidden in mask)
-
-
-def as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1] as uint8."""
-    return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 
 
 def frames_of(clip: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
