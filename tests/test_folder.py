@@ -9,14 +9,10 @@ import torch
 from making_videos import cut, moving_frames, write_images, write_sound, write_video
 
 from maedfer_lab.data import folder as folder_module
-from maedfer_lab.data.folder import VideoFolder, check_videos, find_videos, sample_clip
+from maedfer_lab.data.folder import VideoFolder, check_videos, find_videos, sample_clip, vary_clip
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import read_annotations
-from maedfer_lab.data.transforms import (
-    clip_indices,
-    multi_scale_crop,
-    to_bytes,
-)
+from maedfer_lab.data.transforms import clip_indices
 from maedfer_lab.data.video import VideoError
 
 
@@ -109,8 +105,8 @@ def test_an_item_is_a_stretch_of_the_video_cropped(root):
     folder = small([path], size_px=40)  # 1.2 x 40 = 48, the height: stored as it is
     rng = np.random.default_rng([0, 5, 3])
     kept = open_video(path).read(range(0, 100, 2))[:, :, 8:56]
-    clip = multi_scale_crop(kept[clip_indices(50, 4, 1, rng, to_the_end=True)], 40, rng)
-    assert torch.equal(folder.clip(3, epoch=5), to_bytes(clip))
+    clip = vary_clip(kept[clip_indices(50, 4, 1, rng, to_the_end=True)], 40, rng)
+    assert torch.equal(folder.clip(3, epoch=5), clip)
 
 
 def test_long_videos_give_more_clips_and_a_cap_of_memory_changes_none(root):

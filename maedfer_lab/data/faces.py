@@ -463,8 +463,6 @@ class FaceVideo(VideoReader):
     height); squares (n 3): the crops' (top, left, side); in pixels.
     """
 
-    backend = "face"
-
     def __init__(
         self, tracks: FaceTracks, track: FaceTrack, size_px: int, framing: Square = FRAMINGS["wide"]
     ) -> None:

@@ -24,7 +24,7 @@ from maedfer_lab.data.transforms import (
     clip_indices,
     crop_and_resize,
     mirror,
-    multi_scale_crop,
+    multi_scale_box,
     tilt_clip,
     to_bytes,
 )
@@ -98,7 +98,7 @@ def check_videos(
 class FramesReader(VideoReader):
     """Frames in memory as a video, already cut out of a picture."""
 
-    backend, fps, is_framed = "memory", None, True
+    fps, is_framed = None, True
 
     def __init__(self, path: Path, frames: np.ndarray) -> None:
         self.path, self.frames, self._length = path, frames, len(frames)
@@ -111,7 +111,7 @@ class FramesReader(VideoReader):
 class _SquaresOf(VideoReader):
     """The squares of one video, decoded on demand."""
 
-    backend, fps, is_framed = "squares", None, True
+    fps, is_framed = None, True
 
     def __init__(self, video: VideoReader, box: Box, size_px: int, stride: int) -> None:
         self.path, self.video, self.box, self.stride = video.path, video, box, stride
@@ -189,7 +189,8 @@ def vary_clip(
         top, left = rng.integers(0, frames.shape[1] - size_px + 1, 2)
         frames = frames[:, top : top + size_px, left : left + size_px]
     else:
-        frames = multi_scale_crop(frames, size_px, rng, min_scale)
+        box = multi_scale_box(frames.shape[1], frames.shape[2], size_px, rng, min_scale)
+        frames = crop_and_resize(frames, box, size_px, size_px)
     return to_bytes(mirror(frames) if mirrors and rng.random() < 0.5 else frames)
 
 

@@ -55,8 +55,6 @@ class _Shown(NamedTuple):
 class PyAVReader(VideoReader):
     """A video file through PyAV (FFmpeg): forward decoding, with jumps to exact key frames."""
 
-    backend = "pyav"
-
     def __init__(self, path: Path, thorough: bool = False) -> None:
         """Count the frames and decode the first.
 

@@ -85,8 +85,6 @@ def _check_regular(path: Path) -> None:
 class ImagesReader(VideoReader):
     """A folder of jpg or png files as one video (naturally sorted), or one image as a still."""
 
-    backend = "images"
-
     def __init__(self, path: Path) -> None:
         self.path, self.fps = path, None
         self.images = find_images(path) if path.is_dir() else [path]
@@ -150,8 +148,6 @@ def _leaps(names: list[str]) -> bool:
 
 class DecordReader(VideoReader):
     """A whole video file through decord, once PyAV has looked at all of it."""
-
-    backend = "decord"
 
     def __init__(self, path: Path) -> None:
         try:

@@ -565,7 +565,6 @@ def shard_and_name(path: Path) -> tuple[str, int, str] | None:
 class ShardReader(VideoReader):
     """A clip of a shard, by its path ``FOLDER/shard-00000.tar/NAME``."""
 
-    backend = "shard"
     is_framed = True
 
     def __init__(self, path: Path) -> None:

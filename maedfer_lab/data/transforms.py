@@ -154,17 +154,6 @@ def resize(
     return np.ascontiguousarray(shrunk.permute(0, 2, 3, 1).numpy())
 
 
-def multi_scale_crop(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    size_px: int,
-    rng: np.random.Generator,
-    min_scale: float = 0.66,
-) -> UInt8[np.ndarray, "T {size_px} {size_px} 3"]:
-    """Cut one random multi-scale box, the same for all frames, and resize it to a square."""
-    box = multi_scale_box(frames.shape[1], frames.shape[2], size_px, rng, min_scale)
-    return crop_and_resize(frames, box, size_px, size_px)
-
-
 def to_tensor(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
     """Turn frames into a float clip (c T H W) in [0, 1]; the model normalises by itself."""
     return to_floats(to_bytes(frames))

@@ -89,7 +89,6 @@ class VideoReader:
     fps: float | None
     height: int
     width: int
-    backend: str
     is_framed: bool = False
     remarks: tuple[str, ...] = ()
     damage: str | None = None

@@ -19,7 +19,7 @@ CLOCK = Fraction(1, 90_000)  # second
 MOST_THREADS = 12  # x264's own choice at eight cores; each costs memory
 # A quarter of the time of x264's own preset, smaller files, half a decibel less.
 QUALITY = {"crf": "18", "preset": "veryfast"}
-FPS = 25  # of drawn videos
+FPS, HEIGHT_PX = 25, 240  # of drawn videos
 BORDER = 0.25  # of their height, added at the left and right
 
 
@@ -81,18 +81,13 @@ def _encode(
         container.mux(stream.encode(None))
 
 
-def drawn_video(path: Path, *, person: int = 0, seconds: float = 2.0, height_px: int = 240) -> Path:
-    """Write an MP4 of one drawn person, alone before a wall, showing several expressions.
+def drawn_video(path: Path, *, person: int = 0) -> Path:
+    """Write an MP4 (two seconds) of one drawn person, alone before a wall.
 
     person: number of a synthetic identity; none of them is used in any training here.
     """
-    if seconds <= 0:
-        raise ValueError(f"seconds={seconds} must be positive; use 2.0")
-    frames = max(1, round(seconds * FPS))
-    faces = SyntheticFaces(
-        person + 1, "test", num_frames=frames, size_px=height_px, difficulty=0.2, seed=11
-    )
-    border = round(BORDER * height_px)
+    faces = SyntheticFaces(person + 1, "test", 2 * FPS, HEIGHT_PX, difficulty=0.2, seed=11)
+    border = round(BORDER * HEIGHT_PX)
     around = ((0, 0), (0, 0), (border, border), (0, 0))
     write_video(path, np.pad(faces[person].frames, around, mode="edge"), FPS)
     return path

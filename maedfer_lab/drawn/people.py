@@ -71,11 +71,9 @@ def sample_identity(generator: np.random.Generator) -> Identity:
     return who
 
 
-def head_outline(
-    identity: Identity, wider: float = 1.0, num_points: int = 64
-) -> Float[np.ndarray, "n 2"]:
+def head_outline(identity: Identity, wider: float = 1.0) -> Float[np.ndarray, "64 2"]:
     """Outline of the head from the right ear over the chin, the left ear and the crown."""
-    angles = np.linspace(0.0, 2.0 * np.pi, num_points, endpoint=False)
+    angles = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
     cos, sin = np.cos(angles), np.sin(angles)
     exponent = 2.0 / np.where(sin > 0, identity.jaw_roundness, 2.25)
     x = np.sign(cos) * np.abs(cos) ** exponent * identity.head_half_width

@@ -200,12 +200,10 @@ def open_faces(
     return Faces(video.path, tracks, videos)
 
 
-def face_clip(
-    path: Path | str, config: ModelConfig, stride: int, at_s: float | None = None
-) -> Float[Tensor, "3 T H W"]:
-    """One clip of the largest face of a video, around second `at_s` or its middle; in [0, 1]."""
+def face_clip(path: Path | str, config: ModelConfig, stride: int) -> Float[Tensor, "3 T H W"]:
+    """The middle clip of the largest face of a video; in [0, 1]."""
     faces = open_faces(path, config.size_px, progress=False)
-    return faces.clip(faces.middle(config, stride, at_s))
+    return faces.clip(faces.middle(config, stride))
 
 
 def over_videos(
