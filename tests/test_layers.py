@@ -70,7 +70,7 @@ BUDGETS = {
     "training": 4168,
     "viewers": 1898,
     "weights": 19,
-    "files at the root": 1557,
+    "files at the root": 1561,
 }
 
 # Floors that know nothing but these libraries (and the standard one).

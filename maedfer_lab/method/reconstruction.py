@@ -152,9 +152,8 @@ def frame_pictures(clip: Float[Tensor, "3 T H W"], frames: Sequence[int]) -> lis
 
 def reconstruction_rows(items: list[tuple[ClipReconstruction, int]]) -> list[dict[str, Any]]:
     """Rows of a figure: one column per (reconstruction, even frame); for `figures.picture_rows`."""
-    for _, frame in items:
-        if frame % 2:
-            raise ValueError(f"frame={frame} must be even: motion is from it to the next; use 0")
+    if odd := [frame for _, frame in items if frame % 2]:
+        raise ValueError(f"frame={odd[0]} must be even: motion is from it to the next; use 0")
 
     def row(label: str, name: str, kind: str = "") -> dict[str, Any]:
         frames = (getattr(r, name)[frame // 2 if kind else frame] for r, frame in items)
