@@ -213,7 +213,7 @@ def test_a_recording_with_sound_stands_in_folders_count_and_the_rest_is_told(
     table, problems = find_annotations(dataset, videos(tmp_path, *files))
     (clip,) = table.clips
     label = table.classes[clip.label]
-    assert not problems and (label, clip.fold, clip.subject, "".join(table.notes)) == expected
+    assert not problems and (label, clip.fold, clip.subject, "".join(table.notes[:-1])) == expected
     if dataset == "voxceleb2":
         with pytest.raises(ValueError, match="tests no clip"):
             table.split(1)
@@ -300,7 +300,7 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "class/person/clip", "calm loud", 2),
         (("calm loud", "anna bert", "1.mp4 2.mp4"), "person/class/clip", "anna bert", 2),
         (("happy sad", "P01_1.mp4 P01_2.mp4 P2_1.mp4"), None, "happy sad", 2),
-        (("a b", "1 2 3", "calm loud", "1.mp4"), "person/person/class/clip", "calm loud", 2),
+        (("a b", "1 2 3", "calm loud", "1.mp4"), "person/person/class/clip", "calm loud", 6),
         (("happy sad", "low high", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("male female", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
         (("video_a video_b", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
@@ -317,7 +317,8 @@ def test_the_root_may_come_from_the_environment(sets, tmp_path, monkeypatch):
         (("happy sad", "anna bert cleo", "001 002", "video.mp4"), None, "happy sad", 3),
         (("anna bert cleo", "20240105 20240206", "happy sad", "1.mp4"), None, "happy sad", 3),
         (("2019 2020", "happy sad", "anna bert cleo", "1.mp4"), None, "happy sad", 3),
-        (("berlin paris", "S1 S2 S3", "happy sad", "1.mp4"), None, "happy sad", 3),
+        (("train_english test_english", "happy sad", "1.mp4 2.mp4"), None, "happy sad", 0),
+        (("trainA trainB testA", "happy sad", "1.mp4"), None, "happy sad", 0),
     ],
 )
 def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_path):
@@ -360,6 +361,9 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("happy sad", "ann bob cy", "1 2", "l.mp4 r.mp4"), None,
          r"class/person/\*/clip \(3 people: ann.*--layout class/\*/person/clip \(2 people: 1"),
         (("english german", "happy sad", "ann bob cy", "1.mp4"), None, "several readings are"),
+        (("ann bob cy", "S1 S2", "happy sad", "1.mp4"), None, r"person/\*/class/clip \(3 people: "
+         r"ann,.*\*/person/class/clip \(2 people: S1,.*person/person/class/clip \(6 people: ann/S"),
+        (("train_ann test_bob", "happy sad", "1.mp4"), None, "may be splits or people"),
     ],
 )  # fmt: skip
 def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):
@@ -584,7 +588,8 @@ def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
     ("one", "other"),
     [("P01_left", "P01_right"), ("P01_25y", "P01_26y"), ("P1 (1)", "P1 (2)"), ("ann", "Ann Meyer"),
      ("ann_bob", "bob"), ("O'Brien", "OBrien"), ("Meyer, Ann", "Ann Meyer"), ("VP1", "1"),
-     ("Ann Schmidt", "Ann Schmitd"), ("Müller", "Mueller"), ("P01", "participant 1")],
+     ("Ann Schmidt", "Ann Schmitd"), ("Müller", "Mueller"), ("P01", "participant 1"),
+     ("1-2", "2-3"), ("ann_bob", "bob_cy")],
 )  # fmt: skip
 def test_two_names_that_may_mean_one_person_are_told(one, other, tmp_path):
     """One pair among others: a file was taken for two people's without a word."""
@@ -634,6 +639,11 @@ def test_folders_that_may_be_no_people_or_classes_are_told(dataset, levels, word
           "d.mp4,y,di_right"], "'cy_left' and 'cy_right' count as two people"),
         (["path,label", *(f"S00{i}/1.mp4,{i % 2}" for i in range(4))], "each of 4 people"),
         (["path,label", "a.mp4,happy", "b.mp4,unknown"], "'unknown' is trained as a class"),
+        (["path,label", "a.mp4,sad", "b.mp4,sda"], "'sad' and 'sda' have almost the same name"),
+        (["path,label", "a.mp4,happy", "b.mp4,happily surprised"], "two classes of one expression"),
+        (["path,label,who", "a.mp4,x,#REF!", "b.mp4,y,#WERT!"], "unknown people in 2 of 2"),
+        (["path,label,who", "a.mp4,x,1.2E+11", "b.mp4,y,7"], "'1.2E+11' is a number that a"),
+        (["path,label", "train_1.mp4,x", "test_1.mp4,y"], "seem to tell a split"),
         (["path,label,who", "a.mp4,x,ann_1", "b.mp4,y,ann_2", "c.mp4,x,bob_1", "d.mp4,y,bob_2"],
          "'ann_1' and 'ann_2' count as two people"),
         (["path,label,who", "a.mp4,x,01", "b.mp4,y,01_f", "c.mp4,x,02", "d.mp4,y,02_m"],
@@ -646,7 +656,7 @@ def test_folders_that_may_be_no_people_or_classes_are_told(dataset, levels, word
     ],
 )  # fmt: skip
 def test_what_may_be_wrong_is_told(lines, words, tmp_path):
-    names = ("a", "b", "c", "d", "ann_sad", *(f"S00{i}/1" for i in range(4)))
+    names = ("a", "b", "c", "d", "ann_sad", "train_1", "test_1", *(f"S00{i}/1" for i in range(4)))
     videos(tmp_path, *(f"{name}.mp4" for name in names))
     if "sep" in lines[0]:
         write_lines(tmp_path / "MANIFEST.csv", ["file,identity", "a.mp4,x"])
@@ -687,12 +697,31 @@ def test_people_who_share_a_file_are_kept_on_one_side(tmp_path):
 def test_what_is_not_read_is_told(tmp_path):
     videos(tmp_path, *places("happy sad", "1.mp4 2.mp4"))
     (tmp_path / "fear").mkdir()
+    (tmp_path / "sad/3.gif").touch()
     write_lines(tmp_path / "split.csv", ["path,split", "happy/1.mp4,test"])
     rows = [f"{name},{name[-5]},test" for name in places("happy sad", "1.mp4 2.mp4")]
     write_lines(tmp_path / "MANIFEST.csv", ["file,identity,split", *rows])
-    notes = " ".join(read_annotations("folder", tmp_path).notes)
+    table = read_annotations("folder", tmp_path)
     for words in ("1 folders that are empty", "such as split.csv", "not used: split"):
-        assert words in notes
+        assert words in " ".join(table.notes)
+    assert "1 files .gif are not read" in " ".join(table.doubts)
+
+
+def test_who_is_seen_and_what_tells_it_is_said(tmp_path, capsys):
+    """No reading of people, labels and sides is silent, in the doctor or before training."""
+    names = places("happy sad", "ann bob cy", "1.mp4")
+    table = read_annotations("folder", videos(tmp_path, *names))
+    assert "people: 3 by their folders" in table.reading
+    assert "happy/ann/1.mp4 is happy, ann, trained on" in table.reading
+    assert "1.mp4 is happy, cy, tested in fold 1" in table.reading
+    table.tell()
+    assert table.reading in capsys.readouterr().err
+    write_lines(tmp_path / "MANIFEST.csv", ["file,identity", *(f"{n},{n[:3]}" for n in names)])
+    assert "2 by column identity of MANIFEST.csv" in read_annotations("folder", tmp_path).reading
+    write_lines(tmp_path / "mine.csv", ["path,label", *(f"{n},{n[:3]}" for n in names)])
+    (tmp_path / "MANIFEST.csv").unlink()
+    reading = read_annotations("csv", tmp_path / "mine.csv").reading
+    assert "3 by their folders" in reading and "is hap, ann, " in reading
 
 
 def test_folds_and_people_may_be_called_in_other_ways(tmp_path):

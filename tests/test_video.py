@@ -414,3 +414,14 @@ def test_only_pictures_of_reasonable_size_are_decoded(tmp_path):
                 for name in ("pipe", "zero"):
                     with pytest.raises(VideoError, match="pipe or device"):
                         look(tmp_path / f"{name}.{kind}")
+
+
+def test_a_second_film_and_other_pictures_of_one_file_are_never_lost(tmp_path, mp4):
+    """cat a.mp4 b.mp4, of which FFmpeg reads the first; an animated .png has many pictures."""
+    joined = tmp_path / "joined.mp4"
+    joined.write_bytes(mp4.read_bytes() * 2)
+    assert "second film" in str(glance(joined).damage) and glance(mp4).damage is None
+    first, *others = map(Image.fromarray, moving_frames(3))
+    first.save(tmp_path / "still.png", save_all=True, append_images=others)
+    with pytest.raises(VideoError, match=r"frame 0 \(still.png\) moves \(3 pictures\)"):
+        open_video(tmp_path / "still.png")

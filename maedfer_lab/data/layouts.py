@@ -33,7 +33,7 @@ from maedfer_lab.data.lists import (
     fold_of,
     read_rows,
     side_of,
-    word_before_side,
+    words_beside_side,
 )
 from maedfer_lab.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
@@ -58,10 +58,10 @@ _PARTS = re.compile(rf"{_AND.pattern}|\s*[,/\\]\s*")
 _PAIR = re.compile(r"(?i)((?<![^\W\d_])([^\W\d_]+)[ _.-]*(\d+))[ _.&x+-]*(?=\2[ _.-]*(?!\3\b)\d)")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
 _SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
-# Who is seen, told by a path: (whether every clip has to fit, since it is short, pattern).
+# Who is seen, told by a path: (of, whether every clip has to fit, since it is short, pattern).
 _PEOPLE = [
-    (must_fit, re.compile(pattern.replace("PERSON", WORDS["person"])))
-    for _, must_fit, pattern in WORDS["people"]
+    (of.partition(",")[0], must_fit, re.compile(pattern.replace("PERSON", WORDS["person"])))
+    for of, must_fit, pattern in WORDS["people"]
 ]
 
 
@@ -111,16 +111,16 @@ def scan(root: Path) -> Tree:
         place = Path(folder)
         identity = place.stat().st_dev, place.stat().st_ino
         if identity in seen:
-            ignored["folders that are linked a second time"].append(place)
+            ignored["N folders that are linked a second time"].append(place)
             below.clear()
             continue
         seen.add(identity)
         below[:] = [name for name in below if name[0] != "."]
         if not below and not names:
-            ignored["folders that are empty"].append(place)
+            ignored["N folders that are empty"].append(place)
         for name in [name for name in below if name.casefold() in WORDS["no data"]]:
             below.remove(name)
-            ignored[f"folders {name}"].append(place / name)
+            ignored[f"N folders {name}"].append(place / name)
         kinds: dict[str, list[Path]] = defaultdict(list)
         for name in names:
             if name[0] != ".":
@@ -130,12 +130,17 @@ def scan(root: Path) -> Tree:
         lists += kinds.pop("list", [])
         videos.update(dict.fromkeys(files))
         if images and files:
-            ignored["images beside videos"] += images
+            ignored["N images beside videos"] += images
         elif images:
             videos[place] = len(images)
         for suffix, others in kinds.items():
-            ignored[f"files {suffix or 'without a suffix'}"] += others
-    notes = (f"{len(p):,} {what} are not read, such as {p[0]}" for what, p in ignored.items())
+            is_poster = bool(files or images)  # of a video beside it, or the clip itself
+            is_lost = suffix in WORDS["other videos"] + WORDS["other pictures"] * (not is_poster)
+            ignored["suspicious: " * is_lost + f"N files {suffix or 'without a suffix'}"] += others
+    notes = (
+        f"{what.replace('N', f'{len(paths):,}', 1)} are not read, such as {paths[0]}"
+        for what, paths in ignored.items()
+    )
     in_order = {path: videos[path] for path in sorted(videos, key=natural_key)}
     return Tree(root, in_order, tuple(sorted(lists, key=natural_key)), tuple(notes))
 
@@ -154,11 +159,11 @@ def people_of(
     if manifests := manifests_in(root):
         return _listed_people(names, root, manifests, found)
     people: list[str | None] = [None] * len(names)
-    for must_fit, pattern in _PEOPLE:
+    for of, must_fit, pattern in _PEOPLE:
         matches = [pattern.search(name) for name in names] if not all(people) else []
         for i, match in enumerate(matches if all(matches) or not must_fit else []):
             if match and people[i] is None:
-                who = match.groupdict()
+                who, found.people_by = match.groupdict(), f"their names ({of})"
                 people[i] = who["t"] if "t" in who else str(int(who["n"]))
     levels = [name.split("/")[:-1] for name in names]
     depth = max(map(len, levels), default=0) if folders and not any(people) else 0
@@ -168,6 +173,7 @@ def people_of(
         some = " or ".join(str(row[0]) for row in rows)
         what = f"suspicious: folders such as {some} may be people, the first are taken; "
         found.notes.append(what + "MANIFEST.csv (columns file, identity) can name them")
+    found.people_by = "their folders" if rows else found.people_by
     return rows[0] if rows else people
 
 
@@ -185,14 +191,23 @@ def _levels_of_people(levels: Sequence[Sequence[str]], among: Iterable[int]) -> 
     may = [i for i, some in words.items() if len(some) > 1]
     shown, nobody = where(_SHOWN_AS.fullmatch), where(_is_no_person)
     like, numbers = where(_PERSON.fullmatch), where(str.isdecimal, every=True)
-    may = [i for i in may if i not in shown and (i in like or i not in nobody)]
-    may = where(_SURE_PERSON.fullmatch) or [i for i in may if i in like and i not in numbers] or may
-    for i in [*where(_DATE.fullmatch, every=True), *numbers]:
+    dates = where(_DATE.fullmatch, every=True)
+    able = may = [i for i in may if i not in shown and (i in like or i not in nobody)]
+    sure = where(_SURE_PERSON.fullmatch)
+    may = sure or [i for i in may if i in like and i not in numbers] or may
+    for i in [*dates, *numbers]:
         inside = Counter(tuple(parts[: i + 1]) for parts in levels)
         if _DATE.fullmatch(min(words[i])) or max(inside.values()) == 1:
             may = [level for level in may if level != i] or may
-    pairs = {i: {(parts[may[0]], parts[i]) for parts in levels if len(parts) > i} for i in may}
-    return [i for i in may if i == may[0] or len(pairs[i]) > len(words[i])]
+            able = [level for level in able if level != i]
+
+    def recurs(i: int, under: int) -> bool:
+        pairs = {(parts[under], parts[i]) for parts in levels if len(parts) > max(i, under)}
+        return len(pairs) > len(words[i])
+
+    found = [i for i in may if i == may[0] or recurs(i, may[0])]
+    # In anna/s1 and bert/s1 the upper may be the people; only Actor_01 is one wherever it lies.
+    return [i for i in able if found and not sure and i < found[0] and recurs(found[0], i)] + found
 
 
 def manifests_in(folder: Path) -> list[Path]:
@@ -239,14 +254,6 @@ def people_of_copies(names: Sequence[str], who: Sequence[str | None]) -> list[st
     return found
 
 
-def told_by_names(who: Sequence[str | None]) -> list[str]:
-    """A note on people who are known only from names."""
-    names = list(dict.fromkeys(filter(None, who)))
-    note = f"{len(names):,} people are taken from names of files or folders, e.g. "
-    note += f"{', '.join(names[:3])}; MANIFEST.csv (columns file, identity) overrides them"
-    return [note] * bool(names)
-
-
 def _is_no_person(word: str) -> bool:
     return bool(side_of(word) or is_expression(word) or _NO_PERSON.fullmatch(word))
 
@@ -285,6 +292,7 @@ def _listed_people(
     if unused := [column for role, column in roles.items() if role in ("label", "split")]:
         found.notes.append(f"columns of {manifest.name} that are not used: {', '.join(unused)}")
     found.people_told, is_sound = True, len(found.problems) == before
+    found.people_by = f"column {roles.get('subject')} of {manifest.name}"
     who: dict[Path, str] = {}
     lost, twice = [], []
     for row in rows:
@@ -443,17 +451,18 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
     kinds[_class_level(levels, words, kinds, free)] = "class"
     likely = _levels_of_people(levels, [i for i, kind in enumerate(kinds) if kind == "*"])
     if likely[1:]:
-        readings = [
-            f"--layout {'/'.join('person' if i == level else kind for i, kind in enumerate(kinds))}"
-            f"/clip ({len(words[level])} people: {', '.join(words[level][:3])}...)"
-            for level in likely
-        ]
+        readings = []
+        for some in [*([level] for level in likely), likely]:
+            how = "/".join("person" if i in some else kind for i, kind in enumerate(kinds))
+            people = sorted({"/".join(parts[i] for i in some) for parts in levels})
+            named = f"{len(people)} people: {', '.join(people[:3])}..."
+            readings.append(f"--layout {how}/clip ({named})")
         raise ValueError(f"several readings are possible, choose one: {' or '.join(readings)}")
     for level in likely:
         kinds[level] = "person"
     del kinds[max(i for i, kind in enumerate(kinds) if kind != "*") + 1 :]
     level = kinds.index("split") if "split" in kinds else 0
-    if "split" in kinds and len({word_before_side(word) for word in words[level]} - {""}) > 1:
+    if "split" in kinds and len({words_beside_side(word) for word in words[level]} - {""}) > 1:
         below = ("*" if kind == "person" else kind for kind in kinds[level + 1 :])
         raise ValueError(
             f"the folders {', '.join(words[level][:3])} may be splits or people, type one: "
@@ -506,7 +515,7 @@ def layout_of(text: str) -> tuple[str, ...]:
     if parts.count("class") != 1 or not set(parts) <= {"class", "person", "split", "*"}:
         raise ValueError(
             f"layout={text!r} must name the levels of folders: class once, and person, split or *, "
-            "then clip, such as class/person/clip or split/class/clip"
+            "then clip, such as class/person/clip; two levels of person name one together"
         )
     return tuple(parts)
 
@@ -537,9 +546,10 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         del names[name]
     rows = [name.split("/")[:-1] for name in names]
     levels = {
-        kind: [parts[level] if len(parts) > level else None for parts in rows]
-        for level, kind in reversed([*enumerate(kinds)])  # of two persons the upper one
-    }
+        one: ["/".join(part for kind, part in zip(kinds, parts) if kind == one) or None  # noqa: B905
+              for parts in rows]
+        for one in kinds
+    }  # fmt: skip
     labels = [label or "" for label in levels["class"]]
     found.classes = tuple(sorted(set(labels)))
     _check_classes(labels, tree.root, found)
@@ -552,13 +562,12 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         found.problem("file names", twice[0][1], what + "or type --layout")
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in levels:
-        who = levels["person"]
+        who, found.people_by = levels["person"], "their folders"
         if not layout:
             _compare_with_names(who, names, tree, "/".join(kinds))
     elif not found.people_told:
         if layout or who in (levels["class"], levels.get("split")):
             who = [None] * len(who)  # a class or a split is no person
-        found.notes += told_by_names(who)
     folds = _folder_folds(levels["split"], list(names.values()), found) if "split" in levels else {}
     first: dict[tuple[str, ...], str] = {}
     for (name, path), parts, label, person in zip(names.items(), rows, labels, who, strict=True):
@@ -650,9 +659,10 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
     if several := [some for some in holding.values() if len(some) > 1]:
         pair = " and ".join(map(repr, several[0][:2]))
         found.notes.append(f"suspicious: {pair} count as two classes of one expression")
-    letters = [text for text in texts if len(text) > 4 and text.isalpha()]
+    letters = [text for text in texts if len(text) > 2 and text.isalpha()]
     for a, b in combinations(letters, 2) if len(letters) < 100 else ():
-        alike = b.startswith(a) or SequenceMatcher(None, a, b).ratio() > 0.85
+        alike = b.startswith(a) or sorted(a.casefold()) == sorted(b.casefold())
+        alike |= len(a) > 4 < len(b) and SequenceMatcher(None, a, b).ratio() > 0.85
         if alike and plain_word(a) != plain_word(b):
             found.notes.append(f"suspicious: the classes {a!r} and {b!r} have almost the same name")
 
@@ -668,13 +678,7 @@ def read_unlabelled(tree: Tree) -> Reading:
 
 # ---- Sets with complete information in file names ----------------------------------------------
 
-_NAMED = {  # an example, and a pattern of who is seen and of the code of the class
-    "cremad": ("1001_DFA_ANG_XX",
-               r"(?:^|/)(?P<who>\d{4})_[A-Z]{3}_(?P<code>[A-Z]{3})_[A-Z]{1,2}(?:\.\w+)?$"),
-    "ravdess": ("02-01-06-01-02-01-12",
-                r"(?:^|/)\d\d-\d\d-(?P<code>\d\d)-\d\d-\d\d-\d\d-(?P<who>\d\d)(?:\.\w+)?$"),
-    "enterface": ("subject 1/anger/sentence 1/s1_an_1.avi", ""),
-}  # fmt: skip
+_NAMED = WORDS["named"]  # an example, and a pattern of who is seen and of the code of the class
 
 
 def read_named(tree: Tree, labels: Labels) -> Reading:
@@ -684,7 +688,7 @@ def read_named(tree: Tree, labels: Labels) -> Reading:
     sound (01-01-...) replace missing silent ones. Songs and audio files are left out.
     eNTERFACE05: the folders are used, as in the official lists. Subject 6 is uncut and in none.
     """
-    found, skipped = Reading(labels.classes), Counter()
+    found, skipped = Reading(labels.classes, people_by=f"names as of {labels.title}"), Counter()
     silent = {path.stem[3:] for path in tree.videos if path.name.startswith("02-01-")}
     first: dict[tuple[str, int], Path] = {}
     for path, frames in tree.videos.items():
@@ -865,7 +869,8 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         rows, roles = read_rows(file.path, found, name, finder.knows)
         if not file.part:
             rows = _checked(rows, roles.get("split"), name, found)
-        found.people_told |= "subject" in roles
+        if "subject" in roles:
+            found.people_told, found.people_by = True, f"column {roles['subject']} of {name}"
         native |= {row.where for row in rows if roles.get("path", "").lower() == "video_name"}
         pairs += [(file, row) for row in rows]
     texts = {row.label for _, row in pairs}

@@ -18,30 +18,12 @@ csv.field_size_limit(2**31 - 1)  # an unclosed quote is reported by us, not by c
 OLD = "# maedfer annotations "  # whose head says what labels and frames mean, in JSON
 # Names of a column, without case and marks between words; the first that exists is used.
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
-_SIDES = {
-    side: re.compile(  # also 01_train, my-test, train_a; Val Kilmer and Dev Patel are people
-        rf"(?:([^\W_]+)[ _.-]+)?(?:{word})"
-        r"(?:[ _-]*(?:set|split|data|clips|videos|faces|afew|\d+))*(?:[ _.-]+[a-z])?"
-    )
-    for side, word in (
-        ("train", r"tr(?:ai)?n(?:ing)?"),
-        ("val", r"val(?:id(?:at(?:e|ing|ion))?)?|dev(?:el(?:opment)?)?"),
-        ("test", r"te?st(?:s|ing)?|eval(?:uation)?|held[ _-]?out|holdout"),
-    )
-}
+# Also 01_train, train_a, test_english; Val Kilmer and Dev Patel are people.
+_SIDES = {side: re.compile(pattern) for side, pattern in WORDS["sides"].items()}
 # Columns that may change what a row means, and what is to be done.
-_WEIGHTY = {
-    re.compile(pattern): meaning
-    for pattern, meaning in {
-        "(?:is|for)?(?:train|val|valid|test)(?:set|ing)?|.*(?:split|fold).*": "if it tells the "
-        "split, call it split, with train, val and test in it, or fold, with numbers",
-        "(?:start|end|begin|stop|onset|offset)(?:time|frame|sec(?:onds)?|s|ms|no)?": "a row means "
-        "its whole video; if these are parts, cut them out first",
-    }.items()
-}
+_WEIGHTY = {re.compile(pattern): meaning for pattern, meaning in WORDS["weighty columns"].items()}
 # Of several kinds of lists in one archive: words that a path must (or must not) hold.
-_WANTED = (("mafw", "compound", False), ("dfew", "single", True), ("ferv39k", "all", True),
-           ("mafw", "no_caption", True))  # fmt: skip
+_WANTED = WORDS["wanted lists"]
 
 
 class Problem(NamedTuple):
@@ -77,6 +59,7 @@ class Reading:
     """Clips, problems, and choices made.
 
     splits: whether people are still to be split. people_told: whether a list names the people.
+    people_by: what does, in words.
     """
 
     classes: tuple[str, ...] = ()
@@ -85,6 +68,7 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     splits: bool = False
     people_told: bool = False
+    people_by: str = ""
 
     def problem(self, kind: str, where: object, what: str) -> None:
         """Record a problem."""
@@ -114,14 +98,15 @@ def side_of(text: str) -> str | None:
     return next((side for side, _ in _sides(text)), None)
 
 
-def word_before_side(text: str) -> str:
-    """What stands before such a word, as of a folder anna_test; "" for nothing or a number."""
-    return next((word for _, word in _sides(text) if word and not word.isdecimal()), "")
+def words_beside_side(text: str) -> str:
+    """What stands beside such a word, as of folders anna_test and test_english, but no number."""
+    words = next((match.groups() for _, match in _sides(text)), ())
+    return " ".join(word for word in words if word and not word.isdecimal())
 
 
-def _sides(text: str) -> list[tuple[str, str | None]]:
+def _sides(text: str) -> list[tuple[str, re.Match[str]]]:
     found = ((side, known.fullmatch(text.strip().casefold())) for side, known in _SIDES.items())
-    return [(side, match[1]) for side, match in found if match]
+    return [(side, match) for side, match in found if match]
 
 
 def fold_of(text: str) -> int | None:
@@ -309,6 +294,7 @@ def _known(cell: str, role: str) -> str:
     return (
         ""
         if cell.casefold() in (*WORDS["nothing"], *WORDS["nobody"] * (role == "subject"))
+        or re.fullmatch(r"#\S+[!?]", cell)  # errors of a spreadsheet, in any language
         else cell
     )
 

@@ -145,7 +145,7 @@ def prepare_command(
     for problem in problems:  # a prepared set could no longer report any but left-out clips
         if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
             raise ValueError(f"{problem} (maedfer doctor lists all)")
-    table.warn()
+    table.tell()
     return prepare(
         table, out, size_px=size_px, margin=margin, framing=framing, quality=quality, store=store,
         workers=os.cpu_count() or 1 if workers is None else workers, problems=problems, part=part,

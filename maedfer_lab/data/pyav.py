@@ -66,6 +66,7 @@ class PyAVReader(VideoReader):
         self.path, self.is_plain = path, False
         # Threads of whole frames find damage by chance; as fast where many files are looked at.
         self._threads, self._left_out = "SLICE" if thorough else "AUTO", 0
+        self._end = 0  # where in an MP4 or MOV the last frame lies
         self._open()
         self._times: dict[int, int] | None = None
         self._keys, self._bad = [0], set[int]()
@@ -114,6 +115,7 @@ class PyAVReader(VideoReader):
                 if not packet.size:
                     continue
                 count += 1
+                self._end = max(self._end, packet.pos or 0)
                 whole += not packet.is_corrupt
                 if packet.is_keyframe:
                     keys.append(packet.pts)
@@ -219,6 +221,9 @@ class PyAVReader(VideoReader):
             )
         if self._left_out:
             sentences.append(f"{self._left_out} damaged frames at its beginning are left out")
+        if self._end and (more := _second_film(self.path)) > self._end:
+            what = "a second film was joined to the first"
+            sentences.append(f"{what} (from byte {more:,}) and is not read: keep them in two files")
         if early := self._ends_early(end_s):
             sentences.append(f"{early}; these are used (was it cut off?)")
         self.damage = "; ".join(sentences) or None
@@ -369,6 +374,24 @@ def _upright(frame: Any) -> np.ndarray:
         right, up = a < 0, d < 0
     picture = picture[:, ::-1] if right else picture
     return picture[::-1] if up else picture
+
+
+def _second_film(path: Path) -> int:
+    """Where in a file the second MP4 or MOV begins, as after ``cat a.mp4 b.mp4``; 0 for nowhere."""
+    place, films, size = 0, 0, path.stat().st_size
+    with path.open("rb") as file:
+        while place + 8 <= size:
+            file.seek(place)
+            head = file.read(16)
+            films += head[4:8] == b"ftyp"
+            if films > 1:
+                return place
+            length = int.from_bytes(head[:4], "big")
+            length = int.from_bytes(head[8:], "big") if length == 1 else length
+            if length < 8:  # to the end of the file, or no box of an MP4
+                break
+            place += length
+    return 0
 
 
 def _starts_anew(data: bytes, codec: Any) -> bool:

@@ -17,6 +17,7 @@ from maedfer_lab.data.labels import OTHERS
 from maedfer_lab.data.layouts import MOST_FOLDS, named_together, person_words, same_persons
 from maedfer_lab.data.shard_format import (
     AGAIN,
+    MANIFEST,
     Index,
     is_url,
     open_index,
@@ -25,7 +26,7 @@ from maedfer_lab.data.shard_format import (
     shard_and_name,
     shard_name,
 )
-from maedfer_lab.data.table import FIELDS, TOLD, Annotations, Clip, unknown_people
+from maedfer_lab.data.table import FIELDS, TOLD, Annotations, Clip, how_read, unknown_people
 
 SKIPPED = "skipped.csv"
 
@@ -128,6 +129,11 @@ class ShardedAnnotations(Annotations):
         """Of the tar in which each clip lies."""
         index = self.clips.columns
         return np.repeat(index.about["bytes"], np.diff(index.first)).tolist()
+
+    @property
+    def reading(self) -> str:
+        """As of any table; the people may have been mended in the set's own list."""
+        return how_read(self, MANIFEST)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (place(self.root), self.clips.columns.file)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from maedfer_lab import text as text_of
-from maedfer_lab.config import data_folder
+from maedfer_lab.config import data_folder, is_main_process
 from maedfer_lab.data.labels import (
     DATASETS,
     OTHERS,
@@ -44,9 +46,8 @@ from maedfer_lab.data.layouts import (
     read_unlabelled,
     same_persons,
     scan,
-    told_by_names,
 )
-from maedfer_lab.data.lists import Clip, ListFile, Problem, Reading, find_lists
+from maedfer_lab.data.lists import Clip, ListFile, Problem, Reading, find_lists, side_of
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoReader, natural_key
@@ -56,6 +57,7 @@ STREAM_VERSION = 1  # raised whenever the same table gives other clips, or in an
 TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted as text
 TOLD = 3000  # clips up to which a summary lists each of them
 _SHARE = 0.2  # of the people, tested in fold 1 if no split is given
+_READING = "people: "  # how the note on how a table was read begins
 _DOUBTS = ("unknown people", "suspicious", "no clip of", "each fold of")  # how such notes begin
 # What `explain_change` compares of each clip.
 FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
@@ -80,8 +82,15 @@ class Annotations:
         """The notes on what may be wrong in who is on which side, or in labels."""
         return [note for note in self.notes if note.startswith(_DOUBTS)]
 
-    def warn(self) -> None:
-        """Say each of the doubts as a warning."""
+    @property
+    def reading(self) -> str:
+        """The note on how people, labels and sides were found; "" if there is none."""
+        return next((note for note in self.notes if note.startswith(_READING)), "")
+
+    def tell(self) -> None:
+        """Say on stderr how the table was read, and each of the doubts as a warning."""
+        if self.reading and is_main_process():
+            tqdm.write(f"{self.root}: {self.reading}", file=sys.stderr)
         for doubt in self.doubts:
             warnings.warn(f"{self.root}: {doubt}", stacklevel=4)
 
@@ -493,13 +502,32 @@ def _table(dataset: str, tree: Tree, found: Reading) -> tuple[Annotations, tuple
             what += " (if folders or names are no people, a column subject or MANIFEST.csv says so)"
         found.problem("subject overlap", tree.root, what)
     found.problems += filter(None, map(table.copy_problem, copies))
-    found.notes += _contradictions(table, found.people_told) if dataset in OTHERS else ()
+    found.notes += _contradictions(table, found) if dataset in OTHERS else ()
     found.notes += unknown_people(unknown, len(table))
-    return replace(table, notes=(*found.notes, *tree.ignored)), tuple(found.problems)
+    notes = [*found.notes, *tree.ignored]
+    notes += [how_read(table, found.people_by * (unknown < len(table)))] if len(table) else []
+    return replace(table, notes=tuple(notes)), tuple(found.problems)
 
 
-def _contradictions(table: Annotations, are_listed: bool) -> Iterator[str]:
+def how_read(table: Annotations, people_by: str) -> str:
+    """Who is seen and what tells it, and what a few of the clips were taken for."""
+    number = Counter(table.people())
+    shown = ", ".join(f"{who} ({n:,})" for who, n in number.most_common(3))
+    clips = []
+    places = np.unique(table.folds, return_index=True)[1].tolist()  # the first of each fold
+    for clip in map(table.clips.__getitem__, dict.fromkeys([*places[:2], len(table) - 1])):
+        side = f"tested in fold {clip.fold}" if clip.fold else "trained on"
+        meant = [table.classes[clip.label], clip.subject or "an unknown person", side]
+        meant = meant if table.dataset != "voxceleb2" else meant[1:2]
+        clips.append(f"{table.name(clip)} is {', '.join(meant)}")
+    by = f"{len(number):,} by {people_by}" if people_by else "not known, a clip counts as one"
+    return f"{_READING}{by}; most clips show {shown}; for instance {'; '.join(clips)}"
+
+
+def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
     """Notes on files called as another class, and on people who may be none."""
+    if found.splits:
+        yield from _unused_split(table)
     words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
     odd, seen = [], defaultdict(set)  # seen: words of files -> folders taken for people
     for clip in table.clips:
@@ -519,14 +547,28 @@ def _contradictions(table: Annotations, are_listed: bool) -> Iterator[str]:
         note = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
         yield note + "clips; MANIFEST.csv (columns file, identity) can name people"
     shared = [word for word, folders in seen.items() if len(folders) > 1]
-    if not are_listed and len(shared) > max(1, len(seen) // 3):
+    if not found.people_told and len(shared) > max(1, len(seen) // 3):
         note = f"suspicious: people are folders ({', '.join(sorted(number)[:2])}...), but files in "
         yield note + f"several of them are called {shared[0]} or {shared[1]}: who is seen?"
+    if rounded := [who for who in number if re.fullmatch(r"(?i)\d+([.,]\d+)?e\+\d+", who)]:
+        yield f"suspicious: {rounded[0]!r} is a number that a spreadsheet rounded, and may be many"
     if number and not any(map(may_be_person, number)):
         yield f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people?"
     if len(table) > 9 and len(table) < 2 * len(table.classes):
         note = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
         yield note + "are these classes?"
+
+
+def _unused_split(table: Annotations) -> Iterator[str]:
+    """A note on words such as train and test in the names of clips that are split anew."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for name in map(table.name, table.clips):
+        for side in set(filter(None, map(side_of, re.findall(r"[^\W\d_]+", name)))):
+            told[side].append(name)
+    if len(told) > 1 and 2 * sum(map(len, told.values())) >= len(table):
+        a, b = (names[0] for names in [*told.values()][:2])
+        note = f"suspicious: names such as {a} and {b} seem to tell a split, which is not used: "
+        yield note + "folders train and test do, or a list with a column split"
 
 
 def unknown_people(unknown: int, clips: int) -> list[str]:
@@ -566,7 +608,6 @@ def _with_people(clips: list[Clip], tree: Tree, found: Reading, is_known: bool) 
         are_folders = all(f"{one}/" in name for one, name in zip(who, names, strict=True))
         if are_folders and len(pairs) == len(set(who)) == len({clip.label for clip in clips}):
             who = [None] * len(who)  # these are the folders of classes
-        found.notes += told_by_names(who)
     return [replace(clip, subject=person) for clip, person in zip(clips, who, strict=True)]
 
 
@@ -574,7 +615,7 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
     """One name for people who are spelled in two ways; two people in one name are a problem."""
     first: dict[tuple[str, ...], str] = {}
     where = {clip.subject or "": clip for clip in reversed(clips)}
-    classes = {person_words(name) for name in found.classes if not name.isdecimal()}
+    classes = {words for words in map(person_words, found.classes) if not words[0].isdecimal()}
     keys = {
         name: tuple(word for word in key if (word,) not in classes) or key
         for name, key in same_persons(set(where) - {""}).items()
@@ -600,7 +641,7 @@ def _may_be_one(keys: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
 
     One is in the other's name (anna, Anna Meyer); only what follows a number or the last word
     differs (P01_left, P01_right); the same number has two words for a person (P1, participant 1);
-    or, without numbers, order or one letter (Meyer Anna, Schmitd).
+    without numbers, order or one letter (Meyer Anna, Schmitd); or both may be pairs (1-2, 2-3).
     """
     known = {key: name for name, key in reversed(keys.items())}
     takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -619,6 +660,10 @@ def _may_be_one(keys: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
         elif place > len(key) and len(text := "".join(key)) > 4:
             ways = [text, "".join(sorted(key)), *map("".join, combinations(text, len(text) - 1))]
             yield from ((one, name) for way in ways if (one := near.setdefault(way, name)) != name)
+    pairs = {key: who for who, key in keys.items() if len(key) == 2}
+    if all(first != second for first, second in pairs):  # 1-1 is no pair of people
+        seconds = {second: who for (_, second), who in pairs.items()}
+        yield from ((seconds[a], who) for (a, _), who in pairs.items() if a in seconds)
     alike = [some for some in takes.values() if some[1:]]
     # A single large group is how people are numbered.
     if alike[1:] or (alike and len(alike[0]) <= min(9, len(keys) // 2)):

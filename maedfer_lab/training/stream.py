@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from mmap import mmap
@@ -50,6 +50,7 @@ from maedfer_lab.data.table import (
     Annotations,
     Clip,
     explain_change,
+    how_read,
     read_annotations,
     split_people,
     unknown_people,
@@ -326,7 +327,7 @@ def pretraining_data(config: PretrainConfig, table: Annotations | None = None) -
         return RunData(table.middle(), _drawn_stream(config, table), unseen, text)
     model, data = config.model, config.data
     assert data is not None
-    table.warn()
+    table.tell()
     kept, held = split_people(table.people(), config.held_out, config.seed)
     numbers = streamed = np.asarray(kept)
     opened, stride, skipped, how = table, config.stride, [], "decoded when needed"
@@ -442,12 +443,10 @@ def listed_videos(path: Path) -> Annotations:
     people = people_of_copies(texts, people_of(texts, path.parent, found, folders=False))
     if found.problems:
         raise ValueError(str(found.problems[0]))
-    clips = tuple(
-        Clip(place, 0, 0, None, path.name, person)
-        for place, person in zip(places, people, strict=True)
-    )
+    clips = [Clip(p, 0, 0, None, path.name, who) for p, who in zip(places, people, strict=True)]
+    table = Annotations("voxceleb2", ("unlabelled",), tuple(clips), path.parent)
     notes = unknown_people(people.count(None), len(clips))
-    return Annotations("voxceleb2", ("unlabelled",), clips, path.parent, tuple(notes))
+    return replace(table, notes=(*notes, how_read(table, found.people_by)))
 
 
 def example_clips(
@@ -484,7 +483,7 @@ def labelled_data(
             f"{table.root} has one class ({', '.join(table.classes)}) and nothing to classify; "
             "give clips of two classes or more"
         )
-    table.warn()
+    table.tell()
     is_drawn, skipped = isinstance(table, DrawnFaces), []
     train, test = np.flatnonzero(table.folds != config.fold), table.split(config.fold)[1]
     if config.skip_broken and not is_drawn:
