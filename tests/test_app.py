@@ -10,7 +10,6 @@ import sys
 import threading
 import urllib.parse
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def ask(address: str, path: str = "", host: str = "") -> tuple[int, str]:
     return reply.status, reply.read().decode(errors="replace")
 
 
-def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
+def test_it_serves_its_owner_alone_until_interrupted(tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     kept = {name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"}
@@ -74,7 +73,7 @@ def test_it_serves_its_owner_alone_until_interrupted(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_kernels_are_bounded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_bounded(app, monkeypatch):
     async def slow(self: object, **options: object) -> str:
         await asyncio.sleep(0)
         return "started"
@@ -89,7 +88,7 @@ def test_kernels_are_bounded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert started == ["started"] * app.MAX_KERNELS and "503" in str(refused)
 
 
-def test_a_kernel_ends_with_its_page(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_ends_with_its_page(app, monkeypatch):
     ended: list[str] = []
 
     async def end(self: object, kernel_id: str) -> None:

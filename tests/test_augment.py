@@ -33,7 +33,6 @@ from maedfer_lab.data.transforms import (
     training_indices,
 )
 from maedfer_lab.method.targets import IMAGENET_MEAN, IMAGENET_STD
-from maedfer_lab.training.loop import own_share
 
 NOTHING = Augment("", (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -151,19 +150,6 @@ def test_training_frames_by_hand():
     assert training_indices(9, 4, 4).tolist() == [0, 8, 8, 8]
     with pytest.raises(ValueError, match="stride=0"):
         training_indices(20, 16, 0)
-
-
-@pytest.mark.parametrize("step", range(8))
-def test_processes_mix_the_pairs_that_one_process_mixes(step):
-    generator = torch.Generator().manual_seed(step)
-    clips = torch.rand(8, 3, 4, 12, 12, generator=generator)
-    labels = torch.randint(7, (8,), generator=generator)
-    whole, targets = mix_batch(clips.clone(), labels, 7, Augment(), 0, step)
-    for parts, part in ((2, 0), (2, 1), (4, 0), (4, 1), (4, 2), (4, 3)):
-        places = own_share(8, parts, part)
-        own, own_targets = mix_batch(clips[places], labels[places], 7, Augment(), 0, step)
-        assert torch.equal(own, whole[places]) and torch.equal(own_targets, targets[places])
-    assert torch.allclose(targets.sum(1), torch.ones(8)) and not torch.equal(whole, clips)
 
 
 def test_mixing_is_timms_to_the_last_bit_by_blending_or_a_box():

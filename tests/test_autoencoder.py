@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maedfer_lab.config import ModelConfig, TargetConfig, base, tiny
+from maedfer_lab.config import ModelConfig, TargetConfig, tiny
 from maedfer_lab.method.grid import check_clip, region_shapes, sincos_positions
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier, check_batch
@@ -44,19 +44,6 @@ def test_every_visible_token_meets_its_own_position_in_the_decoder(region, legac
 
 
 @pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_hidden_pixels_do_not_reach_the_prediction(encoder):
-    config = tiny(encoder).model
-    model = build_autoencoder(config).eval()
-    clip, mask = clips(config), masks(model)
-    split = model.split(mask)
-    hidden = mask.view(2, *model.grid.shape)
-    for axis, times in ((1, 2), (2, 8), (3, 8)):
-        hidden = hidden.repeat_interleave(times, axis)
-    other = torch.where(hidden[:, None], 0.5, clip)
-    assert torch.equal(model.predict(clip, split), model.predict(other, split))
-
-
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
 def test_thirty_steps_on_one_clip_beat_predicting_zero(encoder):
     preset = tiny(encoder)
     model = build_autoencoder(preset.model, preset.target)
@@ -72,17 +59,6 @@ def test_thirty_steps_on_one_clip_beat_predicting_zero(encoder):
     videomae = build_autoencoder(preset.model, TargetConfig(motion=False))
     loss = videomae(clip, mask).loss
     assert loss.motion == 0 and loss.total == loss.appearance
-
-
-def test_parameter_counts_are_the_papers():
-    for model, count in (
-        (build_classifier(base().model, 7), 84_878_343),
-        (build_classifier(base().model, 11), 84_880_395),
-        (build_classifier(base("vit").model, 7), 86_232_583),
-        (build_autoencoder(base().model), 92_760_192),
-        (build_autoencoder(base("vit").model), 94_210_944),
-    ):
-        assert sum(p.numel() for p in model.parameters()) == count
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
@@ -138,7 +114,11 @@ def test_unfit_clips_are_refused(spoil, message):
         (lambda: check_batch(2, 1), "1 masks do not fit a batch of 2.*num_clips=2"),
         (lambda: ModelConfig(depth=-1), "depth"),
         (lambda: ModelConfig(mlp_ratio=0.0), "mlp_ratio"),
+        (lambda: ModelConfig(mlp_ratio=float("nan")), "mlp_ratio"),
         (lambda: ModelConfig(frames=0), "frames"),
+        (lambda: ModelConfig(size_px=0.5), "size_px"),
+        (lambda: ModelConfig(size_px=16_000), "a clip of"),
+        (lambda: ModelConfig(tubelet=(0, 1, 1)), "tubelet"),
         (lambda: ModelConfig(region=(2, 5)), "three numbers"),
         (lambda: ModelConfig(tubelet=(2, 16)), "three numbers"),
         (lambda: replace(tiny(), mask_ratio=(1.0,)), "mask_ratio"),

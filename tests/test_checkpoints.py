@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
 from maedfer_lab import cli
 from maedfer_lab.checkpoints.loading import fitting_regions, load_checkpoint
@@ -94,9 +95,7 @@ def test_full_models_have_the_official_names_shapes_and_counts(name):
 def test_an_official_pretraining_checkpoint_loads_whole(encoder, tmp_path):
     loaded = load_checkpoint(pretrained_file(tmp_path, encoder))
     model = build_autoencoder(tiny(encoder).model, seed=1)
-    assert loaded.model.state_dict().keys() == model.state_dict().keys()
-    for name, value in loaded.model.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name])
+    assert_close(loaded.model.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert loaded.model.config == replace(
         tiny(encoder).model, legacy_visible_order=encoder == "lgi"
     )
@@ -110,23 +109,12 @@ def test_an_official_pretraining_checkpoint_loads_whole(encoder, tmp_path):
     assert ("legacy_visible_order is on" in text) is (encoder == "lgi")
 
 
-@pytest.mark.parametrize(("encoder", "num_classes"), [("lgi", 7), ("vit", 11)])
-def test_a_fine_tuned_checkpoint_gives_the_same_logits(encoder, num_classes, tmp_path):
-    model = build_classifier(tiny(encoder).model, num_classes).eval()
-    loaded = load_checkpoint(write(tmp_path / "a.pth", to_official(model)))
-    clip = torch.rand(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(loaded.model(clip), model(clip))
-    assert loaded.report.num_classes == num_classes and loaded.report.epoch == "best"
-    assert not loaded.report.ignored and not loaded.report.fresh
-
-
 def test_a_classifier_of_a_pretrained_encoder_says_what_became_of_every_parameter(tmp_path):
     path = pretrained_file(tmp_path)
     loaded = load_checkpoint(path, as_="classifier", num_classes=5, drop_path=0.1)
     head = loaded.model.state_dict()["head.weight"]
     source = build_autoencoder(TINY, seed=1)
-    for name, value in source.encoder.state_dict().items():
-        assert torch.equal(loaded.model.encoder.state_dict()[name], value)
+    assert_close(loaded.model.encoder.state_dict(), source.encoder.state_dict(), rtol=0, atol=0)
     report = loaded.report
     names = [*report.used.names, *(name for group in report.ignored for name in group.names)]
     assert sorted(names) == sorted(to_official(source))
@@ -140,6 +128,7 @@ def test_a_classifier_of_a_pretrained_encoder_says_what_became_of_every_paramete
     assert fresh.names == ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
     assert 0 < head.abs().max() < 1e-3  # logits start near zero
     assert loaded.model.config.drop_path == 0.1
+    assert not loaded.model.config.legacy_visible_order  # where every token is visible
     other = load_checkpoint(path, as_="classifier", num_classes=5, seed=1)
     assert not torch.equal(other.model.state_dict()["head.weight"], head)
     with pytest.raises(ValueError, match="give num_classes, such as 7"):
@@ -244,12 +233,11 @@ def test_round_trips_are_bit_equal_both_ways(part, changes, tmp_path):
     save_official(model, tmp_path / "a.pth")
     loaded, report = load_checkpoint(tmp_path / "a.pth")
     assert loaded.config == config
-    assert loaded.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(x, model.state_dict()[n]) for n, x in loaded.state_dict().items())
+    assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert len(list(loaded.parameters())) == len(list(model.parameters()))  # sharing survives
     written, back = torch.load(tmp_path / "a.pth", weights_only=True)["model"], to_official(loaded)
     assert list(back) == list(written)
-    assert all(torch.equal(back[name], written[name]) for name in written)
+    assert_close(back, written, rtol=0, atol=0)
     assert getattr(loaded, "target", target) == target and getattr(loaded, "tokens", "all") == "all"
     assert report.num_parameters == report.model_parameters == report.used.parameters
 
@@ -279,22 +267,16 @@ def test_without_regions_none_are_told_and_without_their_tokens_these_are_named(
 
 @pytest.mark.parametrize(
     ("frames", "size_px", "region"),
-    [(8, 160, (1, 5, 10)), (16, 160, (2, 5, 10)), (32, 160, (4, 5, 10)), (16, 112, (1, 7, 7)),
-     (16, 224, (2, 7, 14)), (32, 224, (4, 7, 14)), (8, 112, (4, 1, 7))],
+    [(8, 160, (1, 5, 10)), (32, 160, (4, 5, 10)), (16, 112, (1, 7, 7)), (32, 224, (4, 7, 14))],
 )  # fmt: skip
 def test_other_clips_work_where_the_regions_keep_their_number(frames, size_px, region):
     grid = Grid.of_clip(frames, size_px, size_px, (2, 16, 16))
-    num = grid.n // (region[0] * region[1] * region[2])
     config = replace(base().model, width=32, depth=1, num_heads=2, region=(2, 5, 10))
     weights = recognise(to_official(build_classifier(config, 7)))
     given = {"frames": frames, "size_px": size_px, "region": region, "num_heads": 2}
-    assert region in fitting_regions(num, grid)
-    if num == 8:
-        clip = torch.rand(1, 3, frames, size_px, size_px)
-        assert load_checkpoint(weights, **given).model(clip).shape == (1, 7)
-        return
-    with pytest.raises(ValueError, match=rf"8 region tokens.*cuts it into {num}\."):
-        load_checkpoint(weights, **given)
+    assert region in fitting_regions(8, grid)
+    clip = torch.rand(1, 3, frames, size_px, size_px)
+    assert load_checkpoint(weights, **given).model(clip).shape == (1, 7)
 
 
 def test_a_region_that_does_not_fit_lists_shapes_and_sizes(tmp_path):
@@ -390,7 +372,7 @@ def test_a_run_folder_loads_finished_or_not(tmp_path):
     run.finish(model, {})
     loaded = load_checkpoint(run.folder)
     assert loaded.model.config == preset.model and loaded.model.target == preset.target
-    assert all(torch.equal(x, model.state_dict()[n]) for n, x in loaded.model.state_dict().items())
+    assert_close(loaded.model.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert "tiny (lgi)" in str(loaded.report) and "config.json" in str(loaded.report)
     classifier = load_checkpoint(run.folder / "model.safetensors", as_="classifier", num_classes=3)
     assert "decoder.mask_token" in classifier.report.ignored[0].names
@@ -398,16 +380,15 @@ def test_a_run_folder_loads_finished_or_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [(None, "config.json"), ("{", "JSONDecodeError"), ("{}", "fields of ModelConfig"),
+    [("{", "JSONDecodeError"), ("{}", "fields of ModelConfig"),
      ('{"model": {"width": "32"}}', "width='32' should be int"),
      ('{"model": {"colour": 3}}', "colour")],
 )  # fmt: skip
 def test_a_folder_without_a_sound_config_is_refused(config, message, tmp_path):
     folder = save_pretrained(build_autoencoder(TINY), tmp_path / "folder")
-    path = folder / "config.json"
-    path.unlink() if config is None else path.write_text(config)
+    (folder / "config.json").write_text(config)
     for place in (folder, folder / "model.safetensors"):
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
+        with pytest.raises(ValueError, match=message):
             load_checkpoint(place)
 
 
@@ -420,8 +401,8 @@ def test_the_command_prints_the_report_and_converts(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "used" in out and "%" in out and str(official) in out
     assert {p.name for p in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    a, b = load_checkpoint(official).model, load_checkpoint(folder).model
-    assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
+    one, two = (load_checkpoint(place).model.state_dict() for place in (official, folder))
+    assert_close(one, two, rtol=0, atol=0)
 
 
 # --- what the version before wrote, and what others hand around -------------------------------

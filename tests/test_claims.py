@@ -34,7 +34,7 @@ def changed(folder: Path, name: str, old: str, new: str) -> dict[str, Claim]:
     return {claim.id: claim for claim in ledger(read_paper(folder, folder))}
 
 
-def test_every_cell_has_a_known_source_and_every_number_a_unit() -> None:
+def test_every_cell_has_a_known_source_and_every_number_a_unit():
     used = {key for matrix in PAPER.matrices for key in matrix.sources}
     for table in PAPER.tables.values():
         assert len({table.key_of(row) for row in table.rows}) == len(table.rows), "keys tell apart"
@@ -51,7 +51,7 @@ def test_every_cell_has_a_known_source_and_every_number_a_unit() -> None:
     assert PAPER.table("dfew").row("CEFLNet")["happy"].decimals == 0
 
 
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
+def test_unknown_names_are_refused_with_the_known_ones():
     for wrong, message in (
         (lambda: PAPER.table("afew"), r"dfew, ferv39k"),
         (lambda: PAPER.table("dfew").row("MAE"), r"no row 'MAE'; known: C3D"),
@@ -62,7 +62,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
             wrong()
 
 
-def test_splits_partition_their_data_set_and_bound_the_weighted_mean() -> None:
+def test_splits_partition_their_data_set_and_bound_the_weighted_mean():
     subjects = {"CREMA-D": 91, "RAVDESS": 24, "eNTERFACE05": 43}
     for dataset in PAPER.labels:
         train, test = PAPER.splits(dataset, "train"), PAPER.splits(dataset)
@@ -83,7 +83,7 @@ def test_splits_partition_their_data_set_and_bound_the_weighted_mean() -> None:
     assert fold_slack(PAPER.splits("FERV39k")) == 0
 
 
-def test_tables_show_best_and_second_and_leave_ours_blank() -> None:
+def test_tables_show_best_and_second_and_leave_ours_blank():
     html = show(PAPER, "mafw").html
     assert "<b>41.62</b>" in html and "<u>40.87</u>" in html
     assert "<td><b>54.31</b></td><td></td>" in html
@@ -94,7 +94,7 @@ def test_tables_show_best_and_second_and_leave_ours_blank() -> None:
     assert "<u>43.12</u></td><td>40.00" in row and "<u>52.07</u></td><td>50.00" in row
 
 
-def test_every_claim_has_a_status_and_evidence_to_follow() -> None:
+def test_every_claim_has_a_status_and_evidence_to_follow():
     assert len(CLAIMS) == len(ledger()) == 515, "ids are unique"
     rates = [claim for id, claim in CLAIMS.items() if id.endswith("learning-rate/schedule")]
     assert len(rates) == 50 and all(claim.tolerance == 1e-8 for claim in rates)
@@ -113,7 +113,7 @@ def test_every_claim_has_a_status_and_evidence_to_follow() -> None:
             assert claim.status == "not found" and claim.value is None
 
 
-def test_what_is_contradicted() -> None:
+def test_what_is_contradicted():
     """Only inherited rows and another printing; nothing of MAE-DFER's own."""
     assert with_status("contradicted") == {
         *(f"dfew/{row}/from-classes" for row in
@@ -141,7 +141,7 @@ RECOMPUTED = {
 }
 
 
-def test_recomputed() -> None:
+def test_recomputed():
     assert all(CLAIMS[id].status == "recomputed" for id in RECOMPUTED)
     found = {id: CLAIMS[id].found for id in RECOMPUTED}
     assert found == pytest.approx(RECOMPUTED, rel=1e-4)
@@ -162,9 +162,7 @@ def test_recomputed() -> None:
             "ferv39k/all/log/parameters/formula"}),
     ],
 )  # fmt: skip
-def test_one_changed_digit_is_contradicted(
-    file: str, old: str, new: str, claims: set[str], tmp_path: Path
-) -> None:
+def test_one_changed_digit_is_contradicted(file, old, new, claims, tmp_path):
     after = changed(tmp_path, file, old, new)
     assert all(CLAIMS[id].status == "recomputed" for id in claims)
     assert all(after[id].status == "contradicted" for id in claims), claims
@@ -172,7 +170,7 @@ def test_one_changed_digit_is_contradicted(
     assert counts["contradicted"] >= len(with_status("contradicted")) + len(claims)
 
 
-def test_an_ablation_that_is_found_leaves_the_list() -> None:
+def test_an_ablation_that_is_found_leaves_the_list():
     table = replace(PAPER.table("sister_ablations"), id="ablation_lambda")
     found = replace(PAPER, tables={**PAPER.tables, "ablation_lambda": table})
     gone = with_status("not found") - {claim.id for claim in ledger(found)}
@@ -189,9 +187,7 @@ def write_results(folder: Path, *changes: dict[str, Any]) -> Path:
     return folder
 
 
-def test_a_result_turns_needs_data_into_measured_and_a_mean_when_all_folds_are(
-    tmp_path: Path,
-) -> None:
+def test_a_result_turns_needs_data_into_measured_and_a_mean_when_all_folds_are(tmp_path):
     folder = write_results(tmp_path, {}, {"dataset": "my faces", "fold": 7})
     (tmp_path / "other.json").write_text("[1]")
     after = {claim.id: claim for claim in ledger(results=folder)}
@@ -223,16 +219,14 @@ def test_a_result_turns_needs_data_into_measured_and_a_mean_when_all_folds_are(
         ([{}, {}], r"0\.json and 1\.json both hold MAE-DFER / DFEW / 1"),
     ],
 )
-def test_bad_results_are_refused(changes: list, message: str, tmp_path: Path) -> None:
+def test_bad_results_are_refused(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_results(write_results(tmp_path, *changes), PAPER)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         ledger(results=tmp_path / "absent")
 
 
-def test_the_verb_prints_totals_and_writes_every_entry(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verb_prints_totals_and_writes_every_entry(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
     file = tmp_path / "claims.json"
     assert cli.main(["claims", "--json", str(file)]) == 0
@@ -245,7 +239,7 @@ def test_the_verb_prints_totals_and_writes_every_entry(
     assert "2 measured" in capsys.readouterr().out
 
 
-def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path: Path) -> None:
+def test_own_runs_join_the_published_loss_if_their_units_do(tmp_path):
     for name, target in (("a", {"units": "cube"}), ("b", {"units": "imagenet"}), ("c", None)):
         (tmp_path / name).mkdir()
         config = {"name": name, "target": target, "optim": {"batch_size": 4}}

@@ -49,7 +49,7 @@ def two_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "VERBS", table)
 
 
-def test_arguments_become_the_functions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_become_the_functions(tmp_path, capsys):
     assert cli.main(["stretch", "a.mp4", "--times", "3", "--mode", "hold"]) == 0
     assert capsys.readouterr().out == "a.mp4 3 hold\n"
     (tmp_path / "a").write_text("text")
@@ -63,7 +63,7 @@ def test_arguments_become_the_functions(tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main(["--version"]) == 0 and "maedfer 0." in capsys.readouterr().out
 
 
-def test_compile_alone_means_auto() -> None:
+def test_compile_alone_means_auto():
     """It was a flag once; before another flag, a value that is none of its own, and at the end."""
 
     def train(dataset: str, /, compile: Literal["auto", "block"] = "block", steps: int = 1) -> str:
@@ -78,7 +78,7 @@ def test_compile_alone_means_auto() -> None:
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
-def test_help_lists_every_verb(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_verb(args, capsys):
     assert cli.main(args) == 0
     out = capsys.readouterr().out
     assert all(verb in out and line in out for verb, (_, line) in cli.VERBS.items())
@@ -90,9 +90,7 @@ def test_help_lists_every_verb(args: list[str], capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("verb", REAL_VERBS)
-def test_every_real_verb_explains_itself(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_real_verb_explains_itself(verb, monkeypatch, capsys):
     monkeypatch.setattr(cli, "VERBS", REAL_VERBS)
     with pytest.raises(SystemExit, match="0"):
         cli.main([verb, "--help"])
@@ -107,18 +105,14 @@ def test_every_real_verb_explains_itself(
         (["strech"], "known are stretch, read; did you mean stretch?"),
     ],
 )
-def test_an_error_is_one_line_without_traceback(
-    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_is_one_line_without_traceback(args, message, capsys):
     assert cli.main(args) == 2
     err = capsys.readouterr().err
     assert err.startswith("maedfer") and args[0] in err
     assert message in err and err.count("\n") == 1
 
 
-def test_a_warning_is_one_line_without_source(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_is_one_line_without_source(tmp_path, capsys):
     (tmp_path / "a").touch()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -130,7 +124,7 @@ def test_a_warning_is_one_line_without_source(
 
 
 @pytest.mark.parametrize(("args", "status"), [(["--help"], 0), (["reconstrukt"], 2)])
-def test_the_program_answers_without_torch(args: list[str], status: int) -> None:
+def test_the_program_answers_without_torch(args, status):
     """Through `python -m maedfer_lab`, with the real verbs."""
     code = (
         f"import runpy, sys; sys.argv = ['maedfer', *{args!r}]\n"

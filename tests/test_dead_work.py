@@ -293,17 +293,6 @@ def test_targets_of_hidden_cubes_alone_are_those_of_all(units, motion, scale, gr
     assert torch.equal(make_target(clip, (2, 4, 4), config, index=index), wanted)
 
 
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_a_step_waits_for_no_device(encoder):
-    """On the meta device there are no values: to ask for one, or to index by booleans, fails."""
-    config = tiny(encoder)
-    model = build_autoencoder(config.model, config.target)
-    mask = region_tube_mask(model.grid, config.model.region, 0.75, 2)
-    model = model.to("meta")
-    model(torch.empty(2, 3, 8, 32, 32, device="meta"), mask).loss.total.backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
 def test_one_pass_over_the_parameters_takes_the_same_step():
     config = tiny()
     models = [build_autoencoder(config.model, config.target)]

@@ -139,9 +139,10 @@ def test_checkpointing_takes_less_memory_and_gives_the_same_bits(encoder):
     assert peaks[1] < 0.8 * peaks[0]
 
 
-def test_a_step_never_waits_for_its_device():
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_a_step_never_waits_for_its_device(encoder):
     """On "meta" an `.item()`, a copy to the CPU or an index of booleans raises."""
-    task, meta = task_of(), torch.device("meta")
+    task, meta = task_of(encoder=encoder), torch.device("meta")
     batch = moved(batch_of(task), meta)
     task.model.to(meta)
     task.loss(task.model, batch)["loss"].backward()

@@ -271,9 +271,6 @@ def test_claims_read_the_whole_test_of_a_fold_and_nothing_less(tmp_path):
     (result,) = read_results(tmp_path, paper())
     assert (result.dataset, result.fold, result.n) == ("DFEW", "1", 2341)
     assert result.scores["uar"] == pytest.approx(whole.scores["uar"])
-    for i in range(2):  # runs of own recipes lie beside each other
-        save_evaluation(replace(whole, run=(f"run{i}", "")), tmp_path, {}, method="own recipe")
-    assert len(list(tmp_path.glob("*.json"))) == 5 and len(read_results(tmp_path, paper())) == 1
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +303,6 @@ def test_the_verb_tests_a_run_and_files_the_answers(run, tmp_path, capsys):
     assert saved["views"]["segments"] == 1 and saved["views"]["stride"] == run.config.stride
     # One window and the whole picture are what the run itself was judged by.
     assert saved["confusion"] == run.result["confusion"]
-    shutil.copy(folder / "model.safetensors", folder / "best.safetensors")  # no longer what it was
-    assert verb(tmp_path, folder) == 2 and "best.safetensors is damaged" in capsys.readouterr().err
     (folder / "best.safetensors").unlink()
     with pytest.raises(ValueError, match=r"best\.safetensors is damaged.*No such file"):
         load_finetuned(folder, "best")

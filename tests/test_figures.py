@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -60,15 +59,6 @@ def test_unknown_figures_and_empty_folders_are_told(source, tmp_path):
         figures.draw_figures(("99_nothing",))
     with pytest.raises(FileNotFoundError, match="make reproduce"):
         figures.draw_figures(folder=tmp_path / "empty")
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    files.write_aside(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(OSError, match=r"disk full: result\.json needs 3 bytes in"):
-        files.write_aside(path, b"new")
-    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_the_commit_is_that_of_the_code_wherever_one_works(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from making_datasets import make_class_folders
 from safetensors.torch import load_file
 from test_loop import TORCHRUN, full_for, in_child
+from torch.testing import assert_close
 
 from maedfer_lab.checkpoints.saving import save_official, save_pretrained
 from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, tiny
@@ -54,8 +55,7 @@ def test_finetuning_lowers_its_loss_and_a_finished_run_loads(easy, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trained again"))
     again = finetune(EASY, output=easy.folder.parents[1])
     assert again.result == easy.result
-    for name, value in easy.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
+    assert_close(again.model.state_dict(), easy.model.state_dict(), rtol=0, atol=0)
 
 
 def test_finetuning_starts_from_the_pretrained_encoder(tmp_path):
@@ -63,8 +63,7 @@ def test_finetuning_starts_from_the_pretrained_encoder(tmp_path):
     met, origin = loop.starting_model(config, 7, tmp_path, "none")
     before = pretrain(PRETRAIN, output=tmp_path)
     fresh = build_classifier(PRETRAIN.model, 7).encoder.state_dict()
-    for name, value in before.model.encoder.state_dict().items():
-        assert torch.equal(met.encoder.state_dict()[name], value)
+    assert_close(met.encoder.state_dict(), before.model.encoder.state_dict(), rtol=0, atol=0)
     assert any(not torch.equal(met.encoder.state_dict()[name], x) for name, x in fresh.items())
     assert origin is not None and origin["held_out"] == before.result["held_out"]
 
@@ -74,8 +73,7 @@ def test_a_linear_probe_leaves_the_encoder_bit_equal(tmp_path):
     config = replace(SHORT, init=PRETRAIN, mode="linear", model=model)
     run = finetune(config, output=tmp_path)
     before = pretrain(PRETRAIN, output=tmp_path).model.encoder.state_dict()
-    for name, value in run.model.encoder.state_dict().items():
-        assert torch.equal(value, before[name]), name
+    assert_close(run.model.encoder.state_dict(), before, rtol=0, atol=0)
     fresh = build_classifier(model, 7)
     assert not torch.equal(run.model.head.weight, fresh.head.weight)
 
@@ -91,8 +89,7 @@ def test_a_checkpoint_is_the_start_and_another_in_its_place_is_refused(tmp_path,
 
     start, config = put(3), replace(SHORT, checkpoint=place)
     model, origin = loop.starting_model(config, 7, tmp_path, "none")
-    for name, value in start.items():
-        assert torch.equal(model.encoder.state_dict()[name], value)
+    assert_close(model.encoder.state_dict(), start, rtol=0, atol=0)
     assert origin is not None and place.name in origin["checkpoint"]
     with pytest.raises(ValueError, match="scratch"):
         replace(config, mode="scratch")
@@ -130,8 +127,7 @@ def test_two_processes_finetune_a_labelled_folder_as_one(tmp_path):
     for name in ("confusion", "uar", "war"):
         assert two.result[name] == one.result[name]
     first, second = (load_file(run.folder / "model.safetensors") for run in (one, two))
-    for name, weight in first.items():
-        torch.testing.assert_close(second[name], weight, rtol=0, atol=1e-5, msg=name)
+    assert_close(second, first, rtol=0, atol=1e-5)
     table = read_annotations("folder", tmp_path / "own")
     assert one.result["classes"] == list(table.classes)
     assert sum(map(sum, one.result["confusion"])) == len(table.split(1)[1])

@@ -26,7 +26,7 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def test_environment_yml_makefile_and_citation_say_what_pyproject_says() -> None:
+def test_environment_yml_makefile_and_citation_say_what_pyproject_says():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, from_pip = environment["dependencies"]
     assert environment["name"] == PROJECT["name"]
@@ -43,13 +43,13 @@ def test_environment_yml_makefile_and_citation_say_what_pyproject_says() -> None
 
 
 @pytest.mark.parametrize("name", ["dependencies", *EXTRAS])
-def test_requirements_have_a_lower_bound_and_nothing_else(name: str) -> None:
+def test_requirements_have_a_lower_bound_and_nothing_else(name):
     for line in PROJECT["dependencies"] if name == "dependencies" else EXTRAS[name]:
         bounds = [part.operator for part in Requirement(line).specifier]
         assert bounds == [">="], f"{line} needs a lower bound, and only that"
 
 
-def test_every_data_file_of_the_package_is_shipped() -> None:
+def test_every_data_file_of_the_package_is_shipped():
     shipped = {
         path
         for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
@@ -63,7 +63,7 @@ def test_every_data_file_of_the_package_is_shipped() -> None:
     assert all((folder / "__init__.py").exists() for folder in folders), folders
 
 
-def test_every_command_is_explained_and_needs_no_other_first() -> None:
+def test_every_command_is_explained_and_needs_no_other_first():
     makefile = (ROOT / "Makefile").read_text()
     for command in ("reproduce", "test", "lab", "app", "figures", "lint"):
         assert f"\n{command}: $(STAMP)\n" in makefile and f'\n\t@echo "make {command} ' in makefile

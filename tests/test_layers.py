@@ -253,6 +253,7 @@ def test_every_file_is_used() -> None:
             "matplotlib IPython ipykernel ipywidgets jupyter_client timm",
         ),
         ("figures", "torch"),
+        ("data.folder", "av decord"),
         ("training.finetune training.pretrain", "setuptools matplotlib IPython"),
     ],
 )

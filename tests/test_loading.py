@@ -33,10 +33,6 @@ def read(numbers, workers):
     return list(read_batches(numbers, batches, workers, lambda index: f"number {index}"))
 
 
-def test_batches_are_the_same_with_and_without_workers():
-    assert torch.equal(torch.stack(read(Squares(), 2)), torch.stack(read(Squares(), 0)))
-
-
 class Frames(Dataset):
     """Frames that are all of their number, and a label."""
 

@@ -41,7 +41,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 @every_notebook
-def test_notebook_is_stripped_and_thin(path: Path) -> None:
+def test_notebook_is_stripped_and_thin(path):
     assert "widgets" not in nbformat.read(path, 4).metadata
     cells = code_cells(path)
     assert 0 < len(cells) <= MOST_CELLS
@@ -64,9 +64,7 @@ def test_notebook_is_stripped_and_thin(path: Path) -> None:
 
 
 @every_notebook
-def test_notebook_runs_and_leaves_its_figure(
-    path: Path, shared_output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebook_runs_and_leaves_its_figure(path, shared_output, monkeypatch):
     monkeypatch.setenv("MAEDFER_PROFILE", "smoke")
     monkeypatch.setenv("MAEDFER_OUTPUT", str(shared_output))
     monkeypatch.delenv("MAEDFER_DATA", raising=False)
@@ -76,7 +74,7 @@ def test_notebook_runs_and_leaves_its_figure(
     assert all(cell.execution_count for cell in code_cells(shared_output / "executed" / path.name))
 
 
-def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path: Path) -> None:
+def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path):
     path = write_notebook(
         tmp_path / "01_where.ipynb", "import os, sys\n[sys.prefix, os.getcwd()]", kernel="julia"
     )
@@ -88,7 +86,7 @@ def test_kernel_is_this_interpreter_whatever_the_notebook_names(tmp_path: Path) 
     assert path.read_bytes() == before
 
 
-def test_a_failing_cell_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_cell_stops_the_run(tmp_path, capsys):
     path = write_notebook(tmp_path / "02_bad.ipynb", "print('so far')", "{}['absent']", "print(3)")
     with pytest.raises(NotebookError, match=r"02_bad\.ipynb") as stop:
         run_notebook(path, tmp_path / "executed", timeout_s=60, report_every_s=0.1)
@@ -98,7 +96,7 @@ def test_a_failing_cell_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "so far" in first.outputs[0].text and not last.outputs
 
 
-def test_make_runs_notebooks_side_by_side_but_none_before_what_it_needs() -> None:
+def test_make_runs_notebooks_side_by_side_but_none_before_what_it_needs():
     """By what `make` says it would do; the order of 06, 08 and 10 is that of its dependencies."""
     root = Path(__file__).parents[1]
     done = subprocess.run(
@@ -113,7 +111,7 @@ def test_make_runs_notebooks_side_by_side_but_none_before_what_it_needs() -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to oneself alone")
-def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
+def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path):
     ready = tmp_path / "ready"
     source = f"import time; open({str(ready)!r}, 'w').close()\ntry:\n    time.sleep(60)\n"
     path = write_notebook(tmp_path / "01.ipynb", source + "finally:\n    print('kept')", "1")
@@ -134,9 +132,7 @@ def test_ctrl_c_interrupts_the_kernels_and_is_raised(tmp_path: Path) -> None:
     assert first.outputs[0].text == "kept\n" and second.execution_count is None
 
 
-def test_reproduce_says_what_it_does_and_where_the_results_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_says_what_it_does_and_where_the_results_are(tmp_path, monkeypatch, capsys):
     for folder in ("maedfer_lab", "notebooks"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")

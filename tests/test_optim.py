@@ -33,30 +33,19 @@ def official_layer(name, depth):
     return depth + 1
 
 
-def test_rates_of_all_parameters_are_those_of_the_official_names():
-    model = build_classifier(CONFIG.model, 7)
+@pytest.mark.parametrize(("size", "times"), [(tiny().model, 2.37), (ModelConfig(), 133)])
+def test_rates_of_all_parameters_are_those_of_the_official_names(size, times):
+    with init_empty_weights():
+        model = Classifier(size, 7)
     found = groups_of(model, CONFIG)
     assert found.keys() == {name for name, _ in model.named_parameters()}
-    top = CONFIG.model.depth + 1
+    fast, slow = (found[f"encoder.{name}"][0] for name in ("rep_tokens", "embed.proj.weight"))
+    assert fast == 1 and fast / slow == pytest.approx(times, abs=0.1)
     for official, value in to_official(model).items():
-        slow = 0.75 ** (top - official_layer(official, CONFIG.model.depth))
+        slow = 0.75 ** (size.depth + 1 - official_layer(official, size.depth))
         spared = value.ndim == 1 or official.endswith(".bias") or official == "lg_region_tokens"
         want = pytest.approx(slow), 0.0 if spared else 0.05
         assert found[our_name(official, False)] == want, official
-
-
-def test_published_values_of_the_base_model():
-    config = FinetuneConfig(model=ModelConfig(), layer_decay=0.75)
-    with init_empty_weights():
-        model = Classifier(ModelConfig(), 7)
-    found = groups_of(model, config)
-    assert found["encoder.embed.proj.weight"][0] == pytest.approx(0.00752, abs=5e-6)
-    assert found["encoder.rep_tokens"] == (1.0, 0.0)
-    assert found["head.weight"] == (1.0, 0.05) and found["fc_norm.weight"] == (1.0, 0.0)
-    assert found["encoder.blocks.15.mlp.fc1.weight"] == (0.75, 0.05)
-    assert found["encoder.blocks.0.mlp.fc1.weight"][0] == pytest.approx(0.75**16)
-    rates = [scale for scale, _ in found.values()]
-    assert found["encoder.rep_tokens"][0] / min(rates) == pytest.approx(133, abs=0.1)
 
 
 def test_odd_groups_can_be_switched_frozen_ones_are_left_out_and_a_vit_has_layers_too():

@@ -38,14 +38,16 @@ def test_a_perfect_prediction_gives_the_clip_back(units, monkeypatch):
     assert result.losses["zero"]["appearance"] > 0 and result.error.max() == 0
 
 
-@pytest.mark.parametrize("units", ["cube", "imagenet"])
-def test_nothing_is_borrowed_from_hidden_pixels(units):
-    model = build_autoencoder(CONFIG, TargetConfig(units))
+@pytest.mark.parametrize(("units", "encoder"), [("cube", "lgi"), ("imagenet", "vit")])
+def test_nothing_is_borrowed_from_hidden_pixels(units, encoder):
+    model = build_autoencoder(tiny(encoder).model, TargetConfig(units))
     clip, mask = clip_and_mask(model)
     emptied = hide(clip, mask, CONFIG.tubelet)
     full, empty = (reconstruct_clip(model, c, mask, statistics="visible") for c in (clip, emptied))
     assert np.array_equal(full.reconstruction, empty.reconstruction)
     assert np.array_equal(full.interpolation, empty.interpolation)
+    flat = reconstruct_clip(model, torch.full_like(clip, 0.3), mask)
+    np.testing.assert_allclose(flat.interpolation, 0.3, atol=1e-6)
     assert full.statistics == ("visible" if units == "cube" else "none")
     if units == "cube":  # the usual trick does borrow
         other = [reconstruct_clip(model, c, mask, statistics="true") for c in (clip, emptied)]

@@ -106,12 +106,6 @@ def test_frames_of_published_lists_come_in_the_official_order_others_in_the_natu
         assert np.abs(found - shown).mean() < 3 < np.abs(shown - shown[::-1]).mean()
 
 
-def test_processes_read_what_one_process_reads_of_a_small_folder(video_folder, tmp_path):
-    config = replace(SHORT, data=video_folder, synthetic=0.3)
-    alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
-    assert alone.log == helped.log and "identities held out" in alone.result["data"]
-
-
 def portraits(folder, number=6):
     """A zip of grey squares, each of another brightness, and its list: three to a person."""
     archive = folder / "people.zip"
@@ -126,7 +120,8 @@ def portraits(folder, number=6):
 
 
 def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, tmp_path):
-    config = replace(SHORT, data=video_folder, stills=(portraits(tmp_path),), stills_share=0.5)
+    config = replace(SHORT, data=video_folder, synthetic=0.3, stills=(portraits(tmp_path),),
+                     stills_share=0.5)  # fmt: skip
     with pytest.raises(ValueError, match=r"nothing\.zip.* must be a zip"):
         pretraining_data(replace(config, stills=(tmp_path / "nothing.zip",)))
     first, again = (pretraining_data(config).stream for _ in range(2))
@@ -138,7 +133,8 @@ def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, 
     for i in stills[:5]:
         assert torch.equal(first[i], again[i]) and first[i].shape == first[0].shape
     alone, helped = (pretrain(config, output=tmp_path / str(n), workers=n) for n in (0, 1))
-    assert alone.log == helped.log and "moved portraits" in alone.result["data"]
+    assert alone.log == helped.log
+    assert all(word in alone.result["data"] for word in ("moved portraits", "held out"))
     config.stills[0].with_suffix(".csv").write_text("file,identity\n0.png,a\n1.png,b\n")
     with pytest.raises(ValueError, match="the files of stills differ"):
         pretrain(config, output=tmp_path / "0")
@@ -332,29 +328,19 @@ def test_a_damaged_file_of_a_finished_run_is_named(tmp_path):
         begun.test_scores()
 
 
-def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
-    """Of 45 flips, 24 were once trained on in silence: torch.load compares no checksum."""
+def test_a_state_that_is_damaged_or_of_another_run_is_not_trained_on(tmp_path):
+    """Torch.load compares no checksum; hostile.py flips many bits."""
     with pytest.raises(FloatingPointError):
         train(Toy(toy_config(), spoil=17), Run(tmp_path))
-    path, rng = Path(tmp_path) / "checkpoint.pt", np.random.default_rng(0)
+    path = Path(tmp_path) / "checkpoint.pt"
     whole, good = path.read_bytes(), Run(tmp_path).load_state()
     assert good is not None and good["step"] == 15
-    noticed = 0
-    for place in rng.integers(len(whole), size=120):
-        content = bytearray(whole)
-        content[place] ^= 1 << int(rng.integers(8))
-        path.write_bytes(content)
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            state = Run(tmp_path).load_state()
-        assert state is not None
-        if state["step"] == 10:
-            noticed += 1
-            assert "cannot be read" in str(warned[0].message)
-        else:  # a byte between the parts, which nothing reads
-            assert all(map(torch.equal, state["model"].values(), good["model"].values()))
-            assert state["log"] == good["log"]
-    assert noticed > 40
+    content = bytearray(whole)
+    content[whole.index(good["model"]["0.weight"].numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        state = Run(tmp_path).load_state()
+    assert state is not None and state["step"] == 10
     path.write_bytes(whole)
     shutil.copytree(tmp_path, tmp_path / "other")
     with pytest.raises(ValueError, match=f"checkpoint.pt .*it is of the run {tmp_path.name}"):

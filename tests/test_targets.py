@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maedfer_lab.config import TargetConfig
-from maedfer_lab.method import masking, reconstruction, targets
+from maedfer_lab.method import targets
 from maedfer_lab.method.grid import Grid, grid_of, patchify, take
 
 TUBELET = (2, 4, 4)
@@ -69,25 +69,6 @@ def test_loss_weighs_appearance_and_motion(weight):
         torch.zeros_like(target), target, masked, grid, TUBELET, equal
     )
     assert torch.allclose(loss.total, target.square().mean())
-
-
-def split_of(clip):
-    grid = grid_of(clip, TUBELET)
-    mask = masking.region_tube_mask(grid, (2, 2, 4), 0.75, len(clip))
-    return masking.split_tokens(mask, grid, (2, 2, 4))
-
-
-def test_interpolation_borrows_nothing_from_hidden_cubes():
-    clip = random_clip()
-    split = split_of(clip)
-    cubes = patchify(clip, TUBELET)
-    cubes.scatter_(1, split.masked.unsqueeze(-1).expand(-1, -1, cubes.shape[-1]), 0.0)
-    hidden = targets.unpatchify(cubes, grid_of(clip, TUBELET), TUBELET)
-    for make in (reconstruction.interpolated_clip,
-                 lambda *given: reconstruction.visible_statistics(*given).mean):  # fmt: skip
-        assert torch.equal(make(clip, split, TUBELET), make(hidden, split, TUBELET))
-    flat = torch.full_like(clip, 0.3)
-    assert torch.allclose(reconstruction.interpolated_clip(flat, split, TUBELET), flat)
 
 
 def test_bad_settings_are_refused():

@@ -79,10 +79,6 @@ def test_the_sprite_holds_seven_pictures_and_the_truth_among_them(monkeypatch):
     for frame in (0, CONFIG.frames - 1):
         tile = sheet[:, frame * width :][:height, :width]
         assert np.abs(tile - (expected.original[frame] * 255).round()).max() <= 1
-    assert [row["label"] for row in viewer.scene["rows"]] == [
-        "original", "masked input", "reconstruction", "with visible cubes",
-        "motion target", "predicted motion", "error per cube",
-    ]  # fmt: skip
     assert np.array_equal(np.frombuffer(viewer.table, "<f4"), viewer.result.error.ravel())
     monkeypatch.setattr("maedfer_lab.viewers.reconstruction.reconstruct_clip", None)
     given = viewer_of(ratio=0.75, result=viewer.result)
@@ -134,11 +130,8 @@ def test_two_masks_and_two_checkpoints_stand_side_by_side():
     models = {"one": autoencoder(), "two": autoencoder("vit"), "large": large}
     viewer = ReconstructionViewer(models, clip_of(), ratio=0.75)
     ask(viewer, "beside", "two")
-    labels = [row["label"] for row in viewer.scene["rows"]]
-    assert labels == ["original", *(f"{x}: {name}" for x in "AB" for name in
-                      ("masked input", "with visible cubes", "error per cube"))]  # fmt: skip
+    assert [row["label"][0] for row in viewer.scene["rows"][1:]] == [*"AAABBB"]
     assert "maedfer_lab, one, two, small model" in viewer.scene["footer"]
-    assert [v["label"] for v in viewer.scene["values"]] == ["A: error", "B: error"]
     assert len(viewer.table) == 2 * 4 * 64
     assert viewer.scene["readout"]["table"][0][1:] == [
         "A: appearance", "A: motion", "B: appearance", "B: motion"]  # fmt: skip

@@ -90,12 +90,6 @@ def opened(browser: Browser, lab: str, app: str) -> Callable[[str, str], Watched
     return open_notebook
 
 
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say a line at the end of the run."""
-    return request.config.stash.setdefault(LINES, []).append
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in terminalreporter.config.stash.get(LINES, []):
         terminalreporter.write_line(line)

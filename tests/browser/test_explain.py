@@ -169,6 +169,7 @@ def test_hiding_and_showing(watched: Watched) -> None:
     assert viewer.data("visible") == "384" and "52 %" in page.locator("#ratio-told").inner_text()
     assert after(watched, lambda: page.keyboard.press("ArrowLeft")) == texts["50"]
     assert after(watched, page.locator("#people label").nth(2).click) != texts["50"]
+    after(watched, page.locator("#do-again").click)
 
 
 def test_a_cube_is_followed_through_the_model(watched: Watched) -> None:
@@ -282,15 +283,3 @@ def test_it_fits(page_file: Path, browser: Browser, width: int, dark: bool) -> N
     page.screenshot(path=PICTURES / f"explain_{width}_{shade}.png", full_page=True)
     assert watched.complaints == []
     page.context.close()
-
-
-def test_how_soon(page_file: Path, browser: Browser, tell: Callable[[str], None]) -> None:
-    """Printed, not asserted: the machine may be busy."""
-    watched = open_offline(page_file, browser)
-    first = float(watched.page.locator("body").get_attribute("data-first") or 0) / 1000
-    times = []
-    for _ in range(5):
-        after(watched, watched.page.locator("#do-again").click)
-        times.append(watched.page.evaluate("maedfer.kernel.took") / 1000)
-    tell(f"explainer: first guess by {first:.1f} s, new mask {sorted(times)[2]:.2f} s (median)")
-    watched.page.context.close()

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from maedfer_lab.method.models import build_autoencoder
 from maedfer_lab.training.stream import example_clips
 from maedfer_lab.viewers import ReconstructionViewer
 
-from .pages import HASH, PICTURES, Viewer, Watched, end_kernel, open_page, wait_until
+from .pages import PICTURES, Viewer, Watched, end_kernel, open_page, wait_until
 from .servers import Workplace, num_kernels
 
 Open = Callable[[str, str], Watched]
@@ -166,44 +165,6 @@ def test_a_new_ratio_brings_a_new_picture_and_the_old_one_stays_until_then(
     assert viewer.pixels() != before
     assert "working" in {look["state"] for look in seen}
     assert viewer.root.locator("input[name=ratio]").evaluate("e => e === document.activeElement")
-
-
-# The milliseconds from each event's own time stamp until the canvas holds other pixels.
-LISTEN = """(root, [hash, type]) => {
-    const pixels = new Function('canvas', `return (${hash})(canvas)`);
-    const canvas = root.querySelector('canvas');
-    const times = window.maedferTimes = [];
-    let before = pixels(canvas);
-    root.addEventListener(type, event => {
-        const look = () => {
-            const time = performance.now() - event.timeStamp, after = pixels(canvas);
-            if (after === before) return setTimeout(look);
-            before = after;
-            times.push(time);
-        };
-        setTimeout(look);
-    }, true);
-}"""
-
-
-@pytest.mark.parametrize(
-    ("number", "event", "keys"),
-    [("05", "keydown", "Right Right Left Left"), ("06", "keydown", "Right Right Left Left"),
-     ("05", "input", "Left Left Right Right")],
-)  # fmt: skip
-def test_how_soon(number: str, event: str, keys: str, opened: Open, tell: Callable) -> None:
-    """From a key or a new mask to other pixels: printed, not asserted; the machine may be busy."""
-    viewer = opened("lab", number).viewer(KIND[number])
-    viewer.press("Home")
-    if event == "input":
-        viewer.root.locator("input[name=ratio]").focus()
-    viewer.root.evaluate(LISTEN, [HASH, event])
-    for i, key in enumerate(keys.split() * 3, start=1):
-        viewer.page.keyboard.press(f"Arrow{key}")
-        viewer.page.wait_for_function("n => window.maedferTimes.length >= n", arg=i)
-        viewer.page.wait_for_timeout(30 + 7 * (i % 5))  # a hand is not in step with the screen
-    times = viewer.page.evaluate("() => window.maedferTimes")
-    tell(f"{KIND[number]}, {event} to pixel: median {median(times):.0f}, worst {max(times):.0f} ms")
 
 
 @every_viewer

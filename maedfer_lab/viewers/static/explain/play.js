@@ -245,7 +245,6 @@ function startPlay(kernel, clips, face) {
     byId("do-undo").disabled = !kernel.history.length;
   });
   kernel.on("result", ({ losses, ms }) => {
-    document.body.dataset.first ??= performance.now();
     byId("verdict").textContent = `Appearance: ${compare("appearance", losses)}.\nMotion: ${compare("motion", losses)}.`;
     byId("took").textContent = `The model took ${(ms / 1000).toFixed(2)} s for this, in this tab.`;
     document.body.dataset.passes = Number(document.body.dataset.passes ?? 0) + 1;
