@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2462,
     "config": 1111,
     "cost": 1273,
-    "data": 6488,
+    "data": 6489,
     "drawn": 949,
     "figures": 1620,
     "inference": 1880,

@@ -119,8 +119,9 @@ class ImagesReader(VideoReader):
                 if image.width * image.height > MOST_PIXELS:
                     size = f"{image.width} x {image.height}"
                     raise VideoError(self.path, f"{named} has {size} pixels, too many to decode")
-                if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                    what = f"{named} moves ({image.n_frames} pictures): make each a file of its own"
+                number = getattr(image, "n_frames", 1)
+                if number > 1 and image.format != "MPO":
+                    what = f"{named} moves ({number} pictures): make each a file of its own"
                     raise VideoError(self.path, what)
                 yield image
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
