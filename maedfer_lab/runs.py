@@ -192,9 +192,12 @@ class Run:
         (self.folder / "next.pt").replace(self.folder / STATES[0])
         self.save_log(state["log"])
 
-    def write(self, name: str, *content: Any, **options: Any) -> str:
+    def write(
+        self, name: str, content: bytes | Callable[[Path], object], num_bytes: int | None = None,
+        sha256: bool = False,
+    ) -> str:  # fmt: skip
         """`write_aside` for a file of the folder."""
-        return write_aside(self.folder / name, *content, **options)
+        return write_aside(self.folder / name, content, num_bytes, sha256)
 
     def load_state(
         self, check: Callable[[dict[str, Any]], object] | None = None

@@ -70,7 +70,7 @@ BUDGETS = {
     "training": 4167,
     "viewers": 1863,
     "weights": 19,
-    "files at the root": 1561,
+    "files at the root": 1564,
 }
 
 # Floors that know nothing but these libraries (and the standard one).
