@@ -231,10 +231,10 @@ def test_where_rollout_is_zero_nothing_can_come_from():
 
 def test_regions_are_named_by_their_frames_and_pixels():
     names = [(name.step, name.window, name.label) for name in region_names(tiny().model)]
-    assert names == [(0, 0, "frames 0-3, y 0-15"), (0, 1, "frames 0-3, y 16-31"),
-                     (1, 0, "frames 4-7, y 0-15"), (1, 1, "frames 4-7, y 16-31")]  # fmt: skip
+    assert names == [(0, 0, "frames 1-4, y 0-15"), (0, 1, "frames 1-4, y 16-31"),
+                     (1, 0, "frames 5-8, y 0-15"), (1, 1, "frames 5-8, y 16-31")]  # fmt: skip
     (whole,) = region_names(replace(tiny().model, region=(4, 4, 4)))
-    assert whole.label == "frames 0-7"
+    assert whole.label == "frames 1-8"
     assert region_names(replace(tiny().model, region=(4, 2, 2)))[1].label.endswith("x 16-31")
 
 

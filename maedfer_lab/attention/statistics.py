@@ -153,7 +153,7 @@ class RegionName:
     """Position of a local region.
 
     step, window: number of its span of frames, and of its window within the frame.
-    label: its frames, and its rows and columns of pixels if there are several.
+    label: its frames (from 1), and its rows and columns of pixels (from 0) if there are several.
     """
 
     step: int
@@ -169,7 +169,8 @@ def region_names(config: ModelConfig) -> list[RegionName]:
 
     found = []
     for t, y, x in itertools.product(range(steps), range(tall), range(wide)):
-        axes = zip(("frames", "y", "x"), (t, y, x), spans, (2, tall, wide), strict=True)
-        parts = [f"{name} {i * span}-{(i + 1) * span - 1}" for name, i, span, n in axes if n > 1]
+        parts = [f"frames {t * spans[0] + 1}-{(t + 1) * spans[0]}"]
+        axes = zip(("y", "x"), (y, x), spans[1:], (tall, wide), strict=True)
+        parts += [f"{name} {i * span}-{(i + 1) * span - 1}" for name, i, span, n in axes if n > 1]
         found.append(RegionName(t, y * wide + x, ", ".join(parts)))
     return found
