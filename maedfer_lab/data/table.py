@@ -589,7 +589,7 @@ def _joined(table: Annotations, copies: list[list[Clip]], found: Reading) -> Ann
             shown.append(" = ".join(table.name(clip) for clip in group[:3]))
     if shown:
         found.notes.append(
-            f"suspicious: {len(shown):,} files occur under several people, who are kept on one "
+            f"suspicious: {len(shown):,} file(s) occur under several people, who are kept on one "
             f"side as one person: {'; '.join(shown[:5])}" + "; ..." * (len(shown) > 5)
         )
     people = zip(table.clips, table.people(), strict=True)
