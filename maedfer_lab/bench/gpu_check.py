@@ -5,69 +5,40 @@ Each check has a bound; all are made before the verdict. The exit status is 1 if
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from accelerate import PartialState
 from torch import Tensor
 
 from maedfer_lab.bench.measuring import Check
-from maedfer_lab.config import EncoderKind, ModelConfig, base, finetune_demo, tiny
-from maedfer_lab.files import file_sha256
+from maedfer_lab.config import EncoderKind, ModelConfig, Precision, base, finetune_demo, tiny
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import build_autoencoder, build_classifier, model_mask
-from maedfer_lab.runs import WEIGHTS
+from maedfer_lab.runs import LogRow
 from maedfer_lab.training.device import CapturedStep, Losses, compile_blocks, moved
 from maedfer_lab.training.optim import device_name, has_bf16, mixed_precision
+from maedfer_lab.training.pretrain import pretrain
 
 EXACT, HALF = 1e-5, 0.03  # bounds in float32, and of bf16 to float32; of the largest value
-STEPS, KILLED_AT = 16, 9  # of the run that is killed
+STEPS = 16  # of each of our runs
 SCALE = 2.0**28  # of a loss in fp16: of 16 steps about 7 overflow, each halves it
-
-# Code of a process of its own: a run in each folder; it may kill itself before a step.
-RUN = f"""
-import os, signal, sys
-device, kill, exact, precision, *folders = sys.argv[1:]
-os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without which products are not reproducible
-if device == "cpu":
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-from dataclasses import replace
-from pathlib import Path
-import torch
-from maedfer_lab.config import tiny
-from maedfer_lab.training import pretrain as module
-
-if device == "cpu":
-    torch.set_num_threads(1)
-torch.use_deterministic_algorithms(exact == "exact")
-if precision == "fp16":  # a scale at which gradients overflow at once
-    scaler = torch.amp.GradScaler
-    torch.amp.GradScaler = lambda *a, **k: scaler(*a, init_scale={SCALE}, **k)
-prepare = module.PretrainTask.prepare
-def killed(task, batch, step, places):
-    if step == int(kill):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return prepare(task, batch, step, places)
-module.PretrainTask.prepare = killed
-config = tiny()
-config = replace(config, optim=replace(config.optim, steps={STEPS}), save_every=4,
-                 eval_every={STEPS}, precision=precision)
-for folder in folders:
-    run = module.pretrain(config, output=Path(folder))
-    print(run.folder, run.result["skipped_steps"], run.result["provenance"]["compiled"],
-          run.result["seconds"], run.log[-1]["loss"], sep="|")
-"""
 
 
 def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, int]:
@@ -162,10 +133,14 @@ def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
     """Two runs alike; one killed and resumed; what exactness costs; overflow in fp16."""
     with (tempfile.TemporaryDirectory(prefix="maedfer-check-") as where,
           ThreadPoolExecutor() as beside):  # fmt: skip
-        run = partial(_runs, device, where)
 
-        def killed() -> list[list[str]]:
-            if run("killed", kill=KILLED_AT):
+        def run(*names: str, **how: Any) -> list[dict[str, Any]]:
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                return alone.submit(_pretrained, device, where, names, **how).result()
+
+        def killed() -> list[dict[str, Any]]:
+            with suppress(BrokenProcessPool):
+                run("killed", is_killed=True)
                 raise RuntimeError("the run that was to be killed came to its end")
             return run("killed")
 
@@ -175,33 +150,44 @@ def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
         half = beside.submit(run, "fp16", exact=False, precision="fp16") if is_cuda else None
         (whole, again), (resumed,) = (job.result() for job in started)
         for name, other in (("two runs", again), ("a run killed by SIGKILL and resumed", resumed)):
-            first, second = (file_sha256(Path(run[0], WEIGHTS)) for run in (whole, other))
-            title = f"{name}: weights differ (deterministic algorithms, {other[2]})"
-            yield Check(title, float(first != second), EXACT)
+            how = other["provenance"]["compiled"]
+            title = f"{name}: weights differ (deterministic algorithms, {how})"
+            yield Check(title, float(other["sha256"] != whole["sha256"]), EXACT)
         if free is not None:
-            cost = float(again[3]) / max(float(free.result()[0][3]), 0.1)
+            cost = again["seconds"] / max(free.result()[0]["seconds"], 0.1)
             yield Check("seconds with deterministic algorithms, over those without", cost, None)
         if half is not None:
-            ((_, skipped, _, _, loss),) = half.result()
-            kept = 0 < int(skipped) < STEPS and math.isfinite(float(loss))
+            skipped, loss = half.result()[0]["skipped_steps"], half.result()[0]["log"][-1]["loss"]
+            kept = 0 < skipped < STEPS and math.isfinite(loss)
             title = f"fp16: overflow not skipped ({skipped} of {STEPS} steps were), loss {loss}"
             yield Check(title, float(not kept), EXACT)
 
 
-def _runs(
-    device: torch.device, where: str, *names: str, kill: int = -1, exact: bool = True,
-    precision: str = "float32",
-) -> list[list[str]]:  # fmt: skip
-    """Pre-train in a process of its own; what it printed of each run, nothing if it was killed."""
-    how = "exact" if exact else "free"
-    folders = [f"{where}/{name}" for name in names]
-    command = [sys.executable, "-c", RUN, device.type, str(kill), how, precision, *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == -signal.SIGKILL and kill >= 0:
-        return []
-    if done.returncode:
-        raise RuntimeError(f"a run of its own process failed:\n{done.stderr[-3000:]}")
-    return [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 4]
+def _pretrained(
+    device: torch.device, where: str, names: Sequence[str], *, exact: bool = True,
+    precision: Precision = "float32", is_killed: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """In a process of its own: the result of a run under each name.
+
+    is_killed: the process kills itself after the first steps that are not yet saved.
+    """
+
+    def kill(log: list[LogRow], _: object) -> None:
+        if is_killed and log[-1]["step"] > STEPS / 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.putenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it products are not reproducible
+    PartialState(cpu=device.type == "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(exact)
+    if precision == "fp16":  # a scale at which gradients overflow at once
+        torch.amp.GradScaler = partial(torch.amp.GradScaler, init_scale=SCALE)  # type: ignore
+    config = tiny()
+    config = replace(config, optim=replace(config.optim, steps=STEPS), save_every=4,
+                     eval_every=STEPS, precision=precision)  # fmt: skip
+    with redirect_stderr(io.StringIO()):  # bars of runs beside each other
+        return [pretrain(config, output=Path(where, name), on_log=kill).result for name in names]
 
 
 def uses(device: torch.device) -> Iterator[Check]:
