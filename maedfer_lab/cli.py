@@ -36,7 +36,7 @@ export checkpoints.export:export export a model to ONNX or torch.export, checked
 explain viewers.explain:explain write an offline page in which the model runs in a browser: one file
 parity checkpoints.parity:parity compare models with recorded outputs, ours or the official code's
 doctor data.doctor:doctor check a data set: lists, labels, folds, people, and every clip
-prepare data.prepare:prepare_command crop the faces of a data set once, into fast shards
+prepare data.prepare:prepare crop the faces of a data set once, into fast shards
 flops cost.tables:flops_command count parameters and multiply-adds of LGI-Former and ViT in 3 ways
 bench bench.bench:bench_command benchmark models, data and waiting times on this machine
 claims paper.ledger:claims_command check every number of the paper that can be checked
@@ -130,6 +130,8 @@ def run_verb(verb: str, args: Sequence[str]) -> object:
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     inspect.unwrap(function).__doc__ = docstring_for_tyro(function)
+    if (hints := function.__annotations__).get("dataset") == "str | Annotations":
+        hints["dataset"] = "str"  # tables are for Python only
     if "torch" in sys.modules:
         check_address_space()
     if verb in FILES and not any(arg.partition("=")[0] == "--out" for arg in args):

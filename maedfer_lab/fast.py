@@ -44,8 +44,7 @@ def speed_up(model: Model) -> Model:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """`F.linear`, then an exact GELU if `gelu`; in autocast's precision if that is on."""
     if x.device.type == "cpu" and _fit(x, weight, bias) and not is_watched() and has_onednn():
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if not torch.is_grad_enabled() and dtype in (torch.float32, torch.bfloat16):
             bias = None if bias is None else bias.to(dtype)
             return _onednn(x.to(dtype), weight.to(dtype), bias, gelu)

@@ -105,8 +105,7 @@ def run_notebook(
     try:
         running.result()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        text = _ANSI_COLOUR.sub("", str(error))
-        raise NotebookError(f"{path.name} failed.\n{text}") from None
+        raise NotebookError(_ANSI_COLOUR.sub("", f"{path.name} failed.\n{error}")) from None
     _say(f"[done]  {path.stem} in {_minutes_since(start)}")
 
 

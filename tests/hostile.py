@@ -209,7 +209,7 @@ def samples(root: Path) -> list[Sample]:
     table.write_text("\n".join(lines) + "\n")
     found.append(Sample(table, lambda: find_annotations("csv", listed, table), 3, False, True))
     ready = prepare(read_annotations("csv", listed, table), folder("ready"), size_px=32,
-                    framing="whole", progress=False).out  # fmt: skip
+                    framing="whole", workers=0, progress=False).out  # fmt: skip
 
     def shards() -> Any:
         shard_format._OPEN.clear()  # as in a new process

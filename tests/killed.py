@@ -57,7 +57,7 @@ def run(kind: str, folder: Path) -> None:
         finetune.finetune(FINETUNE, output=folder)
     else:
         table = read_annotations("folder", folder.parent / "clips")
-        prepare(table, folder / "runs" / "ready", size_px=16, framing="whole", progress=False)
+        prepare(table, folder / "runs" / "ready", size_px=16, framing="whole", workers=0)
 
 
 def run_killed(kind: str, folder: Path, kill_at: int) -> int:

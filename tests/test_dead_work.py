@@ -246,29 +246,6 @@ def test_layers_that_are_listened_to_or_wrapped_are_not_gone_round():
     assert (model(clip) - wanted).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("rep_only", [False, True])
-@pytest.mark.parametrize("local", ["self", "cross"])
-@pytest.mark.parametrize("interact", ["cross", "self"])
-def test_regions_as_one_tensor_are_the_block(local, interact, rep_only):
-    block = LGIBlock(24, 3, local=local, interact=interact)
-    z = seeded(2, 4, 6, 24)
-    rep, tokens = block.forward_separate(z[:, :, 0], z[:, :, 1:], rep_only=rep_only)
-    together = block(z, rep_only=rep_only)
-    assert torch.equal(together[:, :, 0], rep)
-    assert torch.equal(tokens, z[:, :, 1:] if rep_only else together[:, :, 1:])
-
-
-def test_the_last_blocks_dead_work_has_no_gradient():
-    model = build_classifier(tiny().model, 7).eval()
-    clip = seeded(2, 3, 8, 32, 32).sigmoid()
-    names = [n for n, _ in model.named_parameters() if "blocks.1.interact" not in n]
-    leaves = [model.get_parameter(name) for name in names]
-    whole = model.encoder(clip).rep_tokens
-    assert whole is not None
-    wanted = gradients(model.head(model.pool(whole)), leaves)
-    assert_close(gradients(model(clip), leaves), wanted, 1e-4)
-
-
 @pytest.mark.parametrize("colours_last", [False, True])
 def test_cubes_are_cut_where_they_are_asked_for(colours_last):
     clip = seeded(2, 3, 4, 16, 24)

@@ -16,7 +16,7 @@ from maedfer_lab.config import base, tiny
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.cost.plan import CARDS as SHEETS
 from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, replaced, usual_inputs
-from maedfer_lab.data.prepare import prepare_command
+from maedfer_lab.data.prepare import prepare
 from maedfer_lab.training.estimate import measure_reading, plan_command
 from maedfer_lab.training.loop import own_share
 
@@ -121,8 +121,8 @@ def people(tmp_path_factory):
         folder = root / "mp4" / f"id0000{i}" / "talk"
         folder.mkdir(parents=True)
         write_video(folder / "00001.mp4", moving_frames(40, 224, 224, seed=i))
-    prepare_command("voxceleb2", root=root / "mp4", out=root / "shards", framing="whole",
-                    margin=1.4, workers=0)  # fmt: skip
+    prepare("voxceleb2", root=root / "mp4", out=root / "shards", framing="whole",
+            margin=1.4, workers=0)  # fmt: skip
     return root
 
 

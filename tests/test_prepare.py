@@ -21,7 +21,7 @@ from making_videos import cut, moving_frames, turn, write_images, write_sound, w
 from maedfer_lab.data import shard_format
 from maedfer_lab.data.faces import face_square
 from maedfer_lab.data.folder import VideoFolder, find_videos
-from maedfer_lab.data.prepare import Job, encode, encode_in_order, prepare, prepare_command
+from maedfer_lab.data.prepare import Job, encode, encode_in_order, prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.shard_format import Jpegs, decode_jpeg, encode_jpeg
 from maedfer_lab.data.shards import open_shards
@@ -47,7 +47,7 @@ def table(tmp_path_factory) -> Annotations:
 
 
 def small(table: Annotations, out: Path, **changes: Any):
-    settings: dict[str, Any] = dict(size_px=40, framing="whole", progress=False)
+    settings: dict[str, Any] = dict(size_px=40, framing="whole", workers=0, progress=False)
     return prepare(table, out, **(settings | changes))
 
 
@@ -206,7 +206,7 @@ def test_odd_videos_go_in_and_broken_ones_are_listed(tmp_path):
     images = write_images(broken / "images", moving_frames(2))
     cut(images / "10.jpg", images / "1.png", 0.5)
     out = tmp_path / "out"
-    report = prepare_command("folder", root=root, out=out, size_px=32, framing="whole", workers=0)
+    report = prepare("folder", root=root, out=out, size_px=32, framing="whole", workers=0)
     assert report.clips == len(open_shards(out)) == 4 and "4 clips were" in str(open_shards(out))
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {row["clip"]: row["reason"] for row in csv.DictReader(file)}
@@ -226,7 +226,7 @@ def test_a_table_that_contradicts_itself_is_not_prepared(rows, tmp_path):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())
     (tmp_path / "mine.csv").write_text("\n".join(["path,label,split", *rows]))
     with pytest.raises(ValueError, match="maedfer doctor lists all"):
-        prepare_command("csv", root=tmp_path / "mine.csv", out=tmp_path / "out")
+        prepare("csv", root=tmp_path / "mine.csv", out=tmp_path / "out")
 
 
 def test_nothing_readable_is_an_error(tmp_path):
@@ -346,5 +346,5 @@ def test_any_name_of_a_file_is_prepared_and_read_back(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(tmp_path / "clip.mp4", moving_frames(2, 32, 32, i)).rename(path)
     table = read_annotations("folder", tmp_path / "clips")
-    ready = open_shards(prepare(table, tmp_path / "ready", size_px=32, progress=False).out)
+    ready = open_shards(prepare(table, tmp_path / "ready", size_px=32, workers=0).out)
     assert {ready.name(clip) for clip in ready.clips} == {table.name(clip) for clip in table.clips}

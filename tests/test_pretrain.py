@@ -166,11 +166,11 @@ def test_a_list_of_videos_is_read_as_the_reference_writes_it(voxceleb2, tmp_path
 
 def test_prepared_sets_are_streamed_whatever_the_framing(voxceleb2, tmp_path):
     table = read_annotations("voxceleb2", voxceleb2)
-    prepare(table, tmp_path / "whole", size_px=224, framing="whole", progress=False)
+    prepare(table, tmp_path / "whole", size_px=224, framing="whole", workers=0)
     shards, videos = (open_stream(streamed(data)) for data in (tmp_path / "whole", voxceleb2))
     assert "4 videos for training" in shards[2]
     assert_close(shards[1], videos[1], rtol=0, atol=0.05)
-    prepare(table, tmp_path / "face", size_px=32, framing="face", progress=False)
+    prepare(table, tmp_path / "face", size_px=32, framing="face", workers=0)
     config = replace(tiny(), data=tmp_path / "face", held_out=0.3)
     plain, mixed = (open_stream(replace(config, synthetic=share)) for share in (0.0, 0.5))
     assert "decoded when needed" in plain[2] and "synthetic faces" in mixed[2]

@@ -44,7 +44,7 @@ def table(tmp_path_factory) -> Annotations:
 @pytest.fixture(scope="module")
 def prepared(table, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("prepared")
-    return prepare(table, out, size_px=32, framing="whole", progress=False).out
+    return prepare(table, out, size_px=32, framing="whole", workers=0, progress=False).out
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def copied(prepared, tmp_path) -> Path:
 
 def test_raw_frames_are_kept_as_they_are(table, prepared, tmp_path):
     """To the bit, where JPEGs are near; for the disk that pixels take."""
-    raw = prepare(table, tmp_path, size_px=32, framing="whole", store="raw", progress=False)
+    raw = prepare(table, tmp_path, size_px=32, framing="whole", store="raw", workers=0)
     some, rows = [0, 3, 19], open_shards(raw.out)
     for kept, coded in zip(rows.clips[:3], open_shards(prepared).clips, strict=False):
         frames, near = open_video(kept.path).read(some), open_video(coded.path).read(some)

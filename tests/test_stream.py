@@ -99,7 +99,7 @@ def test_frames_of_published_lists_come_in_the_official_order_others_in_the_natu
     for dataset, order in (("dfew", as_text), ("folder", list(range(12)))):
         table = Annotations(dataset, ("calm",), (clip,), tmp_path)
         np.testing.assert_array_equal(table.open(clip).read(range(12)), frames[order])
-        cut = prepare(table, tmp_path / dataset, size_px=64, framing="whole", progress=False).out
+        cut = prepare(table, tmp_path / dataset, size_px=64, framing="whole", workers=0).out
         shard = open_shards(cut)
         shown = crop_and_resize(frames, Box(0, 0, *frames.shape[1:3]), 64, 64)[order].astype(int)
         found = shard.open(shard.clips[0]).read(range(12))
@@ -163,7 +163,7 @@ def test_what_makes_a_split_doubtful_is_told_before_training_and_one_class_is_re
     rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.mp4"))]
     (root / "mine.csv").write_text("\n".join(["path,label,is_test", *(f"{r},0" for r in rows)]))
     table = read_annotations("csv", root / "mine.csv")
-    prepare(table, tmp_path / "out", size_px=16, framing="whole", progress=False)
+    prepare(table, tmp_path / "out", size_px=16, framing="whole", workers=0)
     opened = open_shards(tmp_path / "out")
     assert opened.doubts == table.doubts and len(table.doubts) == 2
     for data, dataset in ((root / "mine.csv", "csv"), (tmp_path / "out", "shards")):

@@ -29,7 +29,7 @@ from maedfer_lab.bench.measuring import (
 )
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import write_folder
-from maedfer_lab.config import demo, num_cores, tiny
+from maedfer_lab.config import check_counts, demo, num_cores, tiny
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.figures import show
 from maedfer_lab.figures.style import save_figure
@@ -172,9 +172,7 @@ def bench_command(
     smoke: tiny models and few clips, in seconds; the times are then meaningless.
     """
     threads = num_cores() if threads is None else threads
-    for name, value in (("threads", threads), ("batch", 1 if batch is None else batch)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_counts(threads=threads, batch=1 if batch is None else batch)
     if set(only) - set(SECTIONS):
         raise ValueError(f"only={tuple(only)} must be some of {', '.join(SECTIONS)}")
     if json is not None:

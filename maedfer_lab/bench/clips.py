@@ -70,7 +70,7 @@ def videos(bench: Bench) -> dict[str, Path]:
         (folders[key] / "annotations.csv").write_text("\n".join(lines) + "\n")
     for name, margin in (("shards", 1.0), ("roomy", 1.2)):
         prepare(read_annotations("csv", folders["JPEGs"]), folders[name], margin=margin,
-                size_px=bench.model().size_px, framing="whole", progress=False)  # fmt: skip
+                size_px=bench.model().size_px, framing="whole", workers=0)  # fmt: skip
     return folders
 
 
@@ -126,8 +126,7 @@ def training_clips(bench: Bench) -> None:
             works[f"{title} ours"] = _batches(num, lambda items, s=stream: [s[i] for i in items])
             works[f"{title} floor"] = _batches(num, _draws(stream.clips, decode), None)
             if name != "shards":
-                drawn = _draws(stream.clips, plainly)
-                works[f"{title} plain"] = _batches(num, drawn, torch.stack)
+                works[f"{title} plain"] = _batches(num, _draws(stream.clips, plainly), torch.stack)
         if kind == "fine-tuning":
             works |= _on_the_device(bench, labelled(bench, folders["shards"]), num)
         with one_thread():  # idle threads spin, and process time counts that
@@ -276,5 +275,4 @@ def check_probabilities(
         same.append(weights @ pair.logits(views).cpu().double().softmax(1).numpy())
     from_files = plain_test(bench, pair, clips, "float32").numpy()
     for name, other in (("equal pixels", np.stack(same)), ("its files", from_files)):
-        difference = float(np.abs(exact - other).max())
-        bench.check(f"probabilities of a test set, from {name}", difference)
+        bench.check(f"probabilities of a test set, from {name}", float(np.abs(exact - other).max()))

@@ -222,8 +222,7 @@ def feed(bench: Bench, store: Store) -> None:
     workers = 1 if bench.smoke else reading_workers()
     shards = draw_shards(bench.folder, 4 if bench.smoke else 12, store)
     framing = "face" if bench.smoke else "voxceleb2"  # the tiny model's clips are smaller
-    config = replace(bench.recipe(), data=shards, framing=framing)
-    stream = pretraining_data(config).stream
+    stream = pretraining_data(replace(bench.recipe(), data=shards, framing=framing)).stream
     size = 4 if bench.smoke else 160
     numbers = ([*range(first, first + size)] for first in itertools.count(0, size))
     loaded = read_batches(stream, numbers, workers, stream.name,
@@ -254,7 +253,8 @@ def draw_shards(folder: Path, clips: int, store: Store, frames: int = 64) -> Pat
             file.parent.mkdir(parents=True)
             write_video(file, drawn_frames(number, frames), 25.0)
     table = read_annotations("voxceleb2", folder / "videos")
-    prepare(table, folder / store, framing="whole", margin=1.4, store=store, progress=False)
+    prepare(table, folder / store, framing="whole", margin=1.4, store=store, workers=0,
+            progress=False)  # fmt: skip
     return folder / store
 
 

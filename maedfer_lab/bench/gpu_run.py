@@ -68,8 +68,7 @@ def _run(log: Path, arguments: list[str], most_s: float, stop: int, wanted: int 
     """Run a module for at most `most_s` seconds, its output in `log`. wanted: its exit status."""
     began = time.monotonic()
     with log.open("w") as file:
-        command = [sys.executable, "-m", *arguments]
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=file, stderr=file)
         for seconds, number in ((most_s, stop), (STOP_S, signal.SIGKILL)):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)

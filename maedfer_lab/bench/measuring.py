@@ -249,8 +249,7 @@ class Bench:
     def noise(self, num: int, times: int = 1) -> Tensor:
         """Clips of noise (num 3 T H W) in [0, 1]; no model's time depends on what they show."""
         shape = num, 3, self.model(times=times).frames, *2 * (self.model().size_px,)
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.rand(shape, generator=generator).to(self.device)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(self.seed)).to(self.device)
 
     def check(self, name: str, difference: float, tolerance: float | None = TOLERANCE) -> None:
         """Record a difference from plain code; ValueError if it is too large, or nan."""

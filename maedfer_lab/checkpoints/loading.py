@@ -435,8 +435,7 @@ def _report(
          f"{_by(grid.shape)} = {grid.n} tokens"),
     ]  # fmt: skip
     if c.has_regions:
-        number = grid.n // math.prod(c.region)
-        rows.append(("regions", f"{number} of {_by(c.region)} tokens"))
+        rows.append(("regions", f"{grid.n // math.prod(c.region)} of {_by(c.region)} tokens"))
     if weights.part == "autoencoder":
         rows.append(("decoder", f"depth {c.decoder_depth}, width {c.decoder_width}, "
                                 f"{c.decoder_heads} heads"))  # fmt: skip

@@ -467,8 +467,7 @@ def facts_of(source: Path | str) -> dict[str, Any]:
         or the weights in one of them; {} for any other file.
     """
     source = locate(source)
-    of_folder = (*WEIGHTS_FILES, BEST, *STATES)
-    folder = source.parent if source.name in of_folder else source
+    folder = source.parent if source.name in (*WEIGHTS_FILES, BEST, *STATES) else source
     if (folder / "card.json").exists():
         return load(folder / "card.json")
     if not (folder / "result.json").exists():

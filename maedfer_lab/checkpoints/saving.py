@@ -66,8 +66,7 @@ def save_official(model: Model, path: Path) -> None:
     constructor arguments and our configuration; official code reads only "model".
     """
     state = {name: x.cpu() for name, x in to_official(model).items()}
-    arguments = {**arguments_of(model), PACKAGE: settings_of(model)}
-    content = {"model": state, "args": arguments}
+    content = {"model": state, "args": {**arguments_of(model), PACKAGE: settings_of(model)}}
     write_aside(path, lambda file: write_state(content, file))
 
 

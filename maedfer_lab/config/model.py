@@ -139,8 +139,7 @@ class ModelConfig:
     extension: str = ""
 
     def __post_init__(self) -> None:
-        own = extension_of("encoder", self.encoder, self.extension)
-        object.__setattr__(self, "extension", own)
+        object.__setattr__(self, "extension", extension_of("encoder", self.encoder, self.extension))
         sides = ("frames", "size_px", "width", "decoder_width", "num_heads", "decoder_heads")
         deep = f"[0, {DEEPEST}]; the paper has 16 and 4"
         check_fields(self, **dict.fromkeys(sides, LARGEST), mlp_ratio="[0.01, 64]", depth=deep,
@@ -203,8 +202,7 @@ class TargetConfig:
     extension: str = ""
 
     def __post_init__(self) -> None:
-        own = extension_of("target", self.function, self.extension)
-        object.__setattr__(self, "extension", own)
+        object.__setattr__(self, "extension", extension_of("target", self.function, self.extension))
         if self.function:  # it has no motion frames
             object.__setattr__(self, "motion", False)
         check_fields(self, motion_group=f"[2, {LARGEST}]; the paper's is 2",

@@ -101,37 +101,34 @@ class Prepared:
         return "\n".join(lines)
 
 
-def prepare_command(
-    dataset: str,
-    /,
-    *,
-    root: Path | None = None,
-    out: Path,
-    lists: Path | None = None,
-    layout: str | None = None,
-    size_px: int = 160,
-    margin: float | None = None,
-    framing: Framing | None = None,
-    quality: int = 95,
-    store: Store = "jpeg",
-    workers: int | None = None,
-    part: str | None = None,
-    join: tuple[Path, ...] | None = None,
-) -> Prepared:
+def prepare(
+    dataset: str | Annotations, /, out: Path, *, root: Path | None = None,
+    lists: Path | None = None, layout: str | None = None, size_px: int = 160,
+    margin: float | None = None, framing: Framing | None = None, quality: int = 95,
+    store: Store = "jpeg", workers: int | None = None, part: str | None = None,
+    join: Sequence[Path] | None = None, progress: bool = True,
+) -> Prepared:  # fmt: skip
     """Crop the faces of a data set once, at training size, into shards.
 
-    Train from them with `maedfer finetune shards --root OUT`. If it is interrupted, the same
-    command resumes it.
+    Train from them with `maedfer finetune shards --root OUT`; `open_shards` reads them. If it is
+    interrupted, the same command resumes it: a finished shard is never rewritten. The bytes do not
+    depend on workers, on interruptions or on parts. Unreadable clips are listed in skipped.csv,
+    followed by the problems of the lists. A clip passes through memory as JPEGs (15 KB a frame), at
+    most four clips for each worker.
+
+    Raises ValueError for an argument out of range, an output folder that holds other clips or
+    settings, a part that is prepared twice or missing, and if no clip can be read; OSError for a
+    full disk (finished shards are kept).
 
     dataset: dfew, ferv39k, mafw, cremad, ravdess, enterface, folder (a folder per class), csv, or
-        voxceleb2 (any folder of unlabelled videos, for pre-training).
-    root: folder of the clips; MAEDFER_DATA by default.
+        voxceleb2 (any folder of unlabelled videos, for pre-training). In Python also a table.
     out: output folder, one for each data set and setting.
+    root: folder of the clips; MAEDFER_DATA by default.
     lists: annotation lists, if they are not below the root.
     layout: meaning of the folder levels if ambiguous, e.g. class/person/clip.
     size_px: side of the clips in training.
-    margin: stored side / size_px: room for random crops. By default 1.2 with framing face, 1
-        with whole.
+    margin: stored side / size_px: room for random crops; a smaller square keeps its size. By
+        default 1.2 with framing face, 1 with whole.
     framing: face crops a square around the face, one for each video; whole stretches the picture to
         a square, as the official fine-tuning does. By default whole for dfew, ferv39k and mafw,
         which ship cropped faces, face for the rest.
@@ -140,39 +137,16 @@ def prepare_command(
     workers: processes; by default one for each core; 0 uses only this one.
     part: e.g. 3/16 for the third of sixteen machines; --join combines what they wrote.
     join: finish a set of which all parts are written, in --out or in these folders.
+    progress: show a bar.
     """
-    table, problems = find_annotations(dataset, root, lists, layout)
-    for problem in problems:  # a prepared set could no longer report any but left-out clips
-        if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
-            raise ValueError(f"{problem} (maedfer doctor lists all)")
-    table.tell()
-    return prepare(
-        table, out, size_px=size_px, margin=margin, framing=framing, quality=quality, store=store,
-        workers=os.cpu_count() or 1 if workers is None else workers, problems=problems, part=part,
-        join=join,
-    )  # fmt: skip
-
-
-def prepare(
-    annotations: Annotations, out: str | Path, *, size_px: int = 160, margin: float | None = None,
-    framing: Framing | None = None, quality: int = 95, store: Store = "jpeg", workers: int = 0,
-    problems: Sequence[Problem] = (), part: str | None = None, join: Sequence[Path] | None = None,
-    progress: bool = True,
-) -> Prepared:  # fmt: skip
-    """Write every frame of every clip, cropped and resized, into shards; `open_shards` reads them.
-
-    The arguments are the verb's (`prepare_command`); a smaller square than ``margin * size_px``
-    keeps its size (*Official:* "whole" at 160 x 160, aspect not kept).
-    A finished shard is never rewritten; an incomplete one is discarded. The bytes do not
-    depend on ``workers``, on interruptions or on parts. Unreadable clips are listed in
-    skipped.csv, followed by the ``problems`` of the lists. A clip passes through memory as JPEGs
-    (15 KB a frame), at most four clips for each worker.
-
-    Raises:
-        ValueError: an argument out of range; ``out`` holds other clips or settings; a part is
-            prepared twice, or missing in ``join``; no clip could be read.
-        OSError: disk full; finished shards are kept.
-    """
+    annotations, problems = dataset, list[Problem]()
+    if isinstance(annotations, str):
+        annotations, problems = find_annotations(annotations, root, lists, layout)
+        for problem in problems:  # a prepared set could no longer report any but left-out clips
+            if problem.kind not in ("missing clips", "two places", "file names", "subjects"):
+                raise ValueError(f"{problem} (maedfer doctor lists all)")
+        annotations.tell()
+    workers = os.cpu_count() or 1 if workers is None else workers
     out = Path(out)
     framing = choose_framing(framing or framing_of(annotations.dataset), "face", "whole")
     margin = margin or (1.2 if framing == "face" else 1.0)
@@ -205,8 +179,7 @@ def prepare(
     for number, file in enumerate(files):
         here = slice(number * chunk, (number + 1) * chunk)
         names = (annotations.name(clip).lstrip("/") for clip in clips[here])
-        sizes = dict(zip(names, annotations.sizes[here], strict=True))
-        if done := _finished(file, plan, sizes):
+        if done := _finished(file, plan, dict(zip(names, annotations.sizes[here], strict=True))):
             finished[number] = done
     missing = [number for number in own if number not in finished]
     if join is not None and missing:

@@ -202,8 +202,7 @@ def _blend_frames(
     """Blend every frame with what `base` makes of it."""
     blended = np.empty_like(clip)
     for frame, out in zip(clip, blended, strict=True):
-        values = frame.astype(np.float32)
-        np.copyto(out, _blend(base(frame), values, factor), casting="unsafe")
+        np.copyto(out, _blend(base(frame), frame.astype(np.float32), factor), casting="unsafe")
     return blended
 
 
@@ -293,12 +292,11 @@ def move(
     columns, of_columns = _taps(across - 0.5, whole.width, have.left, have.width)
     rows, of_rows = _taps(down - 0.5, whole.height, have.top, have.height)
     places = rows[:, None] * np.int32(have.width) + columns[None]
-    weights = of_rows[:, None] * of_columns[None]
     sums = functional.embedding_bag(
         torch.from_numpy(_taps_last(places)),
         _side_by_side(clip),
         mode="sum",
-        per_sample_weights=torch.from_numpy(_taps_last(weights)),
+        per_sample_weights=torch.from_numpy(_taps_last(of_rows[:, None] * of_columns[None])),
     )
     # OpenCV rounds to the nearest level, Pillow down.
     moved = cv2.add(sums.numpy(), NUDGE - 0.5, dtype=cv2.CV_8U)  # type: ignore[call-overload]

@@ -203,11 +203,6 @@ def _read_spans(folder: str, name: str, starts: list[int], sizes: list[int]) -> 
         yield pieces[at][start - begins[at] : end - begins[at]]
 
 
-def _part_of(path: Path) -> Path:
-    """A name to write to beside `path`; it tells machine and process, which `sweep` reads."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
-
-
 def sweep(folder: Path) -> dict[str, str]:
     """Remove what dead processes left half written; the names living ones write, and who."""
     alive = {}
@@ -270,7 +265,8 @@ class ShardWriter:
 
     def __init__(self, file: Path, plan: str) -> None:
         self.file, self.shard = file, Shard(plan)
-        self._part = _part_of(file)
+        # The name tells machine and process, which `sweep` reads.
+        self._part = file.with_name(f".{file.name}.{socket.gethostname()}-{os.getpid()}.part")
         self._tar = tarfile.open(self._part, "w", format=tarfile.GNU_FORMAT)
 
     def __enter__(self) -> ShardWriter:

@@ -166,8 +166,7 @@ def to_bytes(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[Tensor, "T H W 3"]:
 
 def to_floats(frames: UInt8[Tensor, "*b T H W 3"]) -> Float[Tensor, "*b 3 T H W"]:
     """Turn frames, where they are, into float clips (c T H W) in [0, 1]."""
-    channels_first = frames.movedim(-1, -4)
-    return channels_first.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return frames.movedim(-1, -4).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 # --- What is changed in pre-training on a few people ---

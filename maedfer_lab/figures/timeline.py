@@ -72,8 +72,7 @@ def draw_timeline(figure: Figure, data: dict[str, Any]) -> str:
     axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
     others = len(data["classes"]) - len(named)
     grey = f" The other {others} classes are grey." if others > 0 else ""
-    text = f"{_short(data['title'])}. {data['model']}{grey} {data['footer']}."
-    return text.replace("\n", "; ")
+    return f"{_short(data['title'])}. {data['model']}{grey} {data['footer']}.".replace("\n", "; ")
 
 
 @drawing("", 10, 7.6, quoted=True)

@@ -265,8 +265,7 @@ def token_changes(
                 height, width = _overlap(top, bottom, rows), _overlap(left, right, columns)
                 means = torch.einsum("thw,h,w->t", change[:, i], height, width)
                 for frame, mean in zip(window.frames[frames - 1 :: frames], means, strict=False):
-                    of_frame = found.setdefault((window.face, int(frame)), {})
-                    of_frame[f"{name}_tokens"] = float(mean)
+                    found.setdefault((window.face, int(frame)), {})[f"{name}_tokens"] = float(mean)
     return found
 
 

@@ -100,8 +100,7 @@ class FacePage(widgets.VBox):
         start, end = face.tracks.second(track.first), face.tracks.second(track.stop)
         button = widgets.Button(description=f"{start:.1f} to {end:.1f} s")
         button.on_click(lambda _: self._show(face, self._turn))
-        picture = widgets.Image(value=png_bytes(frame), format="png", width=80)
-        return widgets.VBox([picture, button])
+        return widgets.VBox([widgets.Image(value=png_bytes(frame), format="png", width=80), button])
 
     def _show(self, face: Faces, turn: int) -> None:
         """Put viewers of a face in place of those before."""

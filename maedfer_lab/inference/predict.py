@@ -115,8 +115,7 @@ def predict(
     faces = of_faces.open_faces(video, model.config.size_px, face=face, detect=detect,
                                 framing=framing or known.framing, progress=progress)  # fmt: skip
     temperature = known.calibration.temperature if known.calibration else 1.0
-    step = of_faces.steps_for(known.stride, faces.fps, stride)
-    windows = faces.windows(model.config, step, hop)
+    windows = faces.windows(model.config, of_faces.steps_for(known.stride, faces.fps, stride), hop)
     found = [(model(clips).float() / temperature).softmax(1)
              for _, clips in faces.clips(windows, progress=progress)]  # fmt: skip
     return Prediction(known, faces, windows, torch.cat(found).numpy())

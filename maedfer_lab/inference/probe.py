@@ -127,8 +127,7 @@ def probe(
         bar.update()
         faces = open_faces(path, model.config.size_px, face=face, framing=framing, detect=detect,
                            progress=False)  # fmt: skip
-        step = steps_for(known.stride, faces.fps, stride)
-        crops = faces.clip(faces.middle(model.config, step))
+        crops = faces.clip(faces.middle(model.config, steps_for(known.stride, faces.fps, stride)))
         vector = encode(model, crops[None], [level])[level][0].numpy()
         ready = {} if ready_made is None else {"fer": ready_made(crops)}
         return of_path[path], {"model": vector, **_controls(crops), **ready}

@@ -69,8 +69,7 @@ class Attention(nn.Module):
         """Queries (0), keys (1) and values (2) of `x`, from `first` to before `end`."""
         width, bias = x.shape[-1], None
         if self.q_bias is not None and self.v_bias is not None:
-            parts = (self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)[first:end]
-            bias = torch.cat(parts)
+            bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)[first:end])
         out = self.product(x, self.qkv.weight[first * width : end * width], bias)
         return rearrange(out, "b n (p a e) -> p b a n e", p=end - first, a=self.num_heads).unbind()
 
@@ -225,8 +224,7 @@ class LGIBlock(nn.Module):
         if norm is not None and context_norm is None:
             z = self._within_regions("interact", z, norm(z), False, weights)
 
-        update = self.mlp(self.norm2(z.flatten(0, 1)))
-        return z + self.drop_path(update).view(z.shape)
+        return z + self.drop_path(self.mlp(self.norm2(z.flatten(0, 1)))).view(z.shape)
 
     def _within_regions(
         self, stage: str, z: Tensor, normed: Tensor, rep_only: bool, weights: Weights | None

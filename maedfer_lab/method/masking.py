@@ -160,8 +160,7 @@ def misplaced_tokens(grid: Grid, region: Shape3, ratio: float = 0.9) -> int:
 
     40 of 80 for the paper's (2, 5, 10); 0 for regions of one time step or of the full frame.
     """
-    generator = torch.Generator().manual_seed(0)
-    mask = region_tube_mask(grid, region, ratio, generator=generator)
+    mask = region_tube_mask(grid, region, ratio, generator=torch.Generator().manual_seed(0))
     return split_tokens(mask, grid, region, legacy_visible_order=True).num_misplaced
 
 

@@ -375,8 +375,7 @@ def model_mask(
     """Masks as the model needs them: region-balanced for LGI-Former, else plain tubes."""
     if not model.config.has_regions:
         return tube_mask(model.grid, ratio, num_clips, generator=generator)
-    region = model.config.region
-    return region_tube_mask(model.grid, region, ratio, num_clips, generator=generator)
+    return region_tube_mask(model.grid, model.config.region, ratio, num_clips, generator=generator)
 
 
 def check_batch(num_clips: int, num_masks: int) -> None:

@@ -260,9 +260,8 @@ def loss_curves(rows: Rows) -> dict[str, list[list[float]]]:
 def source(rows: Rows, profile: str) -> dict[str, Any]:
     """Provenance of the rows of your own study."""
     seeds = sorted({row["seed"] for row in rows})
-    seconds = sum(row.get("seconds", 0) for row in rows)
     return provenance(profile=profile, seed=", ".join(map(str, seeds)), device="cpu",
-                      seconds=round(seconds, 1))  # fmt: skip
+                      seconds=round(sum(row.get("seconds", 0) for row in rows), 1))  # fmt: skip
 
 
 def write_variants(table: Rows) -> str:

@@ -98,17 +98,6 @@ class Matrix(NamedTuple):
         return self.dataset, self.fold, self.by
 
 
-class EpochLog(NamedTuple):
-    """One epoch of the published pre-training: means over its steps."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    loss_scale: float
-    weight_decay: float
-    parameters: int
-
-
 Splits = dict[str, tuple[int, ...]]  # fold -> clips of each class, in the order of the labels
 
 
@@ -121,6 +110,7 @@ def class_clips(splits: Splits) -> list[int]:
 class Paper:
     """Everything that is known of the paper in numbers; `labels`: class names in label order.
 
+    pretrain_log: epoch, loss, learning_rate, ... of the published pre-training, means over steps.
     split_counts: by data set and part. missing: results that the paper speaks of or would need, and
     that were not found in print: "id", "what", and what is there "instead".
     """
@@ -128,7 +118,7 @@ class Paper:
     sources: dict[str, tuple[str, str]]
     tables: dict[str, Table]
     matrices: tuple[Matrix, ...]
-    pretrain_log: tuple[EpochLog, ...]
+    pretrain_log: np.recarray
     labels: dict[str, tuple[str, ...]]
     split_counts: dict[tuple[str, str], Splits]
     missing: tuple[dict[str, str], ...]
@@ -203,7 +193,7 @@ def read_paper(folder: Path = DATA, splits: Path = PUBLISHED) -> Paper:
     return Paper(
         _tuples(read("sources")), {table.id: table for table in tables},
         tuple(Matrix(**matrix) for matrix in _tuples(read("matrices"))),
-        tuple(map(EpochLog._make, log.tolist())), _tuples(read("labels", splits)), counts,
+        log.view(np.recarray), _tuples(read("labels", splits)), counts,
         tuple(read("missing")),
     )  # fmt: skip
 

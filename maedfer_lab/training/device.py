@@ -186,8 +186,7 @@ class Halved(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """As the model's."""
-        weights = [self.model.get_parameter(name) for name in self.names]
-        halves = _Cast.apply(self.dtype, *weights)
+        halves = _Cast.apply(self.dtype, *[self.model.get_parameter(name) for name in self.names])
         return functional_call(self.model, dict(zip(self.names, halves, strict=True)), inputs)  # type: ignore
 
 

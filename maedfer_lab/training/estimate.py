@@ -232,8 +232,7 @@ def estimate_command(
             chosen = pretrain_config(values) if "mask_ratio" in values else finetune_config(values)
     chosen = replace(chosen, model=sized(chosen.model, size))
     if batch_size is not None:
-        optim = replace(chosen.optim, batch_size=batch_size, accumulate=1)
-        chosen = replace(chosen, optim=optim)
+        chosen = replace(chosen, optim=replace(chosen.optim, batch_size=batch_size, accumulate=1))
     return estimate(chosen, steps=steps, seconds=seconds, checkpointing=checkpointing)
 
 
@@ -293,14 +292,10 @@ def _measure(stepper: Stepper, size: int, steps: int) -> Measured:
 
 def _projected(rows: Sequence[Measured], size: int) -> Measured:
     """Linear extrapolation from all measured batches."""
-    sizes = [row.batch_size for row in rows]
-
-    def at(values: list[float] | list[int]) -> float:
-        return max(float(np.polyval(np.polyfit(sizes, values, 1), size)), values[-1])
-
-    return Measured(
-        size, round(at([row.memory_bytes for row in rows])), at([row.step_s for row in rows])
-    )
+    measured = np.array([(row.memory_bytes, row.step_s) for row in rows])
+    slopes, starts = np.polyfit([row.batch_size for row in rows], measured, 1)
+    memory, step_s = np.maximum(slopes * size + starts, measured[-1]).tolist()
+    return Measured(size, round(memory), step_s)
 
 
 # --- other machines ---------------------------------------------------------------------------

@@ -147,8 +147,7 @@ class ClipViews(Dataset):
         """One clip."""
         clip = self.clips[index]
         try:
-            reader = self.annotations.open(clip)
-            return index, *self.views.read(reader, self.boxes.get(clip)), ""
+            return index, *self.views.read(self.annotations.open(clip), self.boxes.get(clip)), ""
         except (VideoError, OSError) as error:
             reason = getattr(error, "reason", "") or str(error) or type(error).__name__
             return index, np.empty(0), np.empty(0), None, reason
@@ -596,10 +595,9 @@ def is_published(config: FinetuneConfig, dataset: str) -> bool:
     """Whether a run followed the published recipe of `dataset`, from a checkpoint."""
     per_epoch = config.eval_every or config.optim.steps  # as the recipe sets it
     planned = finetune_recipe(dataset, per_epoch * config.optim.batch_size)
-    optim = replace(planned.optim, accumulate=config.optim.accumulate)
     return (
         config.checkpoint is not None
-        and config.optim == optim
+        and config.optim == replace(planned.optim, accumulate=config.optim.accumulate)
         and all(
             getattr(config, one.name) == getattr(planned, one.name)
             for one in fields(config)

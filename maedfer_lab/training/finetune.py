@@ -28,6 +28,7 @@ from maedfer_lab.config import (
     framing_of,
     sized,
 )
+from maedfer_lab.data.shards import open_shards
 from maedfer_lab.data.table import Clip
 from maedfer_lab.data.transforms import Box, finish_clips, mix_batch, to_floats
 from maedfer_lab.fast import speed_up
@@ -325,11 +326,7 @@ def finetune_command(
     if (dataset == SYNTHETIC) != (root is None):
         raise ValueError(f"root={root}: name the folder of {dataset}, or omit it with "
                          f"{SYNTHETIC!r}, which draws its clips")  # fmt: skip
-    kind = dataset
-    if dataset == "shards" and root is not None:
-        from maedfer_lab.data.shards import open_shards
-
-        kind = open_shards(root).dataset
+    kind = open_shards(cast(Path, root)).dataset if dataset == "shards" else dataset
     changes: dict[str, Any] = dict(
         dataset=f"{dataset}:{layout}" if layout else dataset, data=absolute(root),
         lists=absolute(lists), fold=fold, checkpoint=absolute(checkpoint and locate(checkpoint)),

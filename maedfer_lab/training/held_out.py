@@ -29,8 +29,7 @@ class HeldOut:
         ratio: float,
         seed: int = HELD_OUT_SEED,
     ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        mask = model_mask(model, ratio, len(clips), generator)
+        mask = model_mask(model, ratio, len(clips), torch.Generator().manual_seed(seed))
         self.model, self.ratio = model, ratio
         self.parts = [
             (clip, model.split(part))

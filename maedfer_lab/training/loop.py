@@ -307,8 +307,7 @@ class Stepper:
         elif half is not None and is_beside(self.device) and self.is_alone and not checkpointing:
             network = devices.Halved(task.model, half)
         self.network, self.skipped = network, 0
-        is_captured = self.chosen == "graph"
-        self.captured = CapturedStep(self._of_part, task.model) if is_captured else None
+        self.captured = CapturedStep(self._of_part, task.model) if self.chosen == "graph" else None
         self.is_sure = compile != "auto" or self.chosen == "no"  # errors are raised
         # The places of each part of a batch that this process takes.
         first, total = self.accelerator.process_index * optim.accumulate, number * optim.accumulate

@@ -377,8 +377,7 @@ def _drawn_stream(config: PretrainConfig, table: DrawnFaces) -> ClipStream:
     vary = {"min_scale": None, "tilt": config.tilt, "warp": config.warp, "mirrors": config.mirror}
     transform = PretrainClip(config.model.frames, config.model.size_px, 1, "whole", vary=vary,
                              to_the_end=True)  # fmt: skip
-    split = range(config.num_clips)
-    return ClipStream(table, split, transform, config.seed, with_replacement=True)
+    return ClipStream(table, range(config.num_clips), transform, config.seed, with_replacement=True)
 
 
 def _stills_stream(config: PretrainConfig, other: tuple[ClipStream, float] | None) -> ClipStream:

@@ -211,8 +211,7 @@ def run_piece(
                     if not is_reference or (label, count) != ("expression", middle):
                         del row["confusion"]  # not used in any figure, and long
                     rows.append(row)
-    facts = {"variant": piece.variant, "seed": piece.seed}
-    rows = [{**facts, **row} for row in rows]
+    rows = [{"variant": piece.variant, "seed": piece.seed, **row} for row in rows]
     source = provenance(profile=profile, seed=piece.seed, device=device_name(torch.device("cpu")),
                         seconds=round(perf_counter() - began, 1))  # fmt: skip
     text = json.dumps({"provenance": source, "rows": rows}, indent=0, allow_nan=False)
@@ -333,20 +332,21 @@ def attentive_probe(
         attend = nn.MultiheadAttention(width, 4, dropout=0.1, batch_first=True)
         head = nn.Linear(width, classes)
         parts = nn.ModuleList([attend, head])
+
+        def logits(x: Tensor) -> Tensor:
+            read = attend(query.expand(len(x), -1, -1), x, x, need_weights=False)[0]
+            return head(read[:, 0])
+
         optimiser = torch.optim.AdamW([query, *parts.parameters()], lr=2e-3, weight_decay=0.05)
         for _ in range(steps):
             chosen = torch.randint(len(known), (32,))
-            x = known[chosen]
-            read = attend(query.expand(len(x), -1, -1), x, x, need_weights=False)[0][:, 0]
-            loss = nn.functional.cross_entropy(head(read), targets[chosen])
+            loss = nn.functional.cross_entropy(logits(known[chosen]), targets[chosen])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         with torch.no_grad():
             parts.eval()
-            read = [attend(query.expand(len(x), -1, -1), x, x, need_weights=False)[0][:, 0]
-                    for x in unseen.split(CHUNK)]  # fmt: skip
-            return head(torch.cat(read)).numpy()
+            return torch.cat([logits(x) for x in unseen.split(CHUNK)]).numpy()
 
 
 def _gmacs(model: ModelConfig, start: PretrainConfig | None = None) -> float:

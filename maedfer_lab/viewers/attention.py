@@ -97,8 +97,7 @@ class AttentionViewer(Player[AttentionSettings]):
         middle = self._number((0, self.grid.h // 2, self.grid.w // 2))  # shown first
         first = next(iter(self.clips)), next(iter(self._stages))
         now = AttentionSettings(*first, self._depth - 1, middle)
-        asked = {"stage": stage, "layer": layer, "head": head, "query": query}
-        for name, value in asked.items():
+        for name, value in {"stage": stage, "layer": layer, "head": head, "query": query}.items():
             now = now if value is None else self._changed(now, name, value)
         super().__init__(now, fps)
 

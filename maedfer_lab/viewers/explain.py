@@ -187,11 +187,10 @@ def _page(content: dict[str, Any], parts: dict[str, bytes], texts: dict[str, str
     player = (STATIC / "player.js").read_text("utf-8") + "\nglobalThis.maedferPlayer = render;\n"
     code = "\n".join((own / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     digests = [hashlib.sha256(script.encode()).digest() for script in (player, code)]
-    style = (STATIC / "player.css").read_text("utf-8") + (own / "page.css").read_text("utf-8")
     values = {
         **{name: html.escape(text) for name, text in texts.items()},
         "csp": POLICY.format(" ".join(f"'sha256-{_text(digest)}'" for digest in digests)),
-        "style": style,
+        "style": (STATIC / "player.css").read_text("utf-8") + (own / "page.css").read_text("utf-8"),
         "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
         "parts": "\n".join(
             f'<script type="text/plain" id="part-{name}">{_text(packed)}</script>'

@@ -141,8 +141,7 @@ class Player(anywidget.AnyWidget, Generic[Settings]):
         self.status = {"state": "idle", "serial": serial, "text": ""}
 
     def _fail(self, serial: int, error: Exception) -> None:
-        text = as_sentence(error)
-        self.status = {"state": "idle", "serial": serial, "text": text, "error": True}
+        self.status = {"state": "idle", "serial": serial, "text": as_sentence(error), "error": True}
 
     def wait(self, timeout_s: float = 60) -> None:
         """Return once all requests from the browser are shown, else raise TimeoutError."""
@@ -223,9 +222,8 @@ def pick_clip(value: str, clips: Mapping[str, Any]) -> dict[str, Any]:
 
 def pick_mask(ratio: float, ratios: Sequence[float], seed: int, **more: Any) -> list[Any]:
     """The controls of a mask; `more` are further options of its seed."""
-    steps = {r: f"{r:.4g} hidden" for r in ratios}
     return [
-        control("steps", "ratio", "mask ratio", ratio, steps),
+        control("steps", "ratio", "mask ratio", ratio, {r: f"{r:.4g} hidden" for r in ratios}),
         control("number", "seed", "mask seed", seed, low=0, high=MAX_SEED, **more),
     ]
 
