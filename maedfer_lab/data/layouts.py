@@ -45,7 +45,8 @@ _KINDS = {
     **dict.fromkeys((".csv", ".txt"), "list"),
 }
 _PERSON = re.compile(WORDS["folder of a person"].replace("PERSON", WORDS["person"]))
-_ODD_NUMBER = re.compile(r"(?i)\d{1,15}(?:[.,]0+|(?:[.,]\d+)?e\+?\d\d?)")  # by pandas and Excel
+# By pandas and Excel: 7.0, 1e+02 and 1,001.
+_ODD_NUMBER = re.compile(r"(?i)\d{1,3}(?:,\d{3})+|\d{1,15}(?:[.,]0+|(?:[.,]\d+)?e\+?\d\d?)")
 _SESSION = re.compile(WORDS["another session"])
 _PERSON_WORD = re.compile(rf"{WORDS['person']}|patient|sub|id|user|pt|p")
 _SURE_PERSON = re.compile(rf"(?i)(?:{WORDS['person']}|sub|id|user)[ _.-]*\d+")
@@ -111,7 +112,7 @@ def scan(root: Path) -> Tree:
         place = Path(folder)
         identity = place.stat().st_dev, place.stat().st_ino
         if identity in seen:
-            ignored["N folders that are linked a second time"].append(place)
+            ignored["suspicious: N folders that are linked a second time"].append(place)
             below.clear()
             continue
         seen.add(identity)
@@ -167,14 +168,10 @@ def people_of(
                 people[i] = who["t"] if "t" in who else str(int(who["n"]))
     levels = [name.split("/")[:-1] for name in names]
     depth = max(map(len, levels), default=0) if folders and not any(people) else 0
-    likely = _levels_of_people(levels, range(depth))
-    rows = [[parts[i] if i < len(parts) else None for parts in levels] for i in likely]
-    if rows[1:]:
-        some = " or ".join(str(row[0]) for row in rows)
-        what = f"suspicious: folders such as {some} may be people, the first are taken; "
-        found.notes.append(what + "MANIFEST.csv (columns file, identity) can name them")
-    found.people_by = "their folders" if rows else found.people_by
-    return rows[0] if rows else people
+    for i in _levels_of_people(levels, range(depth))[:1]:
+        people = [parts[i] if i < len(parts) else None for parts in levels]
+        found.people_by = "their folders"
+    return people
 
 
 def _levels_of_people(levels: Sequence[Sequence[str]], among: Iterable[int]) -> list[int]:
@@ -225,32 +222,28 @@ def people_of_copies(names: Sequence[str], who: Sequence[str | None]) -> list[st
         return list(who)
     spelled = [[p.strip() for p in _bare(_folded(name)).split("/")] for name in names]
     plain = [[original(part) for part in parts] for parts in spelled]
-    folders = [[p for p in parts[:-1] if p not in ("", "original", "raw")] for parts in plain]
-    own: dict[tuple[str, str], int] = {}
-    elsewhere: dict[tuple[str, str], list[int]] = defaultdict(list)
-    copies: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> original -> first copy
-    keys = [("/".join(folder), parts[-1]) for folder, parts in zip(folders, plain, strict=True)]
-    loose = [
-        ("/".join(part for part in folder if not side_of(part)), name)
-        for folder, (_, name) in zip(folders, keys, strict=True)
-    ]
-    for i, key in enumerate(keys):
+    there: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    copied: dict[tuple[str, ...], set[str]] = defaultdict(set)  # folder -> originals of its copies
+    keys = []
+    for i, (*above, name) in enumerate(plain):
+        folder = tuple(part for part in above if part not in ("", "original", "raw"))
+        near = (part for part in folder if not side_of(part))
+        keys.append((("own", *folder, name), ("near", *near, name), ("copy", *folder, name)))
         if spelled[i] == plain[i]:
-            own.setdefault(key, i)
-            elsewhere[loose[i]].append(i)
+            there[keys[i][0]].append(i)
+            there[keys[i][1]].append(i)
         elif not spelled[i][-1].endswith(")"):
-            copies[key[0]].setdefault(key[1], i)
+            there[keys[i][2]].append(i)
+            copied[folder].add(name)
     found = list(who)
-    for i, (folder, name) in enumerate(keys):
+    for i, (own, near, copy) in enumerate(keys):
         if who[i] is None and spelled[i] != plain[i]:
-            of = own.get((folder, name))
-            if of is None and not spelled[i][-1].endswith(")"):
-                there = elsewhere[loose[i]]
-                of = there[0] if len(there) == 1 else None
-                if of is None and len(copies[folder]) > 1:
-                    of = copies[folder][name]
-            if of is not None and of != i:
-                found[i] = found[of] = who[of] or names[of]
+            of = there[own][:1]
+            if not of and not spelled[i][-1].endswith(")"):
+                of = there[near] if len(there[near]) == 1 else []
+                of = of or there[copy][: len(copied[copy[1:-1]]) > 1]
+            for k in of if of != [i] else ():
+                found[i] = found[k] = who[k] or names[k]
     return found
 
 
@@ -263,9 +256,17 @@ def may_be_name(word: str) -> bool:
     return len(word) > 1 and not _is_no_person(word) and not _PERSON_WORD.fullmatch(word)
 
 
-def may_be_person(name: str) -> bool:
-    """Whether a whole name may be a person's: anna and 12, and neither male nor 2024."""
-    return not _DATE.fullmatch(name) and (may_be_name(name) or bool(re.search(r"\d", name)))
+def may_be_person(name: str, is_guess: bool) -> bool:
+    """Whether a whole name may be a person's: anna and 12, and neither male nor 2024.
+
+    is_guess: no list says so. Then only P01 or S001 does: anna may be a place as well, 3 a fold,
+    001 a clip, S02 a session or sentence, and W1 a week.
+    """
+    if is_guess:
+        may_be = _PERSON.fullmatch(name) and not re.fullmatch(r"(?i)[sw]\d\d?|f\d|\d+", name)
+    else:
+        may_be = may_be_name(name) or re.search(r"\d", name)
+    return bool(may_be) and not _DATE.fullmatch(name)
 
 
 def is_person_number(key: Sequence[str]) -> bool:
@@ -330,7 +331,8 @@ def person_words(name: str) -> tuple[str, ...]:
     text = name.strip().casefold()
     text = unicodedata.normalize("NFKD", _SESSION.sub("", text) or text)
     if _ODD_NUMBER.fullmatch(text):
-        text = f"{float(text.replace(',', '.')):.0f}"
+        text = re.sub(r"(?<=\d),(?=\d{3}(?:,|$))", "", text).replace(",", ".")
+        text = f"{float(text):.0f}"
     text = re.sub("[\u0300-\u036f\u200b-\u200d\ufeff]", "", text)  # accents, and what has no width
     marks = {letter for letter in text if unicodedata.category(letter)[0] in "PSZ"}
     text = "".join(" " if letter in marks else letter for letter in text)
@@ -366,13 +368,16 @@ def named_together(texts: Iterable[str], key: Callable[[str], Any]) -> list[tupl
 
 
 def fold_clips(
-    sides: Mapping[tuple[str, int], set[Path]], found: Reading, where: Mapping[Path, str]
+    given: Iterable[tuple[Path, tuple[str, int]]], found: Reading, where: Mapping[Path, str]
 ) -> dict[Path, int]:
-    """The fold that tests each clip, from the clips of each (part, fold); reports contradictions.
+    """The fold that tests each clip, from its part and fold in each list; reports contradictions.
 
     Clips marked as test are tested, else val; if there is a test split, val is trained on.
     """
     test_fold: dict[Path, int] = {}
+    sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
+    for path, side in given:
+        sides[side].add(path)
     if any(part and not fold for part, fold in sides):
         sides = {(part, fold + 1): paths for (part, fold), paths in sides.items()}
         found.notes.append("folds count from 0 here: fold 1 is the one called 0, and so on")
@@ -401,15 +406,35 @@ def fold_clips(
     return test_fold
 
 
-def _given(sides: Mapping[tuple[str, int], set[Path]], found: Reading) -> None:
-    """Note a given split; if it has no test part, people are to be split."""
-    found.splits = not any(part in ("test", "val") for part, _ in sides)
-    numbers = ", ".join(f"{part} {len(paths):,}" for (part, _), paths in sorted(sides.items()))
-    found.notes.append(
-        "everything is given as train, nothing as val or test: a fifth of the people are fold 1"
-        if found.splits
-        else f"the given split is used ({numbers})"
-    )
+def _sides_given(
+    texts: Sequence[str], what: str, where: object, found: Reading
+) -> list[tuple[str, int]]:
+    """Part and fold of each clip, by what a column or a level of folders says of it.
+
+    Of folds by number each is tested in turn, but for 0 in a column. Without a test part, people
+    are still to be split.
+    """
+    numbers = [int(t or 0) if re.fullmatch(r"\d{0,9}", t) else fold_of(t) for t in texts]
+    folds = [number for number in numbers if number is not None and number <= MOST_FOLDS]
+    parts = [side_of(text) or "" for text in texts]
+    found.splits = False
+    if len(folds) == len(texts):
+        pairs = zip(texts, folds, strict=True)
+        parts = ["test" if number or fold_of(text) == 0 else "" for text, number in pairs]
+        never = f"; {parts.count(''):,} clips of fold 0 are never tested" * ("" in parts)
+        found.notes.append(f"each fold of {what} is tested in turn{never}")
+        return list(zip(parts, folds, strict=True))
+    if odd := [text for text, part in zip(texts, parts, strict=True) if not part]:
+        known = f"use train, val and test, or folds from 1 to {MOST_FOLDS:,}"
+        found.problem("format", where, f"{what} holds {odd[0][:20]!r}: {known}")
+    elif not {"test", "val"} & {*parts}:
+        found.splits = True
+        note = "everything is given as train, nothing as val or test: a fifth of the people are "
+        found.notes.append(note + "fold 1")
+    else:
+        counts = ", ".join(f"{part} {number:,}" for part, number in sorted(Counter(parts).items()))
+        found.notes.append(f"the given split is used ({counts})")
+    return [(part, 1) for part in parts]
 
 
 # ---- Folders of classes ------------------------------------------------------------------------
@@ -478,29 +503,27 @@ def _class_level(
     """The level of `free` that holds the classes: by words for expressions, else for people."""
     share = {i: sum(map(is_expression, words[i])) / len(words[i]) for i in free}
     best = max(share.values())
-    likely = [i for i in free if share[i] == best >= 0.5] or free[:2]
-    first, second = likely[0], likely[-1]
+    likely = [i for i in free if share[i] == best >= 0.5] or free
     people = [i for i in likely if _most(words[i], _PERSON.fullmatch)]
     # Small whole numbers without zeros in front of them may be classes as well.
     plain = [i for i in people if all(w.isdecimal() and w == str(int(w)) for w in words[i])]
-    if len(likely) == 1 or people == [second] != plain:
-        if all(_PERSON.fullmatch(word) and not word.isdecimal() for word in words[first]):
-            raise ValueError(
-                f"the folders {', '.join(words[first][:3])} are people and no classes; put a "
-                "folder for each class above or below them, or type --layout class/clip"
-            )
-        return first
-    if people == [first] != plain:
-        return second
-    above: dict[str, set[str]] = defaultdict(set)
-    for parts in levels:
-        above[parts[second]].add(parts[first])
-    if max(map(len, above.values())) == 1 or _most(words[second], _is_no_person):
-        return first  # a class that only one folder above has would be shown by one person
+    able = [i for i in likely if people == likely or i not in people or i in plain]
+    if len(likely) == 1 and all(_PERSON.fullmatch(w) and not w.isdecimal() for w in words[able[0]]):
+        raise ValueError(
+            f"the folders {', '.join(words[able[0]][:3])} are people and no classes; put a "
+            "folder for each class above or below them, or type --layout class/clip"
+        )
+    for i in able[1:]:  # a class that only one folder above has would be shown by one person
+        inside = {(parts[able[0]], parts[i]) for parts in levels}
+        if len(inside) == len(words[i]) or _most(words[i], _is_no_person):
+            able.remove(i)
+    if len(able) == 1:
+        return able[0]
     readings = []
-    for a, b in ((first, second), (second, first)):
-        meaning = {**dict(enumerate(kinds[: second + 1])), a: "class", b: "person"}
-        counts = f"{len(words[a])} classes: {', '.join(words[a][:3])}...; {len(words[b])} people"
+    for i in able[:2]:
+        who = next((k for k in people if k != i), next(k for k in likely if k != i))
+        meaning = {**dict(enumerate(kinds[: max(i, who) + 1])), i: "class", who: "person"}
+        counts = f"{len(words[i])} classes: {', '.join(words[i][:3])}...; {len(words[who])} people"
         readings.append(f"--layout {'/'.join(meaning.values())}/clip ({counts})")
     raise ValueError(f"two readings are possible, choose one: {' or '.join(readings)}")
 
@@ -556,19 +579,19 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
     inside = {(parts[depth - 1], part) for parts in rows for part in parts[depth:]}
     twice = sorted((a, b) for a, b in inside if a != b and b in found.classes)
     if twice and not layout:
-        what = (
-            f"a class, and a folder in {twice[0][0]!r} has this name: move them together or away, "
-        )
-        found.problem("file names", twice[0][1], what + "or type --layout")
+        what = f"a class, and a folder in {twice[0][0]!r} has this name: move them together or away"
+        found.problem("file names", twice[0][1], what + ", or type --layout")
     who = people_of(list(names), tree.root, found)
     if not found.people_told and "person" in levels:
-        who, found.people_by = levels["person"], "their folders"
+        found.people_by = "folders, as --layout says" if layout else "their folders"
+        who = levels["person"]
         if not layout:
             _compare_with_names(who, names, tree, "/".join(kinds))
-    elif not found.people_told:
-        if layout or who in (levels["class"], levels.get("split")):
-            who = [None] * len(who)  # a class or a split is no person
-    folds = _folder_folds(levels["split"], list(names.values()), found) if "split" in levels else {}
+    elif not found.people_told and (layout or who in (levels["class"], levels.get("split"))):
+        who = [None] * len(who)  # a class or a split is no person
+    texts = [text or "no folder" for text in levels.get("split", ())]
+    given = _sides_given(texts, "the level of splits", tree.root, found) if texts else ()
+    folds = fold_clips(zip(names.values(), given), found, dict(zip(names.values(), names)))  # noqa: B905
     first: dict[tuple[str, ...], str] = {}
     for (name, path), parts, label, person in zip(names.items(), rows, labels, who, strict=True):
         number, source = found.classes.index(label), f"folder {'/'.join(parts[:depth])}"
@@ -580,7 +603,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         found.clips.append(Clip(path, number, fold, tree.videos[path], source, person))
     others = [name for name in map(tree.name, tree.lists) if name.lower() != "manifest.csv"]
     if others:
-        others.sort(key=lambda name: "manifest" not in name.lower())
+        others = sorted(others, key=lambda name: "manifest" not in name.lower())
         note = f"{len(others):,} lists are not read, such as {others[0]}; dataset csv reads one"
         lost = "manifest" in others[0].lower()  # elsewhere than right below root
         found.notes.append("suspicious: " * lost + note)
@@ -601,7 +624,8 @@ def _compare_with_names(
     named = people_of(list(names), tree.root, Reading(), folders=False)
     by_folder, by_name = (sorted({who for who in some if who}) for some in (folders, named))
     is_sure = _most(by_folder, _PERSON.fullmatch) or not all(named)
-    if not is_sure and len(set(zip(folders, named, strict=True))) > len(by_name):
+    pairs = len(set(zip(folders, named, strict=True)))
+    if not is_sure and pairs > min(len(by_folder), len(by_name)):
         raise ValueError(
             f"root={str(tree.root)!r}: people are folders ({', '.join(by_folder[:3])}...: type "
             f"--layout {how}/clip) or in names of files ({', '.join(by_name[:3])}...: say so in "
@@ -609,31 +633,14 @@ def _compare_with_names(
         )
 
 
-def _folder_folds(
-    texts: Sequence[str | None], paths: Sequence[Path], found: Reading
-) -> dict[Path, int]:
-    """The folds of clips in folders called train, val, test, or fold1, fold2, ..."""
-    sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
-    for text, path in zip(texts, paths, strict=True):
-        number = fold_of(text or "")
-        key = ("test", number) if number is not None else (side_of(text or "") or "", 1)
-        sides[key].add(path)
-    if all(fold_of(text or "") is not None for text in texts):
-        found.splits = False
-        found.notes.append(f"each of {len(sides)} folds is tested in turn")
-    else:
-        _given(sides, found)
-        if odd := [text for text in texts if not side_of(text or "")]:
-            what = f"the folder {odd[0]!r} is no split; call it train, val or test, or fold1, fold2"
-            found.problem("format", paths[0].parent, what)
-    return fold_clips(sides, found, {path: str(path) for path in paths})
-
-
 def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None:
     """Report spellings that would be two classes, or one; several in one; and what is no class."""
     words: dict[str, list[str]] = defaultdict(list)
     texts = sorted(set(labels))
     known = {plain_word(text) for text in texts}
+    if 0 < sum(re.fullmatch(r"[+-]?\d+", text) is not None for text in texts) < len(texts):
+        what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
+        found.problem("spelling", where, what)
     for text in texts:
         word = plain_word(text)
         base = plain_word(re.sub(r"^\d+[ _.-]*|[ _.-]*\d+$", "", original(text)))
@@ -652,19 +659,21 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
     if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
         note = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
         found.notes.append(note)
-    holding: dict[str, list[str]] = defaultdict(list)
-    for text in texts:
-        for part in {part for part in re.findall(r"[^\W\d_]+", text) if is_expression(part)}:
-            holding[plain_word(part)].append(text)
-    if several := [some for some in holding.values() if len(some) > 1]:
-        pair = " and ".join(map(repr, several[0][:2]))
-        found.notes.append(f"suspicious: {pair} count as two classes of one expression")
-    letters = [text for text in texts if len(text) > 2 and text.isalpha()]
-    for a, b in combinations(letters, 2) if len(letters) < 100 else ():
-        alike = b.startswith(a) or sorted(a.casefold()) == sorted(b.casefold())
-        alike |= len(a) > 4 < len(b) and SequenceMatcher(None, a, b).ratio() > 0.85
-        if alike and plain_word(a) != plain_word(b):
-            found.notes.append(f"suspicious: the classes {a!r} and {b!r} have almost the same name")
+    shown = {
+        text: {plain_word(w) for w in re.findall(r"[^\W\d_]+", text) if is_expression(w)}
+        for text in texts
+    }
+    alike = []
+    for a, b in combinations(texts, 2) if len(texts) < 100 else ():
+        one, other = sorted((a.casefold(), b.casefold()), key=len)
+        is_near = len(one) > 2 and (other.startswith(one) or sorted(one) == sorted(other))
+        is_near |= len(one) > 3 and SequenceMatcher(None, one, other).ratio() > 0.85
+        if shown[a] & shown[b] or (is_near and f"{a}{b}".isalpha()):
+            alike.append((a, b))
+    if alike:
+        note = f"suspicious: {' and '.join(map(repr, alike[0]))} count as two classes"
+        note += f", and so do {len(alike) - 1:,} such pairs" * bool(alike[1:])
+        found.notes.append(f"{note}, but share a word for an expression or are spelled alike")
 
 
 def read_unlabelled(tree: Tree) -> Reading:
@@ -862,24 +871,29 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     """
     found = Reading(labels.classes if labels else ())
     finder = Finder(tree, labels.name if labels else "csv", found)
-    pairs: list[tuple[ListFile, ListRow]] = []
+    pairs: list[tuple[ListFile, ListRow, tuple[str, int]]] = []
     native = set()  # the authors' own lists
     for file in files:
         name = file.path.relative_to(base).as_posix()
         rows, roles = read_rows(file.path, found, name, finder.knows)
-        if not file.part:
-            rows = _checked(rows, roles.get("split"), name, found)
+        given = [(file.part, file.fold)] * len(rows)
+        if not file.part and "split" in roles:
+            texts = [row.split for row in rows]
+            given = _sides_given(texts, f"column {roles['split']}", name, found)
+        elif not file.part:
+            found.splits = True
+            found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
         if "subject" in roles:
             found.people_told, found.people_by = True, f"column {roles['subject']} of {name}"
         native |= {row.where for row in rows if roles.get("path", "").lower() == "video_name"}
-        pairs += [(file, row) for row in rows]
-    texts = {row.label for _, row in pairs}
+        pairs += [(file, row, side) for row, side in zip(rows, given, strict=True)]
+    texts = {row.label for _, row, _ in pairs}
     if not found.classes:
         found.classes = class_names(texts, found)
     elif texts and not native and all(map(str.isdecimal, texts)) and min(map(int, texts)) == 1:
         found.notes.append(f"labels start at 1, which is {found.classes[1]}; 0 does not occur")
     numbers: dict[str, set[int]] = defaultdict(set)
-    for file, row in pairs:
+    for file, row, _ in pairs:
         if re.fullmatch(r"\d{1,9}", row.label):
             numbers[file.path.name].add(int(row.label))
     spans = {(min(some), max(some)): name for name, some in numbers.items()}
@@ -889,29 +903,25 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     done: dict[tuple[str, ...], tuple[Path, int] | None] = {}
     first: dict[Path, tuple[int, ListRow]] = {}
     seen: dict[tuple[Path, ListFile], ListRow] = {}
-    sides: dict[tuple[str, int], set[Path]] = defaultdict(set)
-    for file, row in pairs:
+    sides: list[tuple[Path, tuple[str, int]]] = []
+    for file, row, side in pairs:
         if (key := (row.path, row.label, "" if labels else str(file.path))) not in done:
             start = labels.first_label if labels and row.where in native else 0
             done[key] = _meaning(row, finder, found, start)
         meant = done[key]
-        if row.split.isdecimal() and (len(row.split) > 9 or int(row.split) > MOST_FOLDS):
-            found.problem("format", row.where, f"fold {row.split[:20]} is more than {MOST_FOLDS}")
-        elif meant and (there := seen.setdefault((meant[0], file), row)) is not row:
+        if meant and (there := seen.setdefault((meant[0], file), row)) is not row:
             what = f"{row.path!r} stands in {there.where} already"
             what += f", as {there.label}" * (there.label != row.label)
             found.problem("duplicates", row.where, what)
         elif meant:
             path, label = meant
             other, there = first.setdefault(path, (label, row))
-            if other != label:
-                what = f"{row.path!r} has label {row.label}, but {there.label} in {there.where}"
+            known = there.subject or row.subject
+            if other != label or (row.subject or known) != known:
+                here, others = (f"{one.label} {one.subject}".strip() for one in (row, there))
+                what = f"{row.path!r} has label {here}, but {others} in {there.where}"
                 found.problem("two labels", row.where, what)
-            side = file.part or side_of(row.split) or "test" * (int(row.split or 0) > 0)
-            fold = int(row.split or 0) if row.split.isdecimal() else file.fold
-            sides[side, fold].add(path)
-    if not files[0].part and any(side_of(row.split) for _, row in pairs):
-        _given(sides, found)
+            sides.append((path, side))
     folds = fold_clips(sides, found, {path: row.where for path, (_, row) in first.items()})
     for path in sorted(first, key=natural_key):
         label, row = first[path]
@@ -923,23 +933,6 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
     left = len(finder.videos) - len(first)
     found.notes += [f"{left:,} clips below root are in no list"] * (left > 0)
     return found
-
-
-def _checked(rows: list[ListRow], column: str | None, name: str, found: Reading) -> list[ListRow]:
-    """Check that a table's column holds splits or folds, and note how it is used."""
-    texts = {row.split for row in rows}
-    if column is None:
-        found.splits = True
-        found.notes.append("no column fold: about a fifth of the people are tested, as fold 1")
-    elif all(re.fullmatch(r"\d*", text) for text in texts):
-        never = sum(re.fullmatch(r"0*", row.split) is not None for row in rows)
-        note = f"each fold of column {column} is tested in turn"
-        found.notes.append(note + f"; {never:,} clips of fold 0 are never tested" * bool(never))
-    elif odd := sorted(text for text in texts if not side_of(text)):
-        what = f"column {column} holds {odd[0]!r}: use train, val and test, or folds from 1"
-        found.problem("format", name, what)
-        return [row._replace(split="") for row in rows]
-    return rows
 
 
 def _meaning(row: ListRow, finder: Finder, found: Reading, start: int) -> tuple[Path, int] | None:
@@ -965,9 +958,6 @@ def class_names(labels: Iterable[str], found: Reading) -> tuple[str, ...]:
     texts = sorted({text for text in labels if text})
     whole = [text for text in texts if re.fullmatch(r"[+-]?\d+", text)]
     _check_classes(texts, "labels", found)
-    if 0 < len(whole) < len(texts):
-        what = f"labels are names and numbers ({', '.join(texts[:6])}); write all in one way"
-        found.problem("spelling", "labels", what)
     number = re.compile(r"(?i)[+-]?\d*[.,]?\d+(?:e[+-]?\d+)?")
     if broken := [text for text in texts if number.fullmatch(text) and text not in whole]:
         what = f"label {broken[0]!r} has decimals or a power; a class is a name or a whole number"

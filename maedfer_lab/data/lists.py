@@ -20,8 +20,8 @@ OLD = "# maedfer annotations "  # whose head says what labels and frames mean, i
 _COLUMNS: dict[str, list[str]] = {role: names.split() for role, names in WORDS["columns"].items()}
 # Also 01_train, train_a, test_english; Val Kilmer and Dev Patel are people.
 _SIDES = {side: re.compile(pattern) for side, pattern in WORDS["sides"].items()}
-# Columns that may change what a row means, and what is to be done.
-_WEIGHTY = {re.compile(pattern): meaning for pattern, meaning in WORDS["weighty columns"].items()}
+# Columns that may change what a row means (role, if they could have one), and what is to be done.
+_WEIGHTY = [(re.compile(pattern), *rest) for pattern, *rest in WORDS["weighty columns"]]
 # Of several kinds of lists in one archive: words that a path must (or must not) hold.
 _WANTED = WORDS["wanted lists"]
 
@@ -190,9 +190,7 @@ def read_rows(
     if long := [i for i in used if len(lines[i]) > LONGEST]:
         return wrong(long[0] + 1, f"{len(lines[long[0]]):,} letters are no row of a list")
     if lines[0].startswith(OLD):
-        return wrong(
-            1, "is of an older version's tables; read the data set itself, or cut this line"
-        )
+        return wrong(1, "is an older version's table; read the data set itself, or cut this line")
     start, first = used[0] + 1, lines[used[0]]
     if re.match(r"\s*\[?\s*(\{\s*\"|\[?\s*$)", first):
         return wrong(start, "is JSON; write it as CSV with columns such as path and label")
@@ -214,13 +212,14 @@ def read_rows(
             return wrong(start + reader.line_num, what)
         if differing := _differing(columns, roles, need, [values for _, values in table]):
             return wrong(start, differing)
-        called = {column: _plain(column) for column in unused}
-        for column in unused if "split" not in roles else ():
-            texts = {row[columns.index(column)] for _, row in table if len(row) == len(columns)}
-            if texts and all(map(side_of, texts)):
-                called[column] = "train"  # or whatever it is called
-        for pattern, meaning in _WEIGHTY.items():
-            if some := [column for column in unused if pattern.fullmatch(called[column])]:
+        whole = [row for _, row in table if len(row) == len(columns)]
+        texts = {column: {row[columns.index(column)] for row in whole} for column in unused}
+        told = {c for c in unused if "split" not in roles and all(map(side_of, texts[c] or [""]))}
+        for pattern, role, meaning in _WEIGHTY:
+            some = [c for c in unused if pattern.fullmatch("train" if c in told else _plain(c))]
+            if role:  # one text, or another in each row, tells nobody apart
+                some = [c for c in some if role not in roles and 1 < len(texts[c]) < len(whole)]
+            if some:
                 found.notes.append(
                     f"suspicious: column {', '.join(some)} of {name} is not used: {meaning}"
                 )
@@ -256,7 +255,7 @@ def read_rows(
 
 
 def _plain(column: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", column.casefold())
+    return re.sub(r"[\W_]", "", column.casefold())
 
 
 def _differing(

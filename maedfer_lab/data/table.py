@@ -58,7 +58,13 @@ TEXT_ORDER = ("dfew", "ferv39k", "mafw")  # published lists: frames are sorted a
 TOLD = 3000  # clips up to which a summary lists each of them
 _SHARE = 0.2  # of the people, tested in fold 1 if no split is given
 _READING = "people: "  # how the note on how a table was read begins
-_DOUBTS = ("unknown people", "suspicious", "no clip of", "each fold of")  # how such notes begin
+_GUESSED = ("their folders", "their names (such as")  # how such people are told
+_DOUBTS = (
+    "unknown people",
+    "suspicious",
+    "no clip of",
+    "each fold of column",
+)  # how such notes begin
 # What `explain_change` compares of each clip.
 FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
 
@@ -529,31 +535,33 @@ def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
     if found.splits:
         yield from _unused_split(table)
     words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
-    odd, seen = [], defaultdict(set)  # seen: words of files -> folders taken for people
-    for clip in table.clips:
-        who, parts = clip.subject or "", re.findall(r"[^\W\d_]+", clip.path.stem)
-        said = {words[part] for part in map(plain_word, parts) if part in words}
-        odd += [clip] * (bool(said) and clip.label not in said)
-        parts = [part for part in parts if len(part) > 2 and may_be_name(part)]
-        if parts and who in table.name(clip).split("/") and not is_person_number(person_words(who)):
-            for part in parts:
-                seen[part].add(who)
+    odd = []
+    for clip in table.clips if words else ():
+        above, own = table.name(clip).split("/")[:-1], table.classes[clip.label]
+        for text in (clip.path.stem, " ".join(part for part in above if part != own)):
+            found_words = map(plain_word, re.findall(r"[^\W\d_]+", text))
+            if said := {words[word] for word in found_words if word in words}:
+                odd += [clip] * (clip.label not in said)
+                break
     if odd:
         note = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
         yield note + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
-    names = {"", *map(table.name, table.clips)}
-    number = Counter(who for clip in table.clips if (who := clip.subject or "") not in names)
+    clips = {"", *map(table.name, table.clips)}
+    number = Counter(who for clip in table.clips if (who := clip.subject or "") not in clips)
     if len(number) > 3 and max(number.values()) == 1:
         note = f"suspicious: each of {len(number):,} people has one clip, so these may be names of "
         yield note + "clips; MANIFEST.csv (columns file, identity) can name people"
-    shared = [word for word, folders in seen.items() if len(folders) > 1]
-    if not found.people_told and len(shared) > max(1, len(seen) // 3):
-        note = f"suspicious: people are folders ({', '.join(sorted(number)[:2])}...), but files in "
-        yield note + f"several of them are called {shared[0]} or {shared[1]}: who is seen?"
     if rounded := [who for who in number if re.fullmatch(r"(?i)\d+([.,]\d+)?e\+\d+", who)]:
         yield f"suspicious: {rounded[0]!r} is a number that a spreadsheet rounded, and may be many"
-    if number and not any(map(may_be_person, number)):
-        yield f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people?"
+    is_guess = found.people_by.startswith(_GUESSED)
+    if number and not any(may_be_person(who, is_guess) for who in number):
+        note = f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people? "
+        yield note + "--layout, MANIFEST.csv or a column subject says so"
+    folds, labels = table.folds, table.labels
+    sides = {name: {*folds[labels == i].tolist()} for i, name in enumerate(table.classes)}
+    lost = [name for name, some in sides.items() if len(some) == 1 and some != {0}]
+    if lost and not found.splits:
+        yield f"no clip of class {', '.join(lost[:5])} is trained on: all are tested in one fold"
     if len(table) > 9 and len(table) < 2 * len(table.classes):
         note = f"suspicious: {len(table):,} clips have {len(table.classes):,} different labels: "
         yield note + "are these classes?"
@@ -639,15 +647,16 @@ def _spelled_alike(clips: list[Clip], found: Reading) -> list[Clip]:
 def _may_be_one(keys: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     """Pairs of people who may be one, by their words (`same_persons`).
 
-    One is in the other's name (anna, Anna Meyer); only what follows a number or the last word
-    differs (P01_left, P01_right); the same number has two words for a person (P1, participant 1);
-    without numbers, order or one letter (Meyer Anna, Schmitd); or both may be pairs (1-2, 2-3).
+    One is in the other's name (anna, Anna M., Anna Meyer); only what follows a number or the last
+    word differs (P01_left, P01_right); the same number has two words for a person (P1, participant
+    1); without numbers, order or one letter (Meyer Anna, Schmitd); or both may be pairs (1-2, 2-3).
     """
     known = {key: name for name, key in reversed(keys.items())}
     takes: dict[tuple[str, ...], list[str]] = defaultdict(list)
     near: dict[str, str] = {}
     for name, key in keys.items():
-        parts = {key[i:j] for i, j in combinations(range(len(key) + 1), 2)} - {key}
+        parts = {key[i:j] for i, j in combinations(range(len(key) + 1), 2)}
+        parts = (parts | {(*key[:-1], key[-1][0])} if key[-1].isalpha() else parts) - {key}
         yield from ((known[part], name) for part in sorted(parts & known.keys()))
         place = next((i for i, word in enumerate(key) if word.isdecimal()), len(key)) + 1
         if 1 < place < len(key):
