@@ -61,7 +61,7 @@ BUDGETS = {
     "checkpoints": 2459,
     "config": 1109,
     "cost": 1273,
-    "data": 6455,
+    "data": 6453,
     "drawn": 949,
     "figures": 1619,
     "inference": 1876,
