@@ -235,12 +235,13 @@ def test_frames_that_stand_twice_are_remarked(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "is_told"),
     [("{0:03}", False), ("{5:03}", False), ("{0}_of_9", False), ("2024-01-05_{3}", False),
-     ("c{1}_{2}", True), ("{4:04}_face{2}", True), ("{6:03}", True)],
+     ("c{1}_{2}", True), ("{4:04}_face{2}", True), ("{6:03}", True), ("{7:03}", True),
+     ("{8:.2f}", False)],
 )  # fmt: skip
 def test_frames_of_several_clips_or_faces_and_gaps_are_remarked(name, is_told, tmp_path):
     """They were read as one clip, one after the other, without a word."""
-    numbers = [(i, i // 4, i % 4, i * 33 % 100 + i // 4 * 100, i // 4, 5 * i, i + 7 * (i > 4))
-               for i in range(8)]  # fmt: skip
+    numbers = [(i, i // 4, i % 4, i * 100 // 3, i // 4, 5 * i, i + 7 * (i > 4), (3 * i + 1) // 2,
+                i / 4) for i in range(8)]  # fmt: skip
     folder = tmp_path / "shots"
     folder.mkdir()
     for frame, number in zip(moving_frames(8, 16, 16), numbers, strict=True):

@@ -22,9 +22,10 @@ from maedfer_lab.config import Augment, FinetuneConfig, OptimConfig, finetune_re
 from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.shards import open_shards
-from maedfer_lab.data.stills import StillClip
+from maedfer_lab.data.stills import StillClip, Stills
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
 from maedfer_lab.data.transforms import Box, crop_and_resize
+from maedfer_lab.data.video import VideoError
 from maedfer_lab.method.models import build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import FinetuneTask, finetune, load_finetuned
@@ -117,6 +118,20 @@ def portraits(folder, number=6):
             rows.append(f"{i}.png,person {i // 3},{'Train' if i < number - 1 else 'test'}")
     archive.with_suffix(".csv").write_text("\n".join(rows))
     return archive
+
+
+def test_a_torn_picture_in_a_zip_is_no_grey_one(tmp_path):
+    archive = tmp_path / "people.zip"
+    picture = cv2.imencode(".jpg", moving_frames(1)[0])[1].tobytes()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("a.jpg", picture)
+        opened.writestr("b.jpg", picture[: len(picture) // 2])
+    archive.with_suffix(".csv").write_text("file\na.jpg\nb.jpg\n")
+    table = Stills([archive])
+    whole, torn = table.clips
+    assert table.open(whole).read([0]).shape == (1, 48, 64, 3)
+    with pytest.raises(VideoError, match=r"b\.jpg: cannot be read from its zip"):
+        table.open(torn)
 
 
 def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from making_videos import (
     cut,
     display_as,
@@ -57,6 +58,7 @@ KINDS = {
     "open_groups.mp4": {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}},
     "key_frames_only.mp4": {"options": {"g": "1"}},
     "hidden_by_an_edit_list.mp4": {"hide_first": 5},
+    "trimmed.mp4": {"hide_first": 8},  # a whole group of pictures
     "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "ten_bit.mp4": {"pix_fmt": "yuv420p10le"},
     "programme.mpg": {"codec": "mpeg1video"},
@@ -101,6 +103,8 @@ BROKEN = {
     "notes.txt": (lambda path, mp4: path.write_text("no video\n" * 99), "not a video"),
     "sound.mp4": (lambda path, mp4: write_sound(path), "sound but no picture"),
     "folder": (lambda path, mp4: path.mkdir(), "folder"),
+    "photo.heic": (lambda path, mp4: path.write_bytes(
+        mp4.read_bytes().replace(b"ftypisom", b"ftypheic")), "a HEIC or AVIF picture"),
     "cut.mp4": (lambda path, mp4: cut(path, mp4, 0.6),
                 rf"frame \d+ of {NUM_FRAMES} cannot be read: the file ends early"),
     "table.mp4": (lambda path, mp4: cut(path, write_video(path, moving_frames(9)), 0.6), "cut off"),
@@ -140,6 +144,26 @@ def test_a_file_that_ends_before_its_promise_is_read_with_a_warning(tmp_path, na
     np.testing.assert_array_equal(reader.read(range(count - 1)), plain_decode(whole)[: count - 1])
 
 
+TORN: dict[str, tuple[dict[str, Any], float]] = {
+    "a.flv": ({"codec": "flv1"}, 0.9),
+    "a.wmv": ({"codec": "wmv2"}, 0.82),
+    "a.mpg": ({"codec": "mpeg2video", "options": {"b": "2M"}}, 0.82),
+    "a.ts": ({"codec": "mpeg2video"}, 0.82),
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_a_file_that_promises_nothing_is_read_with_a_warning_where_it_ends_torn(tmp_path, name):
+    how, keep = TORN[name]
+    whole = write_video(tmp_path / name, moving_frames(NUM_FRAMES), **how)
+    path = cut(tmp_path / f"cut_{name}", whole, keep)
+    with pytest.warns(UserWarning, match=r"\(was it cut off\?\)"):
+        reader = open_video(path)
+    assert 20 < len(reader) < NUM_FRAMES and "cut off" in str(glance(path).damage)
+    expected = plain_decode(whole)[: len(reader) - 1]
+    np.testing.assert_array_equal(reader.read(range(len(expected))), expected)
+
+
 @pytest.mark.parametrize("more", [5, 40])
 def test_sound_may_outlast_the_pictures_a_little(tmp_path, more):
     """Where Matroska does not tell the length of each stream, as the sound's end is the file's."""
@@ -153,7 +177,11 @@ def test_sound_may_outlast_the_pictures_a_little(tmp_path, more):
 
 @pytest.mark.parametrize("name", ["grows.mp4", "grows.mkv", "grows.ts"])
 def test_a_size_that_changes_names_the_frame(tmp_path, name):
-    reader = open_video(write_growing(tmp_path / name, moving_frames(8)))
+    path = write_growing(tmp_path / name, moving_frames(8))
+    assert "its size changes" in str(glance(path).damage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader = open_video(path)
     reader.read(range(8))
     with pytest.raises(VideoError, match="frame 8 is 128 x 96 pixels, the first is 64 x 48"):
         reader.read([8])
@@ -184,6 +212,12 @@ def test_images_of_any_kind_become_rgb(tmp_path, mode):
     assert frame.shape == (1, 5, 7, 3)
     if mode in ("L", "RGBA", "I;16"):
         np.testing.assert_array_equal(frame[0], np.repeat(grey[..., None], 3, axis=-1))
+    assert ("alpha" in str(glance(tmp_path / "still.png").remarks)) is (mode == "RGBA")
+
+
+def test_pictures_of_12_bits_stored_in_16_are_remarked(tmp_path):
+    Image.fromarray(np.full((5, 7), 4095, np.uint16)).save(tmp_path / "still.png")
+    assert "10 or 12 bits" in str(glance(tmp_path / "still.png").remarks)
 
 
 JPEGS: dict[str, dict[str, Any]] = {
@@ -214,6 +248,8 @@ def test_jpegs_of_a_folder_are_what_pillow_says_they_are(tmp_path, kind):
     if mode == "RGB" and not turned and shard_format.simplejpeg is not None:
         found = shard_format.decode_plain_jpeg((tmp_path / "1.jpg").read_bytes())
         assert found is not None, "the quick way was taken"
+    (tmp_path / "2.JPEG").write_bytes((tmp_path / "1.jpg").read_bytes() + bytes(99))
+    assert glance(tmp_path / "2.JPEG").frames == 1, "phones add data of their own"
     cut(tmp_path / "2.JPEG", tmp_path / "1.jpg", 0.7)
     with pytest.raises(VideoError, match=r"frame 1 \(2.JPEG\) is broken"):
         reader.read([1])
@@ -273,6 +309,21 @@ def test_pictures_are_shown_as_ffmpeg_shows_them(tmp_path, kind):
     assert "by their metadata" in reader.remarks[0]
 
 
+def test_a_matrix_that_stands_in_the_first_frame_alone_is_for_all(tmp_path):
+    """As a message inside H.264 that some cameras write."""
+    source, path = write_video(tmp_path / "a.mp4", moving_frames(12)), tmp_path / "b.mp4"
+    with av.open(str(source)) as read, av.open(str(path), "w") as written:
+        track: Any = written.add_stream_from_template(read.streams.video[0])
+        turn = "h264_metadata=display_orientation=insert:rotate=180"
+        turned = BitStreamFilterContext(turn, read.streams.video[0], track)
+        packets = [p for packet in read.demux(video=0) for p in turned.filter(packet)]
+        for packet in packets:
+            packet.stream = track
+            written.mux(packet)
+    upright = np.stack([np.rot90(frame, 2) for frame in plain_decode(path)])
+    np.testing.assert_array_equal(open_video(path).read(range(12)), upright)
+
+
 GAPS = np.random.default_rng(0).integers(45, 90, 39).tolist()
 TIMES = {  # milliseconds at which frames are shown, the rate in all, and what is remarked
     "plain": ([40 * i for i in range(20)], 25.0, None),
@@ -312,15 +363,18 @@ def test_the_default_track_is_read(tmp_path, name):
     assert len(reader) == 9 and any("several video tracks" in r for r in reader.remarks)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
 def test_damage_in_the_middle_is_counted_and_said(tmp_path, name):
     frames = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
-    whole = write_video(tmp_path / f"whole_{name}", frames, options={"bf": "0"})
+    how: dict[str, Any] = {"options": {"bf": "0"}}
+    if name == "a.avi":
+        how = {"codec": "mjpeg", "pix_fmt": "yuvj420p"}
+    whole = write_video(tmp_path / f"whole_{name}", frames, **how)
     path = spoil(tmp_path / name, whole, [11, 20])
     look, damaged = glance(path), []
     assert look.frames == 40 and re.search(r"\d of 40 frames are damaged", str(look.damage))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if name == "a.mkv" else "error")
+        warnings.simplefilter("error" if name == "a.mp4" else "ignore")
         reader = open_video(path)
     expected = plain_decode(whole)
     for i in range(40):
@@ -417,11 +471,18 @@ def test_only_pictures_of_reasonable_size_are_decoded(tmp_path):
 
 
 def test_a_second_film_and_other_pictures_of_one_file_are_never_lost(tmp_path, mp4):
-    """cat a.mp4 b.mp4, of which FFmpeg reads the first; an animated .png has many pictures."""
-    joined = tmp_path / "joined.mp4"
-    joined.write_bytes(mp4.read_bytes() * 2)
-    assert "second film" in str(glance(joined).damage) and glance(mp4).damage is None
+    """cat a.mp4 b.flv, of which FFmpeg reads the first; an animated .png has many pictures."""
+    joined, whole = tmp_path / "joined.mp4", mp4.read_bytes()
+    for name in ("a.mp4", "a.mkv", "a.avi", "a.flv", "a.wmv"):
+        how: dict[str, Any] = {"codec": "wmv2"} if name == "a.wmv" else {"options": {"bf": "0"}}
+        path = write_video(tmp_path / name, moving_frames(8), **how)
+        other = path.read_bytes()
+        assert glance(path).damage is None
+        for both in (whole + other, other + whole, other + other):
+            joined.write_bytes(both)
+            look = glance(joined)
+            assert "second film" in str(look.damage) or look.frames == 16, name
     first, *others = map(Image.fromarray, moving_frames(3))
     first.save(tmp_path / "still.png", save_all=True, append_images=others)
-    with pytest.raises(VideoError, match=r"frame 0 \(still.png\) moves \(3 pictures\)"):
+    with pytest.raises(VideoError, match=r"frame 0 \(still.png\).* moves \(3 pictures\)"):
         open_video(tmp_path / "still.png")

@@ -5,6 +5,7 @@ Decoding from front to back defines the frames; seeking must give the same frame
 
 from __future__ import annotations
 
+import mmap
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import av as library
 import cv2
 import numpy as np
 
-from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader, is_starved
+from maedfer_lab.data.video import CLEAR, MOST_PIXELS, VideoError, VideoReader, is_starved
 
 av: Any = library  # its types tell half of it
 SOUND_S = 0.5  # by which sound may outlast the pictures
@@ -27,12 +28,18 @@ UNEVEN = 1.5  # longest over shortest time between frames, from which on the rat
 RATE_OFF = 0.1  # by which a stated rate may differ from that of the times without a word
 DISORDER = 32  # frames that a decoder may give too early after damage
 UNALIGNED = 1  # AV_CODEC_FLAG_UNALIGNED: crop to the pixel, not to what is quick
+PACKETS = (188, 192, 204)  # bytes, of transport streams
 HDR = (16, 18)  # transfer curves PQ and HLG
 # No playlists, texts, numbered images or devices: they would open other files than the one named.
 FORMATS = (
     "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mjpeg,gif,mxf,dv,nut,ivf,obu,"
     "yuv4mpegpipe,rm"
 )
+HEADS = re.compile(  # with which an MP4, MKV, FLV, WMV or AVI begins
+    rb"(?s)\0\0\0.ftyp|\x1aE\xdf\xa3.{,60}(?:webm|matroska)|FLV\x01[\1\4\5]\0\0\0\t|"
+    rb"0&\xb2u\x8ef\xcf\x11|RIFF....AVI "
+)
+PICTURES = {"heic", "heix", "heim", "heis", "mif1", "msf1", "avif", "avis"}  # brands, not of films
 
 TURNED = "clips turned or mirrored by their metadata (read upright)"
 UNEVEN_RATE = "clips of variable frame rate (frames are counted, not timed)"
@@ -40,7 +47,7 @@ WRONG_RATE = "clips whose stated frame rate is wrong (the rate is taken from the
 JUMPS = "clips whose time stamps jump (a jump counts as one frame)"
 TRACKS = "clips with several video tracks (the default one is read)"
 OBLONG = "clips whose pixels are not square (read as stored, so faces are stretched)"
-COMBED = "clips that are interlaced (read without deinterlacing: motion is combed)"
+COMBED = "clips with interlaced frames (read without deinterlacing: motion is combed)"
 PALE = "clips in HDR (read without tone mapping: pale)"
 
 
@@ -66,10 +73,11 @@ class PyAVReader(VideoReader):
         self.path, self.is_plain = path, False
         # Threads of whole frames find damage by chance; as fast where many files are looked at.
         self._threads, self._left_out = "SLICE" if thorough else "AUTO", 0
-        self._end = 0  # where in an MP4 or MOV the last frame lies
+        self._end, self._torn = 0, 0  # where in the file the last frame lies; how many are torn
         self._open()
         self._times: dict[int, int] | None = None
         self._keys, self._bad = [0], set[int]()
+        self._kinds = set[tuple[int, int, str]]()  # widths, heights and formats
         has_table = "mp4" in self._container.format.name.split(",")
         ticks = self._index_table() if has_table else None
         if ticks is None:
@@ -82,18 +90,18 @@ class PyAVReader(VideoReader):
         self._tell(ticks)
         self._jump(0)
         first = self._decoded_frame(min(set(range(len(self._bad) + 1)) - self._bad))
-        self.height, self.width = _upright(first).shape[:2]
-        if first.interlaced_frame:
-            self.remarks += (COMBED,)
-        if "DISPLAYMATRIX" in first.side_data:
-            self.remarks += (TURNED,)
-            self.is_plain = False
-        codec = self._stream.codec_context
+        # A matrix inside H.264 or HEVC may come once, for all frames.
+        self._matrix = bytes(first.side_data.get("DISPLAYMATRIX", b""))
+        self.height, self.width = _upright(first, b"").shape[:2]
+        is_clear = any(part.is_alpha for part in first.format.components)
+        odd = {COMBED: first.interlaced_frame, TURNED: self._matrix, CLEAR: is_clear}
+        self.remarks += tuple(remark for remark, is_so in odd.items() if is_so)
         self.decord_agrees = (
             self.is_plain
-            and codec.name in ("h264", "mpeg4")
-            and codec.pix_fmt in ("yuv420p", "yuvj420p")
-            and len(self._container.streams.video) == 1
+            and not self._matrix
+            and len(self._kinds) == len(self._container.streams.video) == 1
+            and self._stream.codec_context.name in ("h264", "mpeg4")
+            and first.format.name in ("yuv420p", "yuvj420p")
         )
 
     def _open(self) -> None:
@@ -105,7 +113,7 @@ class PyAVReader(VideoReader):
     def _index_table(self) -> list[int] | None:
         """Index frames by their times in the file's table; return these, None if two are alike.
 
-        `is_plain`: no edit list hides a frame, no group of pictures is open, and one size.
+        `is_plain`: no edit list hides a frame, and no group of pictures is open.
         """
         shown: list[int | None] = []
         keys: list[int | None] = []
@@ -119,13 +127,15 @@ class PyAVReader(VideoReader):
                 whole += not packet.is_corrupt
                 if packet.is_keyframe:
                     keys.append(packet.pts)
-                    is_new = _starts_anew(bytes(packet), self._stream.codec_context)
-                    is_plain = is_plain and not is_new
                 elif not keys or None in (keys[-1], packet.pts) or packet.pts < keys[-1]:
                     is_plain = False
                 if not packet.is_discard:
                     shown.append(packet.pts)
         claimed = max(self._stream.frames, count)
+        if whole < claimed:  # those that an edit list leaves out of its film are no loss
+            container, stream = open_container(self.path, ignore_editlist="1")
+            with suppress(av.FFmpegError):
+                whole = sum(p.size > 0 and not p.is_corrupt for p in container.demux(stream))
         if whole < claimed:
             raise VideoError(
                 self.path,
@@ -138,21 +148,22 @@ class PyAVReader(VideoReader):
         self._times = {time: position for position, time in enumerate(times)}
         self._length = len(times)
         self._keys = sorted({0, *(self._times[key] for key in keys if key in self._times)})
-        self.is_plain = is_plain and len(shown) == count
+        self.is_plain = is_plain and len(shown) == claimed
         return times
 
     def _index_by_decoding(self, can_seek: bool) -> list[int] | None:
         frames, clock = self._decode_all()
         whole = [place for place, frame in enumerate(frames) if frame.is_whole]
         first, last = (whole[0], whole[-1]) if whole else (0, -1)
-        self._left_out, frames = first, frames[first : last + 1]  # what only begins or ends torn
+        self._left_out, self._torn = first, len(frames) - 1 - last  # at the beginning, at the end
+        frames = frames[first : last + 1]
         self._length = len(frames)
         self._bad = {place for place, frame in enumerate(frames) if not frame.is_whole}
         times = [frame.pts for frame in frames]
         known = [time for time in times if time is not None]
         if len(known) == len(times) and known == sorted(set(known)):
+            self._times = {time: position for position, time in enumerate(known)}
             if can_seek:
-                self._times = {time: position for position, time in enumerate(known)}
                 self._keys = sorted({0, *(p for p, frame in enumerate(frames) if frame.is_key)})
             return known
         # AVI tells when a frame is decoded, not when it is shown: the order makes up for it.
@@ -179,10 +190,12 @@ class PyAVReader(VideoReader):
         for packet, frames in _decoded_packets(self._container, self._stream):
             if packet is not None and packet.size and not packet.is_discard:
                 sent |= {packet.pts} - {None}
+                self._end = max(self._end, packet.pos or 0)
                 clock += [] if packet.dts is None else [packet.dts]
-            failed += frames is None
+            failed += packet is None or frames is None or packet.is_corrupt
             for frame in frames or ():
                 found.append(_Shown(frame.pts, bool(frame.key_frame), not frame.is_corrupt))
+                self._kinds.add((frame.width, frame.height, frame.format.name))
         return found, sent - {frame.pts for frame in found} if failed else set(), clock
 
     # --- what the file says of itself ---
@@ -219,9 +232,11 @@ class PyAVReader(VideoReader):
             sentences.append(
                 f"{len(places)} of {self._length} frames are damaged and cannot be read ({named})"
             )
-        if self._left_out:
-            sentences.append(f"{self._left_out} damaged frames at its beginning are left out")
-        if self._end and (more := _second_film(self.path)) > self._end:
+        for torn, place in (self._left_out, "beginning"), (self._torn, "end (was it cut off?)"):
+            sentences += [f"{torn} damaged frame(s) at its {place} are left out"] * bool(torn)
+        if len({kind[:2] for kind in self._kinds}) > 1:
+            sentences.append("its size changes: only frames of the first one's size can be read")
+        if self._end and (more := _second_film(self.path, self._end)):
             what = "a second film was joined to the first"
             sentences.append(f"{what} (from byte {more:,}) and is not read: keep them in two files")
         if early := self._ends_early(end_s):
@@ -237,9 +252,13 @@ class PyAVReader(VideoReader):
             promised = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
         elif container.format.name == "avi":
             promised = float(stream.frames * stream.time_base)
-        elif {"matroska", "mp4", "flv"} & set(container.format.name.split(",")):
+        elif container.format.name == "asf" and not container.duration:
+            return f"it is of another size than it states; {self._length} frames were found"
+        elif {"matroska", "mp4", "flv", "asf"} & set(container.format.name.split(",")):
             promised, slack = (container.duration or 0) / 1e6, SOUND_S
             slack = 1e9 if stream.frames else min(slack, (1 - EARLY) * promised)
+        elif container.format.name == "mpegts" and all(container.size % n for n in PACKETS):
+            return f"it ends within a packet, after {self._length} frames"
         else:
             return None  # no promise: an estimate is none
         room = 1.5 if container.format.name == "avi" else 2.5  # frames; AVI counts them exactly
@@ -291,14 +310,14 @@ class PyAVReader(VideoReader):
         raise VideoError(self.path, f"frame {target} of {self._length} cannot be read: {reason}")
 
     def _frame(self, index: int) -> np.ndarray:
-        return _upright(self._decoded_frame(index))
+        return _upright(self._decoded_frame(index), self._matrix)
 
 
-def open_container(path: Path) -> tuple[Any, Any]:
+def open_container(path: Path, **options: str) -> tuple[Any, Any]:
     """Open a container and find its moving picture: the default track, no cover art."""
     # PyAV before 19 raises for a title that is no UTF-8; later ones always read on.
     lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         if path.stat().st_size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
@@ -310,6 +329,8 @@ def open_container(path: Path) -> tuple[Any, Any]:
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"it cannot be opened: {error}") from error
     streams = _pictures(container)
+    if container.metadata.get("major_brand") in PICTURES:  # their streams are tiles, or thumbnails
+        raise VideoError(path, "it is a HEIC or AVIF picture; save it as .jpg or .png")
     if not streams:
         reason = "it holds sound but no picture" if container.streams.audio else "it has no picture"
         raise VideoError(path, reason)
@@ -353,12 +374,12 @@ def _decoded_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[An
         yield packet, frames
 
 
-def _upright(frame: Any) -> np.ndarray:
+def _upright(frame: Any, usual: bytes) -> np.ndarray:
     """Its picture, turned and mirrored as the ffmpeg program does (x' = ax + cy, y' = bx + dy)."""
-    picture, data = frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
+    picture = frame.to_ndarray(format="rgb24")
+    if not (data := bytes(frame.side_data.get("DISPLAYMATRIX", usual))):
         return picture
-    a, b, c, d = np.frombuffer(bytes(data), "i4")[[0, 1, 3, 4]].astype(float).tolist()
+    a, b, c, d = np.frombuffer(data, "i4")[[0, 1, 3, 4]].astype(float).tolist()
     across, down = np.hypot(a, c), np.hypot(b, d)
     if not across or not down:
         return picture
@@ -376,37 +397,7 @@ def _upright(frame: Any) -> np.ndarray:
     return picture[::-1] if up else picture
 
 
-def _second_film(path: Path) -> int:
-    """Where in a file the second MP4 or MOV begins, as after ``cat a.mp4 b.mp4``; 0 for nowhere."""
-    place, films, size = 0, 0, path.stat().st_size
-    with path.open("rb") as file:
-        while place + 8 <= size:
-            file.seek(place)
-            head = file.read(16)
-            films += head[4:8] == b"ftyp"
-            if films > 1:
-                return place
-            length = int.from_bytes(head[:4], "big")
-            length = int.from_bytes(head[8:], "big") if length == 1 else length
-            if length < 8:  # to the end of the file, or no box of an MP4
-                break
-            place += length
-    return 0
-
-
-def _starts_anew(data: bytes, codec: Any) -> bool:
-    """Whether an MP4's key frame brings other picture parameters, such as a size, than the file's.
-
-    decord would shrink what follows to the first size, PyAV names the frame.
-    """
-    known = codec.extradata or b""
-    if codec.name != "h264" or len(known) < 5:
-        place = data.find(b"\0\0\1\x20")  # MPEG-4's header of a video object layer
-        return place >= 0 and data[place : place + 12] not in known
-    size_bytes, place = (known[4] & 3) + 1, 0
-    while place + size_bytes < len(data):
-        start = place + size_bytes
-        place = start + int.from_bytes(data[place:start], "big")
-        if data[start] & 31 == 7 and data[start:place] not in known:  # a sequence parameter set
-            return True
-    return False
+def _second_film(path: Path, after: int) -> int:
+    """Where in a file another begins, as after ``cat a.mp4 b.flv``; 0 for nowhere."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next((head.start() for head in HEADS.finditer(data, after)), 0)

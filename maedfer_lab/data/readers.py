@@ -9,7 +9,7 @@ wrong frames or colours.
 from __future__ import annotations
 
 import hashlib
-import re
+import io
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from maedfer_lab.data.shard_format import ShardReader, decode_plain_jpeg, shard_and_name
 from maedfer_lab.data.video import (
+    CLEAR,
     IMAGE_SUFFIXES,
     MOST_PIXELS,
     VideoError,
@@ -38,8 +40,9 @@ _NO_DIGITS = str.maketrans("", "", "0123456789")
 TAIL = 64  # bytes at the end of an image file in which its end mark must lie
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
-TWICE = "clips whose frames are named in several ways or twice (all are read: copies, masks?)"
-UNEVEN = "clips whose frames' numbers leap or start anew (read one after the other)"
+TWICE = "clips whose frames are named in several ways (all are read: copies, masks?)"
+UNEVEN = "clips whose frames' numbers leap, repeat or start anew (read one after the other)"
+BLACK = "clips that begin nearly black (pictures of 10 or 12 bits? save them in 8)"  # all below 64
 DECIMALS = "clips with frames such as 1.9 and 1.10 (read as decimal numbers: 1.10 comes first)"
 
 
@@ -89,7 +92,8 @@ class ImagesReader(VideoReader):
         self.path, self.fps = path, None
         self.images = find_images(path) if path.is_dir() else [path]
         if not self.images:
-            raise VideoError(path, "the folder holds no jpg or png image")
+            what = "it is an empty folder, or holds no jpg or png image"
+            raise VideoError(path, f"{what}; give a video file, or a folder of images")
         self._length = len(self.images)
         names = [image.name for image in self.images]
         dotted = self.images
@@ -97,13 +101,14 @@ class ImagesReader(VideoReader):
             dotted = sorted(self.images, key=lambda image: natural_key(image, dotted=True))
         shapes = {name.translate(_NO_DIGITS) for name in names}
         has_numbers = any(map(str.isdecimal, "".join(names)))
-        numbers = {re.sub(r"(?<![\d.])0+(?=\d)", "", name) for name in names}
-        is_twice = (has_numbers and len(shapes) > 1) or len(numbers) < len(names)
-        is_odd = is_twice or self.images != dotted
-        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted, TWICE: is_twice,
-               UNEVEN: not is_odd and _leaps(names)}  # fmt: skip
+        first = self._frame(0)
+        self.height, self.width = first.shape[:2]
+        odd = {UNSORTED: names != sorted(names), DECIMALS: self.images != dotted,
+               TWICE: has_numbers and len(shapes) > 1, BLACK: first.max() < 64}  # fmt: skip
+        odd[UNEVEN] = not (odd[TWICE] or odd[DECIMALS]) and _leaps(self.images)
+        with self.opened(0) as image:
+            odd[CLEAR] = image.has_transparency_data
         self.remarks = tuple(remark for remark, is_so in odd.items() if is_so)
-        self.height, self.width = self._frame(0).shape[:2]
 
     def named(self, index: int) -> str:
         """Number and name of an image."""
@@ -115,20 +120,11 @@ class ImagesReader(VideoReader):
         path, named = self.images[index], self.named(index)
         try:
             _check_regular(path)
-            with Image.open(path, formats=PICTURES) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    size = f"{image.width} x {image.height}"
-                    raise VideoError(self.path, f"{named} has {size} pixels, too many to decode")
-                number = getattr(image, "n_frames", 1)
-                if number > 1 and image.format != "MPO":
-                    what = f"{named} moves ({number} pictures): make each a file of its own"
-                    raise VideoError(self.path, what)
+            with opened_picture(path) as image:
                 yield image
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, VideoError) and error.path == self.path:
-                raise
             empty = path.is_file() and path.stat().st_size == 0
-            reason = "is empty (0 bytes)" if empty else f"is broken: {error}"
+            reason = "is empty (0 bytes)" if empty else f"is broken or unfit: {error}"
             raise VideoError(self.path, f"{named} {reason}") from error
 
     def _frame(self, index: int) -> np.ndarray:
@@ -137,17 +133,35 @@ class ImagesReader(VideoReader):
             if (pixels := decode_plain_jpeg(path.read_bytes())) is not None:
                 return pixels
         with self.opened(index) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
-                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-            return np.asarray(upright.convert("RGB"))
+            return pixels_of(image)
 
 
-def _leaps(names: list[str]) -> bool:
+@contextmanager
+def opened_picture(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """A picture, not decoded yet; ValueError if it is huge, or several."""
+    with Image.open(file, formats=PICTURES) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, too many to decode")
+        number = getattr(image, "n_frames", 1)
+        if number > 1 and image.format != "MPO":
+            raise ValueError(f"it moves ({number} pictures): make each a file of its own")
+        yield image
+
+
+def pixels_of(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB pixels of a picture, upright."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
+        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+    return np.asarray(upright.convert("RGB"))
+
+
+def _leaps(images: list[Path]) -> bool:
     """Whether the last number that differs between names does not go on in even steps."""
-    columns = list(zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=False))
+    numbers = ([value for kind, value, _ in natural_key(image) if kind == 0] for image in images)
+    columns = list(zip(*numbers, strict=False))
     steps = next((s for c in reversed(columns) if any(s := [b - a for a, b in pairwise(c)])), [])
-    return bool(steps) and (min(steps) < 1 or max(steps) > 1.5 * sorted(steps)[len(steps) // 2])
+    return bool(steps) and (min(steps) <= 0 or max(steps) > 1.5 * float(min(steps)))
 
 
 class DecordReader(VideoReader):
@@ -221,14 +235,15 @@ def content_digest(path: Path) -> bytes:
 
 def _glance_images(path: Path) -> ImagesReader:
     reader = ImagesReader(path)
-    reader.read(sorted({0, len(reader) // 2, len(reader) - 1}))
+    decoded = sorted({0, len(reader) // 2, len(reader) - 1})
+    reader.read(decoded)
     for i, image_path in enumerate(reader.images):
         with reader.opened(i) as image:
             shape, mark = (image.height, image.width), END_MARKS.get(image.format or "", b"")
         with image_path.open("rb") as file:
             file.seek(0, 2)
             file.seek(-min(TAIL, file.tell()), 2)
-            if mark not in file.read():
+            if i not in decoded and mark not in file.read():  # phones add their own behind it
                 raise VideoError(path, f"{reader.named(i)} is broken: the file ends early")
         if shape not in ((reader.height, reader.width), (reader.width, reader.height)):
             raise reader.unequal(i, *shape)

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from maedfer_lab.data.folder import FramesReader
 from maedfer_lab.data.lists import Clip, ListRow, Reading, read_rows, side_of
-from maedfer_lab.data.readers import PICTURES
+from maedfer_lab.data.readers import opened_picture, pixels_of
 from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import mirror, tilt_clip, to_bytes
-from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
+from maedfer_lab.data.video import VideoError, VideoReader
 from maedfer_lab.files import reading
 
 SIDES = (0.6, 1.1)  # of the picture, in sides of the clip: our squares are wider than portraits
@@ -65,16 +64,10 @@ class Stills(Annotations):
         try:
             if archive.getinfo(clip.path.name).file_size > MOST_BYTES:
                 raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
-            content = archive.read(clip.path.name)
-            with Image.open(io.BytesIO(content), formats=PICTURES) as header:
-                if header.width * header.height > MOST_PIXELS:
-                    raise ValueError(f"{header.width} x {header.height} pixels are too many")
-            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-        except Exception as error:  # zip, zlib, Pillow and OpenCV have a dozen between them
+            with opened_picture(io.BytesIO(archive.read(clip.path.name))) as picture:
+                return FramesReader(clip.path, pixels_of(picture)[None])
+        except Exception as error:  # zip, zlib and Pillow have a dozen between them
             raise VideoError(clip.path, f"cannot be read from its zip: {error}") from error
-        if picture is None:
-            raise VideoError(clip.path, "is no picture that can be decoded")
-        return FramesReader(clip.path, picture[None])
 
 
 @lru_cache(maxsize=32)  # of each process: two must not share a place in a file

@@ -20,6 +20,7 @@ MOST_PIXELS = 2**26  # of a picture: what claims more is not decoded
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .flv .wmv .3gp .ts .mts .ogv".split()
 )
+CLEAR = "clips with an alpha channel (left out: what is transparent is read as it is stored)"
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
 # 1.5 is one number where a name holds no longer chain of numbers and dots.
 NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\w|\.\d)|(\d+)|(\D+)")
