@@ -110,14 +110,15 @@ def test_what_a_file_does_not_tell_of_its_model_is_said(tmp_path):
 
 def test_what_limits_a_reading_is_said_with_it(autoencoder, tmp_path):
     """Two people, a small, tilted or single picture, a clip too short, one without colours."""
-    short = write_video(tmp_path / "short.mp4", slow_frames(5))
+    interlaced = {"x264-params": "tff=1"}
+    short = write_video(tmp_path / "short.mp4", slow_frames(5), options=interlaced)
     (still,) = Path(write_images(tmp_path / "one", moving_frames(1)[:, :24, :24])).iterdir()
 
     def two(frame):
         return [box for left in (0, 30) for box in [FaceBox(left, 10.0, 20.0, 25.0, 1.0, 35.0)]]
 
     said = embed([short], autoencoder, levels=("clip",), detect=two, progress=False).remarks
-    for words in ("2 faces", "tilted by about 35 degrees", "repeat its last frame"):
+    for words in ("2 faces", "tilted by about 35 degrees", "repeat its last", "interlaced"):
         assert any(words in one for one in said), said
     out = reconstruct(still, tmp_path / "a.png", checkpoint=autoencoder, detect=everywhere,
                       progress=False)  # fmt: skip

@@ -64,7 +64,7 @@ BUDGETS = {
     "data": 6453,
     "drawn": 949,
     "figures": 1619,
-    "inference": 1876,
+    "inference": 1874,
     "method": 1648,
     "paper": 1514,
     "training": 4153,

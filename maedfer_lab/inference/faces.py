@@ -24,7 +24,6 @@ from maedfer_lab.data import faces as data_faces
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceTracks, FaceVideo, NoFaceError
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.transforms import centre_square, to_tensor
-from maedfer_lab.data.video import VideoError, find_images
 
 T = TypeVar("T")
 TILTED = 20  # degrees
@@ -68,7 +67,9 @@ class Faces:
 
     def remarks(self, windows: Sequence[Window] = ()) -> tuple[str, ...]:
         """What limits any reading of this face, and of these windows of it; a sentence each."""
-        video, crops, notes = self.tracks.video, self.videos[0], list[str]()
+        video, crops = self.tracks.video, self.videos[0]
+        notes = [f"the source is among the {remark}" for remark in video.remarks
+                 if not remark.endswith(("upright)", "natural order)"))]  # fmt: skip
         own = [crop.track for crop in self.videos]
         others = [track for track in self.tracks.tracks if not any(track is mine for mine in own)
                   and any(track.first < x.stop and x.first < track.stop for x in own)]  # fmt: skip
@@ -184,9 +185,6 @@ def open_faces(
     framing = choose_framing(framing, "wide", "voxceleb2", "official", "whole")
     face = int(face) if isinstance(face, str) and face.isdecimal() else face
     path = Path(path).expanduser()
-    if path.is_dir() and not find_images(path):
-        held = "it holds no jpg or png image" if any(path.iterdir()) else "it is an empty folder"
-        raise VideoError(path, f"{held}; give a video file, or a folder of images")
     video = open_video(path)
     if framing == "whole":
         box, frame = centre_square(video.height, video.width), FRAMINGS["official"]
