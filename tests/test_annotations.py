@@ -469,6 +469,7 @@ def test_tables_of_others_are_understood(lines, end, encoding, tmp_path):
     [
         (["utterance,valence", "a.mp4,1"], "format", "'utterance,valence' names no column of"),
         (["path,label", "a.mp4,happy", "b.mp4,Happy"], "spelling", "spellings of one class"),
+        (["path,label", "a.mp4,happy", "b.mp4,h\u0430ppy"], "spelling", "spellings of one class"),
         (["path,label", "a.mp4,0.5", "b.mp4,1.5"], "label range", "has decimals"),
         (["path,label,split", "a.mp4,0,train", "b.mp4,1,left"], "format", "holds 'left'"),
         (["path,label,who,fold", "a.mp4,0,x,1", "b.mp4,1,X,2"], "subject overlap", "'x' is on"),
@@ -597,7 +598,8 @@ def test_numbered_files_and_the_sides_of_a_split_are_no_copies(tmp_path):
      ("ann_day1", "ann-day2"), ("\uff11", "1"), ("1E+02", "100"), ("ann", "ann​"),
      ("ann_train", "ann_test"), ("ann", "ann - Copy"), ("sub-1_ses-1", "sub-1_ses-2"),
      ("ann_2024-01-05", "ann 20240206"), ("ann_pre", "ann_post"), ("1,001", "1001"),
-     ("ann baseline", "ann follow-up"), ("P01_T0", "P01_T1")],
+     ("ann baseline", "ann follow-up"), ("P01_T0", "P01_T1"),
+     ("ANNA", "\u0410NN\u0410")],
 )  # fmt: skip
 def test_one_person_in_two_spellings_is_one(one, other, tmp_path):
     videos(tmp_path, *(f"{i}.mp4" for i in range(4)))

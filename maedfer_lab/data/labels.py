@@ -34,6 +34,7 @@ def published(name: str) -> dict[str, Any]:
 WORDS = published("layouts")
 OTHERS = ("folder", "csv", "voxceleb2")  # no table: classes come from the data, or there are none
 DATASETS = (*WORDS["sets"], *OTHERS)
+LOOK_ALIKE = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445", "aeopcyx")  # Cyrillic
 # Words for one expression, so that "Angry" in a folder's name finds the class "anger".
 _WORD = {word: words[0] for words in WORDS["same"] for word in words}
 # What says that a name is an altered copy's: flip_a, a_rot-15, a (1), Copy of a.
@@ -124,7 +125,7 @@ def label_number(text: str, classes: Sequence[str], first: int = 0) -> int | Non
 
 def plain_word(text: str) -> str:
     """A class's name without case, marks between words and synonyms: "Angry " is "anger"."""
-    text = unicodedata.normalize("NFC", text).strip().casefold()
+    text = unicodedata.normalize("NFC", text).strip().casefold().translate(LOOK_ALIKE)
     if re.fullmatch(r"[+-]?\d+", text):
         return str(int(text))
     word = " ".join(re.findall(r"[^\W_]+", text)) or text

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maedfer_lab.data.labels import (
+    LOOK_ALIKE,
     WORDS,
     Labels,
     is_expression,
@@ -284,9 +285,8 @@ def _listed_people(
     """People by MANIFEST.csv; a row without a file or a file without a row is a problem."""
     manifest, *others = manifests
     if others:
-        found.problem(
-            "people", manifest, f"is a second list besides {others[0].name}; keep one of them"
-        )
+        what = f"is a second list besides {others[0].name}; keep one of them"
+        found.problem("people", manifest, what)
     finder = Finder(Tree(root, dict.fromkeys(map(root.joinpath, names))), "csv", found)
     before = len(found.problems)
     rows, roles = read_rows(manifest, found, need=("path", "subject"))
@@ -328,7 +328,7 @@ def same_persons(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def person_words(name: str) -> tuple[str, ...]:
     """Words and numbers of a person's name, however they are spelled: `same_persons`."""
-    text = name.strip().casefold()
+    text = name.strip().casefold().translate(LOOK_ALIKE)
     text = unicodedata.normalize("NFKD", _SESSION.sub("", text) or text)
     if _ODD_NUMBER.fullmatch(text):
         text = re.sub(r"(?<=\d),(?=\d{3}(?:,|$))", "", text).replace(",", ".")
@@ -650,9 +650,8 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
             what = f"{' and '.join(map(repr, spelled))} are spellings of one class; choose one"
             found.problem("spelling", where, what)
     if texts and all(_NO_PERSON.fullmatch(text) and re.search(r"\d", text) for text in texts):
-        found.notes.append(
-            f"suspicious: classes are called {', '.join(texts[:3])}: are these classes?"
-        )
+        note = f"suspicious: classes are called {', '.join(texts[:3])}: are these classes?"
+        found.notes.append(note)
     for text, part, _ in named_together(texts, plain_word):
         what = f"{text!r} names several classes, of which {part!r} also occurs alone: choose "
         found.problem("two labels", where, what + "one for each clip, or leave it out")
