@@ -5,9 +5,11 @@
 import json
 import re
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ from maedfer_lab.data import writing
 from maedfer_lab.data.faces import FaceBox, NoFaceError
 from maedfer_lab.data.folder import sample_clip
 from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.stills import Stills
 from maedfer_lab.data.table import read_annotations, split_people
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.files import file_sha256
@@ -439,3 +442,26 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     held = split_people(table.people(), 0.4, config["seed"])[1]
     names = {table.clips[i].path.name for i in held}
     assert {path.name for path in judge(folder, run).videos} == names
+
+
+def test_held_out_portraits_are_judged_as_their_training_split_them(autoencoder, tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    with zipfile.ZipFile(tmp_path / "people.zip", "w") as archive:
+        for i in range(12):
+            picture = rng.integers(0, 255, (20, 20, 3), np.uint8)
+            archive.writestr(f"{i}.png", cv2.imencode(".png", picture)[1].tobytes())
+            rows.append(f"{i}.png,{f'p{i // 2}' if i < 10 else ''}\n")
+    (tmp_path / "people.csv").write_text("file,identity\n" + "".join(rows))
+    stills = (tmp_path / "people.zip",)
+    table = Stills(stills)
+    done, again = (judge(None, autoencoder, held_out=0.5, stills=stills) for _ in range(2))
+    people = table.people()
+    held = {people[i] for i in split_people(people, 0.5, 0)[1]}
+    assert set(done.people) == held & {f"p{i}" for i in range(5)} and "50% of all" in str(done)
+    assert len(set(done.people)) == len(done.videos), "one picture of each person"
+    assert done.losses == again.losses
+    with pytest.raises(ValueError, match="give a folder of videos, or zip files"):
+        judge(tmp_path, autoencoder, stills=stills)
+    (tmp_path / "people.csv").write_text("file\n" + "".join(f"{i}.png\n" for i in range(12)))
+    with pytest.raises(ValueError, match="no list has a column `identity`"):
+        judge(None, autoencoder, stills=stills)

@@ -92,10 +92,10 @@ def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
     runs/faces-still-lgi-...`. Cost and result: the model card in maedfer_lab/weights/demo.
     """
     start = faces_still(encoder)
-    optim = replace(start.optim, steps=2000, batch_size=16, min_lr=0.0002)
+    optim = replace(start.optim, steps=6500, batch_size=16, min_lr=0.0002)
     return replace(
         start, name=f"faces-{encoder}", model=replace(start.model, frames=16), optim=optim,
-        min_crop=0.8, stills_share=0.3, max_clips=6, eval_every=200,
+        min_crop=0.8, stills_share=0.3, eval_every=500,
     )  # fmt: skip
 
 

@@ -39,11 +39,14 @@ TINTED = 0.7  # share of the grey pictures that are given a colour
 class Stills(Annotations):
     """The pictures of zip files as a table whose clips have one frame.
 
+    named: numbers of the clips whose list names the person; every other is a person of its own.
+
     Raises ValueError if a file has no list beside it, that no column `file`, or a picture misses.
     """
 
     def __init__(self, archives: Sequence[Path]) -> None:
         clips: list[Clip] = []
+        self.named = set[int]()
         for archive in archives:
             rows = listed(archive)
             with reading(archive), zipfile.ZipFile(archive) as opened:
@@ -53,6 +56,7 @@ class Stills(Annotations):
                     f"stills: {archive.with_suffix('.csv')} names {missing[0]!r}, which is not in "
                     f"{archive.name} ({len(missing)} such rows)"
                 )
+            self.named |= {len(clips) + i for i, row in enumerate(rows) if row.subject}
             for row in rows:
                 person = row.subject or f"{archive.stem} {row.path}"
                 clips.append(Clip(archive / row.path, 0, 0, 1, archive.name, person))
