@@ -460,7 +460,7 @@ def test_held_out_portraits_are_judged_as_their_training_split_them(autoencoder,
     assert set(done.people) == held & {f"p{i}" for i in range(5)} and "50% of all" in str(done)
     assert len(set(done.people)) == len(done.videos), "one picture of each person"
     assert done.losses == again.losses
-    with pytest.raises(ValueError, match="give a folder of videos, or zip files"):
+    with pytest.raises(ValueError, match="give a folder of videos, or zips of portraits"):
         judge(tmp_path, autoencoder, stills=stills)
     (tmp_path / "people.csv").write_text("file\n" + "".join(f"{i}.png\n" for i in range(12)))
     with pytest.raises(ValueError, match="no list has a column `identity`"):

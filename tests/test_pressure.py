@@ -126,6 +126,7 @@ def test_numbers_out_of_reason_are_refused_in_a_sentence(flags, tmp_path, capsys
 
 
 def test_a_closed_terminal_stops_a_training_as_sigterm_does():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
     with delayed_interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.01)
