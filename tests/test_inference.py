@@ -5,6 +5,7 @@
 import json
 import re
 import shutil
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -32,14 +33,15 @@ from maedfer_lab.files import file_sha256
 from maedfer_lab.inference import reconstruct as reconstructing
 from maedfer_lab.inference.embed import embed, encode
 from maedfer_lab.inference.faces import open_faces
-from maedfer_lab.inference.judge import _content, judge
+from maedfer_lab.inference.judge import judge
 from maedfer_lab.inference.known_model import known_model
 from maedfer_lab.inference.predict import predict, save_prediction
 from maedfer_lab.inference.reconstruct import reconstruct
 from maedfer_lab.method.models import build_autoencoder, build_classifier
 from maedfer_lab.runs import Run
 from maedfer_lab.training.finetune import finetune
-from maedfer_lab.training.pretrain import pretrain
+from maedfer_lab.training.held_out import content_of
+from maedfer_lab.training.pretrain import PretrainTask, pretrain
 
 
 def everywhere(frame):
@@ -425,7 +427,7 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     assert low <= value <= high and "5 videos of 3 people" in str(done)
 
     shutil.copytree(autoencoder, model)
-    digest = _content(folder / "clip 4.mp4").hex()[:16]
+    digest = content_of(folder / "clip 4.mp4").hex()[:16]
     (model / "card.json").write_text(json.dumps({"trained_files": [digest]}))
     left = judge(folder, model, stride=2)
     assert [path.name for path in left.left_out] == ["clip 4.mp4"] and len(left.videos) == 4
@@ -442,6 +444,13 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     held = split_people(table.people(), 0.4, config["seed"])[1]
     names = {table.clips[i].path.name for i in held}
     assert {path.name for path in judge(folder, run).videos} == names
+
+    going_on = replace(tiny(), data=folder, held_out=0.4, init=run)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        warnings.filterwarnings("ignore", "clip|people")
+        PretrainTask(going_on)
+    with pytest.warns(UserWarning, match="was trained on .* held-out videos"):
+        PretrainTask(replace(going_on, seed=1))
 
 
 def test_held_out_portraits_are_judged_as_their_training_split_them(autoencoder, tmp_path):

@@ -22,7 +22,6 @@ from maedfer_lab.data.stills import StillClip, Stills
 from maedfer_lab.data.table import split_people
 from maedfer_lab.data.transforms import centre_square, to_floats
 from maedfer_lab.figures import draw_rows
-from maedfer_lab.files import update_by_ends
 from maedfer_lab.inference.faces import result_path
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
 from maedfer_lab.inference.reconstruct import hidden_share
@@ -30,8 +29,7 @@ from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import reconstruct_clip, reconstruction_rows
 from maedfer_lab.method.targets import Losses
 from maedfer_lab.metrics import resampled
-from maedfer_lab.runs import Run
-from maedfer_lab.training.held_out import HeldOut
+from maedfer_lab.training.held_out import HeldOut, content_of, trained_on
 from maedfer_lab.training.stream import Window
 
 MASKS = 8  # of each video: with a single one, its loss varies by a quarter
@@ -185,7 +183,7 @@ def _videos(
     held = split_people(people, held_out, seed)[1] if held_out > 0 else range(len(table))
     who = {table.clips[i].path: people[i] for i in held}
     videos, _ = check_videos(list(who))
-    trained = _trained_on(known, videos, [who[path] for path in videos], root)
+    trained = trained_on(known.source, videos, [who[path] for path in videos], root)
     who = {path: who[path] for path in videos if path not in trained}
     if not who:
         raise ValueError(f"{known.name} was trained on all videos of {root}; give another folder")
@@ -197,7 +195,7 @@ def _videos(
         if (square := find_square(reader)) is None:
             clips.faceless.append(path.name)
         window.boxes[path] = square or centre_square(reader.height, reader.width)
-        return window.middle(reader), int.from_bytes(_content(path)[:6], "big")
+        return window.middle(reader), int.from_bytes(content_of(path)[:6], "big")
 
     what = f"{len(who)} videos of {len(set(who.values()))} people, the middle clip of each with "
     clips = _Clips(who, opened, MASKS, f"{what}{MASKS} masks", sorted(trained))
@@ -228,33 +226,3 @@ def _portraits(
     what = f"{len(clips):,} portraits of as many people ({share:.0%} of all, seed {seed}), one mask"
     who = dict(zip(clips, chosen, strict=True))
     return _Clips(who, opened, 1, f"{what} each, as clips in which the camera moves")
-
-
-def _content(path: Path) -> bytes:
-    """A digest of a video file (size, first and last megabyte), or of a folder's images."""
-    digest = hashlib.sha256()
-    update_by_ends(digest, sorted(path.iterdir()) if path.is_dir() else [path])
-    return digest.digest()
-
-
-def _trained_on(known: KnownModel, videos: list[Path], people: list[str], root: Path) -> set[Path]:
-    """The training videos that a model lists; in the same folder, all videos of their people.
-
-    A card lists digests of files (`trained_files`), a run's data.json the clips of its table.
-    """
-    facts = facts_of(known.source)
-    digests = set(facts.get("trained_files", ()))
-    found = {path for path in videos if digests and _content(path).hex()[:16] in digests}
-    config = facts.get("config", {"data": None})
-    if config["data"] is None or not (facts["folder"] / "data.json").exists():
-        return found
-    run = Run(facts["folder"])
-    with run.reading("data.json"):
-        rows = run.read("data.json")["each"]
-        shown, share = [row[3] or row[0] for row in rows], config["held_out"]
-        kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
-        files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
-        is_same = Path(config["data"]).resolve() == root.resolve()
-        seen = {shown[i] for i in kept if is_same}
-    return found | {path for path, name in zip(videos, people, strict=True)
-                    if name in seen or (path.name, path.stat().st_size) in files}  # fmt: skip

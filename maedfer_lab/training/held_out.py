@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.config import Precision
+from maedfer_lab.data.table import split_people
+from maedfer_lab.files import update_by_ends
 from maedfer_lab.method.masking import TokenSplit
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import interpolation_baseline
 from maedfer_lab.method.targets import Losses, make_target, reconstruction_loss, target_width
+from maedfer_lab.runs import Run
 from maedfer_lab.training.optim import mixed_precision
 
 HELD_OUT_SEED = 20_230_707  # of the masks: the same for every model, so that losses compare
@@ -75,3 +81,36 @@ class HeldOut:
                 total[kind] += float(getattr(loss, kind)) * len(clip)
         count = sum(len(clip) for clip, _ in self.parts)
         return {kind: value / count for kind, value in total.items()}
+
+
+def content_of(path: Path) -> bytes:
+    """A digest of a video file (size, first and last megabyte), or of a folder's images."""
+    digest = hashlib.sha256()
+    update_by_ends(digest, sorted(path.iterdir()) if path.is_dir() else [path])
+    return digest.digest()
+
+
+def trained_on(
+    source: Path | str, videos: Sequence[Path], people: Sequence[str], root: Path
+) -> set[Path]:
+    """The training videos that a model lists; in the same folder, all videos of their people.
+
+    A card lists digests of files (`trained_files`), a run's data.json the clips of its table.
+    """
+    facts = facts_of(source)
+    digests = set(facts.get("trained_files", ()))
+    there = [path for path in videos if path.exists()]  # and not in shards
+    found = {path for path in there if digests and content_of(path).hex()[:16] in digests}
+    config = facts.get("config", {"data": None})
+    if config["data"] is None or not (facts["folder"] / "data.json").exists():
+        return found
+    run = Run(facts["folder"])
+    with run.reading("data.json"):
+        rows = run.read("data.json")["each"]
+        shown, share = [row[3] or row[0] for row in rows], config["held_out"]
+        kept = split_people(shown, share, config["seed"])[0] if rows and share else range(len(rows))
+        files = {(Path(rows[i][0]).name, rows[i][4]) for i in kept}
+        is_same = Path(config["data"]).resolve() == root.resolve()
+        seen = {shown[i] for i in kept if is_same}
+    found |= {path for path in there if (path.name, path.stat().st_size) in files}
+    return found | {path for path, name in zip(videos, people, strict=True) if name in seen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,9 @@ from maedfer_lab.config import (
     sized,
 )
 from maedfer_lab.config import preset as named_preset
+from maedfer_lab.data.lists import Clip
 from maedfer_lab.data.shard_format import is_url
+from maedfer_lab.data.table import Annotations
 from maedfer_lab.data.transforms import blend_clips, jitter_colours, to_floats
 from maedfer_lab.fast import speed_up
 from maedfer_lab.files import provenance
@@ -36,7 +39,7 @@ from maedfer_lab.method.models import MaskedAutoencoder, build_autoencoder, chec
 from maedfer_lab.method.targets import Loss
 from maedfer_lab.runs import WEIGHTS, LogRow, Run
 from maedfer_lab.training.device import Compile
-from maedfer_lab.training.held_out import HeldOut
+from maedfer_lab.training.held_out import HeldOut, trained_on
 from maedfer_lab.training.loop import TrainedLog, TrainingTask, train
 from maedfer_lab.training.optim import device_name
 from maedfer_lab.training.stream import (
@@ -162,6 +165,16 @@ def finish(
     return result
 
 
+def _warn_of_known(init: Path, table: Annotations, clips: Sequence[Clip], root: Path) -> None:
+    """Warn if the weights to go on from were trained on people who are held out now."""
+    paths = [clip.path for clip in clips]
+    if known := trained_on(init, paths, table.people(clips), root):
+        what = f"{len(known)} of {len(clips)} held-out videos, such as {min(known)}"
+        advice = "the seed and held_out of that training hold out the same people"
+        warnings.warn(f"init={str(init)!r} was trained on {what}: held-out losses will be too low; "
+                      f"{advice}", stacklevel=3)  # fmt: skip
+
+
 class PretrainTask(TrainingTask):
     """Masked autoencoding as a task of the training loop."""
 
@@ -177,6 +190,8 @@ class PretrainTask(TrainingTask):
         data = pretraining_data(config) if data is None else data
         self.stream, clips = data.stream, held_out_clips(config, data)
         self.held_out = HeldOut(self.model, clips[0], config.mask_ratio[0])
+        if config.init is not None and config.data is not None:
+            _warn_of_known(config.init, data.table, data.test[: config.num_held_out], config.data)
         self.broken, self.items = dict([*data.skipped, *clips[1]]), 0
         self.known = len(self.broken)  # before the first step; these do not count as too many
 
