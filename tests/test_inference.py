@@ -25,6 +25,7 @@ from maedfer_lab.config import FinetuneConfig, OptimConfig, tiny
 from maedfer_lab.data import writing
 from maedfer_lab.data.faces import FaceBox, NoFaceError
 from maedfer_lab.data.folder import sample_clip
+from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.stills import Stills
 from maedfer_lab.data.table import read_annotations, split_people
@@ -410,6 +411,15 @@ def test_a_folder_is_judged_by_masks_that_depend_on_a_clips_content_alone(
     assert "mask ratio 0.77" in str(done) and "6 of 8 places" in str(done)
     assert main(["judge", str(video_folder), "--checkpoint", str(autoencoder), "--held-out", ".4",
                  "--mask-ratios", "0.75"]) == 0  # fmt: skip
+
+
+def test_a_prepared_set_is_judged_and_says_that_training_clips_are_not_told_apart(
+    video_folder, autoencoder, tmp_path
+):
+    table = read_annotations("voxceleb2", video_folder)
+    prepare(table, tmp_path / "out", size_px=32, framing="whole", workers=0, progress=False)
+    done = judge(tmp_path / "out", autoencoder, stride=2)
+    assert len(done.videos) == 5 and "of a prepared set" in str(done)
 
 
 def test_every_person_counts_once_and_those_trained_on_are_left_out(

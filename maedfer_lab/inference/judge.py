@@ -18,6 +18,7 @@ from maedfer_lab.config import PretrainConfig
 from maedfer_lab.data.faces import find_square
 from maedfer_lab.data.folder import check_videos, folder_table
 from maedfer_lab.data.readers import open_video
+from maedfer_lab.data.shard_format import is_prepared
 from maedfer_lab.data.stills import StillClip, Stills
 from maedfer_lab.data.table import split_people
 from maedfer_lab.data.transforms import centre_square, to_floats
@@ -198,7 +199,10 @@ def _videos(
         return window.middle(reader), int.from_bytes(content_of(path)[:6], "big")
 
     what = f"{len(who)} videos of {len(set(who.values()))} people, the middle clip of each with "
-    clips = _Clips(who, opened, MASKS, f"{what}{MASKS} masks", sorted(trained))
+    what += f"{MASKS} masks"
+    if is_prepared(root):
+        what += ", of a prepared set (whether the model was trained on them is not known)"
+    clips = _Clips(who, opened, MASKS, what, sorted(trained))
     return clips
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maedfer_lab.checkpoints.reading import facts_of
 from maedfer_lab.config import Precision
+from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import split_people
 from maedfer_lab.files import update_by_ends
 from maedfer_lab.method.masking import TokenSplit
@@ -84,9 +85,12 @@ class HeldOut:
 
 
 def content_of(path: Path) -> bytes:
-    """A digest of a video file (size, first and last megabyte), or of a folder's images."""
+    """A digest of a video's file (size, both ends) or images; in a shard of its first frame."""
     digest = hashlib.sha256()
-    update_by_ends(digest, sorted(path.iterdir()) if path.is_dir() else [path])
+    if path.exists():
+        update_by_ends(digest, sorted(path.iterdir()) if path.is_dir() else [path])
+    else:
+        digest.update(open_video(path).read([0]).tobytes())
     return digest.digest()
 
 
