@@ -456,7 +456,8 @@ def test_every_person_counts_once_and_those_trained_on_are_left_out(
     assert {path.name for path in judge(folder, run).videos} == names
 
     going_on = replace(tiny(), data=folder, held_out=0.4, init=run)
-    with warnings.catch_warnings(action="error", category=UserWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", "clip|people")
         PretrainTask(going_on)
     with pytest.warns(UserWarning, match="was trained on .* held-out videos"):
