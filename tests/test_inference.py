@@ -413,6 +413,16 @@ def test_a_folder_is_judged_by_masks_that_depend_on_a_clips_content_alone(
                  "--mask-ratios", "0.75"]) == 0  # fmt: skip
 
 
+def test_videos_in_which_nothing_moves_are_judged_without_a_number_for_motion(
+    autoencoder, tmp_path
+):
+    """They gave "nan% below zero [nan, nan]"."""
+    for i, name in enumerate("ab"):
+        write_images(tmp_path / "still" / name, np.repeat(moving_frames(20)[9 * i, None], 20, 0))
+    said = str(judge(tmp_path / "still", autoencoder, stride=2))
+    assert "motion" in said and "zero is exact" in said and "nan" not in said
+
+
 def test_a_prepared_set_is_judged_and_says_that_training_clips_are_not_told_apart(
     video_folder, autoencoder, tmp_path
 ):

@@ -67,27 +67,26 @@ class Judgement:
         """By how much the model's loss is below the baseline, and its 95 % interval over people.
 
         The baseline of appearance is interpolation, that of motion is zero; negative is worse.
+        Not finite where the baseline is exact, as where nothing moves.
         """
         ours, guess = (self.by_person[ratio][name][kind] for name in ("model", AGAINST[kind]))
         number = len(ours)
-        low, high = resampled(lambda drawn: {kind: 1 - drawn @ ours / (drawn @ guess)},
-                              np.full(number, 1 / number), number)[kind]  # fmt: skip
-        return float(1 - ours.mean() / guess.mean()), low, high
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = resampled(lambda drawn: {kind: 1 - drawn @ ours / (drawn @ guess)},
+                                  np.full(number, 1 / number), number)[kind]  # fmt: skip
+            return float(1 - ours.mean() / guess.mean()), low, high
 
     def __str__(self) -> str:
-        number, lines = len(set(self.people)), [str(self.known)]
-        lines.append(
-            f"{self.clips}; every person has equal weight; in brackets 95 % intervals over people:"
-        )
+        about = "every person has equal weight; in brackets 95 % intervals over people"
+        lines = [str(self.known), f"{self.clips}; {about}:"]
         for ratio, guesses in self.losses.items():
             for kind, against in AGAINST.items():
                 said = ", ".join(f"{name} {loss[kind]:.4f}" for name, loss in guesses.items())
                 value, low, high = self.below(ratio, kind)
-                range_ = f" [{low:.1%}, {high:.1%}]" if number > 1 else ""
-                lines.append(
-                    f"  {ratio:.0%} hidden, {kind:<10} {said} ({abs(value):.1%}{range_} "
-                    f"{'below' if value >= 0 else 'ABOVE'} {against})"
-                )
+                range_ = f" [{low:.1%}, {high:.1%}]" if -np.inf < low < high else ""
+                than = f"{abs(value):.1%}{range_} {'below' if value >= 0 else 'ABOVE'} {against}"
+                than = than if np.isfinite(value) else f"{against} is exact: nothing to gain"
+                lines.append(f"  {ratio:.0%} hidden, {kind:<10} {said} ({than})")
         if self.left_out:
             lines.append(f"excluded, because the model was trained on them: {len(self.left_out)} "
                          f"videos, e.g. {self.left_out[0].name}")  # fmt: skip
