@@ -58,24 +58,18 @@ def test_finetuning_lowers_its_loss_and_a_finished_run_loads(easy, monkeypatch):
     assert_close(again.model.state_dict(), easy.model.state_dict(), rtol=0, atol=0)
 
 
-def test_finetuning_starts_from_the_pretrained_encoder(tmp_path):
-    config = replace(SHORT, init=PRETRAIN)
-    met, origin = loop.starting_model(config, 7, tmp_path, "none")
-    before = pretrain(PRETRAIN, output=tmp_path)
-    fresh = build_classifier(PRETRAIN.model, 7).encoder.state_dict()
-    assert_close(met.encoder.state_dict(), before.model.encoder.state_dict(), rtol=0, atol=0)
-    assert any(not torch.equal(met.encoder.state_dict()[name], x) for name, x in fresh.items())
-    assert origin is not None and origin["held_out"] == before.result["held_out"]
-
-
-def test_a_linear_probe_leaves_the_encoder_bit_equal(tmp_path):
+def test_a_linear_probe_starts_from_the_pretrained_encoder_and_leaves_it_bit_equal(tmp_path):
     model = replace(PRETRAIN.model, drop_path=0.1)
     config = replace(SHORT, init=PRETRAIN, mode="linear", model=model)
     run = finetune(config, output=tmp_path)
-    before = pretrain(PRETRAIN, output=tmp_path).model.encoder.state_dict()
-    assert_close(run.model.encoder.state_dict(), before, rtol=0, atol=0)
-    fresh = build_classifier(model, 7)
+    before = pretrain(PRETRAIN, output=tmp_path)
+    encoder, fresh = before.model.encoder.state_dict(), build_classifier(model, 7)
+    met, origin = loop.starting_model(config, 7, tmp_path, "none")
+    for model in (run.model, met):
+        assert_close(model.encoder.state_dict(), encoder, rtol=0, atol=0)
+    assert not torch.equal(fresh.encoder.state_dict()["rep_tokens"], encoder["rep_tokens"])
     assert not torch.equal(run.model.head.weight, fresh.head.weight)
+    assert origin is not None and origin["held_out"] == before.result["held_out"]
 
 
 @pytest.mark.parametrize("official", [True, False])

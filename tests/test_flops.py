@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from maedfer_lab.config import EncoderKind, ModelConfig, base, sized, tiny
 from maedfer_lab.cost import formula, scaling, tables
 from maedfer_lab.cost.memory import peak_bytes
-from maedfer_lab.cost.scaling import KINDS, Sweep, block_step, measure
+from maedfer_lab.cost.scaling import KINDS, block_step
 from maedfer_lab.cost.tables import (
     Predict,
     PublishedClassifier,
@@ -33,16 +33,6 @@ OFFICIAL: dict[tuple[EncoderKind, formula.ModelTask], tuple[float, float, int]] 
     ("lgi", "pretrain"): (14.051948544, 28.053864448, 92_760_192),
     ("vit", "pretrain"): (15.95446272, 31.86622464, 94_210_944),
 }
-# By the closed formula, written down apart from this package; 7 classes, 16 x 160 x 160.
-# With parameters, where they are others.
-VARIANTS = [
-    ({"region": (1, 5, 10)}, None, 49.709), ({"region": (2, 2, 10)}, None, 49.935),
-    ({"region": (2, 5, 10)}, None, 49.652), ({"region": (4, 5, 10)}, None, 50.608),
-    ({"region": (8, 5, 10)}, None, 53.052), ({"region": (8, 10, 10)}, None, 58.206),
-    ({"inter": False}, 68_060_167, 49.517), ({"interact": "none"}, 68_043_783, 42.769),
-    ({"inter": False, "interact": "none"}, 51_225_607, 42.634),
-    ({"encoder": "vit"}, 51_221_511, 51.380),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("encoder", "task"), OFFICIAL)
@@ -56,14 +46,9 @@ def test_counts_of_the_official_code_are_reproduced_three_ways(encoder, task):
     assert found.macs / 1e9 == pytest.approx(flop_counter / 2, rel=1e-9)
     assert found.formula == found.fvcore == found.torch  # stage by stage
     assert found.skipped == {}
-
-
-@pytest.mark.parametrize(("changes", "num_parameters", "gmacs"), VARIANTS, ids=str)
-def test_regions_and_variants_cost_what_their_stages_say(changes, num_parameters, gmacs):
-    found = tables.count("", replace(base().model, **changes), by_one_block=True)
-    assert num_parameters in (None, found.parameters)
-    assert found.macs / 1e9 == pytest.approx(gmacs, rel=WITHIN)
-    assert found.disagreement < WITHIN
+    if task == "classify":
+        quick = tables.count("", base(encoder).model, by_one_block=True)
+        assert (quick.fvcore, quick.torch) == (found.fvcore, found.torch)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +148,15 @@ def test_written_weights_take_the_memory_that_fused_attention_saves():
     assert fused < one_matrix < 2 * one_matrix <= written
 
 
-def test_sweep_measures_both_kinds_and_counts_as_theory_says():
-    rows = measure(Sweep((8, 16), (112,), width=32, num_heads=1, repeats=1))
-    assert [(r["frames"], r["size_px"], r["tokens"]) for r in rows] == [
-        (16, 112, 392), (8, 160, 400), (16, 160, 800)
+def test_sweep_measures_both_kinds_counts_as_theory_says_and_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
+    sweep = scaling.Sweep((8, 16), (112,), width=32, num_heads=1, repeats=1)
+    rows = scaling.load_or_measure(sweep)
+    assert scaling.load_or_measure(sweep) == rows
+    assert len(list((tmp_path / "runs").glob("complexity-*/result.json"))) == 1
+    assert [(r["frames"], r["size_px"], r["tokens"], *r["region"]) for r in rows] == [
+        (16, 112, 392, 2, 7, 7), (8, 160, 400, 2, 5, 10), (16, 160, 800, 2, 5, 10)
     ]  # fmt: skip
-    assert [row["region"] for row in rows] == [(2, 7, 7), (2, 5, 10), (2, 5, 10)]
     for row in rows:
         assert row["share"]["counted"] == pytest.approx(row["share"]["theory"], rel=0.03)
         assert all(row[what][kind] > 0 for what in ("seconds", "peak_bytes") for kind in KINDS)
@@ -227,11 +215,3 @@ def test_command_writes_what_it_prints(tmp_path, monkeypatch):
     assert found["saving_same_shape"] == pytest.approx(0.0336, abs=1e-4)
     assert [m["name"] for m in found["models"][:2]] == ["LGI-B", "ViT-B"]
     assert found["models"][0]["flops"] == 2 * found["models"][0]["macs"]
-
-
-def test_measured_times_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAEDFER_OUTPUT", str(tmp_path))
-    sweep = scaling.Sweep((8,), (112,), width=48, num_heads=1, repeats=1)
-    first = scaling.load_or_measure(sweep)
-    assert scaling.load_or_measure(sweep) == first
-    assert len(list((tmp_path / "runs").glob("complexity-*/result.json"))) == 1

@@ -2,9 +2,12 @@
 
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -80,8 +83,8 @@ class Numbers(Dataset):
 class Toy(TrainingTask):
     """A linear map learns the mean of four numbers, with dropout that must be repeated exactly."""
 
-    def __init__(self, config, wait_s=0.0, dropout=0.0, spoil=None):
-        self.config, self.spoil, self.best = config, spoil, 1e9
+    def __init__(self, config, wait_s=0.0, dropout=0.0, spoil=None, stop=None):
+        self.config, self.spoil, self.stop, self.best = config, spoil, stop, 1e9
         torch.manual_seed(0)
         self.parts = [nn.Linear(4, 8), nn.Dropout(dropout), nn.Linear(8, 1)]
         self.model = nn.Sequential(*self.parts)
@@ -92,7 +95,9 @@ class Toy(TrainingTask):
         return torch.optim.AdamW([{"params": slow, "lr_scale": 0.5}, {"params": fast}])
 
     def finish(self, batch, step, places):
-        return batch * float("nan") if step == self.spoil else batch
+        if step == self.spoil and self.stop:
+            os.kill(os.getpid(), self.stop)
+        return batch * float("nan") if step == self.spoil and not self.stop else batch
 
     def loss(self, network, batch):
         return {"loss": (network(batch).squeeze(1) - batch.mean(1)).square().mean()}
@@ -143,22 +148,36 @@ def test_a_batch_in_parts_gives_the_result_of_the_whole(tmp_path):
         assert [r["loss"] for r in log] == pytest.approx([r["loss"] for r in logs[0]], abs=1e-6)
 
 
-@pytest.mark.parametrize(("broken", "ema"), [(0, 0.0), (1, 0.0), (0, 0.9)])
-def test_a_resumed_run_is_exact_also_from_the_checkpoint_before(tmp_path, broken, ema):
+@pytest.mark.parametrize(
+    ("how", "ema"),
+    [("nan", 0.0), ("nan", 0.9), ("damaged", 0.0), ("SIGINT", 0.0), ("SIGTERM", 0.0),
+     pytest.param("SIGHUP", 0.0, marks=pytest.mark.skipif(os.name != "posix", reason="of Unix"))],
+)  # fmt: skip
+def test_a_run_that_was_stopped_goes_on_exactly(tmp_path, capsys, how, ema):
+    """By a loss, Ctrl-C, Slurm or a closed terminal; also from the checkpoint before."""
     config = toy_config(ema=ema)
     whole, again = Toy(config, dropout=0.5), Toy(config, dropout=0.5)
     log = train(whole, Run(tmp_path / "whole")).log
     run = Run(tmp_path / "again")
-    spoilt = Toy(config, dropout=0.5, spoil=17)
-    with pytest.raises(FloatingPointError):
-        train(spoilt, run)
-    if broken:
-        state = run.folder / "checkpoint.pt"
-        state.write_bytes(state.read_bytes()[:-500])
-        with pytest.warns(UserWarning, match=r"cannot be read; .* step 10"):
-            resumed = train(again, run)
+    if number := getattr(signal, how, None):
+        kept = signal.signal(number, signal.SIG_DFL)  # under nohup, SIGHUP is ignored
+        with pytest.raises(KeyboardInterrupt):
+            train(Toy(config, dropout=0.5, spoil=17, stop=number), run)
+        assert signal.signal(number, kept) == signal.SIG_DFL, "it was given back"
+        assert "Run the same command again" in "".join(capsys.readouterr())
     else:
+        with pytest.raises(FloatingPointError):
+            train(Toy(config, dropout=0.5, spoil=17), run)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        if how == "damaged":  # by a bit of a weight: torch.load compares no checksum
+            state, good = run.folder / "checkpoint.pt", cast(dict, run.load_state())
+            content = bytearray(state.read_bytes())
+            content[content.index(good["model"]["0.weight"].numpy().tobytes()) + 9] ^= 1
+            state.write_bytes(content)
         resumed = train(again, run)
+    told = [w for w in warned if re.search(r"cannot be read; .* step 10", str(w.message))]
+    assert len(told) == (how == "damaged")
     assert torch.equal(toy_weights(again), toy_weights(whole))
     assert resumed.log == log and again.best == whole.best
 

@@ -1,29 +1,40 @@
-"""The plan past one machine: arithmetic by hand, and the page that is printed from it."""
+"""What a training needs: measured here; past one machine by hand, as the page is printed from."""
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making_videos import moving_frames, write_video
+from test_loop import TORCHRUN, in_child
 
 from maedfer_lab import cli
-from maedfer_lab.config import base, tiny
+from maedfer_lab.config import FinetuneConfig, base, tiny
 from maedfer_lab.cost.formula import macs
 from maedfer_lab.cost.plan import CARDS as SHEETS
 from maedfer_lab.cost.plan import LIMITS, CardName, Form, Inputs, plan, replaced, usual_inputs
 from maedfer_lab.data.prepare import prepare
-from maedfer_lab.training.estimate import measure_reading, plan_command
+from maedfer_lab.method.models import build_autoencoder
+from maedfer_lab.training.estimate import (
+    _projected,
+    estimate,
+    estimate_command,
+    measure_reading,
+    plan_command,
+)
 from maedfer_lab.training.loop import own_share
+from maedfer_lab.training.optim import make_optimiser
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 CARDS: tuple[CardName, ...] = get_args(CardName)
 FORMS: tuple[Form, ...] = get_args(Form)
 NAMES = list(usual_inputs())
+BIG = replace(tiny(), optim=replace(tiny().optim, batch_size=48, steps=3600))
 
 
 def free(**slow: float) -> Inputs:
@@ -185,3 +196,58 @@ def test_other_recipes_are_planned_too():
     assert found.clips == 12 * 4 and found.rows[1].batch_size == 4
     with pytest.raises(ValueError, match="H100"):
         usual_inputs("H1")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return estimate(BIG, steps=2, seconds=60)
+
+
+# --- measured here ---
+
+
+def test_batches_hours_and_memory_that_grows_with_the_batch(found):
+    assert found.parameters == sum(p.numel() for p in build_autoencoder(BIG.model).parameters())
+    assert [row.batch_size for row in found.rows] == [1, 2, 4, 8, 16, 32, 48]
+    for row in found.rows:
+        assert row.steps == 2 and row.fastest_s <= row.step_s <= row.slowest_s
+        assert found.hours(row) == pytest.approx(48 / row.batch_size * row.step_s)
+    memory = [row.memory_bytes for row in found.rows]
+    assert memory == sorted(memory) and memory[0] > 12 * found.parameters
+    per_clip = [(row.memory_bytes - memory[0]) / (row.batch_size - 1) for row in found.rows[1:]]
+    assert max(per_clip) < 1.6 * min(per_clip)
+    assert _projected(found.rows[:4], 48).memory_bytes == pytest.approx(memory[-1], rel=0.3)
+
+
+def test_a_checkpoint_is_as_large_as_told(found, tmp_path):
+    model = build_autoencoder(BIG.model)
+    optimiser = make_optimiser(model, BIG.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    path = tmp_path / "state.pt"
+    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict()}, path)
+    assert path.stat().st_size == pytest.approx(found.checkpoint_bytes, rel=0.35)  # names, offsets
+
+
+def test_what_is_not_reached_is_projected_and_said():
+    found = estimate(BIG, steps=1, seconds=1e-6)
+    assert [row.batch_size for row in found.rows] == [1, 2, 48]
+    assert found.rows[-1].steps == 0 and "projected" in str(found).splitlines()[4]
+
+
+def test_configurations_of_runs_are_read(tmp_path):
+    model = replace(tiny().model, drop_path=0.1)
+    config = FinetuneConfig(model=model, optim=replace(tiny().optim, batch_size=2))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(config), default=str))
+    assert estimate_command(str(path), steps=1).config == config
+    assert estimate_command(str(tmp_path), steps=1, batch_size=1).rows[-1].batch_size == 1
+
+
+def test_two_processes_are_measured_together_and_tell_it_once(tmp_path):
+    code = "from maedfer_lab.cli import main\nmain(['estimate', 'tiny', '--steps', '2'])"
+    out, errors = in_child(code, tmp_path, launcher=TORCHRUN).communicate(timeout=150)
+    assert out.count("clips at once") == 1 and "2 processes" in out, errors[-3000:]
+    rows = [line.split() for line in out.splitlines()[2:4]]
+    assert [row[:2] for row in rows] == [["1", "2"], ["2", "1"]]  # each one's clips, accumulate

@@ -343,20 +343,9 @@ def test_a_damaged_file_of_a_finished_run_is_named(tmp_path):
         begun.test_scores()
 
 
-def test_a_state_that_is_damaged_or_of_another_run_is_not_trained_on(tmp_path):
-    """Torch.load compares no checksum; hostile.py flips many bits."""
+def test_a_state_of_another_run_is_not_trained_on(tmp_path):
     with pytest.raises(FloatingPointError):
         train(Toy(toy_config(), spoil=17), Run(tmp_path))
-    path = Path(tmp_path) / "checkpoint.pt"
-    whole, good = path.read_bytes(), Run(tmp_path).load_state()
-    assert good is not None and good["step"] == 15
-    content = bytearray(whole)
-    content[whole.index(good["model"]["0.weight"].numpy().tobytes()) + 9] ^= 1
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match="cannot be read"):
-        state = Run(tmp_path).load_state()
-    assert state is not None and state["step"] == 10
-    path.write_bytes(whole)
     shutil.copytree(tmp_path, tmp_path / "other")
     with pytest.raises(ValueError, match=f"checkpoint.pt .*it is of the run {tmp_path.name}"):
         Run(tmp_path / "other").load_state()

@@ -46,13 +46,6 @@ def plain_decode(path):
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-def test_a_folder_of_images_is_a_video_too(tmp_path):
-    frames = moving_frames(12)
-    reader = open_video(write_images(tmp_path / "frames", frames))
-    assert (len(reader), reader.height, reader.width, reader.fps) == (12, 48, 64, None)
-    np.testing.assert_array_equal(reader.read(range(12)), frames)
-
-
 KINDS = {
     "b_frames.mp4": {},
     "open_groups.mp4": {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}},
@@ -120,46 +113,34 @@ def test_broken_files_end_in_plain_words(tmp_path, mp4, name):
     assert error.value.path == path and str(path) in str(error.value)
 
 
-CUT = {
-    "a.mkv": ({}, 0.6),
-    "a.webm": ({"codec": "libvpx-vp9"}, 0.7),
-    "a.avi": ({"codec": "mjpeg", "pix_fmt": "yuvj420p"}, 0.94),
+PROMISE, TORN = r"promises 1.60 s.*these are used", r"\(was it cut off\?\)"
+CUT: dict[str, tuple[dict[str, Any], float, str]] = {  # how it is written, what is left of it
+    "a.mkv": ({}, 0.6, PROMISE),
+    "a.webm": ({"codec": "libvpx-vp9"}, 0.7, PROMISE),
+    "a.avi": ({"codec": "mjpeg", "pix_fmt": "yuvj420p"}, 0.94, PROMISE),
+    "a.flv": ({"codec": "flv1"}, 0.9, TORN),  # these promise nothing
+    "a.wmv": ({"codec": "wmv2"}, 0.82, TORN),
+    "a.mpg": ({"codec": "mpeg2video", "options": {"b": "2M"}}, 0.82, TORN),
+    "a.ts": ({"codec": "mpeg2video"}, 0.82, TORN),
 }
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_file_that_ends_before_its_promise_is_read_with_a_warning(tmp_path, name):
-    how, keep = CUT[name]
+def test_a_file_that_ends_early_is_read_with_a_warning(tmp_path, name):
+    how, keep, words = CUT[name]
     whole = write_video(tmp_path / name, moving_frames(NUM_FRAMES), **how)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(open_video(whole)) == NUM_FRAMES
     path = cut(tmp_path / f"cut_{name}", whole, keep)
-    with pytest.warns(UserWarning, match=r"promises 1.60 s.*these are used") as caught:
+    with pytest.warns(UserWarning, match=words) as caught:
         reader = open_video(path)
     (message,) = (str(warning.message) for warning in caught)
-    count = int(re.findall(r"but its (\d+) frames end at [01]\.\d\d s", message)[0])
-    assert message.startswith(str(path)) and len(reader) == count < NUM_FRAMES
+    assert message.startswith(str(path)) and 10 < len(reader) < NUM_FRAMES
+    if words == PROMISE:
+        assert f"but its {len(reader)} frames end at " in message
+    assert "cut off" in str(glance(path).damage)
     # The last may be a torn JPEG, which decodes in part.
-    np.testing.assert_array_equal(reader.read(range(count - 1)), plain_decode(whole)[: count - 1])
-
-
-TORN: dict[str, tuple[dict[str, Any], float]] = {
-    "a.flv": ({"codec": "flv1"}, 0.9),
-    "a.wmv": ({"codec": "wmv2"}, 0.82),
-    "a.mpg": ({"codec": "mpeg2video", "options": {"b": "2M"}}, 0.82),
-    "a.ts": ({"codec": "mpeg2video"}, 0.82),
-}
-
-
-@pytest.mark.parametrize("name", TORN)
-def test_a_file_that_promises_nothing_is_read_with_a_warning_where_it_ends_torn(tmp_path, name):
-    how, keep = TORN[name]
-    whole = write_video(tmp_path / name, moving_frames(NUM_FRAMES), **how)
-    path = cut(tmp_path / f"cut_{name}", whole, keep)
-    with pytest.warns(UserWarning, match=r"\(was it cut off\?\)"):
-        reader = open_video(path)
-    assert 20 < len(reader) < NUM_FRAMES and "cut off" in str(glance(path).damage)
     expected = plain_decode(whole)[: len(reader) - 1]
     np.testing.assert_array_equal(reader.read(range(len(expected))), expected)
 

@@ -221,27 +221,6 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
     assert viewer.settings.seed == 5 and viewer.settings.model == "small"
 
 
-@pytest.mark.parametrize(
-    ("models", "clip", "options", "message"),
-    [
-        (None, clip_of(replace(CONFIG, size_px=64)), {}, "does not fit this model"),
-        (None, clip_of(replace(CONFIG, frames=1)), {}, "does not fit this model"),
-        (None, clip_of().fill_(float("nan")), {}, "finite"),
-        (None, clip_of() * 255, {}, r"\[0, 1\]"),
-        (None, [], {}, "clips is empty"),
-        (None, {"face": np.zeros(3)}, {}, "clip 'face'.*not a tensor"),
-        (build_classifier(CONFIG, 7), clip_of(), {}, "no decoder.*MaskedAutoencoder"),
-        ({"a": None}, clip_of(), {}, "no decoder"),
-        ({}, clip_of(), {}, "models is empty"),
-        *((None, clip_of(), {"ratio": ratio}, r"ratio=.* between 0 and 1 .*try 0\.9")
-          for ratio in (0, 1, -0.5, float("nan"), "0.9", True)),
-    ],
-)  # fmt: skip
-def test_bad_arguments_are_refused(models, clip, options, message):
-    with pytest.raises(ValueError, match=message):
-        ReconstructionViewer(autoencoder() if models is None else models, clip, **options)
-
-
 def test_the_readout_tells_motion_statistics_order_and_baselines():
     config = replace(CONFIG, frames=1, tubelet=(1, 8, 8), region=(1, 2, 4))
     model = build_autoencoder(config, TargetConfig("imagenet", motion=False))
@@ -377,24 +356,41 @@ def test_the_overview_shows_every_layer_and_head_of_one_query(stage):
 
 
 @pytest.mark.parametrize(
-    ("models", "clips", "options", "message"),
+    ("viewer", "models", "clips", "options", "message"),
     [
-        ({}, clip_of(), {}, "models is empty"),
-        ("model", clip_of(), {}, "a str has no encoder"),
-        ({"a": LGI, "b": build_autoencoder(replace(CONFIG, size_px=64))}, clip_of(), {}, "equal"),
-        (LGI, clip_of()[:, :1], {}, "clip 'clip'"),
-        (LGI, clip_of() * float("nan"), {}, "finite"),
-        (LGI, clip_of(), {"stage": "joint"}, "stage='joint'"),
-        (LGI, clip_of(), {"layer": 2}, "layer=2 must be a whole number from 0 to 1"),
-        (LGI, clip_of(), {"head": 5}, "head=5"),
-        (LGI, clip_of(), {"query": 4}, "query=4 must be a whole number from 0 to 3"),
-        (VIT, clip_of(), {"query": 0}, r"a ViT has none.*try \(0, 0, 0\)"),
-        (LGI, clip_of(), {"query": (0, 0, 9)}, "inside the grid"),
+        *((ReconstructionViewer, LGI, clip, {}, message) for clip, message in (
+            (clip_of(replace(CONFIG, size_px=64)), "does not fit this model"),
+            (clip_of(replace(CONFIG, frames=1)), "does not fit this model"),
+            (clip_of().fill_(float("nan")), "finite"),
+            (clip_of() * 255, r"\[0, 1\]"),
+            ([], "clips is empty"),
+            ({"face": np.zeros(3)}, "clip 'face'.*not a tensor"),
+        )),
+        (ReconstructionViewer, build_classifier(CONFIG, 7), clip_of(), {},
+         "no decoder.*MaskedAutoencoder"),
+        (ReconstructionViewer, {"a": None}, clip_of(), {}, "no decoder"),
+        (ReconstructionViewer, {}, clip_of(), {}, "models is empty"),
+        *((ReconstructionViewer, LGI, clip_of(), {"ratio": r}, r"ratio=.* between 0 and 1 .*try 0")
+          for r in (0, 1, -0.5, float("nan"), "0.9", True)),
+        (AttentionViewer, {}, clip_of(), {}, "models is empty"),
+        (AttentionViewer, "model", clip_of(), {}, "a str has no encoder"),
+        (AttentionViewer, {"a": LGI, "b": build_autoencoder(replace(CONFIG, size_px=64))},
+         clip_of(), {}, "equal"),
+        (AttentionViewer, LGI, clip_of()[:, :1], {}, "clip 'clip'"),
+        (AttentionViewer, LGI, clip_of() * float("nan"), {}, "finite"),
+        (AttentionViewer, LGI, clip_of(), {"stage": "joint"}, "stage='joint'"),
+        (AttentionViewer, LGI, clip_of(), {"layer": 2},
+         "layer=2 must be a whole number from 0 to 1"),
+        (AttentionViewer, LGI, clip_of(), {"head": 5}, "head=5"),
+        (AttentionViewer, LGI, clip_of(), {"query": 4},
+         "query=4 must be a whole number from 0 to 3"),
+        (AttentionViewer, VIT, clip_of(), {"query": 0}, r"a ViT has none.*try \(0, 0, 0\)"),
+        (AttentionViewer, LGI, clip_of(), {"query": (0, 0, 9)}, "inside the grid"),
     ],
-)
-def test_bad_input_is_named(models, clips, options, message):
+)  # fmt: skip
+def test_bad_arguments_are_refused(viewer, models, clips, options, message):
     with pytest.raises(ValueError, match=message):
-        AttentionViewer(models, clips, **options)
+        viewer(models, clips, **options)
 
 
 # ---------------------------------------------------------------------- what is left behind
