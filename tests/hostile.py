@@ -112,7 +112,7 @@ def samples(root: Path) -> list[Sample]:
     from test_checkpoints import finetuned_state, pretrained_file, write
 
     from maedfer_lab.checkpoints.loading import load_checkpoint
-    from maedfer_lab.checkpoints.saving import write_folder
+    from maedfer_lab.checkpoints.saving import save_pretrained
     from maedfer_lab.config import tiny
     from maedfer_lab.data import shard_format
     from maedfer_lab.data.prepare import prepare
@@ -143,7 +143,7 @@ def samples(root: Path) -> list[Sample]:
     found.append(Sample(legacy, lambda: weights_of(legacy)))
     tuned = write(folder("tuned") / "b.pth", finetuned_state())
     found.append(Sample(tuned, lambda: weights_of(tuned)))
-    kept = write_folder(build_classifier(tiny().model, 3), folder("kept") / "model")
+    kept = save_pretrained(build_classifier(tiny().model, 3), folder("kept") / "model")
     for name, promised in (("model.safetensors", True), ("config.json", False)):
         found.append(Sample(kept / name, lambda: weights_of(kept), 1, promised, name[0] == "c"))
 

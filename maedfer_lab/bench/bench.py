@@ -28,7 +28,7 @@ from maedfer_lab.bench.measuring import (
     aims_of,
 )
 from maedfer_lab.checkpoints.loading import load_checkpoint
-from maedfer_lab.checkpoints.saving import write_folder
+from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.config import check_counts, demo, num_cores, tiny
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.figures import show
@@ -130,7 +130,7 @@ def checkpoints(bench: Bench) -> None:
 
     save, load = (f"checkpoint of LGI-B: {verb}" for verb in ("save", "load"))
     bench.measure("waiting", {
-        f"{save} ours": lambda: write_folder(model, folder),
+        f"{save} ours": lambda: save_pretrained(model, folder),
         f"{save} floor": write_raw,
         f"{save} plain": lambda: torch.save(model.state_dict(), file),
     }, item="")  # fmt: skip

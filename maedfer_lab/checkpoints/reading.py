@@ -16,7 +16,7 @@ import tarfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,10 +186,10 @@ def _load_pickle(path: Path, *, mmap: bool) -> Any:
             "install PyTorch 2.10 or newer, or read only files that you trust",
             stacklevel=2,
         )
-    if any(weight > MOST_IN_TUPLE for weight in _of_pickles(path, _tuples_of)):
+    if any(number > MOST_IN_TUPLE for _, number in _parts_of(path)):
         raise ValueError(f"{path} holds tuples of tuples without end: this is no checkpoint")
     try:
-        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; they do not matter here
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError as error:
@@ -245,92 +245,68 @@ def _path(*parts: object) -> str:
     return "/".join(part for part in parts if isinstance(part, str))
 
 
-def _under_name(name: str, stand_in: Callable[..., object]) -> Callable[..., object]:
-    """`stand_in`, known to the unpickler as `name`: its list goes by module and qualified name."""
-    module, _, short_name = name.rpartition(".")
-    if isinstance(stand_in, type):
-        return type(short_name, (stand_in,), {"__module__": module, "__qualname__": short_name})
-
-    def function(*args: object) -> object:
-        return stand_in(*args)
-
-    function.__module__, function.__qualname__, function.__name__ = module, short_name, short_name
-    return function
-
-
-def _allowed() -> list[Any]:
-    # NumPy 2 and Python 3.13 moved modules; files of any version say their own.
-    paths = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-    return [
-        argparse.Namespace,
-        _under_name("numpy.dtype", _NumpyType),
-        *(_under_name(f"numpy.{core}.multiarray.scalar", _numpy_scalar)
-          for core in ("core", "_core")),
-        *(_under_name(f"{at}.{name}", _path)
-          for at in ("pathlib", "pathlib._local") for name in paths),
-    ]  # fmt: skip
+# NumPy 2 and Python 3.13 moved modules; files of any version say their own.
+ALLOWED = [
+    argparse.Namespace,
+    (_NumpyType, "numpy.dtype"),
+    *((_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_path, f"{at}.{name}") for at in ("pathlib", "pathlib._local")
+      for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+]  # fmt: skip
 
 
 def _refused_types(path: Path) -> list[str]:
     """Types that PyTorch's unpickler does not name, parsed without executing them."""
-    harmless = ("torch", "collections", "argparse", "numpy", "_codecs", "pathlib")
-    found = dict.fromkeys(_of_pickles(path, _globals_of))
+    harmless = ("", "torch", "collections", "argparse", "numpy", "_codecs", "pathlib")
+    found = dict.fromkeys(name for name, _ in _parts_of(path))
     return [name for name in found if name.partition(".")[0] not in harmless]
 
 
-def _of_pickles(path: Path, parse: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
-    """What `parse` finds in each of the file's pickles, none of which is executed."""
+def _parts_of(path: Path) -> Iterator[tuple[str, int]]:
+    """`_parse` of each of the file's pickles."""
     with suppress(Exception), path.open("rb") as file:  # cut short: what was found can be said
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-                yield from parse(io.BytesIO(archive.read(name)))
+                yield from _parse(io.BytesIO(archive.read(name)))
         else:
             for _ in range(4):  # legacy: magic number, version, system, content
-                yield from parse(file)
+                yield from _parse(file)
 
 
-def _tuples_of(file: io.BufferedIOBase) -> Iterator[int]:
-    """How many values each tuple holds, counted as its hash would: with those of tuples in it.
+def _parse(file: io.BufferedIOBase) -> Iterator[tuple[str, int]]:
+    """(name, 0) of each type in a pickle, and ("", number of values) of each tuple.
 
-    Sixty pairs, each of the one before twice, fill 300 bytes and, as a key, are hashed for ever.
+    Values are counted as a tuple's hash would: with those of tuples in it. Sixty pairs, each of the
+    one before twice, fill 300 bytes and, as a key, are hashed for ever. Nothing is executed.
     """
-    stack: list[int | None] = []  # the weight of each value; None is a mark
-    memo: dict[Any, int | None] = {}
+    stack: list[tuple[int, str] | None] = []  # number and text of each value; None is a mark
+    memo: dict[str, tuple[int, str] | None] = {}
     for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
-        taken, name = list[int | None](), opcode.name
+        taken, name = list[tuple[int, str] | None](), opcode.name
         if pickletools.markobject in opcode.stack_before:
             while stack[-1] is not None:
                 taken.append(stack.pop())
             stack.pop()
         taken += [stack.pop() for kind in opcode.stack_before
                   if kind not in (pickletools.markobject, pickletools.stackslice)]  # fmt: skip
-        weight = 1 + sum(x or 0 for x in taken) if "TUPLE" in name else 1
+        value = (1, str(argument))
         if "TUPLE" in name:
-            yield weight
+            value = (1 + sum(one[0] for one in taken if one), "")
+            yield "", value[0]
+        elif name in ("GLOBAL", "INST"):
+            yield value[1].replace(" ", "."), 0
+        elif name == "STACK_GLOBAL":
+            yield ".".join(one[1] for one in reversed(taken) if one), 0
         elif "PUT" in name:
-            memo[str(argument)] = stack[-1]
+            memo[value[1]] = stack[-1]
         elif name == "MEMOIZE":
-            memo[str(len(memo))] = weight = taken[0]
+            memo[str(len(memo))] = value = taken[0]
         elif "GET" in name:
-            weight = memo.get(str(argument), 1)
+            value = memo.get(value[1], value)
         elif name == "DUP":
-            weight = taken[0]
-        stack += [None if name == "MARK" else weight] * len(opcode.stack_after)
-
-
-def _globals_of(file: io.BufferedIOBase) -> Iterator[str]:
-    strings, memo = ["", ""], dict[str, str]()
-    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
-        name = opcode.name
-        if name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
-        elif name == "STACK_GLOBAL" and all(strings[-2:]):
-            yield ".".join(strings[-2:])
-        elif "PUT" in name or name == "MEMOIZE":
-            memo[str(len(memo) if argument is None else argument)] = strings[-1]
-        elif "GET" in name or isinstance(argument, str):
-            strings.append(memo.get(str(argument), "") if "GET" in name else str(argument))
+            value = taken[0]
+        stack += [None if name == "MARK" else value] * len(opcode.stack_after)
 
 
 # --- tensors that declare more than they hold --------------------------------------------------

@@ -6,9 +6,8 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from accelerate import init_empty_weights
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from maedfer_lab.checkpoints.loading import ENCODERS, load_checkpoint, preset_of
@@ -19,7 +18,6 @@ from maedfer_lab.files import write_aside
 from maedfer_lab.method.models import Classifier, MaskedAutoencoder, Pooling, Tokens
 from maedfer_lab.runs import unique_state, write_state, write_weights
 
-Hub = TypeVar("Hub", bound="HubModel")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -70,12 +68,13 @@ def save_official(model: Model, path: Path) -> None:
     write_aside(path, lambda file: write_state(content, file))
 
 
-def write_folder(model: Model, folder: Path) -> Path:
-    """Write model.safetensors, README.md (a model card) and config.json; return the folder.
+def save_pretrained(model: Model, folder: Path | str) -> Path:
+    """Write any model as a folder: model.safetensors, config.json and README.md (a model card).
 
     config.json is written last: an incomplete folder has none and is refused. Parameters shared
     by several stages are stored once.
     """
+    folder = Path(folder)
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     weights = {name: x.detach().cpu().contiguous() for name, x in unique_state(model).items()}
     size = sum(x.nbytes for x in weights.values())
@@ -134,25 +133,15 @@ class HubModel(ModelHubMixin, library_name="maedfer-lab", tags=["mae-dfer"]):
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls: type[Hub], pretrained_model_name_or_path: str | Path, **options: Any
-    ) -> Hub:
-        """Load a folder that `save_pretrained` wrote, or a repository of the hub.
-
-        A local folder is read without any use of the network.
-        options: revision, cache_dir, token, force_download, local_files_only for the hub; the
-            rest goes to `load_checkpoint` (num_classes, frames, drop_path, ...).
-        """
-        found = from_pretrained(pretrained_model_name_or_path, **options)
-        if isinstance(found, cls):
-            return found
-        if isinstance(found, Classifier):
-            raise ValueError("a classifier is no autoencoder; use PretrainedClassifier")
-        raise ValueError("an autoencoder is no classifier; use PretrainedAutoencoder, or "
-                         "load_checkpoint(folder, as_='classifier', num_classes=7)")  # fmt: skip
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> PretrainedAutoencoder | PretrainedClassifier:
+        """As the function of this name; a pre-trained encoder becomes a classifier, if asked."""
+        as_ = "classifier" if issubclass(cls, Classifier) else "autoencoder"
+        return from_pretrained(pretrained_model_name_or_path, as_=as_, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, MaskedAutoencoder | Classifier)
-        write_folder(self, save_directory)
+        save_pretrained(self, save_directory)
 
 
 class PretrainedAutoencoder(MaskedAutoencoder, HubModel):
@@ -163,28 +152,15 @@ class PretrainedClassifier(Classifier, HubModel):
     """`Classifier` with the hub's methods."""
 
 
-def with_hub(model: Model) -> PretrainedAutoencoder | PretrainedClassifier:
-    """`model` with the hub's methods; the parameters are shared, not copied."""
-    with init_empty_weights():
-        if isinstance(model, MaskedAutoencoder):
-            empty = PretrainedAutoencoder(model.config, model.target)
-        else:
-            tokens, pooling = cast(Tokens, model.tokens), cast(Pooling, model.pooling)
-            empty = PretrainedClassifier(model.config, model.head.out_features, tokens, pooling)
-    empty.load_state_dict(model.state_dict(keep_vars=True), assign=True)
-    return empty.to(next(model.parameters()).device).train(model.training)
-
-
-def save_pretrained(model: Model, folder: Path | str) -> Path:
-    """Write any model as a folder: model.safetensors, config.json and a model card."""
-    with_hub(model).save_pretrained(folder)
-    return Path(folder)
-
-
 def from_pretrained(
     name: Path | str, **options: Any
 ) -> PretrainedAutoencoder | PretrainedClassifier:
-    """Load a folder of `save_pretrained` (or a hub repository) as whatever it holds."""
+    """Load a folder of `save_pretrained`, or a repository of the hub, as whatever it holds.
+
+    A local folder is read without any use of the network.
+    options: revision, cache_dir, token, force_download, local_files_only for the hub; the rest goes
+        to `load_checkpoint` (num_classes, frames, drop_path, ...).
+    """
     hub = {"revision", "cache_dir", "token", "force_download", "local_files_only"}
     folder = locate(name)
     if not folder.is_dir():
@@ -200,4 +176,7 @@ def from_pretrained(
                 f"({type(error).__name__})"
             ) from error
     rest = {k: v for k, v in options.items() if k not in hub}
-    return with_hub(load_checkpoint(folder, **rest).model)
+    model: Any = load_checkpoint(folder, **rest).model
+    is_classifier = isinstance(model, Classifier)
+    model.__class__ = PretrainedClassifier if is_classifier else PretrainedAutoencoder
+    return model
