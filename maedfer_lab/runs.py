@@ -200,13 +200,13 @@ class Run:
         return write_aside(self.folder / name, content, num_bytes, sha256)
 
     def load_state(
-        self, check: Callable[[dict[str, Any]], object] | None = None
+        self, take: Callable[[dict[str, Any]], object] | None = None
     ) -> dict[str, Any] | None:
         """The last intact state, or None at a fresh start.
 
-        Every byte is compared with its checksum (torch.load compares none), and `check` may raise
-        for a content that does not fit. A bad state gives a warning and the previous one is used;
-        if none is intact, ValueError. Never executes code from the files.
+        Every byte is compared with its checksum (torch.load compares none), and `take` restores it,
+        or raises if it does not fit. A bad state gives a warning and the previous one is used; if
+        none is intact, ValueError. Never executes code from the files.
         """
         broken = []
         for path in (self.folder / name for name in STATES):
@@ -219,8 +219,8 @@ class Run:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if (run := state.pop("run", self.folder.name)) != self.folder.name:
                     raise ValueError(f"it is of the run {run}")
-                if check is not None:
-                    check(state)
+                if take is not None:
+                    take(state)
             except Exception as error:  # zip, pickle and torch have a dozen between them
                 why = (str(error).splitlines() or [""])[0]
                 broken.append(f"{path} ({type(error).__name__}: {why})")

@@ -152,10 +152,8 @@ def train(
         if is_main:  # of several processes the first one locks the folder: it alone writes there
             held.enter_context(run.locked())
             run.sweep()
-        if (kept := run.load_state(stepper.check)) is None:
-            kept = {"step": 0, "log": [], "unlogged": [], "seconds": 0.0}
-        else:
-            stepper.load_state_dict(kept)
+        new = {"step": 0, "log": [], "unlogged": [], "seconds": 0.0}
+        kept = run.load_state(stepper.load_state_dict) or new
         start, log, unlogged = kept["step"], kept["log"], kept["unlogged"]
         pure_s = stepper.time_alone() if is_beside(device) else None
         loaded = read_batches(
@@ -466,22 +464,13 @@ class Stepper:
         state |= {"skipped": self.skipped} | ({"ema": self.means} if self.means else {})
         return state if self.whole is None else gathered(state)
 
-    def check(self, state: dict[str, Any]) -> None:
-        """Raise ValueError unless a state's keys, shapes and step are those of this training."""
-        wanted = {"model", "optimiser", "scaler", "task", "skipped", "step", "log", "unlogged",
-                  "seconds", *(["ema"] if self.means else [])}  # fmt: skip
-        if missing := wanted - state.keys():
-            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; an error if it is not of this training."""
         last = self.task.config.optim.last_step
         if not isinstance(state["step"], int) or not 0 < state["step"] <= last:
             raise ValueError(f"step={state['step']} must lie in [1, {last}], the steps of the run")
-        own, kept = ({name: x.shape for name, x in states.items()}
-                     for states in (self.task.model.state_dict(), state["model"]))  # fmt: skip
-        if wrong := [name for name in own | kept if own.get(name) != kept.get(name)]:
-            raise ValueError(f"{wrong[0]} does not fit the model")
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        if missing := {"log", "unlogged", "seconds", *(["ema"] if self.means else [])} - {*state}:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
         if self.whole is not None:
             own, optimiser = self.task.model.state_dict(), state["optimiser"]
             parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
