@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 579,
     "bench": 2093,
-    "checkpoints": 2459,
+    "checkpoints": 2414,
     "config": 1109,
     "cost": 1273,
     "data": 6457,
@@ -67,7 +67,7 @@ BUDGETS = {
     "inference": 1916,
     "method": 1648,
     "paper": 1514,
-    "training": 4211,
+    "training": 4200,
     "viewers": 1859,
     "weights": 19,
     "files at the root": 1564,
