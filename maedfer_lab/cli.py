@@ -25,7 +25,7 @@ finetune training.finetune:finetune_command fine-tune a classifier on labelled c
 evaluate training.evaluation:evaluate_runs test fine-tuned classifiers: UAR, WAR, recalls, intervals
 estimate training.estimate:estimate_command estimate what a training needs here: memory, hours, disk
 plan training.estimate:plan_command project hours on 1-64 GPUs and name the bottleneck
-reconstruct inference.reconstruct:reconstruct find a face, hide most of it, show a reconstruction
+reconstruct inference.reconstruct:reconstruct find a face, hide part of it, show a reconstruction
 judge inference.judge:judge measure reconstruction losses on a folder of faces, against baselines
 predict inference.predict:predict_videos predict the expression in videos over time
 embed inference.embed:embed turn the faces in videos into feature vectors

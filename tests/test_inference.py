@@ -124,7 +124,12 @@ def test_what_limits_a_reading_is_said_with_it(autoencoder, tmp_path):
         return [box for left in (0, 30) for box in [FaceBox(left, 10.0, 20.0, 25.0, 1.0, 35.0)]]
 
     said = embed([short], autoencoder, levels=("clip",), detect=two, progress=False).remarks
-    for words in ("2 faces", "tilted by about 35 degrees", "repeat its last", "interlaced"):
+    for words in (
+        "2 faces",
+        "tilted by about 35 degrees",
+        "repeat its last",
+        "a video with interlaced",
+    ):
         assert any(words in one for one in said), said
     out = reconstruct(still, tmp_path / "a.png", checkpoint=autoencoder, detect=everywhere,
                       progress=False)  # fmt: skip

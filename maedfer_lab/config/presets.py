@@ -161,8 +161,8 @@ def finetune_recipe(
     last incomplete batch. The last model is tested; the best is selected on the test fold, as
     published.
 
-    Command: `accelerate launch -m maedfer_lab finetune dfew --root DFEW --checkpoint FILE`.
-    Cost: hours were not measured. Expected (published logs): DFEW fold 1 UAR 62.6, WAR 74.9;
+    Command: `accelerate launch -m maedfer_lab finetune dfew --root DFEW --preset base --checkpoint
+    FILE`. Cost: hours were not measured. Expected (published logs): DFEW fold 1 UAR 62.6, WAR 74.9;
     FERV39k 43.1, 52.1; MAFW fold 3 46.1, 59.3 percent.
     """
     published_batch, group, stride = (120, 40, 1) if dataset == "ferv39k" else (96, 32, 4)

@@ -42,7 +42,7 @@ END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 UNSORTED = "clips whose frames are out of order when sorted as text (read in natural order)"
 TWICE = "clips whose frames are named in several ways (all are read: copies, masks?)"
 UNEVEN = "clips whose frames' numbers leap, repeat or start anew (read one after the other)"
-BLACK = "clips that begin nearly black (pictures of 10 or 12 bits? save them in 8)"  # all below 64
+BLACK = "clips dark at the start (pictures of 10 or 12 bits? save them in 8)"  # all below 64
 DECIMALS = "clips with frames such as 1.9 and 1.10 (read as decimal numbers: 1.10 comes first)"
 
 

@@ -73,7 +73,7 @@ def embed(
     """Turn the faces in videos into feature vectors, one row per window of the video.
 
     The result and its file name the model and how it was trained. Without a checkpoint it is
-    `demo`, a small model pre-trained on few people's faces (no labels); not for real use, and not
+    `demo`, a small model pre-trained on faces (no labels); not for real use, and not
     for identifying or assessing people.
 
     A pre-trained model's features encode identity more than expression, especially averages over

@@ -68,8 +68,8 @@ class Faces:
     def remarks(self, windows: Sequence[Window] = ()) -> tuple[str, ...]:
         """What limits any reading of this face, and of these windows of it; a sentence each."""
         video, crops = self.tracks.video, self.videos[0]
-        notes = [f"the source is among the {remark}" for remark in video.remarks
-                 if not remark.endswith(("upright)", "natural order)"))]  # fmt: skip
+        notes = [x.replace("clips whose", "the video's").replace("clips", "a video") for x in
+                 video.remarks if not x.endswith(("upright)", "natural order)"))]  # fmt: skip
         own = [crop.track for crop in self.videos]
         others = [track for track in self.tracks.tracks if not any(track is mine for mine in own)
                   and any(track.first < x.stop and x.first < track.stop for x in own)]  # fmt: skip

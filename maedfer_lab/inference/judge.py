@@ -117,7 +117,7 @@ def judge(
     """Measure how well a model reconstructs hidden parts of faces, compared with baselines.
 
     It evaluates the model, not the people; the result names the model and how it was trained.
-    Without a checkpoint it is `demo`, a small model pre-trained on few people's faces, not for real
+    Without a checkpoint it is `demo`, a small model pre-trained on faces, not for real
     use. Losses are in the model's target units, over the hidden cubes of the middle clip of each
     video; masks depend only on the video's content, and every person has equal weight. Videos that
     the model was trained on are excluded if the checkpoint lists them.

@@ -96,7 +96,7 @@ def probe(
     person out. It is compared with raw pixels and HOG of the same crops, with chance level, and,
     if it is installed and knows every class, with the pre-trained classifier of the package fer.
     The middle clip of each video is used. The result names the model and how it was trained;
-    without a checkpoint it is `demo`, a small model pre-trained on few people's faces; not for real
+    without a checkpoint it is `demo`, a small model pre-trained on faces; not for real
     use, and not for identifying or assessing people.
 
     videos: a folder, or video files.

@@ -1,4 +1,4 @@
-"""`maedfer reconstruct`: hide most of a face video and show a model's reconstruction."""
+"""`maedfer reconstruct`: hide part of a face video and show a model's reconstruction."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def reconstruct(
     at_s: float | None = None, stride: int | None = None, detect: Detector = detect_faces,
     progress: bool = True,
 ) -> FaceReconstruction:  # fmt: skip
-    """Find a face in a video, hide most of it, and show a model's reconstruction.
+    """Find a face in a video, hide part of it, and show a model's reconstruction.
 
     The result names the model and how it was trained. Without a checkpoint it is `demo`, a small
-    model trained on few people's faces. It is not for real use: a reconstruction is a guess, not
-    evidence of how anybody looks.
+    model trained on faces. It is not for real use: a reconstruction is a guess, not evidence of how
+    anybody looks.
 
     video: a video file, a folder of images, or an image.
     out: .png, .svg, .pdf; .html plays and scrubs in any browser; .gif; .mp4. On the command line

@@ -209,7 +209,7 @@ def estimate_command(
 
     Under torchrun it measures all processes together.
 
-    config: a preset (base, demo, tiny), or the config.json of a run.
+    config: a preset of `maedfer pretrain`, or the config.json of a run.
     size: width, depth and heads, instead of the configuration's; base is the paper's model.
     steps: number of timed steps for each batch size.
     seconds: larger batch sizes are tried if they would finish in this time.
