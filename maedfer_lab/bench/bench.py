@@ -25,6 +25,7 @@ from maedfer_lab.bench.measuring import (
     BenchReport,
     Section,
     Work,
+    Works,
     aims_of,
 )
 from maedfer_lab.checkpoints.loading import load_checkpoint
@@ -83,8 +84,7 @@ def first_cell(bench: Bench) -> None:
             client.stop_channels()
             manager.shutdown_kernel(now=True)
 
-    name = "notebook: kernel and first cell"
-    works = {f"{name} ours": run, f"{name} floor": lambda: fresh_process("pass", "pass")}
+    works = {"notebook: kernel and first cell": Works(run, lambda: fresh_process("pass", "pass"))}
     bench.measure("waiting", works, item="", warm_up=not bench.smoke)
     bench.notes.append("waiting: the floor of a notebook's first cell is to start a bare Python")
 
@@ -101,14 +101,15 @@ def viewers(bench: Bench) -> None:
     clips, seeds, layers = example_clips(2, config.model), count(1), count(1)
     shown, looked = ReconstructionViewer(model, clips), AttentionViewer(model, clips)
     works: dict[str, Work] = {
-        "ReconstructionViewer: open ours": lambda: ReconstructionViewer(model, clips),
-        "ReconstructionViewer: another mask ours": lambda: shown.set(seed=next(seeds)),
-        "AttentionViewer: open ours": lambda: AttentionViewer(model, clips),
-        "AttentionViewer: another layer ours": lambda: looked.set(
+        "ReconstructionViewer: open": lambda: ReconstructionViewer(model, clips),
+        "ReconstructionViewer: another mask": lambda: shown.set(seed=next(seeds)),
+        "AttentionViewer: open": lambda: AttentionViewer(model, clips),
+        "AttentionViewer: another layer": lambda: looked.set(
             layer=next(layers) % config.model.depth
         ),
     }
-    bench.measure("waiting", works, item="", most=27)
+    rows = {name: Works(work) for name, work in works.items()}
+    bench.measure("waiting", rows, item="", most=27)
 
 
 def checkpoints(bench: Bench) -> None:
@@ -128,17 +129,11 @@ def checkpoints(bench: Bench) -> None:
     def load_plain() -> None:
         build_classifier(config, NUM_CLASSES).load_state_dict(torch.load(file))
 
-    save, load = (f"checkpoint of LGI-B: {verb}" for verb in ("save", "load"))
-    bench.measure("waiting", {
-        f"{save} ours": lambda: save_pretrained(model, folder),
-        f"{save} floor": write_raw,
-        f"{save} plain": lambda: torch.save(model.state_dict(), file),
-    }, item="")  # fmt: skip
-    bench.measure("waiting", {
-        f"{load} ours": lambda: load_checkpoint(folder),
-        f"{load} floor": raw.read_bytes,
-        f"{load} plain": load_plain,
-    }, item="")  # fmt: skip
+    save = Works(lambda: save_pretrained(model, folder), write_raw,
+                 lambda: torch.save(model.state_dict(), file))  # fmt: skip
+    load = Works(lambda: load_checkpoint(folder), raw.read_bytes, load_plain)
+    for name, works in {"save": save, "load": load}.items():
+        bench.measure("waiting", {f"checkpoint of LGI-B: {name}": works}, item="")
     bench.notes.append(
         f"waiting: a checkpoint is {len(content) / 1e6:,.0f} MB; its floor is to write (until they "
         "are on the disk) or to read so many bytes"

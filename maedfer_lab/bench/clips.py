@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from maedfer_lab.bench import plain
-from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work, Works
 from maedfer_lab.bench.model import Pair, classifiers
 from maedfer_lab.config import Augment, FinetuneConfig, Precision, finetune_recipe, tiny
 from maedfer_lab.cost.memory import one_thread
@@ -108,7 +108,7 @@ def training_clips(bench: Bench) -> None:
          lambda clip, rng: plain.finetuning_clip(clip.path, *shape, augment, rng)),
     )  # fmt: skip
     for kind, choose, plainly in kinds:
-        works: dict[str, Work] = {}
+        works: dict[str, Works] = {}
         for name in ("MP4", "JPEGs", "shards"):
             if kind == "fine-tuning":
                 stream = labelled(bench, folders[name]).stream
@@ -122,18 +122,20 @@ def training_clips(bench: Bench) -> None:
                 reader = open_video(clip.path)
                 reader.read(choose(len(reader), *shape[:2], rng))
 
-            title = f"{kind} clip, {name}"
-            works[f"{title} ours"] = _batches(num, lambda items, s=stream: [s[i] for i in items])
-            works[f"{title} floor"] = _batches(num, _draws(stream.clips, decode), None)
-            if name != "shards":
-                works[f"{title} plain"] = _batches(num, _draws(stream.clips, plainly), torch.stack)
+            by_hand = _batches(num, _draws(stream.clips, plainly), torch.stack)
+            works[f"{kind} clip, {name}"] = Works(
+                _batches(num, lambda items, s=stream: [s[i] for i in items]),
+                _batches(num, _draws(stream.clips, decode), None),
+                by_hand if name != "shards" else None,
+            )
         if kind == "fine-tuning":
-            works |= _on_the_device(bench, labelled(bench, folders["shards"]), num)
+            left = _on_the_device(bench, labelled(bench, folders["shards"]), num)
+            works["fine-tuning clip, on the device"] = left
         with one_thread():  # idle threads spin, and process time counts that
             bench.measure("data", works, num, most=27, clock=time.process_time)
 
 
-def _on_the_device(bench: Bench, data: RunData, num: int) -> dict[str, Work]:
+def _on_the_device(bench: Bench, data: RunData, num: int) -> Works:
     """What is left for the device, and the same work plainly: floats, erasing, mixing."""
     classes, steps, augment = len(data.table.classes), count(), Augment()
     asked = build_classifier(tiny().model, classes)  # the task asks for a model; it never runs
@@ -145,9 +147,7 @@ def _on_the_device(bench: Bench, data: RunData, num: int) -> dict[str, Work]:
         clips = plain.finished(frames, augment).to(bench.device)
         plain.mixed(clips, batch[1], classes, augment)
 
-    title = "fine-tuning clip, on the device"
-    return {f"{title} ours": lambda: task.finish(batch, next(steps), range(num)),
-            f"{title} plain": plainly}  # fmt: skip
+    return Works(lambda: task.finish(batch, next(steps), range(num)), plain=plainly)
 
 
 def recipe(bench: Bench, dataset: str) -> FinetuneConfig:
@@ -194,7 +194,7 @@ def tested_videos(bench: Bench) -> tuple[Annotations, Sequence[Clip]]:
 def whole_test(bench: Bench) -> None:
     """A test set from files to probabilities, in float32 and bf16, all in turn."""
     table, clips = tested_videos(bench)
-    pair, works = classifiers(bench), dict[str, Work]()
+    pair, works = classifiers(bench), dict[str, Works]()
 
     def ours(precision: Precision) -> Any:
         return evaluate(
@@ -207,12 +207,11 @@ def whole_test(bench: Bench) -> None:
     views = _views(bench)
     frames = torch.from_numpy(np.concatenate([views.read(table.open(clip))[0] for clip in clips]))
     for precision in bench.precisions:
-        name = f"evaluation, {precision}"
-        works |= {
-            f"{name} ours": partial(ours, precision),
-            f"{name} plain": partial(plain_test, bench, pair, clips, precision),
-            f"{name} floor": partial(view_probabilities, pair.ours, frames, precision),
-        }
+        works[f"evaluation, {precision}"] = Works(
+            partial(ours, precision),
+            partial(view_probabilities, pair.ours, frames, precision),
+            partial(plain_test, bench, pair, clips, precision),
+        )
         if precision != "float32":
             half = ours(precision)
             moved = float(np.abs(half.probabilities - exact.probabilities).max())
@@ -233,11 +232,9 @@ def test_data(bench: Bench) -> None:
     """Reading the views of the same videos, without any model."""
     table, clips = tested_videos(bench)
     read = ClipViews(table, clips, _views(bench))
-    works: dict[str, Work] = {
-        "data of an evaluation ours": lambda: [read[number] for number in range(len(clips))],
-        "data of an evaluation plain": lambda: [plain_views(bench, clip) for clip in clips],
-    }
-    bench.measure("evaluation", works, len(clips), "video")
+    works = Works(lambda: [read[number] for number in range(len(clips))],
+                  plain=lambda: [plain_views(bench, clip) for clip in clips])  # fmt: skip
+    bench.measure("evaluation", {"data of an evaluation": works}, len(clips), "video")
 
 
 @torch.no_grad()

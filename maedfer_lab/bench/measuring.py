@@ -207,6 +207,18 @@ class BenchReport:
         return "\n".join(lines)
 
 
+class Works(NamedTuple):
+    """What is timed for a row: our work, and perhaps its floor and plain code.
+
+    macs: multiply-adds of one item; with it, peak memory is measured first.
+    """
+
+    ours: Work
+    floor: Work | None = None
+    plain: Work | None = None
+    macs: int | None = None
+
+
 @dataclass
 class Bench:
     """One run: where and on what it measures, and what it found so far.
@@ -273,25 +285,24 @@ class Bench:
         self.rows.append(make_row(section, name, rounds, item, memory, share))
 
     def measure(
-        self, section: Section, works: Mapping[str, Work], num: int = 1, item: str = "clip", *,
-        work_macs: Mapping[str, int] | None = None, warm_up: bool = True, most: int = 9,
-        clock: Callable[[], float] = timer,
+        self, section: Section, works: Mapping[str, Works], num: int = 1, item: str = "clip", *,
+        warm_up: bool = True, most: int = 9, clock: Callable[[], float] = timer,
     ) -> None:  # fmt: skip
-        """Time works named "ROW SIDE" in turn and add their rows, in seconds of one of `num` items.
+        """Time the works of all rows in turn and add the rows, in seconds of one of `num` items.
 
-        work_macs: multiply-adds of one item by row; with it, peak memory is measured first.
         clock: `timer` waits for the device; `time.process_time` counts the seconds of all cores.
         """
-        memory: dict[str, int] = {}
-        for name, work in works.items() if warm_up else ():
-            if work_macs is None:
+        every = {(name, side): work for name, row in works.items() for side in SIDES
+                 if (work := getattr(row, side)) is not None}  # fmt: skip
+        memory: dict[tuple[str, str], int] = {}
+        for key, work in every.items() if warm_up else ():
+            if works[key[0]].macs is None:
                 work()
             else:
-                memory[name] = peak_bytes(work, self.device)
-        taken = alternate(works, 0 if self.smoke else 15, 1 if self.smoke else 3, most, clock)
-        for name in dict.fromkeys(name.rpartition(" ")[0] for name in works):
-            sides = [side for side in SIDES if f"{name} {side}" in works]
-            rounds = {side: [s / num for s in taken[f"{name} {side}"]] for side in sides}
-            peaks = {s: memory[f"{name} {s}"] for s in sides if s != "floor" and memory}
+                memory[key] = peak_bytes(work, self.device)
+        taken = alternate(every, 0 if self.smoke else 15, 1 if self.smoke else 3, most, clock)
+        for name, row in works.items():
+            rounds = {s: [t / num for t in taken[name, s]] for s in SIDES if (name, s) in taken}
+            peaks = {s: memory[name, s] for s in ("ours", "plain") if (name, s) in memory}
             precision = "bf16" if name.endswith("bf16") else "float32"
-            self.add(section, name, rounds, item, peaks, (work_macs or {}).get(name), precision)
+            self.add(section, name, rounds, item, peaks, row.macs, precision)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maedfer_lab.bench import plain
 from maedfer_lab.bench.floor import Operators, products_of, replay
-from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
+from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Works
 from maedfer_lab.checkpoints.official import arguments_of, to_official
 from maedfer_lab.config import EncoderKind, OptimConfig, Precision
 from maedfer_lab.cost.formula import total_macs
@@ -73,32 +73,30 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 def forward(bench: Bench) -> None:
     """Classification of both models, all in turn."""
-    clips, works, work_macs = bench.noise(bench.num), dict[str, Work](), dict[str, int]()
+    clips, works = bench.noise(bench.num), dict[str, Works]()
     for encoder, title in NAMES.items():
         pair = classifiers(bench, encoder)
         check_logits(bench, pair, clips, title)
         plainly = partial(_infer, pair.logits, clips) if encoder == "lgi" else None
-        ours = partial(_infer, pair.ours, clips)
-        more, its_macs = _sides(bench, f"{title} forward", total_macs(pair.ours.config, "classify"),
-                                pair.ours, ours, plainly)  # fmt: skip
-        works, work_macs = works | more, work_macs | its_macs
+        ours, macs = partial(_infer, pair.ours, clips), total_macs(pair.ours.config, "classify")
+        works |= _works(bench, f"{title} forward", macs, pair.ours, ours, plainly)
         if encoder == "lgi":
             products = products_of(partial(ours, "float32"), pair.ours)
             by_torch = replay(products, bench.device, only_torch=True)
-            works["LGI-B products by torch.mm alone, float32 ours"] = by_torch
-    bench.measure("model", works, len(clips), work_macs=work_macs)
+            works["LGI-B products by torch.mm alone, float32"] = Works(by_torch, macs=macs)
+    bench.measure("model", works, len(clips))
 
 
 def longer(bench: Bench) -> None:
     """Classification of clips of 32 and of 64 frames, one model against the other."""
     for times in (2,) if bench.smoke else (2, 4):
-        clips, works, work_macs = bench.noise(1, times), dict[str, Work](), dict[str, int]()
+        clips, works = bench.noise(1, times), dict[str, Works]()
         for encoder, title in NAMES.items():
             model = models.build_classifier(bench.model(encoder, times), NUM_CLASSES)
-            model, name = speed_up(model).eval(), f"{title} forward, {16 * times} frames"
-            works[f"{name} ours"] = partial(_infer, model.to(bench.device), clips, "float32")
-            work_macs[name] = total_macs(model.config, "classify")
-        bench.measure("model", works, work_macs=work_macs)
+            ours = partial(_infer, speed_up(model).eval().to(bench.device), clips, "float32")
+            macs = total_macs(model.config, "classify")
+            works[f"{title} forward, {16 * times} frames"] = Works(ours, macs=macs)
+        bench.measure("model", works)
 
 
 def backward(bench: Bench, encoder: EncoderKind) -> None:
@@ -113,12 +111,12 @@ def backward(bench: Bench, encoder: EncoderKind) -> None:
         loss.backward()
         pair.clear()
 
-    works, work_macs = _sides(
+    works = _works(
         bench, f"{NAMES[encoder]} forward + backward", 3 * total_macs(pair.ours.config, "classify"),
         pair.ours, partial(learn, pair.ours),
         partial(learn, pair.logits) if encoder == "lgi" else None,
     )  # fmt: skip
-    bench.measure("model", works, len(clips), work_macs=work_macs)
+    bench.measure("model", works, len(clips))
 
 
 def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
@@ -147,27 +145,23 @@ def pretraining_step(bench: Bench, encoder: EncoderKind) -> None:
         ours(precision)
     bench.notes.append(f"{title}, {precision}: {issued.names.total():,} operators are issued, "
                        "unless captured")  # fmt: skip
-    works, work_macs = _sides(
-        bench, title, 3 * total_macs(recipe.model, "pretrain", mask_ratio=ratio), pair.ours, ours,
-        plainly if encoder == "lgi" else None,
-    )  # fmt: skip
-    bench.measure("model", works, len(clips), work_macs=work_macs)
+    macs = 3 * total_macs(recipe.model, "pretrain", mask_ratio=ratio)
+    works = _works(bench, title, macs, pair.ours, ours, plainly if encoder == "lgi" else None)
+    bench.measure("model", works, len(clips))
 
 
-def _sides(
-    bench: Bench, title: str, item_macs: int, model: nn.Module,
+def _works(
+    bench: Bench, title: str, macs: int, model: nn.Module,
     ours: Callable[[Precision], None], plainly: Callable[[Precision], None] | None,
-) -> tuple[dict[str, Work], dict[str, int]]:  # fmt: skip
-    """Works and multiply-adds (a backward pass has twice those of the forward) by row."""
-    works, work_macs = dict[str, Work](), dict[str, int]()
+) -> dict[str, Works]:  # fmt: skip
+    """Works of a row per precision; a backward pass has twice the multiply-adds of the forward."""
+    works = {}
     for precision in bench.precisions:
-        name, work = f"{title}, {precision}", partial(ours, precision)
-        work_macs[name] = item_macs
-        works |= {f"{name} floor": replay(products_of(work, model), bench.device),
-                  f"{name} ours": work}  # fmt: skip
-        if plainly is not None:
-            works[f"{name} plain"] = partial(plainly, precision)
-    return works, work_macs
+        work = partial(ours, precision)
+        floor = replay(products_of(work, model), bench.device)
+        plain_work = plainly and partial(plainly, precision)
+        works[f"{title}, {precision}"] = Works(work, floor, plain_work, macs)
+    return works
 
 
 def _infer(model: Callable[[Tensor], Tensor], clips: Tensor, precision: Precision) -> None:

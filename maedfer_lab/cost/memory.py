@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Work = Callable[[], object]
+Name = TypeVar("Name")
 
 METHODS = {  # by type of device: how `peak_bytes` gets its number
     "cuda": "peak of PyTorch's allocator",
@@ -82,14 +83,14 @@ def one_thread() -> Iterator[None]:
 
 
 def alternate(
-    works: Mapping[str, Work], seconds: float, least: int, most: int,
+    works: Mapping[Name, Work], seconds: float, least: int, most: int,
     clock: Callable[[], float],
-) -> dict[str, list[float]]:  # fmt: skip
+) -> dict[Name, list[float]]:  # fmt: skip
     """Time works in turn, A B C A B C ..., so that what else slows the machine slows all alike.
 
     Until `seconds` are spent, within `least` and `most` rounds; clock: in seconds.
     """
-    taken: dict[str, list[float]] = {name: [] for name in works}
+    taken: dict[Name, list[float]] = {name: [] for name in works}
     start = time.perf_counter()
     for done in range(most):
         if done >= least and time.perf_counter() - start > seconds:
