@@ -46,9 +46,6 @@ def test_counts_of_the_official_code_are_reproduced_three_ways(encoder, task):
     assert found.macs / 1e9 == pytest.approx(flop_counter / 2, rel=1e-9)
     assert found.formula == found.fvcore == found.torch  # stage by stage
     assert found.skipped == {}
-    if task == "classify":
-        quick = tables.count("", base(encoder).model, by_one_block=True)
-        assert (quick.fvcore, quick.torch) == (found.fvcore, found.torch)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +132,6 @@ def test_refusals_name_the_value_and_a_way_out():
         formula.macs(base().model, "train")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="meta device"):
         count_with_torch(torch.nn.Linear(2, 2), torch.rand(1, 2))
-    with pytest.raises(ValueError, match="by_one_block=True"):
-        tables.count("", base().model, "pretrain", by_one_block=True)
 
 
 def test_written_weights_take_the_memory_that_fused_attention_saves():
@@ -203,7 +198,7 @@ def test_one_dial_gives_the_usual_sizes_of_vit_and_the_papers_base(size, million
 def test_command_writes_what_it_prints(tmp_path, monkeypatch):
     lgi, vit = base().model, base("vit").model
     named = {"LGI-B": lgi, "ViT-B": vit, "ViT 512 x 16": replace(lgi, encoder="vit")}
-    models = [tables.count(name, model, by_one_block=True) for name, model in named.items()]
+    models = [tables.count(name, model) for name, model in named.items()]
     monkeypatch.setattr(tables, "count_models", lambda size: models)
     regions = [replace(models[0], name="2 x 5 x 10")]
     monkeypatch.setattr(tables, "count_regions", lambda size: regions)

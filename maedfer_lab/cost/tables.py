@@ -223,21 +223,14 @@ class Count:
 
 
 def count(
-    name: str, config: ModelConfig, task: ModelTask = "classify", *, as_published: bool = True,
-    by_one_block: bool = False,
-) -> Count:  # fmt: skip
+    name: str, config: ModelConfig, task: ModelTask = "classify", *, as_published: bool = True
+) -> Count:
     """Count a model three ways; 7 classes, 90 % masking.
 
-    as_published: the official code's work, or ours with its dead work skipped (`formula.work`).
-    by_one_block: count a classifier of one block and multiply, for long lists: as published,
-        all blocks do the same work.
+    as_published: the official code's work, or ours with its dead work skipped (`formula.work`). All
+        blocks of a published classifier do the same work, so one is counted and multiplied.
     """
-    if by_one_block and (task != "classify" or not as_published):
-        raise ValueError(
-            f"by_one_block=True fits task='classify' as published, not task={task!r} with "
-            f"as_published={as_published}; use by_one_block=False"
-        )
-    times = config.depth if by_one_block else 1
+    times = max(config.depth, 1) if task == "classify" and as_published else 1
     counted = replace(config, depth=config.depth // times)
     model, clip = model_for_counting(counted, task, as_published=as_published)
     by_fvcore, by_torch = (
@@ -277,7 +270,7 @@ def count_regions(regions: Sequence[Shape3] | None = None, size: Size = "base") 
     """LGI's classifier for each region, by default for every shape that divides the grid."""
     lgi = sized(base().model, size)
     shapes = regions or region_shapes(Grid.of_clip(16, 160, 160, lgi.tubelet))
-    return [count(" x ".join(map(str, shape)), replace(lgi, region=shape), by_one_block=True)
+    return [count(" x ".join(map(str, shape)), replace(lgi, region=shape))
             for shape in tqdm(shapes, "count", leave=False)]  # fmt: skip
 
 
