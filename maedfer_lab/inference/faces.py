@@ -286,12 +286,11 @@ def steps_for(stride: int, fps: float, asked: int | None = None) -> int:
 
 def framing_pictures(path: Path | str, size_px: int = 160) -> dict[str, Any]:
     """A frame with the square of every framing, and their crops; for `figures.draw_rows`."""
-    whole, crops = None, []
-    for colour, name in zip(SQUARE_COLOURS, FRAMINGS, strict=True):
-        faces = open_faces(path, size_px, framing=name, progress=False)
-        video, middle = faces.videos[0], len(faces.videos[0]) // 2
-        if whole is None:
-            whole = Image.fromarray(faces.tracks.video.read([video.first + middle])[0])
+    faces, crops = open_faces(path, size_px, progress=False), []
+    track, middle = faces.videos[0].track, len(faces.videos[0]) // 2
+    whole = Image.fromarray(faces.tracks.video.read([track.first + middle])[0])
+    for colour, framing in zip(SQUARE_COLOURS, FRAMINGS.values(), strict=True):
+        video = FaceVideo(faces.tracks, track, size_px, framing)
         top, left, side = video.squares[middle]
         box = (left, top, left + side - 1, top + side - 1)
         ImageDraw.Draw(whole).rectangle(box, outline=colour, width=max(2, whole.height // 100))

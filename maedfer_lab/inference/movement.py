@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maedfer_lab.config import Framing, TargetConfig
+from maedfer_lab.config import Framing
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceVideo, detect_faces
 from maedfer_lab.figures import draw_movement
 from maedfer_lab.files import pack_picture, write_aside
@@ -25,8 +25,7 @@ from maedfer_lab.inference import faces as of_faces
 from maedfer_lab.inference.embed import encode
 from maedfer_lab.inference.faces import Faces, Window
 from maedfer_lab.inference.known_model import KnownModel, known_model
-from maedfer_lab.method.grid import Grid, unpatchify
-from maedfer_lab.method.targets import make_target
+from maedfer_lab.method.grid import Grid
 
 # Rectangles in the face's box: left, top, right, bottom as shares of its larger side, from its
 # middle and its top. In one frame of each of 51 people the eyes were at a height of 0.39 +- 0.025,
@@ -178,7 +177,7 @@ def movement(
     for path in files[1:]:
         of_faces.result_path(path)
     known = known_model(checkpoint)
-    size_px, tubelet = known.model.config.size_px, (2, *known.model.config.tubelet[1:])
+    size_px = known.model.config.size_px
     (faces,), _ = of_faces.over_videos(
         [video], out and out.parent, lambda path, _: of_faces.open_faces(
             path, size_px, face=face, framing=framing, detect=detect, progress=progress)
@@ -197,10 +196,9 @@ def movement(
     rectangles = [{name: [round(x * size_px) for x in share] for name, share in one.items()}
                   for one in shares]  # fmt: skip
     changes = token_changes(faces, known, step, shares, progress)
-    grid, rows = Grid.of_clip(2, size_px, size_px, tubelet), []
+    rows: list[dict[str, Any]] = []
     for part, clips in faces.clips(windows, batch=64, progress=progress):
-        target = make_target(clips, tubelet, TargetConfig(units="pixel"))
-        motion = unpatchify(target, grid, tubelet)[:, :, 1]
+        motion = clips[:, :, 1] - clips[:, :, 0]  # the motion target, in units of pixels
         levels = 255 * torch.einsum("bchw,c->bhw", motion, torch.tensor(GREY)).abs()
         for window, level in zip(part, levels.numpy(), strict=True):
             own = faces.videos[window.face]

@@ -23,6 +23,7 @@ from maedfer_lab.attention.maps import (
     stages_to_ask,
 )
 from maedfer_lab.fast import speed_up
+from maedfer_lab.method.grid import region_index
 from maedfer_lab.method.models import Classifier, Encoder, MaskedAutoencoder
 from maedfer_lab.viewers import scene
 from maedfer_lab.viewers.player import Player, control, pick, pick_clip, whole_number
@@ -162,9 +163,8 @@ class AttentionViewer(Player[AttentionSettings]):
             table.append(weights.tobytes())
         regions = None
         if self._lgi is not None:  # first token (t, y, x) of each
-            steps = zip(self.grid.shape, self._lgi.config.region, strict=True)
-            t, y, x = (range(0, side, size) for side, size in steps)
-            regions = [[i, j, k] for i in t for j in y for k in x]
+            first = region_index(self.grid, self._lgi.config.region)[:, 0]
+            regions = np.transpose(np.unravel_index(first, self.grid.shape)).tolist()
         return scene.View(
             title=f"Attention on {scene.plain(now.clip)}",
             rows=tuple(rows if now.overview else [scene.Strip("clip", frames), *rows]),
