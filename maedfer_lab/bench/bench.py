@@ -31,6 +31,7 @@ from maedfer_lab.bench.measuring import (
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.saving import save_pretrained
 from maedfer_lab.config import check_counts, demo, num_cores, tiny
+from maedfer_lab.cost.memory import cpu_threads
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.figures import show
 from maedfer_lab.figures.style import save_figure
@@ -174,24 +175,20 @@ def bench_command(
         check_writable(json)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     only = only or (("gpu",) if place.type == "cuda" else SECTIONS[:-1])
-    before, tf32, start = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, time.monotonic()
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, also in a GPU's convolutions
-    try:
-        with tempfile.TemporaryDirectory(prefix="maedfer-bench-") as folder:
-            bench = Bench(place, Path(folder), seed, smoke, batch)
-            pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name]]
-            keep_freed_memory()  # as trainings and `evaluate` do; also for floor and plain
-            for piece in tqdm(pieces, "bench", unit="piece"):
-                piece(bench)
-            source = provenance(
-                profile="smoke" if smoke else "bench", seed=seed, device=device_name(place),
-                data="drawn faces", machine=_machine(), threads=threads,
-                seconds=round(time.monotonic() - start, 1),
-            )  # fmt: skip
-    finally:
-        torch.set_num_threads(before)
-        torch.backends.cudnn.allow_tf32 = tf32
+    start, folders = time.monotonic(), tempfile.TemporaryDirectory(prefix="maedfer-bench-")
+    # float32 is float32, also in a GPU's convolutions.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with cpu_threads(threads), exact, folders as folder:
+        bench = Bench(place, Path(folder), seed, smoke, batch)
+        pieces = [piece for name in SECTIONS if name in only for piece in PIECES[name]]
+        keep_freed_memory()  # as trainings and `evaluate` do; also for floor and plain
+        for piece in tqdm(pieces, "bench", unit="piece"):
+            piece(bench)
+        source = provenance(
+            profile="smoke" if smoke else "bench", seed=seed, device=device_name(place),
+            data="drawn faces", machine=_machine(), threads=threads,
+            seconds=round(time.monotonic() - start, 1),
+        )  # fmt: skip
     aims = [] if smoke else aims_of(bench.rows)
     report = BenchReport(bench.rows, bench.checks, aims, bench.notes, source)
     if json is None:

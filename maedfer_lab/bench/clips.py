@@ -21,7 +21,7 @@ from maedfer_lab.bench import plain
 from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work, Works
 from maedfer_lab.bench.model import Pair, classifiers
 from maedfer_lab.config import Augment, FinetuneConfig, Precision, finetune_recipe, tiny
-from maedfer_lab.cost.memory import one_thread
+from maedfer_lab.cost.memory import cpu_threads
 from maedfer_lab.data.prepare import prepare
 from maedfer_lab.data.readers import open_video
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
@@ -131,7 +131,7 @@ def training_clips(bench: Bench) -> None:
         if kind == "fine-tuning":
             left = _on_the_device(bench, labelled(bench, folders["shards"]), num)
             works["fine-tuning clip, on the device"] = left
-        with one_thread():  # idle threads spin, and process time counts that
+        with cpu_threads(1):  # idle threads spin, and process time counts that
             bench.measure("data", works, num, most=27, clock=time.process_time)
 
 

@@ -1,4 +1,4 @@
-"""Measuring work: its peak memory (on a GPU the allocator's), in turn with other, on one thread."""
+"""Measuring work: peak memory (on a GPU the allocator's), time in turn with other work, threads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from maedfer_lab.config import choose
 
 Work = Callable[[], object]
 Name = TypeVar("Name")
@@ -56,9 +58,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 def peak_bytes(step: Work, device: torch.device) -> int:
     """Most bytes that `step` holds at once, beyond what is held before it; see METHODS."""
-    if device.type not in METHODS:
-        raise ValueError(f"device={str(device)!r} must be one of {', '.join(METHODS)}")
-    if device.type == "cpu":
+    if choose("device", device.type, tuple(METHODS)) == "cpu":
         with LiveBytes() as memory:
             step()
         return memory.peak
@@ -72,14 +72,14 @@ def peak_bytes(step: Work, device: torch.device) -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch work on one CPU thread inside, and on as many as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def cpu_threads(number: int) -> Iterator[None]:
+    """Let PyTorch work on so many CPU threads inside, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def alternate(

@@ -19,7 +19,7 @@ from torch.utils.benchmark import timer
 
 from maedfer_lab.config import EncoderKind, ModelConfig, Shape3, base, output_folder
 from maedfer_lab.cost.formula import encoder_block, num_regions, token_grid, total_macs
-from maedfer_lab.cost.memory import Work, alternate, one_thread, peak_bytes
+from maedfer_lab.cost.memory import Work, alternate, cpu_threads, peak_bytes
 from maedfer_lab.cost.tables import count_with_torch, model_for_counting
 from maedfer_lab.files import read_bytes, reading, write_aside
 from maedfer_lab.method.attention import LGIBlock, ViTBlock
@@ -201,7 +201,7 @@ def measure(sweep: Sweep, device: torch.device | str = "cpu") -> list[dict[str, 
     """
     device, rows = torch.device(device), list[dict[str, Any]]()
     clips = [{kind: replace(config, encoder=kind) for kind in KINDS} for config in sweep.configs()]
-    with one_thread():
+    with cpu_threads(1):
         blocks, among = ({f"{i} {kind}": step(config, sweep.batch, device)
                           for i, clip in enumerate(clips) for kind, config in clip.items()}
                          for step in (block_step, attention_step))  # fmt: skip

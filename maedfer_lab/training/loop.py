@@ -26,7 +26,7 @@ from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from maedfer_lab.config import FinetuneConfig, PretrainConfig, learning_rate
-from maedfer_lab.cost.memory import one_thread
+from maedfer_lab.cost.memory import cpu_threads
 from maedfer_lab.data.transforms import keep_freed_memory
 from maedfer_lab.fast import speed_up
 from maedfer_lab.runs import LogRow, Run
@@ -336,7 +336,7 @@ class Stepper:
             batch = tuple(batch) if isinstance(batch, list) else batch
             # Threads of this process would wait for each other on cores that the readers occupy:
             # measured on two busy cores, masks of 160 clips: 0.12 s by one thread, 4 s by two.
-            with one_thread() if is_beside(self.device) else nullcontext():
+            with cpu_threads(1) if is_beside(self.device) else nullcontext():
                 prepared = self.task.prepare(batch, step, places)
             yield prepared
 
