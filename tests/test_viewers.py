@@ -209,7 +209,7 @@ def test_what_goes_wrong_is_said_in_the_widget_and_the_picture_stays():
             ("seed", None, "whole number"),
             ("tube", 99, "whole number from 0 to 15"),
             ("ratio", 1, "between 0 and 1"),
-            ("nonsense", 1, "not a setting"),
+            ("nonsense", 1, "is not known"),
             ("save", "exe", "is not known"),
         ],
     ):

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from maedfer_lab.config import choose
 from maedfer_lab.figures import bench, encoder, method, results
 from maedfer_lab.figures.method import LiveCurve
 from maedfer_lab.figures.style import FIGURES, Page, drawing, footer, picture_rows, save_figure
@@ -23,7 +24,7 @@ Format = Literal["png", "svg", "pdf"]
 
 def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Page:
     """Draw the figure of one NAME.json, write NAME.png (or others) beside it, and return it."""
-    _check_known(path.stem)
+    choose("figure", path.stem, tuple(FIGURES))
     with reading(path, "put a copy back, or run its notebook again"):
         data = load(path)
         drawn = [show(path.stem, data) for _ in formats]  # saving moves the parts of a figure
@@ -32,16 +33,9 @@ def draw(path: Path, formats: tuple[Format, ...] = ("png",)) -> Page:
     return drawn[-1] if drawn else Page()
 
 
-def _check_known(*names: str) -> None:
-    for name in names:
-        if name not in FIGURES:
-            raise ValueError(f"no figure is called {name!r}; known: {', '.join(FIGURES)}")
-
-
 def show(name: str, data: dict[str, Any]) -> Page:
     """The figure of a notebook's numbers; nothing is written."""
-    _check_known(name)
-    return FIGURES[name](data)
+    return FIGURES[choose("figure", name, tuple(FIGURES))](data)
 
 
 def publish(name: str, data: dict[str, Any], source: dict[str, Any], beside: str = "") -> Page:
@@ -91,7 +85,8 @@ def draw_figures(
     folder: of the NAME.json files; the project's figures/ by default.
     formats: png, svg or pdf, or several of them; written next to the numbers.
     """
-    _check_known(*names)
+    for name in names:
+        choose("figure", name, tuple(FIGURES))
     root = folder or figures_folder("quick")
     paths = [root / f"{name}.json" for name in names or sorted(FIGURES)]
     present = [path for path in paths if path.exists() or names]

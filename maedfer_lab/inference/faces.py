@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from maedfer_lab import files
-from maedfer_lab.config import Framing, ModelConfig, choose_framing
+from maedfer_lab.config import Framing, ModelConfig, check_counts, choose_framing
 from maedfer_lab.data import faces as data_faces
 from maedfer_lab.data.faces import FRAMINGS, Detector, FaceTracks, FaceVideo, NoFaceError
 from maedfer_lab.data.readers import open_video
@@ -98,8 +98,7 @@ class Faces:
         hop: frames from one clip's start to the next one's; by default half of what a clip spans.
         A stretch shorter than a clip gives one clip that repeats its last frame, as in training.
         """
-        if stride < 1 or (hop is not None and hop < 1):
-            raise ValueError(f"stride={stride} and hop={hop} must be at least 1; use 4 and 32")
+        check_counts(stride=stride, hop=1 if hop is None else hop)
         span, windows = config.frames * stride, []
         for face, video in enumerate(self.videos):
             last = max(len(video) - span, 0)

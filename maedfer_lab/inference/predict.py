@@ -142,26 +142,22 @@ def annotated_frames(result: Prediction) -> Iterator[np.ndarray]:
     size = max(2, round(source.width * scale)), max(2, round(source.height * scale))
     font = ImageFont.load_default(size=max(12, size[1] // 28))
     foot = _label((result.known.footer,), size, ImageFont.load_default(size=max(9, size[1] // 45)))
-    piece = max(1, 64_000_000 // (source.height * source.width * 3))
-    frames = range(len(source))
-    bar = tqdm(total=len(source), desc="annotated video", unit="frame", leave=False)
-    for numbers in (frames[at : at + piece] for at in frames[::piece]):
-        for number, frame in zip(numbers, source.read(numbers), strict=True):
-            picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
-            draw = ImageDraw.Draw(picture)
-            for video in faces.videos:
-                if video.first <= number < video.first + len(video):
-                    top, left, side = video.squares[number - video.first] * scale
-                    draw.rectangle((left, top, left + side, top + side), outline=SQUARE, width=2)
-            lines = ["drawn-face model: not for real use"] if result.known.synthetic else []
-            if (said := result.at(number)) is not None:
-                lines += result.known.answer(said).split(", ")
-            label = _label(tuple(lines), size, font)
-            picture.paste(label, mask=label)
-            picture.paste(foot, (0, size[1] - foot.height - 2), mask=foot)
-            bar.update()
-            yield np.asarray(picture)
-    bar.close()
+    every = chain.from_iterable(frames for _, frames in source.in_pieces(range(len(source))))
+    shown = tqdm(every, "annotated video", len(source), unit="frame", leave=False)
+    for number, frame in enumerate(shown):
+        picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+        draw = ImageDraw.Draw(picture)
+        for video in faces.videos:
+            if video.first <= number < video.first + len(video):
+                top, left, side = video.squares[number - video.first] * scale
+                draw.rectangle((left, top, left + side, top + side), outline=SQUARE, width=2)
+        lines = ["drawn-face model: not for real use"] if result.known.synthetic else []
+        if (said := result.at(number)) is not None:
+            lines += result.known.answer(said).split(", ")
+        label = _label(tuple(lines), size, font)
+        picture.paste(label, mask=label)
+        picture.paste(foot, (0, size[1] - foot.height - 2), mask=foot)
+        yield np.asarray(picture)
 
 
 @lru_cache(maxsize=1)  # the text stays for many frames, and drawing it takes longer than the rest

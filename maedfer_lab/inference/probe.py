@@ -18,7 +18,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from maedfer_lab import text as text_of
-from maedfer_lab.config import Framing
+from maedfer_lab.config import Framing, check_counts
 from maedfer_lab.data.faces import FRAMINGS, Detector, Square, detect_faces
 from maedfer_lab.data.labels import is_expression, plain_word
 from maedfer_lab.data.table import Annotations, Clip, read_annotations
@@ -113,8 +113,7 @@ def probe(
         people who show one; all probes are refitted. 100 can give p = 0.01 at best.
     seed: random seed of the permutations.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations={permutations} must be at least 1; use 100")
+    check_counts(permutations=permutations)
     out = result_path(out, ".json")
     table, clips, notes = _labelled(videos, labels)
     ready_made = _fer(table.classes, FRAMINGS.get(framing))

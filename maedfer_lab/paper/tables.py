@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maedfer_lab.config import choose
 from maedfer_lab.data.labels import PUBLISHED
 
 DATA = Path(__file__).with_name("data")
@@ -125,9 +126,7 @@ class Paper:
 
     def table(self, id: str) -> Table:
         """The table called `id`; unknown names raise with the list."""
-        if id not in self.tables:
-            raise ValueError(f"no table is called {id!r}; known: {', '.join(self.tables)}")
-        return self.tables[id]
+        return self.tables[choose("table", id, tuple(self.tables))]
 
     def cite(self, keys: tuple[str, ...]) -> str:
         """The documents behind source keys, in words; places of one document together."""

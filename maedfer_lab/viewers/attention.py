@@ -163,7 +163,7 @@ class AttentionViewer(Player[AttentionSettings]):
             table.append(weights.tobytes())
         regions = None
         if self._lgi is not None:  # first token (t, y, x) of each
-            first = region_index(self.grid, self._lgi.config.region)[:, 0]
+            first = region_index(self.grid, self._lgi.config.region)[:, 0].numpy()
             regions = np.transpose(np.unravel_index(first, self.grid.shape)).tolist()
         return scene.View(
             title=f"Attention on {scene.plain(now.clip)}",

@@ -155,9 +155,7 @@ class ReconstructionViewer(Player[ReconstructionSettings]):
             return replace(now, model=value, ratio=found, places=None, note=note, beside=beside)
         known: dict[str, Any] = {"clip": self.clips, "statistics": STATISTICS,
                                  "token_order": ("model", "right", "published")}  # fmt: skip
-        if name not in known:
-            some = f"ratio, seed, model, tube, preset, beside, {', '.join(known)}"
-            raise ValueError(f"{scene.plain(name)!r} is not a setting; known: {some}")
+        pick("name", name, ("ratio", "seed", "model", "tube", "preset", "beside", *known))
         return replace(now, **{name: pick(name, value, known[name])})
 
     def _besides(self, now: ReconstructionSettings) -> dict[str, str]:
