@@ -130,6 +130,8 @@ def test_known_numbers_of_misplaced_tokens():
     ]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
     assert (~draw[0]).sum(1).tolist() == [80, 80]
+    top, bottom = draw[0][0].view(8, 2, 50)[0]
+    assert not torch.equal(top, bottom), "each region's places are drawn for it alone"
 
 
 @pytest.mark.parametrize(
