@@ -15,10 +15,10 @@ from maedfer_lab.bench.floor import Operators
 from maedfer_lab.config import TargetConfig, tiny
 from maedfer_lab.fast import linear, speed_up
 from maedfer_lab.method.attention import Attention, LGIBlock
-from maedfer_lab.method.grid import take
+from maedfer_lab.method.grid import patchify, take
 from maedfer_lab.method.masking import region_tube_mask
 from maedfer_lab.method.models import build_autoencoder, build_classifier
-from maedfer_lab.method.targets import make_target
+from maedfer_lab.method.targets import make_target, normalise_pixels
 from maedfer_lab.training.optim import make_optimiser
 
 
@@ -258,6 +258,9 @@ def test_targets_of_hidden_cubes_alone_are_those_of_all(units, motion, scale, gr
         clip = clip.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
     wanted = take(make_target(clip, (2, 4, 8), config), index)
     assert torch.equal(make_target(clip, (2, 4, 8), config, index=index), wanted)
+    if units == "imagenet" and not motion:
+        plain = take(patchify(normalise_pixels(clip), (2, 4, 8)), index)
+        assert torch.equal(wanted, plain)
 
 
 def test_one_pass_over_the_parameters_takes_the_same_step():
