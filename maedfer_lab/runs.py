@@ -140,13 +140,13 @@ class Run:
                 self.write("data.json", (json.dumps(data) + "\n").encode())
             return
         kept = self.read("data.json")
-        if kept.get("digest") != data["digest"]:
-            with self.reading("data.json"):
-                changes = "; ".join(explain(kept, data)) or "their digest differs"
+        with self.reading("data.json"):
+            changes = "; ".join(explain(kept, data))
+        if changes or kept.get("digest") != data["digest"]:
             raise ValueError(
-                f"the data changed since {self.folder} began: {changes}. Its result belongs to "
-                "the old data; for the new ones give another folder with --out, or another "
-                "name with --name"
+                f"the data changed since {self.folder} began: {changes or 'another digest'}. Its "
+                "result belongs to the old data; for the new ones give another folder with --out, "
+                "or another name with --name"
             )
 
     @classmethod

@@ -661,9 +661,9 @@ def test_folders_that_may_be_no_people_or_classes_are_told(dataset, levels, word
     ("lines", "words"),
     [
         (["path,label,is_test", "a.mp4,x,0", "b.mp4,y,1"], "column is_test of mine.csv"),
-        (["path,label,start,end", "a.mp4,x,-3,1e3", "b.mp4,y,1,2"], "column start, end of mine"),
+        (["path,label,start,end", "a.mp4,x,-3,1e3", "b.mp4,y,1,2"], "column start of mine.csv"),
         (["path,label,mode", "a.mp4,x,train", "b.mp4,y,dev"], "column mode of mine.csv is not"),
-        (["path,label,fold_1,kfold", "a.mp4,x,0,2", "b.mp4,y,1,3"], "column fold_1, kfold of mine"),
+        (["path,label,fold_1,kfold", "a.mp4,x,0,2", "b.mp4,y,1,3"], "column kfold of mine.csv"),
         (["path,label", "a.mp4,happy", "b.mp4,NA"], "'NA' is trained as a class"),
         (["path,label", "a.mp4,0", "b.mp4,-1", "c.mp4,1"], "'-1' is trained as a class"),
         (["path,label", "a.mp4,surprise", "b.mp4,suprise"], "or are spelled alike"),
@@ -691,6 +691,13 @@ def test_folders_that_may_be_no_people_or_classes_are_told(dataset, levels, word
         (["path,label,split", "a.mp4,x,train", "b.mp4,y,test"], "no clip of class y is trained on"),
         (["path,label", "a.mp4,happy", "b.mp4,hapy"], "'happy' and 'hapy' count as two classes"),
         (["path,label", "S001/sad.mp4,sad", "sad/1.mp4,happy"], "1 files are called as another"),
+        (["path,label,cv", "a.mp4,x,0", "b.mp4,y,1"], "column cv of mine.csv is not used: if"),
+        (["path,label,from,to", "a.mp4,x,3,9", "b.mp4,y,1,2"], "column to of mine.csv is not"),
+        (["path label frames", "a.mp4 x 3-9", "b.mp4 y 1-2"], "a row means its whole video"),
+        (["path,label,use", "a.mp4,x,yes", "b.mp4,y,no"], "which clips to leave out"),
+        (["path,label,rater b", "a.mp4,x,y", "b.mp4,y,x"], "it holds what column label does"),
+        (["path,label,who,partner", "a.mp4,x,1,2", "b.mp4,y,2,1"], "tells who else is seen"),
+        (["path,label,who", "a.mp4,x,NA", "b.mp4,y,NA"], "unknown people in 2 of 2"),
     ],
 )  # fmt: skip
 def test_what_may_be_wrong_is_told(lines, words, tmp_path):
@@ -822,6 +829,12 @@ def test_a_summary_says_what_changed(tmp_path):
     changes = " ".join(explain_change(before, read_annotations("folder", tmp_path).summary()))
     assert "1 clip new, first: sad/4.mp4" in changes and "1 clip gone" in changes
     assert "another bytes of 1 clip, first: happy/1.mp4 1 -> 18" in changes
+    before = read_annotations("folder", tmp_path).summary()
+    (tmp_path / "happy/3.mp4").write_bytes(b"new")
+    after = read_annotations("folder", tmp_path).summary()
+    (change,) = explain_change(before, after)
+    assert change.startswith("another content of 1 clip, first: happy/3.mp4")
+    assert not explain_change({**before, "each": [row[:5] for row in before["each"]]}, after)
 
 
 names = st.text(st.sampled_from("abB ü0129,;'\"#-_"), min_size=1, max_size=8).filter(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
@@ -149,7 +150,7 @@ class Deadly(PosixPath):
 def test_workers_give_the_same_and_a_death_costs_one_clip(table):
     paths = [table.clips[1].path, Deadly("crash.mp4"), *(clip.path for clip in table.clips[2:])]
     jobs = [Job(path, "whole", 40, 95) for path in paths]
-    with encode_in_order(jobs, 2) as results:
+    with closing(encode_in_order(jobs, 2)) as results:
         many = list(results)
     assert isinstance(many[1], str) and "process that read it died" in many[1]
     for job, result in zip(jobs, many, strict=True):
@@ -191,8 +192,11 @@ def test_clips_that_changed_since_are_not_shown_as_before(table, prepared, tmp_p
     ]
     moved = replace(table, clips=tuple(clips), root=tmp_path / "clips")
     assert contents(small(moved, tmp_path / "out").out) == contents(prepared)
+    clips[2].path.write_bytes(clips[2].path.read_bytes()[::-1])
+    with pytest.raises(ValueError, match=r"older version of 2/take 2.mp4, whose file has changed"):
+        small(replace(moved), tmp_path / "out")  # looks at the files anew
     write_video(clips[2].path, moving_frames(9, seed=99))
-    moved = replace(moved)  # looks at the sizes of files anew
+    moved = replace(moved)
     with pytest.raises(ValueError, match=r"shard-00002.tar .*2/take 2.mp4"):
         small(moved, tmp_path / "out")
     for suffix in (".tar", ".json"):
@@ -398,7 +402,7 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, mo
         assert opened.people(ours) == table.people(theirs)
     rows, doubt = str(opened).splitlines()[1:-1], "unknown people in 1 of 7 clips"
     assert rows == str(table).splitlines()[1:] and opened.doubts[0].startswith(doubt)
-    assert opened.clips[-2:] == [opened.clips[5], opened.clips[6]]
+    assert [*opened.clips[-2:]] == [opened.clips[5], opened.clips[6]]
     with pytest.raises(ValueError, match="fold=3 is not in this table"):
         opened.split(3)
     with pytest.raises(ValueError, match="holds no clip of this name"):
@@ -412,8 +416,36 @@ def test_rows_are_those_of_the_table_they_were_prepared_from(table, prepared, mo
 def test_mended_people_count(copied):
     manifest = copied / "MANIFEST.csv"
     manifest.write_text(manifest.read_text().replace(",person 2,", ",person 1,"))
-    people = {clip.subject for clip in open_shards(copied, verify=True).clips}
+    people = {clip.subject for clip in open_shards(copied).clips}
     assert people == {None, "person 0", "person 1", "person 3"}
+
+
+def test_mended_people_are_kept_where_shards_are_written_anew(table, copied):
+    manifest = copied / "MANIFEST.csv"
+    manifest.write_text(manifest.read_text().replace(",person 2,", ",person 1,"))
+    (copied / "shard-00003.tar").unlink()
+    people = {clip.subject for clip in open_shards(small(table, copied).out).clips}
+    assert people == {None, "person 0", "person 1", "person 3"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sad,1,0,", "happy,1,0,"),
+        ("sad,1,0,", "sad,1,1,"),
+        (",1/take 4.mp4,", ",4.mp4,"),
+        ("neutral,2", "neutral,0"),
+    ],
+)
+def test_a_manifest_that_changes_more_than_people_is_refused(old, new, copied):
+    manifest = copied / "MANIFEST.csv"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace(old, new))
+    with pytest.raises(ValueError, match=r"MANIFEST.csv has other clips, classes or folds than"):
+        open_shards(copied)
+    manifest.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"such as '0/take 6.mp4'; people may be mended in it"):
+        open_shards(copied)
 
 
 @pytest.mark.parametrize("how", ["missing", "bit", "other set"])
@@ -460,7 +492,7 @@ def test_a_worker_gets_a_path_and_not_a_table(tmp_path):
     head = {"dataset": "voxceleb2", "classes": ["unlabelled"], "skipped": 0}
     (tmp_path / "index.json").write_text(json.dumps({"format": 1, "shards": listed, **head}))
     about = {**head, "bytes": [0] * 400, "shards": digest, "people": None}
-    (tmp_path / "index.safetensors").write_bytes(pack_index(shards(), {}, about))
+    (tmp_path / "index.safetensors").write_bytes(pack_index(shards(), about))
     for s in range(400):
         (tmp_path / f"shard-{s:05d}.tar").touch()
     sent = pickle.dumps(open_shards(tmp_path))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def test_processes_that_die_whatever_they_read_end_prepare(monkeypatch, tmp_path
     """Each clip was once tried twice, five seconds each: for ever, in a large set."""
     monkeypatch.setattr(module, "encode", die_at_once)
     jobs = [Job(tmp_path / f"{i}.mp4", "whole", 32, 95) for i in range(100)]
-    with encode_in_order(jobs, 1) as results, pytest.raises(ChildProcessError, match="workers=0"):
+    with (
+        closing(encode_in_order(jobs, 1)) as results,
+        pytest.raises(ChildProcessError, match="workers=0"),
+    ):
         list(results)
 
 

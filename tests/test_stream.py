@@ -305,6 +305,11 @@ def test_a_run_is_refused_where_its_clips_or_labels_changed(tmp_path):
         finetune(config, output=tmp_path)
     moved.rename(video)
     assert finetune(config, output=tmp_path).result == run.result
+    whole = video.read_bytes()
+    video.write_bytes(whole[::-1])
+    with pytest.raises(ValueError, match=r"the data changed since .*another content of 1 clip"):
+        finetune(config, output=tmp_path)
+    video.write_bytes(whole)
     root.rename(tmp_path / "elsewhere")
     with pytest.warns(UserWarning, match="no longer exists"):
         assert finetune(config, output=tmp_path).result == run.result

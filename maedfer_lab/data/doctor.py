@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from maedfer_lab.config import finetune_recipe
@@ -313,28 +312,23 @@ def _of_clips(table: Annotations, looks: dict[Clip, Glance | str]) -> Iterator[F
 # ---- A picture of one clip per class -----------------------------------------------------------
 
 
-def view_of(table: Annotations, clip: Clip) -> UInt8[np.ndarray, "n 160 160 3"]:
-    """Some frames of the middle clip, framed as fine-tuning frames this data set.
-
-    Raises:
-        VideoError: the clip cannot be read.
-    """
-    reader, recipe = table.open(clip), finetune_recipe(table.dataset, len(table))
-    frames = reader.read(clip_indices(len(reader), CLIP_FRAMES, recipe.stride)[list(SHOWN)])
-    whole = Box(0, 0, reader.height, reader.width)
-    box = whole if recipe.framing == "whole" else face_square(reader)
-    return crop_and_resize(frames, box, CLIP_PX, CLIP_PX)
-
-
 def contact_sheet(table: Annotations, clips: Sequence[Clip]) -> tuple[Image.Image, str]:
-    """A row per class: frames of the first of `clips` that can be read, else grey; and its name."""
-    rows, lines = [], []
+    """A row per class: frames of the first of `clips` that can be read, else grey; and its name.
+
+    They are framed as fine-tuning frames this data set.
+    """
+    rows, lines, recipe = [], [], finetune_recipe(table.dataset, len(table))
     for label, name in enumerate(table.classes):
         frames = np.full((len(SHOWN), CLIP_PX, CLIP_PX, 3), 128, np.uint8)
         caption = "no clip that can be read"
         for clip in [clip for clip in clips if clip.label == label][:5]:
             with contextlib.suppress(VideoError, OSError):
-                frames, caption = view_of(table, clip), table.name(clip)
+                reader = table.open(clip)
+                chosen = clip_indices(len(reader), CLIP_FRAMES, recipe.stride)[list(SHOWN)]
+                whole = Box(0, 0, reader.height, reader.width)
+                box = whole if recipe.framing == "whole" else face_square(reader)
+                frames = crop_and_resize(reader.read(chosen), box, CLIP_PX, CLIP_PX)
+                caption = table.name(clip)
                 break
         rows.append(np.concatenate(frames, axis=1))
         lines.append(f"{label}  {name}: {caption}")

@@ -711,8 +711,7 @@ def read_named(tree: Tree, labels: Labels) -> Reading:
         if kind:
             skipped[kind] += 1
         elif label_and_subject is None:
-            example = _NAMED[labels.name][0]
-            what = f"the name says no class and person, as {example} does"
+            what = f"the name says no class and person, as {_NAMED[labels.name][0]} does"
             found.problem("file names", name, what)
         elif label_and_subject[1] not in labels.test_fold:
             known = f"{min(labels.test_fold)} to {max(labels.test_fold)}"
@@ -915,8 +914,7 @@ def read_lists(tree: Tree, labels: Labels | None, files: Sequence[ListFile], bas
         elif meant:
             path, label = meant
             other, there = first.setdefault(path, (label, row))
-            known = there.subject or row.subject
-            if other != label or (row.subject or known) != known:
+            if other != label or (row.subject and there.subject not in ("", row.subject)):
                 here, others = (f"{one.label} {one.subject}".strip() for one in (row, there))
                 what = f"{row.path!r} has label {here}, but {others} in {there.where}"
                 found.problem("two labels", row.where, what)

@@ -210,31 +210,23 @@ def read_rows(
         except csv.Error as error:
             what = f"a quotation mark in or above this line is not closed as it should: {error}"
             return wrong(start + reader.line_num, what)
-        if differing := _differing(columns, roles, need, [values for _, values in table]):
-            return wrong(start, differing)
+        for _, row in table:
+            while mark == " " and columns[0] == roles["path"] and len(row) > len(columns):
+                row[:2] = [" ".join(row[:2]).strip()]  # one path
         whole = [row for _, row in table if len(row) == len(columns)]
-        texts = {column: {row[columns.index(column)] for row in whole} for column in unused}
-        told = {c for c in unused if "split" not in roles and all(map(side_of, texts[c] or [""]))}
-        for pattern, role, meaning in _WEIGHTY:
-            some = [c for c in unused if pattern.fullmatch("train" if c in told else _plain(c))]
-            if role:  # one text, or another in each row, tells nobody apart
-                some = [c for c in some if role not in roles and 1 < len(texts[c]) < len(whole)]
-            if some:
-                found.notes.append(
-                    f"suspicious: column {', '.join(some)} of {name} is not used: {meaning}"
-                )
+        if differing := _differing(columns, roles, need, whole):
+            return wrong(start, differing)
+        texts = {column: {row[i] for row in whole} for i, column in enumerate(columns)}
+        for column in unused:
+            if meaning := _doubt(column, texts, roles, len(whole)):
+                found.notes.append(f"suspicious: column {column} of {name} is not used: {meaning}")
         for number, values in table:
-            extra = len(values) - len(columns) + 1
-            if mark == " " and columns.index(roles["path"]) == 0 and extra > 1:
-                values = [" ".join(values[:extra]).strip(), *values[extra:]]  # one path
-            if not any(values):
-                continue
-            if len(values) != len(columns):
+            if len(values) == len(columns):
+                cells = dict(zip(columns, values, strict=True))
+                parts = {role: _known(cells[column], role) for role, column in roles.items()}
+                rows += [ListRow(f"{name} line {number}", **parts)] * any(values)
+            elif any(values):
                 wrong(number, f"{len(values)} values, but the header names {len(columns)} columns")
-                continue
-            cells = dict(zip(columns, values, strict=True))
-            parts = {role: _known(cells[column], role) for role, column in roles.items()}
-            rows.append(ListRow(f"{name} line {number}", **parts))
         return (rows, roles) if table else wrong(start, "no row follows this header")
     cells = re.split(r"[,;\t|]", first)
     words = all(re.fullmatch(r"\s*[\"']?[^\W\d][\w .()-]*[\"']?\s*", cell) for cell in cells)
@@ -258,6 +250,21 @@ def _plain(column: str) -> str:
     return re.sub(r"[\W_]", "", column.casefold())
 
 
+def _doubt(column: str, texts: dict[str, set[str]], roles: dict[str, str], num: int) -> str:
+    """What a column that is not used may change in what rows mean, by its name or texts; or ""."""
+    own, name = texts[column] - {""}, _plain(column)
+    name = "train" if own and "split" not in roles and all(map(side_of, own)) else name
+    for pattern, role, meaning in _WEIGHTY:
+        # One text, or another in each row, tells nobody apart.
+        if not role or (role not in roles and 1 < len(own) < num):
+            if pattern.fullmatch(name) or (own and all(map(pattern.fullmatch, own))):
+                return meaning
+    for role in ("label", "subject"):
+        if role in roles and own <= texts[roles[role]] and any(map(str.isalpha, "".join(own))):
+            return f"it holds what column {roles[role]} does: see which of them is the {role}"
+    return ""
+
+
 def _differing(
     columns: list[str], roles: dict[str, str], need: tuple[str, ...], rows: list[list[str]]
 ) -> str:
@@ -267,12 +274,10 @@ def _differing(
         for i, column in enumerate(columns):
             if i == mine or _plain(column) not in _COLUMNS[role]:
                 continue
-            pairs = {(row[mine], row[i]) for row in rows if len(row) == len(columns) and row[i]}
+            pairs = {(row[mine], row[i]) for row in rows if row[i]}
             if len(pairs) > min(len({pair[k] for pair in pairs}) for k in (0, 1)):
-                return (
-                    f"columns {roles[role]!r} and {column!r} may both be the {role} and do not say "
-                    "the same of all rows; leave one, or call the other one something else"
-                )
+                both = f"columns {roles[role]!r} and {column!r} may both be the {role}"
+                return f"{both} and do not say the same of all rows; leave one, or rename the other"
     return ""
 
 
@@ -290,12 +295,9 @@ def _header(line: str, mark: str) -> tuple[str, list[str], dict[str, str]]:
 
 def _known(cell: str, role: str) -> str:
     """A cell; nothing for what people, spreadsheets and pandas write where nothing is known."""
-    return (
-        ""
-        if cell.casefold() in (*WORDS["nothing"], *WORDS["nobody"] * (role == "subject"))
-        or re.fullmatch(r"#\S+[!?]", cell)  # errors of a spreadsheet, in any language
-        else cell
-    )
+    nothing = *WORDS["nothing"], *WORDS["nobody"] * (role == "subject")
+    is_error = re.fullmatch(r"#\S+[!?]", cell)  # of a spreadsheet, in any language
+    return "" if is_error or cell.casefold() in nothing else cell
 
 
 def _parted_by(lines: list[str], knows: Callable[[str], bool]) -> str:

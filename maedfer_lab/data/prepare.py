@@ -42,6 +42,7 @@ from maedfer_lab.data.shard_format import (
     ShardWriter,
     encode_jpeg,
     open_index,
+    read_manifest,
     read_shard,
     shard_name,
     sweep,
@@ -179,7 +180,8 @@ def prepare(
     for number, file in enumerate(files):
         here = slice(number * chunk, (number + 1) * chunk)
         names = (annotations.name(clip).lstrip("/") for clip in clips[here])
-        if done := _finished(file, plan, dict(zip(names, annotations.sizes[here], strict=True))):
+        files_now = zip(annotations.sizes[here], annotations.contents[here], strict=True)
+        if done := _finished(file, plan, dict(zip(names, files_now, strict=True))):
             finished[number] = done
     missing = [number for number in own if number not in finished]
     if join is not None and missing:
@@ -194,7 +196,7 @@ def prepare(
         for clip in clips[number * chunk : (number + 1) * chunk]
     ]
     bar = tqdm(total=len(jobs), desc="preparing", unit="clip", disable=not progress)
-    with bar, encode_in_order(jobs, workers) as results:
+    with bar, closing(encode_in_order(jobs, workers)) as results:
         for number in missing:
             first = number * chunk
             try:
@@ -205,6 +207,7 @@ def prepare(
                             writer.skip(about["name"], result)
                         else:
                             writer.add(key, {**about, "bytes": annotations.sizes[key]}, result)
+                            writer.shard.clips[-1]["content"] = annotations.contents[key]
                         bar.update()
                     finished[number] = _done(writer.finish())
             except OSError as error:
@@ -276,11 +279,11 @@ def _gather(folders: Sequence[Path], out: Path, plan: str) -> None:
 
 
 def _finished(
-    file: Path, plan: str, sizes: Mapping[str, int] | None = None, strict: bool = False
+    file: Path, plan: str, now: Mapping[str, tuple[int, str]] | None = None, strict: bool = False
 ) -> Done | None:
     """The summary of a finished shard; None if it has to be written, unless `strict`.
 
-    sizes: current bytes of its clips, by name; ValueError if they were different.
+    now: current bytes and content of its clips, by name; ValueError if they were different.
     """
     try:
         shard = read_shard(file)
@@ -294,12 +297,10 @@ def _finished(
             "give another folder, or delete that one"
         )
     for clip in shard.clips:
-        now = (sizes or {}).get(clip["name"], 0)
-        if now not in (0, clip.get("bytes", now)):
-            raise ValueError(
-                f"{file} holds an older version of {clip['name']} ({clip['bytes']:,} bytes, now "
-                f"{now:,}); {AGAIN}"
-            )
+        size, content = (now or {}).get(clip["name"], (0, ""))
+        if size and (clip.get("bytes", size), clip.get("content", content)) != (size, content):
+            what = f"{file} holds an older version of {clip['name']}, whose file has changed since"
+            raise ValueError(f"{what}; {AGAIN}")
     return _done(shard)
 
 
@@ -325,16 +326,17 @@ def _conclude(
     problems: Sequence[Problem],
 ) -> None:
     """Write MANIFEST.csv (people may be corrected there), skipped.csv, index.json and the index."""
-    classes = annotations.classes
+    classes, mended = annotations.classes, read_manifest(out.as_posix())
     shards = [(file, finished[number]) for number, file in enumerate(files)]
     skipped = [(*one, file.name) for file, done in shards for one in done.skipped]
     skipped += [(problem.where, problem.what, "") for problem in problems]
     rows = (
-        (f"{file.name}/{c['name']}", c["subject"] or c["name"], c["name"],
+        (f"{file.name}/{name}", mended.get(name, {}).get("identity", c["subject"] or name), name,
          classes[c["label"]] if 0 <= c["label"] < len(classes) else "", c["label"],
          c["fold"], c["frames"], c["height"], c["width"], c["source"])
         for file in files
         for c in read_shard(file).clips
+        for name in [c["name"]]
     )  # fmt: skip
     for name, lines in ((MANIFEST, chain([HEADS], rows)), (SKIPPED, [SKIPPED_HEADS, *skipped])):
         write_aside(out / name, text_bytes("".join(map(csv_line, lines)), exact=True))
@@ -400,18 +402,14 @@ def encode(job: Job) -> Jpegs | str:
     return Jpegs(b"".join(jpegs), table, about, "mjpeg" if job.quality else "rgb")
 
 
-def encode_in_order(
-    jobs: Sequence[Job], workers: int
-) -> closing[Generator[Jpegs | str, None, None]]:
-    """A context that gives the results of `encode` in the order of the jobs.
+def encode_in_order(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, None]:
+    """The results of `encode` in the order of the jobs; with 0 workers all in this process.
 
     A process that dies on a clip (a decoder's crash, no memory) costs only that clip, which is
-    named: it is retried once in a process of its own. With 0 workers all runs in this process.
+    named: it is retried once in a process of its own.
     """
-    return closing(_pooled(jobs, workers) if workers else (encode(job) for job in jobs))
-
-
-def _pooled(jobs: Sequence[Job], workers: int) -> Generator[Jpegs | str, None, None]:
+    if not workers:
+        return (yield from map(encode, jobs))
     pool, pending = _pool(min(workers, len(jobs) or 1)), deque[Future[Jpegs | str]]()
     deaths, read = 0, False  # in a row; whether any clip was read
     try:

@@ -41,6 +41,7 @@ from tqdm.auto import tqdm
 from maedfer_lab.config import output_folder
 from maedfer_lab.data.video import MOST_PIXELS, VideoError, VideoReader
 from maedfer_lab.files import (
+    DamagedError,
     file_sha256,
     open_bytes,
     read_bytes,
@@ -65,6 +66,7 @@ LEFT = re.compile(
 )
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # Path makes one slash of two
 AGAIN = "delete it and run the same `maedfer prepare` again: only missing parts are written"
+NAMED = "it must have the columns name and identity"
 STALE_S = 600  # without a sign of life, after which another machine's half-written file goes
 GAP = 2**16  # bytes that are read along from a URL rather than to ask twice
 NUMBERS = {"label": "i4", "fold": "i4", "frames": "u4", "height": "u4", "width": "u4",
@@ -324,7 +326,7 @@ class Index:
     def __init__(self, file: Path) -> None:
         """Map `file`; ValueError if it is damaged."""
         self.file = file
-        try:
+        with reading(file, AGAIN):
             with open_bytes(file) as opened:
                 self._bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             head, self._begin = _head(self._bytes)
@@ -339,8 +341,6 @@ class Index:
             }  # fmt: skip
             self._ends, self._texts = self._columns["ends"], self._columns["texts"]
             self.first: list[int] = self._columns["first"].tolist()
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged; {AGAIN}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A column, one entry per clip."""
@@ -392,33 +392,38 @@ def _crc(head: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(head, sort_keys=True).encode())
 
 
-def pack_index(
-    shards: Iterable[Shard], people: dict[str, str], about: dict[str, Any], folder: str = ""
-) -> bytes:
-    """The bytes of an index of `shards`.
+def pack_index(shards: Iterable[Shard], about: dict[str, Any], folder: str = "") -> bytes:
+    """The bytes of an index of `shards`, with the people of the folder's MANIFEST.csv.
 
-    people: name of a clip -> who it shows, or the clip itself. about: what `Index.about` holds.
+    about: what `Index.about` holds. ValueError if MANIFEST.csv has other clips, labels or folds.
     """
+    rows, others = read_manifest(folder) if folder else {}, list[str]()
+    is_listed, classes = bool(rows), about["classes"]
     words: dict[str, int] = {"": 0}
     parts: dict[str, list[np.ndarray]] = {}
     lengths = [0]
-    try:
+    with reading(f"the description of a shard of {folder}", AGAIN):
         for clips in (shard.clips for shard in shards):
             lengths.append(len(clips))
+            for clip in clips if is_listed else ():
+                name, label = clip["name"], clip["label"]
+                row = rows.pop(name, {"label": "no row", "identity": name})
+                own = "".join(classes[label : label + 1]), str(label), str(clip["fold"])
+                told = zip(map(row.get, ("class", "label", "fold")), own, strict=True)
+                others += [name] * any(text not in (None, right) for text, right in told)
+                clip["subject"] = row["identity"] if row["identity"] != name else clip["subject"]
             found = {name: [clip[name] for clip in clips] for name in (*NUMBERS, "name", "source")}
-            subjects = [people.get(name, name) for name in found["name"]]
-            found["person"] = [
-                clip["subject"] or "" if person == clip["name"] else person
-                for clip, person in zip(clips, subjects, strict=True)
-            ]
+            found["person"] = [clip["subject"] or "" for clip in clips]
             found["crc"] = [zlib.crc32(text_bytes(name, exact=True)) for name in found["name"]]
             for name in ("name", "source", "person"):
                 found[name] = [words.setdefault(word, len(words)) for word in found[name]]
             for name, values in found.items():
                 parts.setdefault(name, []).append(np.array(values, NUMBERS.get(name, "u4")))
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        what = f"the description of a shard of {folder} is damaged"
-        raise ValueError(f"{what} ({type(error).__name__}: {error}); {AGAIN}") from error
+    if others := [*others, *rows]:
+        raise ValueError(
+            f"{folder}/{MANIFEST} has other clips, classes or folds than the set: {len(others):,}, "
+            f"such as {others[0]!r}; people may be mended in it, for the rest prepare anew"
+        )
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     coded = [text_bytes(word, exact=True) for word in words]
     columns["first"] = np.cumsum(lengths).astype("u8")
@@ -429,7 +434,7 @@ def pack_index(
     return save(columns, {"about": json.dumps(about, sort_keys=True)})
 
 
-_OPEN: dict[str, tuple[int, Index]] = {}
+_OPEN: dict[str, tuple[list[int], Index]] = {}
 
 
 def open_index(folder: str, known: Path | None = None, verify: bool = False) -> Index:
@@ -439,10 +444,10 @@ def open_index(folder: str, known: Path | None = None, verify: bool = False) -> 
     verify: rebuild it from the descriptions of the shards, and verify their checksums.
     Raises FileNotFoundError for an unfinished folder, ValueError naming damaged shards.
     """
-    try:
-        changed = 0 if is_url(folder) else os.stat(f"{folder}/{INDEX}").st_mtime_ns  # noqa: PTH116
-    except OSError:
-        changed = 0
+    changed = list[int]()
+    for name in (INDEX, MANIFEST):
+        with contextlib.suppress(OSError):  # there is none, or behind a URL
+            changed.append(os.stat(f"{folder}/{name}").st_mtime_ns)  # noqa: PTH116 (quicker)
     if verify or folder not in _OPEN or _OPEN[folder][0] != changed:
         _OPEN[folder] = changed, Index(known) if known else _find_index(folder, verify)
     return _OPEN[folder][1]
@@ -470,7 +475,7 @@ def _find_index(folder: str, verify: bool) -> Index:
             about["people"] = index.about["people"] if is_url(folder) else about["people"]
             if index.about == {**about, "crc": index.about["crc"]} and index.is_sound():
                 return index
-    data = pack_index(_checked(folder, listed["shards"], verify), _people(folder), about, folder)
+    data = pack_index(_checked(folder, listed["shards"], verify), about, folder)
     for file in files[:-1]:
         with contextlib.suppress(OSError):  # a folder that is not ours
             return _keep(data, file)
@@ -482,14 +487,13 @@ def _keep(data: bytes, file: Path) -> Index:
     return Index(file)
 
 
-def _people(folder: str) -> dict[str, str]:
-    try:
+def read_manifest(folder: str) -> dict[str, dict[str, str]]:
+    """The rows of MANIFEST.csv by the names of clips, in which people may be mended."""
+    with contextlib.suppress(FileNotFoundError), reading(f"{folder}/{MANIFEST}", NAMED):
         text = read_file(folder, MANIFEST).decode("utf-8-sig", "surrogateescape")
-        return {row["name"]: row["identity"] for row in csv.DictReader(io.StringIO(text))}
-    except FileNotFoundError:
-        return {}
-    except (UnicodeDecodeError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f"{folder}/{MANIFEST} must have the columns name and identity") from error
+        rows = csv.DictReader(io.StringIO(text))
+        return {row["name"]: {**row, "identity": row["identity"]} for row in rows}
+    return {}
 
 
 def _checked(folder: str, listed: list[dict[str, Any]], verify: bool) -> Iterator[Shard]:
@@ -517,31 +521,29 @@ def refuse(damaged: list[str], number: int) -> None:
     if damaged:
         shown = "".join(f"\n  {text}" for text in damaged[:5])
         more = f"\n  and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        raise ValueError(f"{len(damaged)} of {number} shards are damaged:{shown}{more}")
+        raise DamagedError(f"{len(damaged)} of {number} shards are damaged:{shown}{more}")
 
 
 def _read_listed(folder: str) -> dict[str, Any]:
     """What index.json says: the set, its settings and its shards."""
     kinds = {"dataset": str, "classes": list, "skipped": int, "shards": list}
     try:
-        listed = json.loads(read_file(folder, INDEX))
-        form, shards = listed["format"], listed["shards"]
-        if not (
-            all(isinstance(listed[name], kind) for name, kind in kinds.items())
-            and all(
-                isinstance(name, str) for name in (*listed["classes"], *listed.get("notes", ()))
-            )
-            and all(isinstance(one["sha256"], str) and one["bytes"] >= 0 for one in shards)
-        ):
-            raise TypeError(INDEX)
+        with reading(f"{folder}/{INDEX}", AGAIN):
+            listed = json.loads(read_file(folder, INDEX))
+            form, shards = listed["format"], listed["shards"]
+            texts = *listed["classes"], *listed.get("notes", ()), *(one["sha256"] for one in shards)
+            if not (
+                all(isinstance(listed[name], kind) for name, kind in kinds.items())
+                and all(isinstance(text, str) for text in texts)
+                and all(one["bytes"] >= 0 for one in shards)
+            ):
+                raise TypeError("an entry is of another kind")
     except FileNotFoundError as error:
         what = f"holds no {INDEX}; name a folder that `maedfer prepare` wrote"
         if not is_url(folder) and any(Path(folder).glob("shard-*.json")):
             what = "is not finished: run the same `maedfer prepare` again, or with --join if all "
             what += "its parts are done"
         raise FileNotFoundError(f"{folder} {what}") from error
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder}/{INDEX} is damaged; {AGAIN}") from error
     if form != FORMAT:
         raise ValueError(
             f"{folder}/{INDEX} has format {form!r}, this version reads {FORMAT}: prepare again"

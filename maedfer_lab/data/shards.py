@@ -59,11 +59,6 @@ class Clips(Sequence[Clip]):
             subject=index.text("person", row) or None,
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
     @property
     def people(self) -> Int[np.ndarray, " n"]:
         """A number for the person in each clip; a separate one if unknown."""
@@ -96,9 +91,8 @@ class ShardedAnnotations(Annotations):
         clips = self.clips if clips is None else clips
         if not isinstance(clips, Clips):
             return super().counts(clips)
-        labels, number = clips.columns["label"][clips.rows], len(self.classes)
-        known = labels[(labels >= 0) & (labels < number)]
-        return tuple(np.bincount(known, minlength=number).tolist())
+        labels = clips.columns["label"][clips.rows]
+        return tuple(np.bincount(labels, minlength=len(self.classes)).tolist())
 
     def name(self, clip: Clip) -> str:
         """The clip's path below the root of the original data set."""
@@ -129,6 +123,11 @@ class ShardedAnnotations(Annotations):
         """Of the tar in which each clip lies."""
         index = self.clips.columns
         return np.repeat(index.about["bytes"], np.diff(index.first)).tolist()
+
+    @cached_property
+    def contents(self) -> Sequence[str]:
+        """Digest of all shards, for each clip."""
+        return [self.clips.columns.about["shards"]] * len(self)
 
     @property
     def reading(self) -> str:

@@ -59,12 +59,7 @@ TOLD = 3000  # clips up to which a summary lists each of them
 _SHARE = 0.2  # of the people, tested in fold 1 if no split is given
 _READING = "people: "  # how the note on how a table was read begins
 _GUESSED = ("their folders", "their names (such as")  # how such people are told
-_DOUBTS = (
-    "unknown people",
-    "suspicious",
-    "no clip of",
-    "each fold of column",
-)  # how such notes begin
+_DOUBTS = ("unknown people", "suspicious", "no clip of", "each fold of column")  # begin a note
 # What `explain_change` compares of each clip.
 FIELDS = {"names": "", "labels": "label", "folds": "fold", "people": "person", "bytes": "bytes"}
 
@@ -187,6 +182,14 @@ class Annotations:
         with ThreadPoolExecutor(16) as pool:
             return list(pool.map(_bytes, (clip.path for clip in self.clips)))
 
+    @cached_property
+    def contents(self) -> Sequence[str]:
+        """Digest of each clip's file or images; "" in a table of more clips than are listed."""
+        if len(self) > TOLD:
+            return [""] * len(self)
+        with ThreadPoolExecutor(8) as pool:
+            return [digest.hex()[:16] for digest in pool.map(_content, self.clips)]
+
     def copies(self) -> list[list[Clip]]:
         """Groups of clips whose files hold the same bytes; only files of equal size are read."""
         number = Counter(self.sizes)
@@ -213,12 +216,12 @@ class Annotations:
         """This table, small enough to be stored as JSON in every run: see `explain_change`.
 
         Names, labels, folds, people and bytes of the clips (sizes by directory entries), classes
-        in order and the version of the stream; up to 3,000 clips are listed.
+        in order and the version of the stream; up to 3,000 clips are listed, with their contents.
         "digest" is equal for equal data on every machine.
         """
         rows = sorted(
-            [self.name(clip), self.classes[clip.label], clip.fold, clip.subject or "", size]
-            for clip, size in zip(self.clips, self.sizes, strict=True)
+            [self.name(clip), self.classes[clip.label], clip.fold, clip.subject or "", *file]
+            for clip, *file in zip(self.clips, self.sizes, self.contents, strict=True)
         )
         columns = [[(row[0], row[i]) for row in rows] for i in range(len(FIELDS))]
         return self._summary(dict(zip(FIELDS, map(_sha256, columns), strict=True)), rows)
@@ -261,8 +264,6 @@ def open_clip(path: Path, as_text: bool) -> VideoReader:
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
     """What differs between the `summary` of two tables, in sentences; () if nothing does."""
-    if old["digest"] == new["digest"]:
-        return ()
     before, after = ({row[0]: row[1:] for row in one["each"]} for one in (old, new))
     every = before and after
     keys = ("stream", "classes", *(() if every else ("clips", "per_class", "per_fold")))
@@ -276,11 +277,11 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str,
         "{} new": [name for name in after if name not in before],
         "{} gone": [name for name in before if name not in after],
     }
-    for i, what in enumerate(filter(None, FIELDS.values())):
+    for i, what in enumerate([*filter(None, FIELDS.values()), "content"]):
         changed[f"another {what} of {{}}"] = [
             f"{name} {before[name][i]} -> {after[name][i]}"
             for name in after
-            if name in before and before[name][i] != after[name][i]
+            if before.get(name, ())[i:] and before[name][i] != after[name][i]  # older: no content
         ]
     for what, clips in changed.items():
         if clips:

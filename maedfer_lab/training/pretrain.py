@@ -167,8 +167,7 @@ def finish(
 
 def _warn_of_known(init: Path, table: Annotations, clips: Sequence[Clip], root: Path) -> None:
     """Warn if the weights to go on from were trained on people who are held out now."""
-    paths = [clip.path for clip in clips]
-    if known := trained_on(init, paths, table.people(clips), root):
+    if known := trained_on(init, [clip.path for clip in clips], table.people(clips), root):
         what = f"{len(known)} of {len(clips)} held-out videos, such as {min(known)}"
         advice = "the seed and held_out of that training hold out the same people"
         warnings.warn(f"init={str(init)!r} was trained on {what}: held-out losses will be too low; "
