@@ -371,6 +371,7 @@ def test_a_run_folder_loads_finished_or_not(tmp_path):
     assert loaded.model.config == preset.model and loaded.model.target == preset.target
     assert_close(loaded.model.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert "tiny (lgi)" in str(loaded.report) and "config.json" in str(loaded.report)
+    assert "faces (lgi)" in str(load_checkpoint("demo").report), "of 16 frames, not faces-still"
     classifier = load_checkpoint(run.folder / "model.safetensors", as_="classifier", num_classes=3)
     assert "decoder.mask_token" in classifier.report.ignored[0].names
 

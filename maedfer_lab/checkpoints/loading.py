@@ -475,11 +475,11 @@ def _report(
 
 def preset_of(config: ModelConfig) -> str | None:
     """The preset whose model has this structure, such as "base (lgi)"."""
-    for name, make in PRESETS.items() if config.encoder in ENCODERS else ():
-        model = make(config.encoder).model  # type: ignore[arg-type]
-        if all(getattr(model, f) == getattr(config, f) for f in STRUCTURE):
-            return f"{name} ({config.encoder})"
-    return None
+    known = PRESETS if config.encoder in ENCODERS else {}
+    models = [(n, make(config.encoder).model) for n, make in known.items()]  # type: ignore[arg-type]
+    models.sort(key=lambda one: one[1].frames != config.frames)  # two presets share all else
+    same = (n for n, m in models if all(getattr(m, f) == getattr(config, f) for f in STRUCTURE))
+    return next((f"{name} ({config.encoder})" for name in same), None)
 
 
 def _by(shape: tuple[int, ...]) -> str:

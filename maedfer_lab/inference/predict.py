@@ -195,7 +195,7 @@ def predict_videos(
 ) -> Predictions:  # fmt: skip
     """Predict the expression in videos over time with a classifier.
 
-    For each video: NAME.csv (probabilities per window), NAME.png (a timeline under the face's
+    For each video: NAME.csv (scores per window), NAME.png (a timeline under the face's
     crops) and NAME.mp4 (the video with the face's square and the predictions).
 
     Every result names the model, its labels and how it was trained. Without a checkpoint it is
