@@ -132,6 +132,7 @@ def test_known_numbers_of_misplaced_tokens():
     assert (~draw[0]).sum(1).tolist() == [80, 80]
     top, bottom = draw[0][0].view(8, 2, 50)[0]
     assert not torch.equal(top, bottom), "each region's places are drawn for it alone"
+    assert not torch.equal(*draw[0]), "and each clip's"
 
 
 @pytest.mark.parametrize(
