@@ -202,7 +202,7 @@ def test_what_was_measured_before_a_stop_is_reported(monkeypatch):
 
     monkeypatch.setattr(gpu, "evaluation", stop)
     report = bench_command(smoke=True, threads=1, only=("gpu",), device="cpu")
-    assert len(report.rows) == 2 and report.notes[-1].startswith("gpu: stopped at")
+    assert len(report.rows) == 4 and report.notes[-1].startswith("gpu: stopped at")
 
 
 def test_a_part_of_a_gpu_run_ends_in_time_and_an_error_is_a_failed_check(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import timer
 
 from maedfer_lab.bench.clips import drawn_frames
 from maedfer_lab.bench.floor import products_of, replay
@@ -24,11 +24,11 @@ from maedfer_lab.bench.measuring import NUM_CLASSES, Bench, Work
 from maedfer_lab.bench.model import make_pair
 from maedfer_lab.config import finetune_recipe, num_cores
 from maedfer_lab.cost.formula import total_macs
-from maedfer_lab.cost.memory import alternate
 from maedfer_lab.data.prepare import Store, prepare
 from maedfer_lab.data.table import read_annotations
 from maedfer_lab.data.writing import write_video
 from maedfer_lab.method import models
+from maedfer_lab.method.attention import Attention
 from maedfer_lab.training.device import (
     Compile,
     compile_blocks,
@@ -41,9 +41,10 @@ from maedfer_lab.training.loop import Stepper
 from maedfer_lab.training.optim import mixed_precision
 from maedfer_lab.training.stream import pretraining_data, read_batches
 
-WARM_UP, ROUNDS = 3, 8  # of each row
+ROUNDS = 8  # of each row, after three to warm up
 LONG_S = 150.0  # after which no piece is begun: the whole is to take three minutes
 FEED_S = 8.0  # of reading
+FEW = 16  # `Attention.few` in the row with regions as sums
 HOW = {"no": "issued", "block": "compiled", "graph": "captured"}
 
 
@@ -55,6 +56,7 @@ def steps_and_feed(bench: Bench) -> None:
     graph: tuple[Compile, ...] = ("graph",) if is_cuda else ()
     pieces = [  # what matters most comes first
         *(partial(pretraining, num=usual, way=way) for way in (*graph, "no")),
+        partial(pretraining, num=usual, way=(*graph, "no")[0], few=FEW),
         *(partial(evaluation, num=tested, way=way) for way in (*block, "no")),
         *(partial(finetuning, num=2 * tuned, way=way) for way in (*graph, "no")),
         *(partial(feed, store=store) for store in get_args(Store)),
@@ -62,6 +64,7 @@ def steps_and_feed(bench: Bench) -> None:
         *(partial(finetuning, num=tuned, way=way) for way in (*graph, "no")),
         partial(beside, num=usual),
         *(partial(pretraining, num=small, way=way) for way in (*graph, "no")),
+        partial(largest, usual=usual),
     ]
     for piece in pieces:
         title = " ".join(map(str, (piece.func.__name__, *piece.keywords.values())))
@@ -86,13 +89,17 @@ def _title(work: str, num: int, way: str) -> str:
     return f"LGI-B {work}, {num} clips, {HOW.get(way, way)}"
 
 
-def pretraining(bench: Bench, num: int, way: Compile) -> None:
-    """A step of the recipe on clips in memory."""
+def pretraining(bench: Bench, num: int, way: Compile, few: int = 0) -> None:
+    """A step of the recipe on clips in memory. few: `Attention.few`, which compiled blocks use."""
     recipe = replace(bench.recipe(), precision=bench.precisions[-1])
     recipe = replace(recipe, optim=replace(recipe.optim, batch_size=num, accumulate=1))
     forward = total_macs(recipe.model, "pretrain", mask_ratio=recipe.mask_ratio[0])
-    title = _title("pre-training step", num, way)
-    steps(bench, title, RandomTask(recipe), num, way, 3 * forward)
+    title = _title("pre-training step", num, way) + ", regions as sums" * bool(few)
+    task = RandomTask(recipe)
+    for module in task.model.modules():
+        if isinstance(module, Attention):
+            module.few = few
+    steps(bench, title, task, num, way, 3 * forward)
 
 
 def finetuning(bench: Bench, num: int, way: Compile) -> None:
@@ -116,12 +123,14 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
         began = time.perf_counter()
         stepper.step(0, iter([batch]), stepper.shares)
         issued.append(time.perf_counter() - began)
+        synchronize(bench.device)
 
     try:
         timed(bench, title, step, num, work_macs)
         if stepper.compiled != way:
             bench.notes.append(f"{title}: FAILED, so it ran as compile={stepper.compiled!r}")
-        bench.add("gpu", f"{title}: issued by the host", {"ours": issued[WARM_UP:]}, "step")
+        kept = issued[-(1 if bench.smoke else ROUNDS) :]
+        bench.add("gpu", f"{title}: issued by the host", {"ours": kept}, "step")
         if way != "block":
             bench.notes.append(f"{title}\n{device_profile(step, bench.device)}")
     finally:
@@ -130,13 +139,16 @@ def steps(bench: Bench, title: str, task: Any, num: int, way: Compile, work_macs
 
 def timed(bench: Bench, title: str, step: Work, num: int, work_macs: int) -> None:
     """Add a row: seconds of each round, and peak memory."""
-    is_cuda, rounds = bench.device.type == "cuda", WARM_UP + (1 if bench.smoke else ROUNDS)
+    is_cuda, taken = bench.device.type == "cuda", list[float]()
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(bench.device)
-    taken = alternate({title: step}, 0, rounds, rounds, timer)[title][WARM_UP:]
+    for _ in range(2 if bench.smoke else 3 + ROUNDS):
+        before = time.perf_counter()
+        step()
+        taken.append((time.perf_counter() - before) / num)
     memory = {"ours": torch.cuda.max_memory_allocated(bench.device)} if is_cuda else {}
-    each = {"ours": [seconds / num for seconds in taken]}
-    bench.add("gpu", title, each, "clip", memory, work_macs, bench.precisions[-1])
+    bench.add("gpu", title, {"ours": taken[-(1 if bench.smoke else ROUNDS) :]}, "clip", memory,
+              work_macs, bench.precisions[-1])  # fmt: skip
 
 
 def beside(bench: Bench, num: int) -> None:
@@ -152,6 +164,7 @@ def beside(bench: Bench, num: int) -> None:
             value = loss()
         value.backward()
         pair.clear()
+        synchronize(bench.device)
 
     plainly = partial(pass_of, lambda: pair.reconstruct(clips, mask)[1])
     ours = partial(pass_of, lambda: pair.ours(clips, mask).loss.total)
@@ -170,7 +183,22 @@ def captured(work: Work, device: torch.device) -> Work:
     with torch.cuda.graph(graph):
         work()
 
-    return graph.replay
+    def run() -> None:
+        graph.replay()
+        torch.cuda.synchronize(device)
+
+    return run
+
+
+def largest(bench: Bench, usual: int) -> None:
+    """A step of the largest batch that should fit, judged by the usual one's memory."""
+    named = {row["name"]: row for row in bench.rows}
+    row = named.get(_title("pre-training step", usual, "no"))
+    if row is None or not row["memory"]:
+        return
+    free = torch.cuda.mem_get_info(bench.device)[0]
+    num = int(0.8 * free / row["memory"]["ours"] * usual) // 80 * 80
+    pretraining(bench, max(num, usual), "no")
 
 
 def evaluation(bench: Bench, num: int, way: Compile) -> None:
@@ -183,6 +211,7 @@ def evaluation(bench: Bench, num: int, way: Compile) -> None:
     def run() -> None:
         with torch.no_grad(), mixed_precision(bench.precisions[-1], bench.device):
             model(clips)
+        synchronize(bench.device)
 
     title, work_macs = _title("evaluation", num, way), total_macs(bench.model(), "classify")
     timed(bench, title, run, num, work_macs)
@@ -230,9 +259,21 @@ def draw_shards(folder: Path, clips: int, store: Store, frames: int = 64) -> Pat
 
 
 def device_profile(step: Work, device: torch.device, rows: int = 8) -> str:
-    """A table of what one step runs on the device: the operators and kernels that take longest."""
+    """A profile of one step on the device: launches, copies, and the slowest kernels."""
     if device.type != "cuda":
         return "(no device of its own to profile)"
+    from torch.autograd import DeviceType  # type: ignore (not in its stubs)
+
     with torch.profiler.profile() as seen:
         step()
-    return seen.key_averages().table("self_device_time_total", rows, max_name_column_width=70)
+    happened = seen.events() or []
+    events = [event for event in happened if event.device_type == DeviceType.CUDA]
+    times = defaultdict[str, list[float]](list)
+    for event in events:
+        times[event.name[:70]].append(event.time_range.elapsed_us())
+    total = sum(map(sum, times.values()))
+    calls = sum("Launch" in event.name for event in happened)
+    lines = [f"{len(events):,} kernels and copies of {total / 1e3:.1f} ms, by {calls:,} launches"]
+    for name, each in sorted(times.items(), key=lambda item: -sum(item[1]))[:rows]:
+        lines.append(f"{sum(each) / total:6.1%} {len(each):5,} x {name}")
+    return "\n".join(lines)

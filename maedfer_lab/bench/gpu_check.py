@@ -50,7 +50,7 @@ def gpu_check(device: str | None = None, *, smoke: bool = False) -> tuple[str, i
     began = time.monotonic()
     place = torch.device(device or str(torch.accelerator.current_accelerator() or "cpu"))
     with ThreadPoolExecutor(1) as beside:  # they mostly wait for processes to start
-        started = beside.submit(lambda: [*_tried(runs(place))])
+        started = beside.submit(lambda: [*_tried(runs(place, smoke))])
         checks = [*_tried(equal_passes(place, smoke)), *started.result(), *_tried(uses(place))]
     lines = [f"{'ok  ' if check.is_passed else 'FAIL'}  {check}" for check in checks]
     failed = not all(check.is_passed for check in checks)
@@ -129,8 +129,8 @@ def _apart(ours: list[Tensor], wanted: list[Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
 
 
-def runs(device: torch.device) -> Iterator[Check]:
-    """Two runs alike; one killed and resumed; overflow in fp16."""
+def runs(device: torch.device, smoke: bool) -> Iterator[Check]:
+    """Two runs alike; one killed and resumed; what exactness costs; overflow in fp16."""
     with (tempfile.TemporaryDirectory(prefix="maedfer-check-") as where,
           ThreadPoolExecutor() as beside):  # fmt: skip
 
@@ -145,13 +145,17 @@ def runs(device: torch.device) -> Iterator[Check]:
             return run("killed")
 
         started = beside.submit(run, "whole", "again"), beside.submit(killed)
+        free = None if smoke else beside.submit(run, "free", exact=False)
         is_cuda = device.type == "cuda"
-        half = beside.submit(run, "fp16", precision="fp16") if is_cuda else None
+        half = beside.submit(run, "fp16", exact=False, precision="fp16") if is_cuda else None
         (whole, again), (resumed,) = (job.result() for job in started)
         for name, other in (("two runs", again), ("a run killed by SIGKILL and resumed", resumed)):
             how = other["provenance"]["compiled"]
             title = f"{name}: weights differ (deterministic algorithms, {how})"
             yield Check(title, float(other["sha256"] != whole["sha256"]), EXACT)
+        if free is not None:
+            cost = again["seconds"] / max(free.result()[0]["seconds"], 0.1)
+            yield Check("seconds with deterministic algorithms, over those without", cost, None)
         if half is not None:
             skipped, loss = half.result()[0]["skipped_steps"], half.result()[0]["log"][-1]["loss"]
             kept = 0 < skipped < STEPS and math.isfinite(loss)
@@ -160,8 +164,8 @@ def runs(device: torch.device) -> Iterator[Check]:
 
 
 def _pretrained(
-    device: torch.device, where: str, names: Sequence[str], *, precision: Precision = "float32",
-    is_killed: bool = False,
+    device: torch.device, where: str, names: Sequence[str], *, exact: bool = True,
+    precision: Precision = "float32", is_killed: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """In a process of its own: the result of a run under each name.
 
@@ -176,7 +180,7 @@ def _pretrained(
     PartialState(cpu=device.type == "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(exact)
     if precision == "fp16":  # a scale at which gradients overflow at once
         torch.amp.GradScaler = partial(torch.amp.GradScaler, init_scale=SCALE)  # type: ignore
     config = tiny()
