@@ -380,6 +380,10 @@ def test_levels_of_folders_are_told_apart(levels, layout, classes, people, tmp_p
         (("x/happy/P01_1.mp4 x/sad/P02_1.mp4 y/happy/P03_1.mp4 y/sad/P03_2.mp4",), None,
          r"person/class/clip\) or in names"),
         (("0 1 happy", "1.mp4"), None, "labels are names and numbers"),
+        (("ann bob", "low high", "1.mp4"), None, r"person/class/clip \(2 classes: high"),
+        (("lab wild", "Actor_1 Actor_2", "01 02", "1.mp4"), None, r"\*/person/class/clip \(2 cla"),
+        (("P1/lie P1/true P2/lie P2/true P2", "1.mp4"), None, "P2/1.mp4: is in no class folder"),
+        (("happy sad", "ann bob", "x y", "1.mp4 ../2.mp4"), None, "several readings are possible"),
     ],
 )  # fmt: skip
 def test_folders_of_which_nothing_is_plain_are_refused(levels, layout, words, tmp_path):
@@ -643,7 +647,13 @@ def test_people_of_other_names_are_no_doubt(people, tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "levels", "words"),
     [("folder", ("sub-1 sub-2", "ses-1 ses-2", "a.mp4"), "classes are called ses-1, ses-2: are"),
-     ("folder", ("2019 2020", "happy sad", "ann.mp4"), "people are called 2019, 2020: are"),
+     ("folder", ("2019 2020", "happy sad", "ann.mp4"), "unknown people in 4 of 4 clips"),
+     ("folder", ("20s 30s", "happy sad", "1.mp4"), "people are called 20s, 30s: are"),
+     ("folder", ("happy sad", "0a 1b", "1.mp4"), "people are called 0a, 1b: are"),
+     ("folder", ("happy/P01 happy/P02 sad/P01 sad/batch1", "1.mp4"), "are called batch1: are"),
+     ("folder", ("en_lie en_truth de_lie de_truth", "1.mp4"), "'de_lie' and 'en_lie' count as two"),
+     ("folder", ("HS VIS", "ann_happy.mp4 bob_sad.mp4"), "seem to tell expressions, which is not"),
+     ("folder", ("P01 P02", "happy sad", "fold1_a.mp4 fold2_b.mp4"), "seem to tell a split"),
      ("folder", ("lab wild", "happy sad", "ann.mp4 bob.mp4"), "people are called lab, wild: are"),
      ("folder", ("happy sad", "seen unseen", "1.mp4"), "people are called seen, unseen: are"),
      ("folder", ("1 2 3", "happy sad", "1.mp4"), "people are called 1, 2, 3: are"),

@@ -139,8 +139,9 @@ def original(text: str) -> str:
 
 
 def is_expression(text: str) -> bool:
-    """Whether a folder's name is a word for an expression, perhaps with a number: "01_happy"."""
-    return plain_word(re.sub(r"^\d+[ _.-]*|[ _.-]*\d+$", "", text)) in _WORD
+    """Whether a folder's name is a word for an expression: happy, "01_happy", happy_videos."""
+    shown = r"(?:[ _.-]+(?:videos?|clips?|faces?|frames?|images?))?"
+    return plain_word(re.sub(rf"^\d+[ _.-]*|{shown}[ _.-]*\d*$", "", text)) in _WORD
 
 
 @dataclass(frozen=True)

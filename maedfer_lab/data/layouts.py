@@ -51,7 +51,6 @@ _ODD_NUMBER = re.compile(r"(?i)\d{1,3}(?:,\d{3})+|\d{1,15}(?:[.,]0+|(?:[.,]\d+)?
 _SESSION = re.compile(WORDS["another session"])
 _PERSON_WORD = re.compile(rf"{WORDS['person']}|patient|sub|id|user|pt|p")
 _SURE_PERSON = re.compile(rf"(?i)(?:{WORDS['person']}|sub|id|user)[ _.-]*\d+")
-_DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?")
 # What stands between two names; only the first kind never stands within one ("Meyer, Anna").
 _AND = re.compile(r"\s*[;|&+\n\uff1b\u3001]\s*|\s+(?:and|und|et|y|with|vs)\s+")
 _WEIGHT = re.compile(r"\s*[:=(]\s*[\d.]+%?\)?$")  # happy:0.9
@@ -59,6 +58,8 @@ _PARTS = re.compile(rf"{_AND.pattern}|\s*[,/\\]\s*")
 # P1_P2: a word with a number, and after it the same word with another.
 _PAIR = re.compile(r"(?i)((?<![^\W\d_])([^\W\d_]+)[ _.-]*(\d+))[ _.&x+-]*(?=\2[ _.-]*(?!\3\b)\d)")
 _NO_PERSON = re.compile(WORDS["folder of no person"])
+# One of several recordings, which is no class: session 1, cam2, 2024-05; level 2 may be one.
+_RECORDING = re.compile(rf"(?!(?i:level|intensity)){_NO_PERSON.pattern}(?<=\d)")
 _SHOWN_AS = re.compile(WORDS["folder of one kind of pictures"])
 # Who is seen, told by a path: (of, whether every clip has to fit, since it is short, pattern).
 _PEOPLE = [
@@ -178,8 +179,8 @@ def people_of(
 def _levels_of_people(levels: Sequence[Sequence[str]], among: Iterable[int]) -> list[int]:
     """Which of the levels of folders `among` is of people; several if nothing tells which.
 
-    Actor_01 before S01 before anna; bare numbers last if they are years or hold a video each. Of
-    folders inside each other the upper ones, so that nobody is parted.
+    Actor_01 before S01 before anna; bare numbers last if they hold a video each. Of folders inside
+    each other the upper ones, so that nobody is parted.
     """
     words = {i: {parts[i] for parts in levels if len(parts) > i} for i in among}
 
@@ -189,15 +190,12 @@ def _levels_of_people(levels: Sequence[Sequence[str]], among: Iterable[int]) -> 
     may = [i for i, some in words.items() if len(some) > 1]
     shown, nobody = where(_SHOWN_AS.fullmatch), where(_is_no_person)
     like, numbers = where(_PERSON.fullmatch), where(str.isdecimal, every=True)
-    dates = where(_DATE.fullmatch, every=True)
     able = may = [i for i in may if i not in shown and (i in like or i not in nobody)]
     sure = where(_SURE_PERSON.fullmatch)
     may = sure or [i for i in may if i in like and i not in numbers] or may
-    for i in [*dates, *numbers]:
-        inside = Counter(tuple(parts[: i + 1]) for parts in levels)
-        if _DATE.fullmatch(min(words[i])) or max(inside.values()) == 1:
-            may = [level for level in may if level != i] or may
-            able = [level for level in able if level != i]
+    single = [i for i in numbers if len({(*p[: i + 1],) for p in levels}) == len(levels)]
+    may = [i for i in may if i not in single] or may
+    able = [i for i in able if i not in single]
 
     def recurs(i: int, under: int) -> bool:
         pairs = {(parts[under], parts[i]) for parts in levels if len(parts) > max(i, under)}
@@ -264,10 +262,8 @@ def may_be_person(name: str, is_guess: bool) -> bool:
     001 a clip, S02 a session or sentence, and W1 a week.
     """
     if is_guess:
-        may_be = _PERSON.fullmatch(name) and not re.fullmatch(r"(?i)[sw]\d\d?|f\d|\d+", name)
-    else:
-        may_be = may_be_name(name) or re.search(r"\d", name)
-    return bool(may_be) and not _DATE.fullmatch(name)
+        return bool(_PERSON.fullmatch(name)) and not re.fullmatch(r"(?i)[sw]\d\d?|f\d|\d.*", name)
+    return may_be_name(name) or bool(re.search(r"\d", name) and not _NO_PERSON.fullmatch(name))
 
 
 def is_person_number(key: Sequence[str]) -> bool:
@@ -447,9 +443,10 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: no classes, or two readings; the message shows both, and the option to choose.
     """
     levels = [name.split("/")[:-1] for name in names]
-    depth, common = max(map(len, levels)), range(min(map(len, levels)))
-    words = [sorted({parts[i] for parts in levels if len(parts) > i}) for i in range(depth)]
-    kinds = ["*"] * depth
+    # The levels of most clips: the others are told, if theirs would be of classes or splits.
+    common = range(sorted(map(len, levels))[len(levels) // 2])
+    words = [sorted({p[i] for p in levels if len(p) > i}) for i in range(max(map(len, levels)))]
+    kinds = ["*"] * len(words)
     sides = [{side_of(word) for word in some} for some in words]
     for level in common:
         others = [word for word in words[level] if not side_of(word)]
@@ -479,7 +476,7 @@ def guess_layout(names: Sequence[str]) -> tuple[str, ...]:
         readings = []
         for some in [*([level] for level in likely), likely]:
             how = "/".join("person" if i in some else kind for i, kind in enumerate(kinds))
-            people = sorted({"/".join(parts[i] for i in some) for parts in levels})
+            people = sorted({"/".join(p for i, p in enumerate(x) if i in some) for x in levels})
             named = f"{len(people)} people: {', '.join(people[:3])}..."
             readings.append(f"--layout {how}/clip ({named})")
         raise ValueError(f"several readings are possible, choose one: {' or '.join(readings)}")
@@ -502,28 +499,31 @@ def _class_level(
 ) -> int:
     """The level of `free` that holds the classes: by words for expressions, else for people."""
     share = {i: sum(map(is_expression, words[i])) / len(words[i]) for i in free}
-    best = max(share.values())
-    likely = [i for i in free if share[i] == best >= 0.5] or free
+    likely = [i for i in free if share[i] == max(share.values()) >= 0.5] or free
     people = [i for i in likely if _most(words[i], _PERSON.fullmatch)]
-    # Small whole numbers without zeros in front of them may be classes as well.
-    plain = [i for i in people if all(w.isdecimal() and w == str(int(w)) for w in words[i])]
-    able = [i for i in likely if people == likely or i not in people or i in plain]
+    # Numbers may be classes: small whole ones, and all if a level of P01 or Actor_01 is there.
+    numbers = [i for i in people if all(word[0].isdigit() for word in words[i])]
+    if len(people) == len(numbers):
+        numbers = [i for i in numbers if all(w.isdecimal() and w == str(int(w)) for w in words[i])]
+    able = [i for i in likely if i not in people or i in numbers] or likely
     if len(likely) == 1 and all(_PERSON.fullmatch(w) and not w.isdecimal() for w in words[able[0]]):
         raise ValueError(
             f"the folders {', '.join(words[able[0]][:3])} are people and no classes; put a "
             "folder for each class above or below them, or type --layout class/clip"
         )
+    able = [i for i in able if not _most(words[i], _RECORDING.fullmatch)] or able
     for i in able[1:]:  # a class that only one folder above has would be shown by one person
-        inside = {(parts[able[0]], parts[i]) for parts in levels}
-        if len(inside) == len(words[i]) or _most(words[i], _is_no_person):
+        if len({(parts[able[0]], parts[i]) for parts in levels if parts[i:]}) == len(words[i]):
             able.remove(i)
     if len(able) == 1:
         return able[0]
     readings = []
     for i in able[:2]:
-        who = next((k for k in people if k != i), next(k for k in likely if k != i))
-        meaning = {**dict(enumerate(kinds[: max(i, who) + 1])), i: "class", who: "person"}
-        counts = f"{len(words[i])} classes: {', '.join(words[i][:3])}...; {len(words[who])} people"
+        who = next((k for k in people if k != i), next(k for k in able if k != i))
+        kind = "person" if who in people or not _most(words[who], _is_no_person) else "*"
+        meaning = {**dict(enumerate(kinds[: max(i, who) + 1])), i: "class", who: kind}
+        counts = f"{len(words[i])} classes: {', '.join(words[i][:3])}...; {len(words[who])} "
+        counts += "people" if kind == "person" else "others"
         readings.append(f"--layout {'/'.join(meaning.values())}/clip ({counts})")
     raise ValueError(f"two readings are possible, choose one: {' or '.join(readings)}")
 
@@ -586,7 +586,7 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
         found.people_by = "folders, as --layout says" if layout else "their folders"
         who = levels["person"]
         if not layout:
-            _compare_with_names(who, names, tree, "/".join(kinds))
+            _compare_with_names(who, list(names), tree, "/".join(kinds))
     elif not found.people_told and (layout or who in (levels["class"], levels.get("split"))):
         who = [None] * len(who)  # a class or a split is no person
     texts = [text or "no folder" for text in levels.get("split", ())]
@@ -614,14 +614,12 @@ def read_class_folders(tree: Tree, layout: str | None = None) -> Reading:
     return found
 
 
-def _compare_with_names(
-    folders: list[str | None], names: Iterable[str], tree: Tree, how: str
-) -> None:
+def _compare_with_names(folders: list[str | None], names: list[str], tree: Tree, how: str) -> None:
     """Refuse people by folders if file names show that some are in several folders.
 
     pilot/happy/p1.mp4 and main/happy/p1.mp4 may show one person.
     """
-    named = people_of(list(names), tree.root, Reading(), folders=False)
+    named = people_of(names, tree.root, Reading(), folders=False)
     by_folder, by_name = (sorted({who for who in some if who}) for some in (folders, named))
     is_sure = _most(by_folder, _PERSON.fullmatch) or not all(named)
     pairs = len(set(zip(folders, named, strict=True)))
@@ -658,21 +656,23 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
     if odd := [text for text in texts if plain_word(text) in WORDS["no class"]]:
         note = f"suspicious: {odd[0]!r} is trained as a class; leave its clips out if it is not one"
         found.notes.append(note)
-    shown = {
-        text: {plain_word(w) for w in re.findall(r"[^\W\d_]+", text) if is_expression(w)}
-        for text in texts
-    }
-    alike = []
-    for a, b in combinations(texts, 2) if len(texts) < 100 else ():
+    parts = [re.findall(r"[^\W_]+", text) or [text] for text in texts]
+    shown = [{plain_word(w.strip("0123456789")) for w in p if is_expression(w)} for p in parts]
+    ends = [{words[i] for words in parts} for i in (0, -1)]
+    if all(words[1:] for words in parts) and len(texts) > max(map(len, ends)):
+        for some, words in zip(shown, parts, strict=True):  # en_lie, en_truth, de_lie
+            some.add(words[0 if len(ends[0]) < len(ends[1]) else -1])
+    alike, pairs = [], combinations(zip(texts, shown, strict=True), 2)
+    for (a, some), (b, others) in pairs if len(texts) < 100 else ():
         one, other = sorted((a.casefold(), b.casefold()), key=len)
         is_near = len(one) > 2 and (other.startswith(one) or sorted(one) == sorted(other))
         is_near |= len(one) > 3 and SequenceMatcher(None, one, other).ratio() > 0.85
-        if shown[a] & shown[b] or (is_near and f"{a}{b}".isalpha()):
+        if some & others or (is_near and f"{a}{b}".isalpha()):
             alike.append((a, b))
     if alike:
         note = f"suspicious: {' and '.join(map(repr, alike[0]))} count as two classes"
         note += f", and so do {len(alike) - 1:,} such pairs" * bool(alike[1:])
-        found.notes.append(f"{note}, but share a word for an expression or are spelled alike")
+        found.notes.append(f"{note}, but share a word or are spelled alike")
 
 
 def read_unlabelled(tree: Tree) -> Reading:

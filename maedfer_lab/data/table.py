@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +47,7 @@ from maedfer_lab.data.layouts import (
     same_persons,
     scan,
 )
-from maedfer_lab.data.lists import Clip, ListFile, Problem, Reading, find_lists, side_of
+from maedfer_lab.data.lists import Clip, ListFile, Problem, Reading, find_lists, fold_of, side_of
 from maedfer_lab.data.readers import ImagesReader, content_digest, open_video
 from maedfer_lab.data.shard_format import INDEX
 from maedfer_lab.data.video import VIDEO_SUFFIXES, VideoReader, natural_key
@@ -533,17 +533,18 @@ def how_read(table: Annotations, people_by: str) -> str:
 
 def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
     """Notes on files called as another class, and on people who may be none."""
-    if found.splits:
-        yield from _unused_split(table)
     words = {plain_word(name): i for i, name in enumerate(table.classes) if is_expression(name)}
-    odd = []
-    for clip in table.clips if words else ():
-        above, own = table.name(clip).split("/")[:-1], table.classes[clip.label]
-        for text in (clip.path.stem, " ".join(part for part in above if part != own)):
-            found_words = map(plain_word, re.findall(r"[^\W\d_]+", text))
-            if said := {words[word] for word in found_words if word in words}:
-                odd += [clip] * (clip.label not in said)
-                break
+    sides = [*_told(table, lambda word: side_of(word) or fold_of(word))]
+    shown = [*_told(table, lambda w: plain_word(w.strip("_ -0123456789")) * is_expression(w))]
+    pairs = {(clip.label, word) for clip, some in shown for word in some}
+    is_used = words or len(pairs) == len({word for _, word in pairs})
+    for told, what in ((sides * found.splits, "a split"), (shown * (not is_used), "expressions")):
+        first = {word: table.name(clip) for clip, some in told for word in some}
+        if len(first) > 1 and 2 * sum(bool(some) for _, some in told) >= len(table):
+            note = f"suspicious: names such as {' and '.join([*first.values()][:2])} seem to tell "
+            yield f"{note}{what}, which is not used: folders do, or a list with a column of it"
+    said = ((clip, {words[word] for word in some & words.keys()}) for clip, some in shown)
+    odd = [clip for clip, labels in said if labels and clip.label not in labels]
     if odd:
         note = f"suspicious: {len(odd):,} files are called as another class than theirs, such as "
         yield note + f"{table.name(odd[0])} of class {table.classes[odd[0].label]}"
@@ -555,8 +556,9 @@ def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
     if rounded := [who for who in number if re.fullmatch(r"(?i)\d+([.,]\d+)?e\+\d+", who)]:
         yield f"suspicious: {rounded[0]!r} is a number that a spreadsheet rounded, and may be many"
     is_guess = found.people_by.startswith(_GUESSED)
-    if number and not any(may_be_person(who, is_guess) for who in number):
-        note = f"suspicious: people are called {', '.join(sorted(number)[:3])}: are these people? "
+    odd_ones = sorted(who for who in number if not may_be_person(who, is_guess))
+    if odd_ones and (is_guess or len(odd_ones) == len(number)):
+        note = f"suspicious: people are called {', '.join(odd_ones[:3])}: are these people? "
         yield note + "--layout, MANIFEST.csv or a column subject says so"
     folds, labels = table.folds, table.labels
     sides = {name: {*folds[labels == i].tolist()} for i, name in enumerate(table.classes)}
@@ -568,16 +570,13 @@ def _contradictions(table: Annotations, found: Reading) -> Iterator[str]:
         yield note + "are these classes?"
 
 
-def _unused_split(table: Annotations) -> Iterator[str]:
-    """A note on words such as train and test in the names of clips that are split anew."""
-    told: dict[str, list[str]] = defaultdict(list)
-    for name in map(table.name, table.clips):
-        for side in set(filter(None, map(side_of, re.findall(r"[^\W\d_]+", name)))):
-            told[side].append(name)
-    if len(told) > 1 and 2 * sum(map(len, told.values())) >= len(table):
-        a, b = (names[0] for names in [*told.values()][:2])
-        note = f"suspicious: names such as {a} and {b} seem to tell a split, which is not used: "
-        yield note + "folders train and test do, or a list with a column split"
+def _told(table: Annotations, meant: Callable[[str], Any]) -> Iterator[tuple[Clip, set[Any]]]:
+    """What words of each clip's name mean; failing that, of its folders but the class's."""
+    for clip in table.clips:
+        above, own = table.name(clip).split("/")[:-1], table.classes[clip.label]
+        texts = clip.path.stem, " ".join(part for part in above if part != own)
+        words = (map(meant, re.findall(r"[^\W\d_]+(?:[ _-]?\d+)?", text)) for text in texts)
+        yield clip, next(filter(None, ({*some} - {None, ""} for some in words)), set())
 
 
 def unknown_people(unknown: int, clips: int) -> list[str]:
