@@ -21,10 +21,11 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {"encoder": ("lgi", "vit"), "target": ("
 
 @dataclass(frozen=True)
 class Own:
-    """What is registered: `make` itself, and whether an encoder has representative tokens."""
+    """What is registered: `make`, whether an encoder has representative tokens, and `_digest`."""
 
     make: Callable[..., Any]
     has_regions: bool = False
+    digest: str = ""
 
 
 _KNOWN: dict[tuple[Kind, str], Own] = {}
@@ -49,7 +50,8 @@ def _register(kind: Kind, name: str, has_regions: bool) -> Callable[[Made], Made
         raise ValueError(f"{kind}={name!r} is taken or no name; choose another, such as 'mine'")
 
     def keep(made: Made) -> Made:
-        _KNOWN[kind, name] = Own(made, has_regions)  # a cell that runs again replaces it
+        # Replaced by a cell that runs again; of the code as it is loaded, which a file may outrun.
+        _KNOWN[kind, name] = Own(made, has_regions, _digest(made))
         return made
 
     return keep
@@ -86,7 +88,10 @@ def extension_of(kind: Kind, name: str, kept: str = "") -> str:
     if own is None:
         return ""
     found = f"{own.make.__module__}:{own.make.__qualname__}"
-    extension = f"{found}@{_digest(own.make)}"
+    if not own.digest:
+        what = "has no readable source, which tells runs apart; put it into a file and import it"
+        raise ValueError(f"{own.make.__qualname__} {what}")
+    extension = f"{found}@{own.digest}"
     if found == home and kept != extension:
         warnings.warn(
             f"{kind}={name!r} ({found}) has changed since this configuration was written; "
@@ -102,12 +107,7 @@ def _digest(made: Callable[..., Any]) -> str:
     source = source or _source(made)
     if source is None and inspect.isclass(made):  # a cell's classes hide their own source
         source = "".join(filter(None, (_source(part) for part in vars(made).values())))
-    if not source:
-        raise ValueError(
-            f"{made.__qualname__} has no readable source; put it into a file and import "
-            "it, so that runs can be identified by their code"
-        )
-    return hashlib.sha256(source.encode()).hexdigest()[:10]
+    return hashlib.sha256(source.encode()).hexdigest()[:10] if source else ""
 
 
 def _source(thing: Any) -> str | None:
