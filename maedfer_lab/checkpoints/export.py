@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from maedfer_lab.checkpoints.loading import load_checkpoint
 from maedfer_lab.checkpoints.official import Model
 from maedfer_lab.checkpoints.saving import settings_of
+from maedfer_lab.config import Shape3
 from maedfer_lab.files import write_aside
-from maedfer_lab.method.attention import Weights
 from maedfer_lab.method.grid import patchify
 from maedfer_lab.method.masking import mask_ratios
-from maedfer_lab.method.models import Classifier, Encoder, model_mask
-from maedfer_lab.method.targets import normalise_cube_pixels
+from maedfer_lab.method.models import Classifier, model_mask
 
 OPSET = 20
 TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 2e-2  # of the largest output
@@ -101,12 +100,18 @@ def export_model(
     return difference, tolerance, len(content)
 
 
+def _take_cubes(clip: Tensor, tubelet: Shape3, index: Tensor) -> Tensor:
+    """The same cubes of every clip: indexing in general is slow in ONNX."""
+    return patchify(clip, tubelet).index_select(1, index[0])
+
+
 class Exported(nn.Module):
-    """A model on plain tensors. Tokens are picked by `index_select`: general indexing is slow."""
+    """A copy of a model, on plain tensors."""
 
     def __init__(self, model: Model, attention: bool = False) -> None:
         super().__init__()
-        self.model, self.attention = model, attention
+        self.model, self.attention = copy.deepcopy(model), attention
+        self.model.encoder.take_cubes = _take_cubes
 
     def forward(
         self, clip: Tensor, visible: Tensor | None = None, masked: Tensor | None = None
@@ -114,51 +119,13 @@ class Exported(nn.Module):
         """Logits, or the masked tokens' prediction; then attention weights, block after block."""
         model = self.model
         if isinstance(model, Classifier):
-            rep, tokens = _encode(model.encoder, clip, model.encoder.all_tokens.int(), model.tokens)
-            if model.pooling == "regions" and model.tokens == "tokens":
-                own = tokens
-                if rep is None:  # an LGI-Former's lie region after region
-                    own = tokens.index_select(1, model.regions.flatten())
-                tokens = own.unflatten(1, model.regions.shape).mean(2)
-            read = [x for x, name in ((rep, "rep"), (tokens, "tokens")) if x is not None
-                    and model.tokens in (name, "all")]  # fmt: skip
-            return (model.head(model.pool(torch.cat(read, 1))),)
+            return (model(clip),)
         assert visible is not None and masked is not None
-        weights: list[Weights] = [{} for _ in model.encoder.blocks] if self.attention else []
-        _, tokens = _encode(model.encoder, clip, visible, weights=weights)
-        decoder, places = model.decoder, visible
-        if model.config.legacy_visible_order:
-            places = visible.sort().values
-        x = decoder.embed(model.norm(tokens)) + decoder.positions.index_select(0, places)
-        hidden = decoder.mask_token + decoder.positions.index_select(0, masked)
-        x = torch.cat([x, hidden], 1)
-        for block in decoder.blocks[:-1]:
-            x = block(x)
-        x = decoder.blocks[-1](x, last=masked.shape[0])
-        maps = [one for block in weights for one in block.values()]
-        return decoder.head(decoder.norm(x)), *maps
-
-
-def _encode(
-    encoder: Encoder, clip: Tensor, index: Tensor, read: str = "tokens",
-    weights: Sequence[Weights] = (),
-) -> tuple[Tensor | None, Tensor]:  # fmt: skip
-    """Representative and other tokens of `index`, as `Encoder.forward` gives them.
-
-    weights: a dict for each block, to fill with its attention weights; none by default.
-    """
-    blocks = list(zip_longest(encoder.blocks, weights))
-    cubes = patchify(clip, encoder.config.tubelet).index_select(1, index)
-    x = encoder.embed(normalise_cube_pixels(cubes)) + encoder.positions.index_select(0, index)
-    if encoder.rep_tokens is None:
-        for block, kept in blocks:
-            x = block(x, weights=kept)
-        return None, x
-    rep = encoder.rep_tokens.expand(clip.shape[0], -1, -1).unsqueeze(2)
-    z = torch.cat([rep, x.unflatten(1, (encoder.num_regions, -1))], 2)
-    for i, (block, kept) in enumerate(blocks):
-        z = block(z, rep_only=read == "rep" and i == len(blocks) - 1, weights=kept)
-    return z[:, :, 0], z[:, :, 1:].flatten(1, 2)
+        weights = {i: {} for i in range(model.config.depth if self.attention else 0)}
+        tokens = model.encoder(clip, visible[None], weights=weights).tokens
+        places = visible.sort().values if model.config.legacy_visible_order else visible
+        prediction = model.decoder(model.norm(tokens), places[None], masked[None])
+        return prediction, *(one for block in weights.values() for one in block.values())
 
 
 def _inputs(model: Model) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ class Encoder(nn.Module):
 
     positions: Tensor
     all_tokens: Tensor
+    take_cubes = staticmethod(take_cubes)  # an exported model has another way
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -181,15 +182,15 @@ class Encoder(nn.Module):
         """
         check_clip(clip, self.config, self.embed.proj.weight.dtype)
         if index is None:
-            index = self.all_tokens.expand(len(clip), -1)
-        cubes = normalise_cube_pixels(take_cubes(clip, self.config.tubelet, index))
-        x = self.embed(cubes) + self.positions[index]
+            index = self.all_tokens.expand(clip.shape[0], -1)
+        cubes = normalise_cube_pixels(self.take_cubes(clip, self.config.tubelet, index))
+        x = self.embed(cubes) + F.embedding(index, self.positions)
         kept = [(weights or {}).get(layer) for layer in range(len(self.blocks))]
         if self.rep_tokens is None:
             for block, w in zip(self.blocks, kept, strict=True):
                 x = block(x, weights=w)
             return Encoded(x, None, index)
-        rep = self.rep_tokens.expand(len(clip), -1, -1).unsqueeze(2)
+        rep = self.rep_tokens.expand(clip.shape[0], -1, -1).unsqueeze(2)
         z = entered = torch.cat([rep, x.unflatten(1, (self.num_regions, -1))], 2)
         for i, (block, w) in enumerate(zip(self.blocks, kept, strict=True)):
             entered, z = z, block(z, rep_only=rep_only and i == len(kept) - 1, weights=w)
@@ -244,8 +245,8 @@ class Decoder(nn.Module):
         masked: Int[Tensor, "b m"],
     ) -> Float[Tensor, "b m p"]:  # fmt: skip
         """Predict the masked tokens; `positions` and `masked` are indices in the grid."""
-        seen = self.embed(visible) + self.positions[positions]
-        x = torch.cat([seen, self.mask_token + self.positions[masked]], 1)
+        seen = self.embed(visible) + F.embedding(positions, self.positions)
+        x = torch.cat([seen, self.mask_token + F.embedding(masked, self.positions)], 1)
         for block in self.blocks[:-1]:
             x = block(x)
         return self.head(self.norm(self.blocks[-1](x, last=masked.shape[1])))
@@ -312,16 +313,15 @@ class Classifier(nn.Module):
 
     def choose_tokens(self, encoded: Encoded) -> Float[Tensor, "b n d"]:
         """Those of an encoder's output."""
-        if encoded.rep_tokens is None or self.tokens == "tokens":
-            tokens = encoded.tokens
-            if self.pooling != "regions":
-                return tokens
-            if encoded.rep_tokens is not None:  # an LGI-Former's lie region after region
-                tokens = tokens[:, encoded.index[0].argsort()]
-            return tokens[:, self.regions].mean(2)
-        if self.tokens == "rep":
-            return encoded.rep_tokens
-        return torch.cat([encoded.rep_tokens, encoded.tokens], 1)
+        rep, tokens = encoded.rep_tokens, encoded.tokens
+        if rep is not None and self.tokens != "tokens":
+            return rep if self.tokens == "rep" else torch.cat([rep, tokens], 1)
+        if self.pooling != "regions":
+            return tokens
+        if rep is not None:  # an LGI-Former's lie region after region
+            tokens = tokens.index_select(1, encoded.index[0].argsort())
+        tokens = tokens.index_select(1, self.regions.flatten())
+        return tokens.unflatten(1, self.regions.shape).mean(2)
 
     def pool(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b f"]:
         """One normalised feature per clip."""
