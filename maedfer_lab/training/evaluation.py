@@ -43,7 +43,6 @@ from maedfer_lab.config import (
     choose_framing,
     finetune_config,
     finetune_recipe,
-    framing_of,
     output_folder,
 )
 from maedfer_lab.data.faces import face_square
@@ -485,8 +484,8 @@ def evaluate_runs(
             continue
         source = source.expanduser()
         model, facts, note = _open(source)
-        best, place, listed, tested = None, root, lists, 1
-        if "config" in facts:
+        best, is_run = None, "config" in facts
+        if is_run:
             run = Run(facts["folder"])
             config = run.config(finetune_config)
             if config.data is None and root is None:
@@ -495,9 +494,6 @@ def evaluate_runs(
                     "To test it on videos of the same classes, name them with "
                     "--dataset and --root"
                 )
-            kind, place, tested = dataset or config.dataset, root or config.data, config.fold
-            listed = lists or (config.lists if dataset is None else None)
-            trained = {"stride": config.stride, "framing": config.framing}
             if BEST in facts["sha256"] or (run.folder / BEST).exists():
                 best = copy.deepcopy(model)
                 run.load_weights(best, BEST, facts["sha256"].get(BEST))
@@ -507,16 +503,17 @@ def evaluate_runs(
                 f"dataset is missing; name what {source.name} was fine-tuned on: dfew, ..."
             )
         else:
-            config, kind = None, dataset_name(dataset)
-            trained = {"stride": finetune_recipe(kind, 1).stride, "framing": framing_of(kind)}
+            config = finetune_recipe(dataset_name(dataset), 1)
+        kind, place = dataset or config.dataset, root or config.data
         if kind == "shards" and place is not None:
             table: Annotations = open_shards(place)
         else:
+            listed = lists or (config.lists if dataset is None else None)
             table = read_annotations(kind, place, listed)
-        tested = fold[number] if fold else 1 if table.num_folds == 1 else tested
+        tested = fold[number] if fold else 1 if table.num_folds == 1 else config.fold
         clips = table.split(tested)[1]
-        is_own = config is not None and str(facts["data"]).partition(",")[0] == table.dataset
-        if config is not None and is_own and tested != config.fold:
+        is_own = is_run and str(facts["data"]).partition(",")[0] == table.dataset
+        if is_own and tested != config.fold:
             raise ValueError(
                 f"fold={tested}: {source.name} was trained on clips of this fold and is tested "
                 f"on fold {config.fold}; leave --fold out, or give the run of fold {tested}"
@@ -527,20 +524,21 @@ def evaluate_runs(
             names = published.classes if published else labels
         matched = match_classes(model.head.out_features, names, table.classes, table.dataset, map)
         is_papers = table.dataset in DATASETS and published_labels(table.dataset) is not None
-        if config is None:
-            is_papers &= map is None and replace(model.config, drop_path=0.0) == ModelConfig()
-        else:
+        if is_run:
             is_papers &= map is None and is_own and is_published(config, table.dataset)
+        else:
+            is_papers &= map is None and replace(model.config, drop_path=0.0) == ModelConfig()
         if method == METHOD and not is_papers:
             raise ValueError(
                 f"method={method!r} is reserved for the published model and recipe, which "
                 f"{source.name} is not; omit it"
             )
-        options |= trained | {"matched": matched} | ({"stride": stride} if stride else {})
+        options |= {"matched": matched, "stride": stride or config.stride,
+                    "framing": config.framing}  # fmt: skip
         found = evaluate(model.to(device), table, clips, **options)
         found = replace(found, run=(source.name, weights_digest(model)))
         judged = best and evaluate(best.to(device), table, clips, **options)
-        changes = [] if config is None else _since_training(source, config, is_own, table, clips)
+        changes = _since_training(source, config, is_own, table, clips) if is_run else []
         notes = [text for text in (note, matched.note, *changes) if text]
         report.folds.append(found)
         report.said.append(str(found))
@@ -552,7 +550,7 @@ def evaluate_runs(
         report.said.extend(f"  {note}" for note in notes)
         if written:
             shown = {name: options[name] for name in ("segments", "crops", "stride", "framing")}
-            origin = provenance(profile="evaluate", seed=config.seed if config else 0,
+            origin = provenance(profile="evaluate", seed=config.seed,
                                 device=device_name(device), data=table.root.name,
                                 source=source.name, precision=precision)  # fmt: skip
             slug = re.sub(r"[^a-z0-9]+", "-", (method or "").lower()).strip("-")
