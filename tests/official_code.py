@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maedfer_lab.checkpoints.official import Model, arguments_of, from_official, to_official
+from maedfer_lab.checkpoints.official import Model, arguments_of, to_official
 from maedfer_lab.checkpoints.parity import answer, norm, own_names
 from maedfer_lab.method.grid import Grid
 from maedfer_lab.method.models import Classifier
@@ -37,8 +37,10 @@ def recipe_parameters(model: Model, std: float, seed: int = 0) -> dict[str, torc
         *_, layer, part = ["", *name.split(".")]
         is_scale = "norm" in layer and part == "weight"
         drawn[name] = torch.from_numpy(1 + np.float32(0.1) * z if is_scale else np.float32(std) * z)
-    model.load_state_dict(from_official(drawn, not isinstance(model, Classifier)), strict=False)
-    return to_official(model)
+    official = to_official(model)
+    for name, value in drawn.items():
+        official[name].copy_(value)
+    return official
 
 
 def recipe_clips(num: int, frames: int, size_px: int, seed: int = 1) -> np.ndarray:

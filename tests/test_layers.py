@@ -58,7 +58,7 @@ __main__: cli
 BUDGETS = {
     "attention": 579,
     "bench": 2087,
-    "checkpoints": 2414,
+    "checkpoints": 2339,
     "config": 1109,
     "cost": 1267,
     "data": 6457,
@@ -67,7 +67,7 @@ BUDGETS = {
     "inference": 1906,
     "method": 1648,
     "paper": 1513,
-    "training": 4200,
+    "training": 4197,
     "viewers": 1857,
     "weights": 19,
     "files at the root": 1564,

@@ -237,3 +237,6 @@ def test_a_run_starts_from_one_of_shorter_or_longer_clips(tmp_path):
     wide = replace(tiny(), model=replace(tiny().model, width=48), init=first.folder)
     with pytest.raises(ValueError, match="representative tokens of shape"):
         loop.PretrainTask(wide)
+    deep = replace(tiny(), model=replace(tiny().model, depth=3), init=first.folder)
+    with pytest.raises(ValueError, match=r"is another model .*blocks"):
+        loop.PretrainTask(deep)

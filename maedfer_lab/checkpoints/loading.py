@@ -18,14 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from maedfer_lab.checkpoints.official import (
-    VIDEOMAE,
-    Model,
-    from_official,
-    infer_model,
-    our_name,
-    to_official,
-)
+from maedfer_lab.checkpoints.official import VIDEOMAE, Model, infer_model, to_official
 from maedfer_lab.checkpoints.reading import Part, Weights, open_weights
 from maedfer_lab.config import PRESETS, ModelConfig, Shape3, TargetConfig, choose
 from maedfer_lab.method.grid import Grid, region_shapes
@@ -43,7 +36,7 @@ Shapes = dict[str, tuple[int, ...]]
 PUBLISHED = ModelConfig()
 OF_MODEL = ("frames", "size_px", "region", "num_heads", "decoder_heads")  # may be given
 # Far above any known model, far below a full memory; checked before a model is built.
-MAX_TOKENS, MAX_DEPTH, MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 65_536, 256, 100_000, 2**24, 2**28
+MAX_CLASSES, MAX_TABLE, MAX_MATRIX = 100_000, 2**24, 2**28
 SHOWN = 5  # differences that an error lists
 TO_KEEP = "maedfer checkpoint FILE --frames ... --to-folder DIR writes a folder that states them"
 LEGACY = ("legacy_visible_order is on: the official decoder adds positions in another order than "
@@ -267,16 +260,12 @@ def _check_sizes(name: str, config: ModelConfig) -> Grid:
         grid = Grid.of_clip(config.frames, config.size_px, config.size_px, config.tubelet)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    width, depth = (max(getattr(config, n), getattr(config, f"decoder_{n}"))
-                    for n in ("width", "depth"))  # fmt: skip
-    cube = 3 * math.prod(config.tubelet)
+    width, cube = max(config.width, config.decoder_width), 3 * math.prod(config.tubelet)
     matrix = width * max(cube, width * config.mlp_ratio)
-    if not (grid.n <= MAX_TOKENS and depth <= MAX_DEPTH and grid.n * width <= MAX_TABLE
-            and matrix <= MAX_MATRIX):  # fmt: skip
+    if grid.n * width > MAX_TABLE or matrix > MAX_MATRIX:
         raise ValueError(
-            f"{name}: {grid.n:,} tokens of {cube:,} values, width={width}, depth={depth} and "
-            f"mlp_ratio={config.mlp_ratio:g} are unreasonably large; at most {MAX_TOKENS:,} tokens "
-            f"and a depth of {MAX_DEPTH} are loaded, and the largest known width is 1,408"
+            f"{name}: {grid.n:,} tokens of {cube:,} values, width={width} and mlp_ratio="
+            f"{config.mlp_ratio:g} are unreasonably large; the largest known width is 1,408"
         )
     return grid
 
@@ -372,25 +361,25 @@ def _fill(
     model: Model, weights: Weights, settled: Settled, seed: int
 ) -> tuple[list[str], list[str]]:
     """Load every parameter; (our names newly initialised, names of the file that were used)."""
-    is_pretraining = weights.part == "autoencoder"
-    name_of = {n: n if weights.is_own else our_name(n, is_pretraining) for n in weights.state}
-    values: Mapping[str, Tensor] = weights.state
-    if not weights.is_own:
-        values = from_official(weights.state, is_pretraining)
-    places = model.state_dict()
-    takes = {n for n, x in places.items() if n in values and values[n].shape == x.shape}
-    if weights.part != "classifier" and isinstance(model, Classifier):
-        takes = {n for n in takes if n.startswith("encoder.") or n in weights.state}
-    in_file = {id(x) for x in weights.state.values()}  # joined matrices are copies already
-    filled = {n: values[n].to(torch.float32, copy=id(values[n]) in in_file) for n in takes}
-    missing = [n for n in places if n not in takes and not _is_alias(n, settled.config)]
+    empty = {n: torch.empty_like(x, device="cpu") for n, x in model.state_dict().items()}
+    model.load_state_dict(empty, strict=False, assign=True)
+    ours = model.state_dict()
+    places = ours if weights.is_own else to_official(model)  # views of the same memory
+    is_new = isinstance(model, Classifier) and weights.part != "classifier"
+    prefix = "encoder." if is_new and not weights.is_own else ""
+    filled = dict[str, int]()
+    for name, x in weights.state.items():
+        plain = name.removeprefix(prefix)
+        place = None if is_new and plain.startswith("norm.") else places.get(plain)
+        if place is not None and place.shape == x.shape:
+            filled[name] = place.copy_(x).data_ptr()
+    missing = [n for n, x in ours.items() if x.data_ptr() not in filled.values()]
     if missing:  # new fc_norm and head, from a classifier without blocks: quick
         s, config = settled, replace(settled.config, depth=0)
         start = build_classifier(config, s.num_classes, s.tokens, s.pooling, seed=seed)
-        filled |= {name: start.state_dict()[name] for name in missing}
-    model.load_state_dict(filled, strict=False, assign=True)
-    assert not any(p.is_meta for p in model.parameters()), "a parameter was left without value"
-    return missing, [n for n in weights.state if name_of[n] in takes]
+        for name in missing:
+            ours[name].copy_(start.state_dict()[name])
+    return missing, [*filled]
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Names and arguments of official checkpoints, mapped to ours and back; VideoMAE's of transformers.
+"""Names and arguments of official checkpoints for our models; VideoMAE's of transformers.
 
 In pre-training names start with `encoder.`; LGI-Former's attention has separate `q.weight` and
 `kv.weight`. Ours have one `qkv.weight` everywhere; keys have no bias in either.
@@ -31,30 +31,12 @@ PARTS = {
     "interact_attn": "third_attn",
 }  # fmt: skip
 DECODER = {"decoder.mask_token": "mask_token", "decoder.embed.weight": "encoder_to_decoder.weight"}
-OUR_PARTS, OUR_DECODER = ({b: a for a, b in names.items()} for names in (PARTS, DECODER))
 # The order in which the official code lists modules, and an attention's parameters.
 ORDER = {"decoder.mask_token": 0, "encoder.rep_tokens": 1, "encoder.embed": 2, "encoder.blocks": 3,
          "norm": 4, "decoder": 5, "fc_norm": 6, "head": 7, "decoder.embed": 9}  # fmt: skip
 ATTENTION_ORDER = {"q_bias": 0, "v_bias": 1, "qkv": 2, "proj": 3}
 # A block's parameters with as many rows as the model's width, and as the FFN's.
 OF_WIDTH, OF_HIDDEN = r"(norm2\.weight|norm2\.bias|mlp\.fc2\.bias)", r"mlp\.fc1\.(weight|bias)"
-
-
-def our_name(official: str, is_pretraining: bool) -> str:
-    """Our name of an official parameter; `q` and `kv` are both named `qkv`."""
-    name = official
-    if is_pretraining:
-        if name in OUR_DECODER or name.startswith("decoder."):
-            return OUR_DECODER.get(name, name)
-        name = name.removeprefix("encoder.")
-        if name.startswith("norm."):
-            return name
-    elif name.startswith(("fc_norm.", "head.")):
-        return name
-    elif name.startswith("norm."):
-        return f"fc_{name}"  # pooling of the first token: a LayerNorm called norm
-    name = ".".join(OUR_PARTS.get(part, part) for part in name.split("."))
-    return "encoder." + re.sub(r"\.(q|kv)\.weight$", ".qkv.weight", name)
 
 
 def _official_name(name: str, model: Model) -> str:
@@ -68,20 +50,8 @@ def _official_name(name: str, model: Model) -> str:
     return f"encoder.{name}" if isinstance(model, MaskedAutoencoder) else name
 
 
-def from_official(state: State, is_pretraining: bool) -> dict[str, Tensor]:
-    """Parameters under our names; query and key-value matrices joined."""
-    ours: dict[str, Tensor] = {}
-    for official, value in state.items():
-        if official.endswith(".kv.weight") and official.replace(".kv.", ".q.") in state:
-            continue
-        if official.endswith(".q.weight") and official.replace(".q.", ".kv.") in state:
-            value = torch.cat([value, state[official.replace(".q.", ".kv.")]])
-        ours[our_name(official, is_pretraining)] = value
-    return ours
-
-
 def to_official(model: Model) -> dict[str, Tensor]:
-    """State dict in the official names, shapes and order; values bit for bit ours."""
+    """State dict in the official names, shapes and order: views of the model's own parameters."""
     state = {name: x.detach() for name, x in model.state_dict().items()}
     starts: dict[str, int] = {}
     places: dict[str, tuple[int, int, int, int]] = {}

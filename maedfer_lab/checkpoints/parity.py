@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer_lab.checkpoints.loading import load_checkpoint
-from maedfer_lab.checkpoints.official import Model, arguments_of, our_name, to_official
+from maedfer_lab.checkpoints.official import Model, arguments_of, to_official
 from maedfer_lab.checkpoints.reading import recognise
 from maedfer_lab.config import TargetConfig, choose
 from maedfer_lab.files import write_aside
@@ -336,9 +336,8 @@ def compare_archive(archive: Archive) -> Iterator[Comparison]:
 
 def own_names(model: Model) -> list[str]:
     """Official names of all parameters, shared ones once, in the official order."""
-    own = {name for name, _ in model.named_parameters()}
-    is_pretraining = isinstance(model, MaskedAutoencoder)
-    return [name for name in to_official(model) if our_name(name, is_pretraining) in own]
+    first: dict[int, str] = {}
+    return [n for n, x in to_official(model).items() if first.setdefault(x.data_ptr(), n) == n]
 
 
 def gradients_of(model: Model) -> dict[str, Tensor]:

@@ -285,14 +285,13 @@ def warm_start(model: MaskedAutoencoder, checkpoint: Path) -> None:
             state[name] = state[name].repeat(many // few, 1)
         else:
             state[name] = state[name].unflatten(0, (many // few, few)).mean(0)
-    keys = [*own, *(state.keys() - own.keys())]
-    shapes = [{key: x.shape for key, x in one.items()} for one in (own, state)]
-    if wrong := [key for key in keys if shapes[0].get(key) != shapes[1].get(key)]:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()[:200]
         raise ValueError(
-            f"init={checkpoint} is another model (first difference: {wrong[0]}); use a run of the "
-            "same preset"
-        )
-    model.load_state_dict(state)
+            f"init={checkpoint} is another model ({why}); use a run of the same preset"
+        ) from error
 
 
 def step_mask(config: PretrainConfig, model: MaskedAutoencoder, step: int) -> Tensor:
