@@ -111,7 +111,7 @@ class Exported(nn.Module):
     def __init__(self, model: Model, attention: bool = False) -> None:
         super().__init__()
         self.model, self.attention = copy.deepcopy(model), attention
-        self.model.encoder.take_cubes = _take_cubes
+        self.model.encoder.take_cubes = _take_cubes  # type: ignore
 
     def forward(
         self, clip: Tensor, visible: Tensor | None = None, masked: Tensor | None = None
