@@ -76,6 +76,7 @@ def test_the_classes_have_the_hubs_methods(tmp_path):
     assert isinstance(hub, PretrainedClassifier)
     hub.save_pretrained(tmp_path)
     again = PretrainedClassifier.from_pretrained(tmp_path, num_classes=4, drop_path=0.1)
+    assert isinstance(again, PretrainedClassifier)
     assert again.head.out_features == 4 and again.config.drop_path == 0.1
     with pytest.raises(ValueError, match="has no decoder, so it loads with as_='classifier' alone"):
         PretrainedAutoencoder.from_pretrained(tmp_path)

@@ -658,10 +658,10 @@ def _check_classes(labels: Iterable[str], where: object, found: Reading) -> None
         found.notes.append(note)
     parts = [re.findall(r"[^\W_]+", text) or [text] for text in texts]
     shown = [{plain_word(w.strip("0123456789")) for w in p if is_expression(w)} for p in parts]
-    ends = [{words[i] for words in parts} for i in (0, -1)]
-    if all(words[1:] for words in parts) and len(texts) > max(map(len, ends)):
-        for some, words in zip(shown, parts, strict=True):  # en_lie, en_truth, de_lie
-            some.add(words[0 if len(ends[0]) < len(ends[1]) else -1])
+    ends = [{p[i] for p in parts} for i in (0, -1)]
+    if all(p[1:] for p in parts) and len(texts) > max(map(len, ends)):
+        for some, p in zip(shown, parts, strict=True):  # en_lie, en_truth, de_lie
+            some.add(p[0 if len(ends[0]) < len(ends[1]) else -1])
     alike, pairs = [], combinations(zip(texts, shown, strict=True), 2)
     for (a, some), (b, others) in pairs if len(texts) < 100 else ():
         one, other = sorted((a.casefold(), b.casefold()), key=len)
