@@ -413,7 +413,7 @@ def test_a_folder_is_judged_by_masks_that_depend_on_a_clips_content_alone(
         assert ours == pytest.approx(done.by_person[0.875]["model"][kind][3], rel=1e-4)
     assert "no face was found in 5 of these videos" in str(done)
     assert done.losses.keys() == {0.875, 0.75} and (tmp_path / "judged.png").exists()
-    assert "mask ratio 0.77" in str(done) and "6 of 8 places" in str(done)
+    assert "Mask ratio 0.77" in str(done) and "6 of 8 places" in str(done)
     assert main(["judge", str(video_folder), "--checkpoint", str(autoencoder), "--held-out", ".4",
                  "--mask-ratios", "0.75"]) == 0  # fmt: skip
 

@@ -115,7 +115,7 @@ def test_clicks_strokes_and_presets_hide_and_show_tubes(encoder):
     assert preset_places("mouth", grid, region).view(10, 10)[6:8, 3:7].all()
     viewer = viewer_of(encoder=encoder, ratio=0.8)
     if region:
-        assert viewer.settings.ratio == 0.75 and "0.75 is the nearest" in str(viewer.status["text"])
+        assert viewer.settings.ratio == 0.75 and "rounded to 0.75" in str(viewer.status["text"])
         ratios = [option["value"] for option in control_of(viewer, "ratio")["options"]]
         assert ratios == [k / 8 for k in range(1, 8)]
     for value in ("0.5", "0.75", "eyes", "mouth"):

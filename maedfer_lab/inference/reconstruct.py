@@ -12,6 +12,7 @@ from maedfer_lab.data.faces import Detector, detect_faces
 from maedfer_lab.figures import draw_rows
 from maedfer_lab.inference.faces import Faces, open_faces, over_videos, result_path, steps_for
 from maedfer_lab.inference.known_model import KnownModel, known_model, need_autoencoder
+from maedfer_lab.method.masking import mask_ratios, nearest_ratio
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     LOOK_RATIO,
@@ -58,18 +59,12 @@ def hidden_share(
 ) -> tuple[float, str]:
     """The possible share of hidden tokens nearest to `asked`, else to `usual`, and a remark.
 
-    All regions keep equally many visible tokens, so a whole number of a region's positions is
-    hidden; the remark says so if `asked` is not such a share.
+    All regions keep equally many visible tokens; the remark says so if that is not `asked`.
     """
-    if asked is not None and not 0 < asked < 1:
-        raise ValueError(f"mask_ratio={asked} must lie between 0 and 1, such as {RATIO}")
-    shape = model.config.region if model.config.has_regions else model.grid.shape
-    places = shape[1] * shape[2]
-    number = min(max(round((usual if asked is None else asked) * places), 1), places - 1)
-    ratio, of = number / places, f"{number} of {places} places of every region"
-    if asked is None or abs(asked - ratio) < 1e-6:
-        return ratio, ""
-    return ratio, f"mask ratio {asked:g} is rounded to {ratio:g}, which hides {of}"
+    region = model.config.region if model.config.has_regions else None
+    wanted = usual if asked is None else asked
+    ratio, remark = nearest_ratio(wanted, mask_ratios(model.grid, region))
+    return ratio, remark.removesuffix(".") if asked is not None else ""
 
 
 def reconstruct(

@@ -6,7 +6,9 @@ frame. LGI-Former also needs the same number of visible tokens in each local reg
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -39,6 +41,24 @@ def mask_ratios(grid: Grid, region: Shape3 | None = None) -> list[float]:
     """All ratios that leave equally many visible tokens in every region (or in the frame)."""
     places = grid.h * grid.w if region is None else region[1] * region[2]
     return [k / places for k in range(1, places)]
+
+
+def nearest_ratio(ratio: Any, known: list[float]) -> tuple[float, str]:
+    """The nearest ratio with equally many visible in every region; a remark if it was changed.
+
+    Of two as near, the larger: 0.75 of 50 places hides 38.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise ValueError(
+            f"mask_ratio={ratio} must lie between 0 and 1 (exclusive): some cubes must be hidden "
+            "and some visible; try 0.9"
+        )
+    found = min(known, key=lambda r: (round(abs(r - ratio), 9), -r))
+    if math.isclose(found, ratio, abs_tol=1e-6):
+        return found, ""
+    places = len(known) + 1
+    hidden = f"{round(found * places)} of {places} places of every region"
+    return found, f"Mask ratio {ratio:g} is rounded to {found:.4g}, which hides {hidden}."
 
 
 def random_mask(

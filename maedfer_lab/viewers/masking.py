@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from maedfer_lab.config import ModelConfig, Shape3
 from maedfer_lab.method.grid import Grid, region_index
 from maedfer_lab.method.masking import (
     mask_ratios,
+    nearest_ratio,
     random_mask,
     region_tube_mask,
     split_tokens,
@@ -128,22 +128,6 @@ def published_faults(
     given = torch.arange(len(index)).repeat_interleave(split.visible.shape[1] // len(index))
     wrong = int((home[split.visible[0]] != given).sum())
     return int(per_region.min()), int(per_region.max()), wrong, split.num_misplaced
-
-
-def nearest_ratio(ratio: Any, known: list[float]) -> tuple[float, str]:
-    """The nearest ratio with equally many visible in every region; a remark if it was changed."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
-        raise ValueError(
-            f"ratio={ratio} must lie between 0 and 1 (exclusive): some cubes must be hidden and "
-            "some visible; try 0.9"
-        )
-    found = min(known, key=lambda r: abs(r - ratio))
-    if math.isclose(found, ratio, abs_tol=1e-6):
-        return found, ""
-    return found, (
-        f"A mask ratio of {ratio:g} would leave unequal numbers of visible cubes; "
-        f"{found:.4g} is the nearest that does not."
-    )
 
 
 def toggle_tube(

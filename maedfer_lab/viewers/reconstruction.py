@@ -15,7 +15,7 @@ from torch import Tensor
 from maedfer_lab.config import Shape3
 from maedfer_lab.fast import speed_up
 from maedfer_lab.figures import colour_table
-from maedfer_lab.method.masking import mask_ratios
+from maedfer_lab.method.masking import mask_ratios, nearest_ratio
 from maedfer_lab.method.models import MaskedAutoencoder, model_mask
 from maedfer_lab.method.reconstruction import (
     BASELINES,
@@ -28,7 +28,7 @@ from maedfer_lab.method.reconstruction import (
     reconstruct_clip,
 )
 from maedfer_lab.viewers import scene
-from maedfer_lab.viewers.masking import PRESETS, nearest_ratio, preset_places, toggle_tube
+from maedfer_lab.viewers.masking import PRESETS, preset_places, toggle_tube
 from maedfer_lab.viewers.player import Player, control, pick, pick_clip, pick_mask, whole_number
 
 KEPT = "\0mask"  # no model's name
