@@ -78,7 +78,7 @@ def faces_still(encoder: EncoderKind = "lgi") -> PretrainConfig:
         model = replace(model, width=360, num_heads=6)
     return replace(
         start, name=f"faces-still-{encoder}", model=model, mask_ratio=(0.9, 0.9, 0.8, 0.7, 0.5),
-        optim=OptimConfig(12000, 64, 0.012, 0.0004, 100, weight_decay=0.1, optimiser="muon"),
+        optim=OptimConfig(5600, 64, 0.012, 0.0004, 100, weight_decay=0.1, optimiser="muon"),
         stride=3, min_crop=0.75, tilt=8.0, warp=0.07, jitter=0.5, grey=0.2, blend=0.2,
         stills_share=0.55, synthetic=0.05, difficulty=0.2, max_clips=24, eval_every=500,
         save_every=250, log_every=50,
@@ -92,7 +92,7 @@ def faces(encoder: EncoderKind = "lgi") -> PretrainConfig:
     runs/faces-still-lgi-...`. Cost and result: the model card in maedfer_lab/weights/demo.
     """
     start = faces_still(encoder)
-    optim = replace(start.optim, steps=6500, batch_size=16, min_lr=0.0002)
+    optim = replace(start.optim, steps=5600, batch_size=16, min_lr=0.0002)
     return replace(
         start, name=f"faces-{encoder}", model=replace(start.model, frames=16), optim=optim,
         min_crop=0.8, stills_share=0.3, eval_every=500,
