@@ -139,6 +139,11 @@ def test_portraits_become_clips_and_nobody_held_out_is_among_them(video_folder, 
                      stills_share=0.5)  # fmt: skip
     with pytest.raises(ValueError, match=r"nothing\.zip.* must be a zip"):
         pretraining_data(replace(config, stills=(tmp_path / "nothing.zip",)))
+    odd = shutil.copytree(tmp_path, tmp_path / "odd") / "people.zip"
+    beside = odd.with_suffix(".csv")
+    beside.write_text(beside.read_text().replace("test", "later"))
+    with pytest.raises(ValueError, match="column split holds 'later': use train, val and test"):
+        pretraining_data(replace(config, stills=(odd,)))
     first, again = (pretraining_data(config).stream for _ in range(2))
     names = [first.name(i) for i in range(60)]
     stills = [i for i, name in enumerate(names) if "people.zip" in name]

@@ -45,8 +45,7 @@ class Stills(Annotations):
     """
 
     def __init__(self, archives: Sequence[Path]) -> None:
-        clips: list[Clip] = []
-        self.named = set[int]()
+        clips, self.named = list[Clip](), set[int]()
         for archive in archives:
             rows = listed(archive)
             with reading(archive), zipfile.ZipFile(archive) as opened:
@@ -88,6 +87,8 @@ def listed(archive: Path) -> list[ListRow]:
             "and people.csv (columns file, identity)"
         )
     rows, _ = read_rows(beside, found, str(beside), need=("path",))
+    if odd := [row.split for row in rows if row.split and not side_of(row.split)]:
+        found.problem("format", beside, f"column split holds {odd[0]!r}: use train, val and test")
     if found.problems:
         raise ValueError(f"stills: {found.problems[0]}")
     return [row for row in rows if side_of(row.split or "train") == "train"]

@@ -207,10 +207,9 @@ class Annotations:
         what = f"one file {' and '.join(odd)}: {self.equal(copies)}"
         return Problem("identical clips", str(self.root), what) if odd else None
 
-    def equal(self, copies: Iterable[Clip]) -> str:
+    def equal(self, clips: Iterable[Clip]) -> str:
         """Copies of one file, as text."""
-        described = (f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in copies)
-        return " = ".join(described)
+        return " = ".join(f"{self.name(c)} ({self.classes[c.label]}, fold {c.fold})" for c in clips)
 
     def summary(self) -> dict[str, Any]:
         """This table, small enough to be stored as JSON in every run: see `explain_change`.
