@@ -131,6 +131,13 @@ def test_the_keyboard_reaches_every_cube(host: str, opened: Open) -> None:
     viewer.settle()
 
 
+UNCUT = """() => [...document.querySelectorAll('.maedfer-label')].every((label) => {
+    const text = document.createRange();
+    text.selectNodeContents(label);
+    return text.getBoundingClientRect().top >= label.getBoundingClientRect().top - 1;
+})"""
+
+
 @every_viewer
 def test_it_fits_is_told_and_can_be_saved(host: str, number: str, opened: Open) -> None:
     """Controls above the pictures, all in 650 px; the readout is a live region, frames are none."""
@@ -140,6 +147,7 @@ def test_it_fits_is_told_and_can_be_saved(host: str, number: str, opened: Open) 
     canvas = viewer.canvas.bounding_box()
     assert box and controls and canvas
     assert box["height"] <= 650 and controls["y"] + controls["height"] <= canvas["y"]
+    assert viewer.page.evaluate(UNCUT)
     assert viewer.root.locator("output, [aria-live] .maedfer-count").count() == 0
     assert viewer.root.locator(".maedfer-readout[aria-live=polite]").count() == 1
     with viewer.page.expect_download() as download:
@@ -254,6 +262,7 @@ def test_saved_page_plays_alone(saved: Path, browser: Browser, width: int, dark:
         "what needs a kernel is told, not offered"
     )
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert page.evaluate(UNCUT), "labels above small pictures lost their first lines"
     assert page.title() != "taken" and page.locator("img").count() == 0
     PICTURES.mkdir(exist_ok=True)
     page.screenshot(

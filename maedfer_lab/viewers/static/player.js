@@ -10,7 +10,7 @@
 
 const GAP = 12; // px between pictures
 const EDGE = 2; // px left free at both sides, for lines around pictures
-const LABEL = 44; // px above a picture, for its label; SHORT where pictures are many
+const LABEL = 44; // px above a picture, at least, for its label; SHORT where pictures are many
 const SHORT = 15;
 const LARGEST = 280; // px, side of a picture
 const TALLEST = 650; // px, height of a viewer, as far as its pictures can grow smaller
@@ -232,7 +232,7 @@ class Player {
     const number = scene.rows.length;
     const aspect = scene.tile[1] / scene.tile[0];
     const full = document.fullscreenElement === this.root;
-    const LABELS = scene.columns ? SHORT : LABEL;
+    let LABELS = scene.columns ? SHORT : LABEL;
     // All else keeps its height; pictures take what is left.
     const rest = this.root.offsetHeight - this.stage.offsetHeight - this.numbers.offsetHeight;
     const tallest = Math.max((full ? window.innerHeight : scene.tallest ?? TALLEST) - rest - 24, 150);
@@ -249,6 +249,11 @@ class Player {
     const good = ways.filter((way) => way.side >= 0.8 * largest);
     const { columns, side } = good.sort((a, b) => a.lines - b.lines || b.side - a.side)[0];
     const tall = Math.round(side * aspect);
+    if (!scene.columns) { // above small pictures labels take more lines
+      const labels = [...this.labels.children];
+      for (const label of labels) Object.assign(label.style, { width: `${side}px`, height: "auto" });
+      LABELS = Math.max(LABEL, ...labels.map((label) => label.offsetHeight + 2));
+    }
     this.places = scene.rows.map((_, i) => ({
       x: (i % columns) * (side + GAP) + EDGE,
       y: Math.floor(i / columns) * (tall + LABELS + 4) + LABELS,
